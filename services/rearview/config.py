@@ -1,0 +1,261 @@
+"""Everything that can be configured, validated once; impossible combinations are refused here.
+
+A deployment is one complete, named YAML file (`deploy/*.yaml`) read by `load_config`. This is also the
+only module that reads the environment (`REARVIEW_*`). An unknown key is an error. Every field says its
+unit, default and consequence in the string below it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rearview.errors import ConfigError
+
+__all__ = [
+    "DirectoryConfig",
+    "IngressConfig",
+    "LimitsConfig",
+    "LinkConfig",
+    "ModelConfig",
+    "ServiceConfig",
+    "SpanConfig",
+    "TenantConfig",
+    "Topology",
+    "environment",
+    "load_config",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Topology(Enum):
+    """How the chain of operators is cut into spans."""
+
+    FUSED = "fused"
+    PIPELINE = "pipeline"
+
+
+class ModelConfig(_Section):
+    name: str = "pocket"
+    """Name by which clients ask for the model."""
+    checkpoint: str = "pocket"
+    """`pocket` (bundled), `null` (moves opaque bytes, no image work), or a diffusers checkpoint folder."""
+    device: str = "auto"
+    """`auto`: CUDA if there is any, else CPU. Or a torch device."""
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
+    """Of the networks. `auto`: float16 on CUDA; bfloat16 on CPUs that have it in hardware; else float32."""
+    max_steps: int = Field(default=2, ge=1, le=4)
+    """Denoising steps that the chain has: the longest that a session may ask for."""
+    width: int = Field(default=256, ge=64, le=1024, multiple_of=8)
+    """Default width of a session, pixels."""
+    height: int = Field(default=256, ge=64, le=1024, multiple_of=8)
+    """Default height of a session, pixels."""
+
+
+class SpanConfig(_Section):
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    """Name of the span, of its deployment and of its metrics label."""
+    operators: tuple[str, ...] = Field(min_length=1)
+    """The operators it owns, in order: `encode`, `denoise-0`, …, `decode`."""
+    replicas: int = Field(default=1, ge=1, le=1024)
+    """Number of replicas; with `max_replicas` the number at the start."""
+    max_replicas: int | None = Field(default=None, ge=1, le=1024)
+    """Set: the deployment scales between `replicas` and this by its sessions."""
+    sessions_per_replica: float = Field(default=2.0, gt=0)
+    """Sessions per replica that autoscaling aims at."""
+    slots: int = Field(default=16, ge=1, le=4096)
+    """Sessions that one replica holds."""
+    num_threads: int = Field(default=1, ge=1, le=256)
+    """torch threads of one replica."""
+    num_cpus: float = Field(default=0.1, ge=0)
+    """Ray CPUs reserved for one replica (logical)."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """Ray GPUs reserved for one replica; fractions share a GPU."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Further Ray resources, to tie the span to some nodes."""
+    max_batch: int = Field(default=16, ge=1, le=256)
+    """Most rows in one forward."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"span {self.name}: max_replicas {self.max_replicas} < replicas {self.replicas}")
+        return self
+
+
+class IngressConfig(_Section):
+    host: str = "127.0.0.1"
+    """Address to listen on. `0.0.0.0` needs `tenants_file`, else everyone may use the GPUs."""
+    port: int = Field(default=50051, ge=0, le=65535)
+    """gRPC port; 0 takes a free one, found in the ingress's Serve metadata."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of `/metrics` of the ingress; 0 takes a free one."""
+    replicas: int = Field(default=1, ge=1, le=64)
+    """Ingress replicas; they share the port by SO_REUSEPORT. More than one needs `directory.redis_url`."""
+    num_cpus: float = Field(default=0.1, ge=0)
+    """Ray CPUs reserved for one ingress replica (logical)."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Further Ray resources, to tie the ingress to some nodes."""
+    tls_cert_file: Path | None = None
+    """PEM certificate chain; with `tls_key_file` the port speaks TLS."""
+    tls_key_file: Path | None = None
+    """PEM private key."""
+    reflection: bool = True
+    """Whether gRPC server reflection answers."""
+    idle_timeout_s: float = Field(default=10.0, gt=0)
+    """A stream from which nothing comes for so long is ended."""
+    open_timeout_s: float = Field(default=5.0, gt=0)
+    """A stream whose first message does not come for so long is ended."""
+    resume_grace_s: float = Field(default=60.0, ge=0)
+    """A session whose connection was lost is kept for so long."""
+    drain_grace_s: float = Field(default=20.0, ge=0)
+    """How long streams may finish when the ingress is told to stop."""
+    codec_threads: int = Field(default=2, ge=1, le=64)
+    """Threads that decode and encode images."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("set both tls_cert_file and tls_key_file, or neither")
+        return self
+
+
+class LimitsConfig(_Section):
+    max_image_bytes: int = Field(default=1 << 20, ge=1024)
+    """Bytes of one encoded frame. A raw one is bounded by `max_pixels`."""
+    max_pixels: int = Field(default=1024 * 1024, ge=64 * 64)
+    """Width times height of one frame, checked before decoding."""
+    max_prompt_bytes: int = Field(default=2048, ge=16)
+    """UTF-8 bytes of one prompt."""
+    max_bad_frames: int = Field(default=10, ge=1)
+    """A stream ends after so many unusable frames in a row."""
+    max_in_flight: int = Field(default=4, ge=1, le=64)
+    """Frames of one session that are between the ingress and the last span at a time."""
+    max_waiting: int = Field(default=4, ge=1, le=256)
+    """Frames of one session that may wait at the ingress (policies `lossless` and `deadline`)."""
+
+
+class TenantConfig(_Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Who is billed, limited and isolated."""
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 (hex) of the bearer token; the token itself is stored nowhere."""
+    max_streams: int = Field(default=4, ge=1)
+    """Streams at a time."""
+    max_frames_per_s: float = Field(default=240.0, gt=0)
+    """Frames per second over all streams; one second's worth may come at once."""
+    max_pixels: int = Field(default=1024 * 1024, ge=64 * 64)
+    """Width times height of one frame."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of a replica beside other tenants."""
+
+
+class DirectoryConfig(_Section):
+    redis_url: str | None = None
+    """`redis://…` or `rediss://…`. Without it leases live in the memory of the one ingress."""
+    lease_s: float = Field(default=15.0, gt=1.0)
+    """A lease that is not renewed for so long may be taken over once its replicas are fenced."""
+    key_prefix: str = "rearview"
+    """First part of every Redis key."""
+
+
+class LinkConfig(_Section):
+    host: str = "127.0.0.1"
+    """Address on which replicas take links from other nodes."""
+    unix_dir: str | None = None
+    """Folder of the Unix sockets used inside a node; default: a private folder under the temp dir."""
+    secret: str = ""
+    """Shared secret of all replicas of the service. Empty: made at start by `build_app`."""
+    max_frame_bytes: int = Field(default=32 << 20, ge=1 << 16)
+    """Largest message on a link."""
+
+
+class ServiceConfig(_Section):
+    """One complete deployment."""
+
+    name: str = Field(default="rearview", pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    """Name of the Serve application."""
+    model: ModelConfig = ModelConfig()
+    topology: Topology = Topology.FUSED
+    """`fused`: one span owns every operator. `pipeline`: `spans`, or one span per operator."""
+    spans: tuple[SpanConfig, ...] = ()
+    """The cut. Empty: made from `topology` with one thread and one replica each."""
+    ingress: IngressConfig = IngressConfig()
+    limits: LimitsConfig = LimitsConfig()
+    directory: DirectoryConfig = DirectoryConfig()
+    link: LinkConfig = LinkConfig()
+    tenants_file: Path | None = None
+    """YAML list of tenants. Without it everyone is the tenant `local`, and only loopback is served."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        operators = self.operators
+        spans = self.spans or _default_spans(self.topology, operators)
+        object.__setattr__(self, "spans", spans)
+        if tuple(name for span in spans for name in span.operators) != operators:
+            raise ValueError(
+                f"spans must own {', '.join(operators)} in this order, each once "
+                f"(model.max_steps is {self.model.max_steps})"
+            )
+        if len({span.name for span in spans}) != len(spans):
+            raise ValueError("two spans have the same name")
+        if self.topology is Topology.FUSED and len(spans) != 1:
+            raise ValueError(f"topology fused has one span, spans has {len(spans)}: set topology: pipeline")
+        if self.topology is Topology.PIPELINE and len(spans) < 2:
+            raise ValueError("topology pipeline needs at least two spans: set topology: fused")
+        if self.ingress.replicas > 1 and self.directory.redis_url is None:
+            raise ValueError("ingress.replicas > 1 needs directory.redis_url: leases must be shared")
+        if self.ingress.replicas > 1 and self.ingress.port == 0:
+            raise ValueError("ingress.replicas > 1 needs a fixed ingress.port to share")
+        loopback = self.ingress.host in ("127.0.0.1", "localhost", "::1")
+        if self.tenants_file is None and not loopback:
+            raise ValueError(f"ingress.host {self.ingress.host} is open to others: set tenants_file")
+        return self
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Names of the chain's operators, in order."""
+        return ("encode", *(f"denoise-{k}" for k in range(self.model.max_steps)), "decode")
+
+
+def _default_spans(topology: Topology, operators: tuple[str, ...]) -> tuple[SpanConfig, ...]:
+    if topology is Topology.FUSED:
+        return (SpanConfig(name="fused", operators=operators),)
+    return tuple(SpanConfig(name=name, operators=(name,)) for name in operators)
+
+
+def load_config(source: Path | Mapping[str, Any]) -> ServiceConfig:
+    """Read and check a configuration.
+
+    `source` is a YAML file or its content. Raises ConfigError naming file and keys.
+    """
+    if isinstance(source, Path):
+        try:
+            content = yaml.safe_load(source.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"{source}: {error}") from None
+        where = str(source)
+    else:
+        content, where = dict(source), "configuration"
+    try:
+        return ServiceConfig.model_validate(content or {})
+    except ValidationError as error:
+        lines = (
+            f"{'.'.join(str(part) for part in item['loc']) or 'configuration'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def environment(name: str, default: str = "") -> str:
+    """Value of the environment variable `REARVIEW_<name>`, or `default` if it is unset or empty."""
+    return os.environ.get(f"REARVIEW_{name}", "") or default
