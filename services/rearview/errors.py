@@ -25,8 +25,8 @@ __all__ = [
     "Fault",
     "InvalidRequest",
     "NotFound",
-    "Reason",
     "RearviewError",
+    "Reason",
     "Refused",
     "StreamEnded",
 ]

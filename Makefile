@@ -1,0 +1,109 @@
+# Two commands need nothing else: `make demo` and `make test`. Set-up happens by itself in .venv, and
+# again only when pyproject.toml or constraints.txt have changed. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out
+BUF ?= npx --yes @bufbuild/buf@1.75.0
+TORCH := torch==2.13.0
+# The first Python that is new enough; a name that is only a version manager's shim does not run.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv)
+KEY := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
+RUN_READY := $(VENV)/.ready-run-$(KEY)
+TEST_READY := $(VENV)/.ready-test-$(KEY)
+
+# uv does not read pip's settings. With a folder of own wheels, torch comes from it; without one, uv
+# takes the build that fits the driver, where pip would take the CUDA build of several GB.
+empty :=
+comma := ,
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
+endif
+ifndef UV_FIND_LINKS
+export UV_TORCH_BACKEND ?= auto
+endif
+export UV_HTTP_TIMEOUT ?= 180
+
+# $(call install,WHAT): fill .venv. One line says what is missing.
+define install
+fail() { echo "make: $$1" >&2; exit 1; }; \
+uv='$(UV)'; \
+[ -n '$(PYTHON)' ] || fail 'Python 3.11 or newer is missing (Debian: apt install python3 python3-venv)'; \
+echo "setting up $(VENV) ($$($(PYTHON) --version), $${uv:-pip}): once, a few minutes at most" >&2; \
+if [ ! -x $(BIN)/python ]; then \
+  if [ -n "$$uv" ]; then $$uv venv --quiet --clear --python $(PYTHON) $(VENV); \
+  else $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+    || fail 'the venv module is missing (Debian: apt install python3-venv)'; \
+    rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi; fi; \
+if [ -z "$$uv" ] && { [ -x $(BIN)/uv ] || $(BIN)/python -m pip install --quiet uv 2>/dev/null; }; then \
+  uv=$(BIN)/uv; fi; \
+if [ -n "$$uv" ]; then $$uv pip install --quiet --python $(BIN)/python -c constraints.txt $(1); \
+else $(BIN)/python -m pip install --quiet --upgrade pip \
+  && $(BIN)/python -m pip install --quiet -c constraints.txt $(1); fi \
+  || fail 'packages could not be installed: is the package index reachable?'; \
+rm -f $(VENV)/.ready-*
+endef
+
+.PHONY: help demo test lint format stubs proto proto-image soak bench constraints clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUN_READY) ## translate the bundled clip through the whole service: out/demo.mp4
+	@$(BIN)/rearview demo --out '$(OUT)' $(if $(METHOD),--method '$(METHOD)') $(if $(STYLE),--style '$(STYLE)')
+
+test: lint ## every check and test that needs no GPU
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(TEST_READY) ## style, types, layers
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo 'make: run `make format`' >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo > $(VENV)/.layers || { cat $(VENV)/.layers; exit 1; }
+
+format: $(TEST_READY) ## put the code into its one format
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+stubs: $(TEST_READY) ## regenerate services/rearview/v1 from proto/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -Iproto --python_out=services \
+	  --grpc_python_out=services --mypy_out=services --mypy_grpc_out=services proto/rearview/v1/*.proto
+
+proto: ## lint, format and breaking changes of proto/ (needs npx)
+	@$(BUF) lint proto
+	@$(BUF) format --diff --exit-code proto
+	@$(BUF) breaking proto --against proto/image.binpb
+
+proto-image: ## accept today's proto/ as what must not break
+	@$(BUF) build proto --exclude-source-info -o proto/image.binpb
+
+soak: $(TEST_READY) ## the long tests
+	@$(BIN)/python -m pytest -q -m load $(ARGS)
+
+bench: $(TEST_READY) ## measure the service with open-loop load
+	@$(BIN)/python -m loadtest $(ARGS)
+
+# torch names its CUDA packages itself, and another backend brings others: they are not pinned here.
+constraints: ## resolve constraints.txt anew (needs uv)
+	@[ -n '$(UV)' ] || { echo 'make: uv is missing (pip install uv)' >&2; exit 1; }
+	@{ echo '# Made by `make constraints`; not edited by hand.'; \
+	  env -u UV_FIND_LINKS -u UV_TORCH_BACKEND $(UV) pip compile --quiet --universal --python-version 3.11 \
+	    --upgrade --all-extras --group dev --no-header --no-annotate -c <(echo '$(TORCH)') pyproject.toml \
+	  | grep -vE '^(nvidia|cuda|triton)\b'; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+
+clean: ## remove what was built; .venv too
+	@rm -rf $(VENV) $(OUT)/demo.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build
+
+$(RUN_READY):
+	@$(call install,-e .)
+	@touch $@
+
+$(TEST_READY):
+	@$(call install,-e '.[training$(comma)loadtest]' --group dev)
+	@touch $@ $(RUN_READY)

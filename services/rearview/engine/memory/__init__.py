@@ -1,0 +1,1 @@
+"""Temporal memory: a session's past, outside the model, in slots."""

@@ -1,0 +1,22 @@
+"""Latents to frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["decode"]
+
+
+def decode(vae: Any, latents_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """Decode clean, scaled latents (B, C, h, w) to uint8 frames (B, H, W, 3).
+
+    A value that is not a number becomes grey rather than noise of the platform's choosing.
+    """
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    latents = (latents_BCHW / vae.config.scaling_factor + shift).to(dtype)
+    images: Tensor = vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample.float()
+    levels = images.add_(1.0).mul_(127.5).nan_to_num_(127.5).round_().clamp_(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,140 @@
+"""Few-step sampling: timestep subsets, the LCM step and counter-keyed noise.
+
+Sources: StreamDiffusion's img2img loop and LCM (Luo et al. 2023). With alpha_t = sqrt(abar_t) and
+beta_t = sqrt(1 - abar_t): x_0 = alpha_0 z + beta_0 eps_0, and each step predicts
+x0_hat = c_out (x - beta e)/alpha + c_skip x, then re-noises to the next timestep of the subset.
+Betas come from the checkpoint's scheduler config, never from the method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rearview.engine.session import NoiseRule, Settings
+
+__all__ = ["Schedule", "StepCoefficients", "noise", "timestep_indices"]
+
+LCM_GRID = 50
+"""Timesteps in the grid that LCM was distilled on ("original steps")."""
+LCM_SIGMA_DATA = 0.5
+LCM_TIMESTEP_SCALING = 10.0
+
+
+def timestep_indices(strength: float, steps: int) -> tuple[int, ...]:
+    """Which entries of the 50-step grid a frame visits, noisiest first.
+
+    i0 = floor(50 (1 - strength)), stride = floor(50 strength) // steps. The floors are taken of the
+    float products, as users of StreamV2V know them: strength 0.8 starts at index 9, not 10.
+    With more steps than the strength has grid entries, the last entries repeat no index: the list is
+    clipped to the grid's end.
+    """
+    first = min(math.floor(LCM_GRID * (1.0 - strength)), LCM_GRID - 1)
+    stride = math.floor(LCM_GRID * strength) // steps
+    return tuple(min(first + j * stride, LCM_GRID - 1) for j in range(steps))
+
+
+@dataclass(frozen=True, slots=True)
+class StepCoefficients:
+    """The constants of one denoising step."""
+
+    timestep: int
+    alpha: float
+    beta: float
+    c_skip: float
+    c_out: float
+
+
+class Schedule:
+    """The noise schedule of a checkpoint."""
+
+    def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
+        num_train = int(scheduler_config.get("num_train_timesteps", 1000))
+        betas = _betas(scheduler_config, num_train)
+        self._alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        self._stride = num_train // LCM_GRID
+        self._last = num_train - 1
+        self.prediction_type: str = scheduler_config.get("prediction_type", "epsilon")
+
+    def timestep(self, index: int) -> int:
+        """Timestep of a grid entry: t(k) = 999 - 20 k for 1000 train steps."""
+        return self._last - self._stride * index
+
+    def coefficients(self, timestep: int) -> StepCoefficients:
+        """The constants of a step at `timestep`, in float64."""
+        abar = float(self._alphas_cumprod[timestep])
+        scaled = LCM_TIMESTEP_SCALING * timestep
+        variance = LCM_SIGMA_DATA**2
+        return StepCoefficients(
+            timestep=timestep,
+            alpha=math.sqrt(abar),
+            beta=math.sqrt(1.0 - abar),
+            c_skip=variance / (scaled**2 + variance),
+            c_out=scaled / math.sqrt(scaled**2 + variance),
+        )
+
+    def steps(self, settings: Settings) -> tuple[StepCoefficients, ...]:
+        """The denoising steps that `settings` ask for, noisiest first."""
+        return self._steps(settings.strength, settings.steps)
+
+    @lru_cache(maxsize=256)  # noqa: B019 - one schedule lives as long as its process
+    def _steps(self, strength: float, steps: int) -> tuple[StepCoefficients, ...]:
+        indices = timestep_indices(strength, steps)
+        return tuple(self.coefficients(self.timestep(index)) for index in indices)
+
+    def predict(self, x_BCHW: Tensor, output_BCHW: Tensor, steps: list[StepCoefficients]) -> Tensor:
+        """The clean latent x0_hat (B, C, h, w) from a UNet output, one step's constants per row."""
+        alpha, beta, c_skip, c_out = (
+            torch.tensor(
+                [getattr(step, name) for step in steps], dtype=x_BCHW.dtype, device=x_BCHW.device
+            ).view(-1, 1, 1, 1)
+            for name in ("alpha", "beta", "c_skip", "c_out")
+        )
+        if self.prediction_type == "epsilon":
+            clean = (x_BCHW - beta * output_BCHW) / alpha
+        elif self.prediction_type == "v_prediction":
+            clean = alpha * x_BCHW - beta * output_BCHW
+        else:
+            clean = output_BCHW
+        return c_out * clean + c_skip * x_BCHW
+
+
+def _betas(config: Mapping[str, Any], num_train: int) -> Tensor:
+    start, end = float(config.get("beta_start", 0.00085)), float(config.get("beta_end", 0.012))
+    kind = config.get("beta_schedule", "scaled_linear")
+    # float32, as diffusers computes them: the oracle of the tests is exact only then.
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, num_train, dtype=torch.float32) ** 2
+    if kind == "linear":
+        return torch.linspace(start, end, num_train, dtype=torch.float32)
+    raise ValueError(f"beta_schedule {kind!r} is not supported; use scaled_linear or linear")
+
+
+def noise(settings: Settings, ordinal: int, step: int, shape: tuple[int, ...]) -> Tensor:
+    """The noise that enters denoising step `step`: (C, h, w) float32 on the CPU.
+
+    Drawn by a generator keyed by (seed, step) or (seed, ordinal, step), so that it depends on nothing
+    else: not on batching, placement, device or retry.
+    """
+    key_ordinal = ordinal if settings.noise_rule is NoiseRule.FRESH else None
+    if key_ordinal is None:
+        return _fixed_noise(settings.seed, step, shape)
+    return _draw(settings.seed, key_ordinal, step, shape)
+
+
+@lru_cache(maxsize=512)
+def _fixed_noise(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
+    return _draw(seed, None, step, shape)
+
+
+def _draw(seed: int, ordinal: int | None, step: int, shape: tuple[int, ...]) -> Tensor:
+    digest = hashlib.blake2b(f"noise/{seed}/{ordinal}/{step}".encode(), digest_size=8).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.randn(shape, generator=generator, dtype=torch.float32)

@@ -1,0 +1,161 @@
+"""Whether a tenant may: streams at a time, frames per second, pixels; and whether settings make sense.
+
+Pure and per ingress process; `now` is monotonic seconds. Capacity is not decided here but by placement,
+after these limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from rearview.config import LimitsConfig, TenantConfig
+from rearview.errors import InvalidRequest, Reason, Refused
+
+__all__ = [
+    "BURST_S",
+    "MAX_FRAME_BUDGET_S",
+    "MAX_FRAME_RATE",
+    "MIN_SIDE",
+    "RETRY_AFTER_S",
+    "SIDE_MULTIPLE",
+    "Admission",
+    "check_settings",
+]
+
+RETRY_AFTER_S = 2.0
+"""Retry hint when a tenant's streams are used up."""
+BURST_S = 1.0
+"""Seconds' worth of frames that may come at once."""
+MAX_FRAME_RATE = 240.0
+"""Highest `frame_rate` of a session, frames per second."""
+MAX_FRAME_BUDGET_S = 60.0
+"""Longest `frame_budget` of a session, seconds."""
+MIN_SIDE = 64
+"""Smallest width and height, pixels."""
+SIDE_MULTIPLE = 8
+"""Width and height are multiples of this: one latent pixel covers 8 by 8."""
+
+
+@dataclass
+class _Bucket:
+    """A token bucket of frames."""
+
+    tokens: float
+    updated_s: float
+
+    def take(self, rate: float, now: float) -> bool:
+        capacity = max(1.0, rate * BURST_S)
+        elapsed_s = max(0.0, now - self.updated_s)
+        self.tokens = min(capacity, self.tokens + elapsed_s * rate)
+        self.updated_s = max(now, self.updated_s)
+        if self.tokens < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True
+
+
+class Admission:
+    """What each tenant uses now, against what it may."""
+
+    def __init__(self, limits: LimitsConfig) -> None:
+        self._limits = limits
+        self._streams: Counter[str] = Counter()
+        # Kept when a tenant's last stream ends, else reconnecting would refill it.
+        self._buckets: dict[str, _Bucket] = {}
+
+    def open_stream(self, tenant: TenantConfig) -> None:
+        """Count one more stream. Raises Refused(TENANT_STREAMS_EXHAUSTED), counting nothing."""
+        if self._streams[tenant.name] >= tenant.max_streams:
+            raise Refused(
+                Reason.TENANT_STREAMS_EXHAUSTED,
+                f"{tenant.max_streams} streams are open, which is all that the tenant may have",
+                retry_after_s=RETRY_AFTER_S,
+                metadata={"max_streams": str(tenant.max_streams)},
+            )
+        self._streams[tenant.name] += 1
+
+    def close_stream(self, tenant: TenantConfig) -> None:
+        """Undo one `open_stream`."""
+        assert self._streams[tenant.name] > 0, "close_stream without open_stream"
+        self._streams[tenant.name] -= 1
+
+    def streams(self, tenant: TenantConfig) -> int:
+        """How many streams the tenant has open."""
+        return self._streams[tenant.name]
+
+    def take_frame(self, tenant: TenantConfig, now: float) -> bool:
+        """Whether one more frame of the tenant fits its rate; uses a token if so."""
+        rate = tenant.max_frames_per_s
+        bucket = self._buckets.setdefault(tenant.name, _Bucket(max(1.0, rate * BURST_S), now))
+        return bucket.take(rate, now)
+
+    def check_resolution(self, tenant: TenantConfig, width: int, height: int) -> None:
+        """Raises InvalidRequest(RESOLUTION_UNSUPPORTED) if sessions of this size are not served."""
+        max_pixels = min(tenant.max_pixels, self._limits.max_pixels)
+        for field, side in (("width", width), ("height", height)):
+            if side < MIN_SIDE or side % SIDE_MULTIPLE:
+                raise InvalidRequest(
+                    Reason.RESOLUTION_UNSUPPORTED,
+                    f"{field} must be a multiple of {SIDE_MULTIPLE} and at least {MIN_SIDE}",
+                    metadata={"field": field},
+                )
+        if width * height > max_pixels:
+            raise InvalidRequest(
+                Reason.RESOLUTION_UNSUPPORTED,
+                f"width times height is more than {max_pixels}",
+                metadata={"max_pixels": str(max_pixels)},
+            )
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises InvalidRequest(PROMPT_EMPTY) for a blank prompt, PROMPT_TOO_LONG beyond the limit."""
+        max_bytes = self._limits.max_prompt_bytes
+        # No character takes less than a byte, so a huge prompt is refused before it is encoded.
+        if len(prompt) > max_bytes or len(prompt.encode("utf-8", "surrogatepass")) > max_bytes:
+            raise InvalidRequest(
+                Reason.PROMPT_TOO_LONG,
+                f"the prompt has more than {max_bytes} UTF-8 bytes",
+                metadata={"field": "prompt", "max_bytes": str(max_bytes)},
+            )
+        if not prompt.strip():
+            raise InvalidRequest(Reason.PROMPT_EMPTY, "the prompt is empty", metadata={"field": "prompt"})
+
+
+def check_settings(
+    *,
+    max_steps: int,
+    strength: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    session_max_steps: int | None = None,
+    jpeg_quality: int | None = None,
+    frame_rate: float | None = None,
+    frame_budget_s: float | None = None,
+) -> None:
+    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) with metadata `field` for the first senseless number.
+
+    None is not looked at: apply defaults before or after. `max_steps` is the most that the model serves
+    (for a control: that the session asked for), `session_max_steps` is `Open.max_steps`.
+    """
+    _require("strength", strength is None or 0.0 < strength <= 1.0, "in (0, 1]")
+    _require("steps", steps is None or 1 <= steps <= max_steps, f"1 to {max_steps}")
+    _require("seed", seed is None or 0 <= seed < 1 << 64, "an unsigned 64-bit number")
+    top = session_max_steps
+    _require("max_steps", top is None or 1 <= top <= max_steps, f"1 to {max_steps}")
+    _require("jpeg_quality", jpeg_quality is None or 1 <= jpeg_quality <= 100, "1 to 100")
+    rate, budget = frame_rate, frame_budget_s
+    _require("frame_rate", rate is None or 0.0 < rate <= MAX_FRAME_RATE, f"above 0, up to {MAX_FRAME_RATE:g}")
+    _require(
+        "frame_budget",
+        budget is None or (math.isfinite(budget) and 0.0 < budget <= MAX_FRAME_BUDGET_S),
+        f"above 0, up to {MAX_FRAME_BUDGET_S:g} s",
+    )
+
+
+def _require(field: str, holds: bool, range_text: str) -> None:
+    # A comparison with NaN is false, so NaN never holds.
+    if not holds:
+        raise InvalidRequest(
+            Reason.SETTING_OUT_OF_RANGE, f"{field} must be {range_text}", metadata={"field": field}
+        )

@@ -1,0 +1,131 @@
+"""Which frame of a session starts next, which are dropped, and how many the client may send.
+
+Pure: `now` is an argument (monotonic seconds of the ingress). The pacer knows frames only as objects
+that it hands back. Every frame offered comes out exactly once, from `take` or among the dropped.
+
+Credit is cumulative and bounds everything here: `offer` refuses a frame beyond it, so at most `window`
+frames are held. What surprises: with `latest` the window is larger than the places. A superseded frame
+returns its credit at once, yet its answer, which carries the credit, waits for the frames before it; and
+frames on the wire hold credit too. `WIRE_SLACK_FRAMES` is for those: without it a live client would
+stand still for a round trip after every burst. With `lossless` and `deadline` the window is the number
+of places, so that a queue never overflows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Generic, TypeVar
+
+from rearview.errors import DropReason, Reason, Refused
+
+__all__ = ["WIRE_SLACK_FRAMES", "DropPolicy", "Pacer"]
+
+WIRE_SLACK_FRAMES = 8
+"""Frames that may be on the wire with `latest`: a round trip of 250 ms at 30 FPS."""
+
+FrameT = TypeVar("FrameT")
+
+
+class DropPolicy(Enum):
+    """What happens when frames come too fast; numbers are those of `rearview.v1.DropPolicy`."""
+
+    LATEST = 1
+    LOSSLESS = 2
+    DEADLINE = 3
+
+
+class Pacer(Generic[FrameT]):
+    """The frames of one session that wait, and the count of those in flight."""
+
+    def __init__(
+        self, policy: DropPolicy, max_in_flight: int, max_waiting: int, budget_s: float = 0.5
+    ) -> None:
+        """`max_waiting` does not count with LATEST (one place); `budget_s` counts with DEADLINE only."""
+        assert max_in_flight >= 1, f"max_in_flight {max_in_flight} < 1"
+        assert max_waiting >= 1, f"max_waiting {max_waiting} < 1"
+        self._policy = policy
+        self._max_in_flight = max_in_flight
+        self._budget_s = budget_s
+        latest = policy is DropPolicy.LATEST
+        self._window = max_in_flight + (1 + WIRE_SLACK_FRAMES if latest else max_waiting)
+        self._waiting: deque[tuple[FrameT, float]] = deque()  # with the time of arrival
+        self._in_flight = 0
+        self._received = 0
+        self._answered = 0
+
+    def offer(self, frame: FrameT, now: float) -> list[tuple[FrameT, DropReason]]:
+        """A frame has come. Returns the frames that it drives out, oldest first.
+
+        Raises Refused(CREDIT_EXCEEDED), and takes nothing, if the client had no credit for it.
+        """
+        self._count_received()
+        self._waiting.append((frame, now))
+        dropped = self._expired(now)
+        if self._policy is DropPolicy.LATEST:
+            places = max(1, self._max_in_flight - self._in_flight)
+            while len(self._waiting) > places:
+                dropped.append((self._waiting.popleft()[0], DropReason.SUPERSEDED))
+        self._answered += len(dropped)
+        return dropped
+
+    def rejected(self) -> None:
+        """A frame has come and was answered at the gate (bad image, rate): it only uses credit.
+
+        Raises Refused(CREDIT_EXCEEDED) as `offer` does.
+        """
+        self._count_received()
+        self._answered += 1
+
+    def take(self, now: float) -> tuple[FrameT | None, list[tuple[FrameT, DropReason]]]:
+        """The next frame to start, None if there is none or no place in flight; and frames now too old.
+
+        A frame that is returned is in flight until `finished`.
+        """
+        dropped = self._expired(now)
+        self._answered += len(dropped)
+        if not self._waiting or self._in_flight >= self._max_in_flight:
+            return None, dropped
+        self._in_flight += 1
+        return self._waiting.popleft()[0], dropped
+
+    def finished(self) -> None:
+        """A frame in flight has its outcome, whatever it is: its place is free."""
+        assert self._in_flight > 0, "finished without a frame in flight"
+        self._in_flight -= 1
+        self._answered += 1
+
+    def is_late(self, arrival_s: float, now: float) -> bool:
+        """Whether the picture of a frame that came at `arrival_s` is now worthless (DEADLINE only)."""
+        return self._policy is DropPolicy.DEADLINE and now - arrival_s > self._budget_s
+
+    def credit(self) -> int:
+        """How many frames the client may have sent in all since the session opened. Never falls."""
+        return self._answered + self._window
+
+    def received(self) -> int:
+        """How many frames have come, those of `rejected` included."""
+        return self._received
+
+    def in_flight(self) -> int:
+        """How many frames are taken and not finished."""
+        return self._in_flight
+
+    def waiting(self) -> int:
+        """How many frames wait."""
+        return len(self._waiting)
+
+    def _count_received(self) -> None:
+        if self._received >= self.credit():
+            raise Refused(
+                Reason.CREDIT_EXCEEDED,
+                "more frames were sent than `frame_credit` allows",
+                metadata={"frame_credit": str(self.credit())},
+            )
+        self._received += 1
+
+    def _expired(self, now: float) -> list[tuple[FrameT, DropReason]]:
+        dropped = []
+        while self._waiting and self.is_late(self._waiting[0][1], now):
+            dropped.append((self._waiting.popleft()[0], DropReason.LATE))
+        return dropped

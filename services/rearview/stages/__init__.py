@@ -1,0 +1,1 @@
+"""Ray Serve, thin: one deployment per span, links between them, lanes and leases."""
