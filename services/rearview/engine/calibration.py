@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from rearview.engine.chain import Operator, OperatorKind, Span
+from rearview.engine.checkpoint import latent_shape
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.model import Model
 from rearview.engine.rows import Frame, Row
 from rearview.engine.scheduler import CostTable
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.session import SessionSpec
 
 __all__ = ["example_payloads", "measure_costs"]
 
@@ -29,12 +32,13 @@ def measure_costs(
     payloads: Sequence[Tensor],
     batch_sizes: Sequence[int] = (1, 2),
 ) -> CostTable:
-    """Time forwards of each kind of operator in the span, in seconds by number of rows.
+    """Time forwards of each kind of operator in the span, in seconds by number of rows, and a write.
 
     `payloads`: one example per operator of the span. Nothing is left in memory.
     """
     table: dict[Hashable, dict[int, float]] = {}
     seen: set[OperatorKind] = set()
+    write_s = 0.0
     memory.allocate(spec)
     for operator, payload in zip(span.operators, payloads, strict=True):
         if operator.kind in seen:
@@ -47,21 +51,46 @@ def measure_costs(
             )
             for size in batch_sizes
         }
+        if operator.kind is OperatorKind.DENOISE:
+            write_s = _write_seconds(model, memory, spec, operator, payload)
     memory.free(spec.session_id)
-    return CostTable(table)
+    return CostTable(table, write_s)
 
 
-def example_payloads(span: Span, spec: SessionSpec, latent_shape: tuple[int, ...]) -> list[Tensor]:
-    """Grey frames and zero latents for `measure_costs`."""
+def example_payloads(checkpoint: str, span: Span, spec: SessionSpec) -> list[Tensor]:
+    """Grey frames and zero latents, one per operator of the span, for `measure_costs`."""
     image = torch.full((spec.height, spec.width, 3), 128, dtype=torch.uint8)
-    latent = torch.zeros(latent_shape, dtype=torch.float32)
+    latent = torch.zeros(latent_shape(checkpoint, spec.height, spec.width), dtype=torch.float32)
     return [image if operator.kind is OperatorKind.ENCODE else latent for operator in span.operators]
 
 
-def _row(spec: SessionSpec, operator: Operator, group: Hashable, payload: Tensor) -> Row:
-    settings: Settings = spec.settings
-    frame = Frame(spec, 0, settings, 0, payload, float("inf"), (operator,))
-    return Row(frame, operator, group, float("inf"))
+def _write_seconds(
+    model: Model, memory: TemporalMemory, spec: SessionSpec, operator: Operator, payload: Tensor
+) -> float:
+    """Extra seconds of a row that writes onto what was written before; 0 for a memory without writes."""
+    group = model.group(spec, spec.settings, operator)
+    first = _row(spec, operator, group, payload, write_due=True)
+    if not memory.write_due(first):
+        return 0.0
+    memory.scatter([first], model.forward([first], memory.gather([first])).update)
+    rows = (_row(spec, operator, group, payload, ordinal=n, write_due=True) for n in count(1))
+    writes = next(row for row in rows if memory.write_due(row))
+    reads = replace(writes, write_due=False)
+    seconds = [min(_time(model, memory, [row]) for _ in range(REPEATS)) for row in (writes, reads)]
+    return max(0.0, seconds[0] - seconds[1])
+
+
+def _row(
+    spec: SessionSpec,
+    operator: Operator,
+    group: Hashable,
+    payload: Tensor,
+    *,
+    ordinal: int = 0,
+    write_due: bool = False,
+) -> Row:
+    frame = Frame(spec, ordinal, spec.settings, 0, payload, float("inf"), (operator,))
+    return Row(frame, operator, group, float("inf"), write_due)
 
 
 def _time(model: Model, memory: TemporalMemory, rows: Sequence[Row]) -> float:

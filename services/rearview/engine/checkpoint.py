@@ -16,7 +16,7 @@ from rearview.engine.operators.denoise import Denoiser
 from rearview.engine.sampling import Schedule
 from rearview.errors import ConfigError
 
-__all__ = ["load_denoiser", "load_model", "load_vae", "pick_device", "pick_dtype"]
+__all__ = ["latent_shape", "load_denoiser", "load_model", "load_vae", "pick_device", "pick_dtype"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -71,6 +71,8 @@ def load_denoiser(folder: Path, device: torch.device, dtype: torch.dtype) -> Den
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from rearview.engine.attention.processors import install_processors
+
     unet = _ready(UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype), device)
     if unet.config.time_cond_proj_dim is not None:
         raise ConfigError(f"{folder}/unet: guidance-distilled UNets (time_cond_proj_dim) are not supported")
@@ -78,7 +80,17 @@ def load_denoiser(folder: Path, device: torch.device, dtype: torch.dtype) -> Den
     tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
     conditioning = Conditioning(tokenizer, text_encoder.eval().to(device), dtype)
     schedule = Schedule(_config(folder, "scheduler", "scheduler_config.json"))
-    return Denoiser(unet, schedule, conditioning, dtype)
+    return Denoiser(unet, schedule, conditioning, dtype, install_processors(unet))
+
+
+def latent_shape(checkpoint: str, height: int, width: int) -> tuple[int, int, int]:
+    """Shape (C, h, w) of a frame's latent; that of its pixels for the null model."""
+    if checkpoint == NULL_CHECKPOINT:
+        return 3, height, width
+    config = _config(checkpoint_folder(checkpoint), "vae")
+    # Both VAEs halve the size between blocks; the tiny one says so only by its number of blocks.
+    scale = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+    return int(config["latent_channels"]), height // scale, width // scale
 
 
 def _ready(network: Any, device: torch.device) -> Any:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from rearview.engine.chain import Operator, OperatorKind
+from rearview.engine.memory.feature_bank import bank_group
+from rearview.engine.memory.layers import BankLayout
 from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
 from rearview.engine.operators.decode import decode
 from rearview.engine.operators.denoise import Denoiser
@@ -61,8 +63,14 @@ class DiffusionModel:
         self._vae, self._denoiser = vae, denoiser
         self._device, self._dtype = device, dtype
 
+    @property
+    def bank_layout(self) -> BankLayout | None:
+        """What a feature bank over this model remembers; None if the span has no UNet that takes one."""
+        return None if self._denoiser is None else self._denoiser.bank_layout
+
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
-        return operator.kind, spec.height, spec.width
+        memory = bank_group(spec.bank) if operator.kind is OperatorKind.DENOISE else None
+        return operator.kind, spec.height, spec.width, memory
 
     def prepare(self, settings: Settings) -> None:
         if self._denoiser is not None:

@@ -40,8 +40,9 @@ def decode_image(data: bytes, format: ImageKind, width: int, height: int) -> NDA
         if len(data) != width * height * 3:
             raise BadImage(DropReason.IMAGE_SIZE_MISMATCH)
         return np.frombuffer(data, np.uint8).reshape(height, width, 3).copy()
+    buffer = np.empty((height, width, 3), np.uint8)  # given, so that no file can ask for more
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True, buffer=buffer)
     except ValueError:
         raise BadImage(DropReason.IMAGE_INVALID) from None
     if pixels.shape != (height, width, 3):

@@ -1,9 +1,9 @@
 """Training of the autoencoder.
 
-Every batch holds pairs of crops of one picture, shifted by a few pixels: both are reconstructed, and the two outputs must
-agree where they overlap, which keeps the output steady under camera motion. Some rows decode the partner's latent,
-resampled by the sub-latent shift, instead of their own. The decoder mostly sees noisy latents, because the denoiser will
-hand it imperfect ones.
+Every batch holds pairs of crops of one picture, shifted by a few pixels: both are reconstructed, and the
+two outputs must agree where they overlap, which keeps the output steady under camera motion. Some rows
+decode the partner's latent, resampled by the sub-latent shift, instead of their own. The decoder mostly
+sees noisy latents, because the denoiser will hand it imperfect ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PIXEL_ART = STYLES.index("pixel-art")
 def train_autoencoder(
     data: Dataset, path: Path, *, minutes: float, device: torch.device, seed: int, num_pairs: int = 5
 ) -> AutoencoderTiny:
-    """Train for the minutes given, resuming from ``path``; return the averaged model with folded statistics."""
+    """Train for the minutes given, resuming from ``path``; return the averaged model, statistics folded."""
     torch.manual_seed(seed)
     vae = build_vae().to(device).to(memory_format=torch.channels_last)
     optimiser = Muon([vae])
@@ -53,6 +53,7 @@ def train_autoencoder(
     if saved is not None:
         average.module.load_state_dict(saved["average"])
     budget = Budget(minutes, spent_s=spent_s)
+    finished_before = budget.over
     rng = np.random.default_rng([seed, 1, step])
 
     def save() -> None:
@@ -61,8 +62,10 @@ def train_autoencoder(
         save_atomically(state | {"folded": folded, "spent_s": budget.spent_s}, path)
 
     while not budget.over:
-        loss, parts = _loss(vae, *_pairs(data, rng, num_pairs, device), noise=min(1.0, step / 500))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, parts = _loss(
+            vae, *_pairs(data, rng, num_pairs, device), noise=noise_share(step, budget.fraction)
+        )
+        loss.backward()
         optimiser.step(PEAK_RATE, relative=relative_rate(step, budget.fraction))
         average.update(vae, step)
         step += 1
@@ -75,16 +78,21 @@ def train_autoencoder(
         if budget.save_due():
             save()
             print(f"vae: step {step}, psnr {held_out_psnr(average.module, device)}", flush=True)
-    if minutes > 0:
+    if not finished_before:
         fold_statistics(data, average.module, (vae,), device)
         save()
     return average.module
 
 
+def noise_share(step: int, fraction: float) -> float:
+    """How strongly latents are disturbed: a ramp at the start, and less towards the end, for sharpness."""
+    return min(1.0, step / 500) * (1 - 0.8 * max(0.0, fraction - FOLD_AT) / (1 - FOLD_AT))
+
+
 def _pairs(
     data: Dataset, rng: np.random.Generator, num_pairs: int, device: torch.device
 ) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-    """Two crops of the same pictures and the shift in pixels of the second against the first, ``(pair, 2)`` (x, y)."""
+    """Two crops of the same pictures and the shift of the second in pixels, ``(pair, 2)`` as (x, y)."""
     scenes = rng.integers(len(data), size=num_pairs)
     styles = np.where(rng.random(num_pairs) < _SHARE_NATURAL, 0, rng.integers(1, len(STYLES), num_pairs))
     pictures = data.pictures(scenes, styles, device)
@@ -119,7 +127,7 @@ def _loss(
     prior = mean.square().mean() + 2 * (spread + 1e-5).log().square().mean()
     rebuilt, colour = picture_loss(output, picture), colour_loss(output, picture)
     steady = _overlap_difference(output[:num_pairs], output[num_pairs:], shift)
-    loss = rebuilt + colour + 0.02 * prior + 0.4 * noise * steady
+    loss = rebuilt + colour + 0.02 * prior + 0.4 * steady
     parts = {"picture": rebuilt, "colour": colour, "prior": prior, "steady": steady}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
@@ -150,16 +158,21 @@ def _overlap_difference(first: Tensor, second: Tensor, shift: NDArray[np.int64],
 def fold_statistics(
     data: Dataset, model: AutoencoderTiny, others: tuple[AutoencoderTiny, ...], device: torch.device
 ) -> None:
-    """Give every latent channel zero mean and unit deviation, by rescaling the last encoder and first decoder layer.
+    """Give every latent channel zero mean and unit deviation by rescaling the layers around it.
 
-    Statistics come from ``model``; ``others`` are rescaled alike. The decoder's input squashing sits between the two
-    layers, so the fold is exact only up to that; a first fold before the end of training lets the weights settle.
+    Statistics come from ``model``; ``others`` are rescaled alike. The decoder's input squashing sits
+    between the two layers, so the fold is exact only up to that; a first fold before the end of training
+    lets the weights settle.
     """
     rng = np.random.default_rng(0)
     total, square, count = torch.zeros(LATENT_CHANNELS), torch.zeros(LATENT_CHANNELS), 0
     for _ in range(24):
         styles = np.where(rng.random(16) < _SHARE_NATURAL, 0, rng.integers(1, len(STYLES), 16))
-        latent = model.encode(data.pictures(rng.integers(len(data), size=16), styles, device)).latents.float().cpu()
+        latent = (
+            model.encode(data.pictures(rng.integers(len(data), size=16), styles, device))
+            .latents.float()
+            .cpu()
+        )
         total += latent.mean(dim=(0, 2, 3))
         square += latent.square().mean(dim=(0, 2, 3))
         count += 1
@@ -173,7 +186,10 @@ def fold_statistics(
         entry.bias.add_((entry.weight * mean[None, :, None, None]).sum(dim=(1, 2, 3)))
         entry.weight.mul_(spread[None, :, None, None])
     low, high = float(spread.min()), float(spread.max())
-    print(f"vae: folded channel means up to {float(mean.abs().max()):.2f}, deviations {low:.2f} to {high:.2f}", flush=True)
+    print(
+        f"vae: folded channel means up to {float(mean.abs().max()):.2f}, deviations {low:.2f} to {high:.2f}",
+        flush=True,
+    )
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Time budgets, learning-rate shape, averaged weights and atomic saves: what every training stage shares.
 
-Schedules follow the share of the time budget that is spent, not a step count, so that a slow machine still ends its
-learning rate at the right place. Time spent before an interruption counts.
+Schedules follow the share of the time budget that is spent, not a step count, so that a slow machine still
+ends its learning rate at the right place. Time spent before an interruption counts.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, source: nn.Module, step: int) -> None:
-        """Move towards ``source``; faster in the first steps, when the average still holds the start values."""
+        """Move towards ``source``; faster at first, when the average still holds the start values."""
         weight = 1 - min(self._decay, (step + 1) / (step + 10))
         pairs = zip(self.module.parameters(), source.parameters(), strict=True)
         for mean, value in pairs:

@@ -1,7 +1,7 @@
 """The training set: generated scenes with every styled version, in one uint8 file, read into memory once.
 
-The file is ``(scene, style, size, size, 3)`` in the order of ``STYLES``; index 0 is the natural scene. It is written to a
-temporary name and renamed when complete, so a file that exists is whole.
+The file is ``(scene, style, size, size, 3)`` in the order of ``STYLES``; index 0 is the natural scene. It
+is written to a temporary name and renamed when complete, so a file that exists is whole.
 """
 
 from __future__ import annotations

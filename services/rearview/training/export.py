@@ -1,6 +1,8 @@
-"""Writing a checkpoint folder: ordinary diffusers and transformers sub-folders, fp16, plus our ``rearview.json``.
+"""Writing a checkpoint folder: ordinary diffusers and transformers sub-folders, fp16, plus our
+``rearview.json``.
 
-The folder is written under a temporary name and swapped in, so that a reader sees either the old or the new one.
+The folder is written under a temporary name and swapped in, so that a reader sees either the old or the new
+one.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rearview.training.model import (
@@ -47,7 +50,9 @@ def random_pocket(seed: int = 0) -> Pocket:
     """Untrained weights in the exact architecture, for timing and for tests of the plumbing."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    text_encoder = build_text_encoder(len(tokenizer), start=tokenizer.bos_token_id, end=tokenizer.eos_token_id)
+    text_encoder = build_text_encoder(
+        len(tokenizer), start=tokenizer.bos_token_id, end=tokenizer.eos_token_id
+    )
     return Pocket(build_vae(), build_unet(), text_encoder, tokenizer)
 
 
@@ -65,7 +70,9 @@ def style_manifest(training: dict[str, Any]) -> dict[str, Any]:
     """What ``rearview.json`` says: styles, their phrases, defaults and latent statistics."""
     return {
         "name": "pocket",
-        "styles": {style: {"prompt": canonical_prompt(style), "phrases": list(PHRASES[style])} for style in STYLES},
+        "styles": {
+            style: {"prompt": canonical_prompt(style), "phrases": list(PHRASES[style])} for style in STYLES
+        },
         "default_style": "natural",
         "default_strength": DEFAULT_STRENGTH,
         "default_steps": DEFAULT_STEPS,
@@ -75,15 +82,16 @@ def style_manifest(training: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_checkpoint(pocket: Pocket, folder: Path, *, training: dict[str, Any], card: str | None = None) -> None:
+def write_checkpoint(
+    pocket: Pocket, folder: Path, *, training: dict[str, Any], card: str | None = None
+) -> None:
     """Write all parts in fp16 and replace ``folder``; without ``card`` an existing README.md is kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     for name, part in (("vae", pocket.vae), ("unet", pocket.unet), ("text_encoder", pocket.text_encoder)):
-        half: Any = copy.deepcopy(part).to(dtype=torch.float16, memory_format=torch.contiguous_format).cpu().eval()
-        half.save_pretrained(fresh / name, safe_serialization=True)
+        _halve(part).save_pretrained(fresh / name, safe_serialization=True)
     _clean_configs(fresh)
     build_scheduler().save_pretrained(fresh / "scheduler")
     _write_tokenizer(pocket.tokenizer, fresh / "tokenizer")
@@ -103,6 +111,15 @@ def write_checkpoint(pocket: Pocket, folder: Path, *, training: dict[str, Any], 
 def checkpoint_bytes(folder: Path) -> int:
     """Size of every file of a checkpoint."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _halve(part: nn.Module) -> Any:
+    """A copy on the CPU in fp16, in plain memory order."""
+    half = copy.deepcopy(part).cpu().eval()
+    for tensor in (*half.parameters(), *half.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.half().contiguous(memory_format=torch.contiguous_format)
+    return half
 
 
 def _model_index() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The architecture of the pocket checkpoint: ordinary diffusers and transformers classes, small numbers.
 
-Nothing here is trained. ``LATENT_STD`` is the one unusual choice: latents are diffused at a standard deviation of four
-instead of one, so that a step at t = 399 still sees most of the picture and the small denoiser need not invent it.
+Nothing here is trained. ``LATENT_STD`` is the one unusual choice: latents are diffused at a standard
+deviation of four instead of one, so that a step at t = 399 still sees most of the picture and the small
+denoiser need not invent it.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def build_vae() -> AutoencoderTiny:
 def build_unet() -> UNet2DConditionModel:
     """Three levels, one layer per block; attention on the two finer levels and in the middle.
 
-    The time embedding scales as well as shifts: the noise to predict grows steeply towards small t, because it must
-    cancel the source picture, and a shift alone expresses that badly.
+    The time embedding scales as well as shifts: the noise to predict grows steeply towards small t, because
+    it must cancel the source picture, and a shift alone expresses that badly.
     """
     return UNet2DConditionModel(
         sample_size=32,

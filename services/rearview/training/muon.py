@@ -1,7 +1,7 @@
 """Muon: momentum whose matrix updates are orthogonalised, with AdamW for everything that is not a matrix.
 
-Kernels of convolutions are flattened to matrices. Matrices of one shape are stacked and orthogonalised together, which
-keeps the cost small for networks of many small layers.
+Kernels of convolutions are flattened to matrices. Matrices of one shape are stacked and orthogonalised
+together, which keeps the cost small for networks of many small layers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ NUM_NEWTON_SCHULZ_STEPS = 5
 def orthogonalise(matrix_BMN: Tensor) -> Tensor:
     """Approximate the nearest orthogonal matrix of each row by a quintic Newton-Schulz iteration."""
     a, b, c = _NEWTON_SCHULZ
-    x = matrix_BMN / (matrix_BMN.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (matrix_BMN / (matrix_BMN.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     for _ in range(NUM_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 class Muon:
     """Muon on the matrices of some modules, AdamW on their other tensors and on ``plain`` modules."""
 
-    def __init__(self, matrices: Iterable[nn.Module], plain: Iterable[nn.Module] = (), *, adam_lr: float = 1e-3) -> None:
+    def __init__(
+        self, matrices: Iterable[nn.Module], plain: Iterable[nn.Module] = (), *, adam_lr: float = 1e-3
+    ) -> None:
         self._groups: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
         others = [parameter for module in plain for parameter in module.parameters()]
         for module in matrices:
@@ -44,7 +46,8 @@ class Muon:
                 else:
                     others.append(parameter)
         self._momenta = {
-            shape: torch.zeros(len(group), *shape, device=group[0].device) for shape, group in self._groups.items()
+            shape: torch.zeros(len(group), *shape, device=group[0].device)
+            for shape, group in self._groups.items()
         }
         self._adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
         self._adam_lr = adam_lr
@@ -56,11 +59,14 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr: float, *, relative: float) -> None:
-        """Move by the peak rate ``lr`` times ``relative`` (AdamW likewise from its own rate), then clear gradients."""
+        """Move by the peak rate ``lr`` times ``relative`` (AdamW: its own rate), then clear gradients."""
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
         for shape, group in self._groups.items():
             gradient = torch.stack(
-                [torch.zeros(shape, device=p.device) if p.grad is None else p.grad.reshape(shape) for p in group]
+                [
+                    torch.zeros(shape, device=p.device) if p.grad is None else p.grad.reshape(shape)
+                    for p in group
+                ]
             ).float()
             momentum = self._momenta[shape]
             momentum.mul_(MUON_MOMENTUM).add_(gradient)

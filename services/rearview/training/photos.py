@@ -1,14 +1,14 @@
 """Photographs of scikit-image that may be used freely, and random crops of them.
 
-Only pictures whose docstring in ``skimage.data`` states a free licence are listed; pictures without a licence line are
-left out. ``HELD_OUT`` photographs never enter the training data: they serve the contact sheets, the figures in the model
-card and the sample clip.
+Only pictures whose docstring in ``skimage.data`` states a free licence are listed; pictures without a
+licence line are left out. ``HELD_OUT`` photographs never enter the training data: they serve the contact
+sheets, the figures in the model card and the sample clip.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import cv2
@@ -20,7 +20,7 @@ Image = NDArray[np.uint8]  # (height, width, 3), RGB
 
 @dataclass(frozen=True)
 class Photo:
-    """One free photograph: its name in ``skimage.data``, its licence line and how often a crop is drawn from it."""
+    """One free photograph: its name in ``skimage.data``, its licence line, how often it is drawn."""
 
     name: str
     licence: str
@@ -45,9 +45,9 @@ HELD_OUT = (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_photo(name: str) -> Image:
-    """Load one photograph as RGB; grey pictures are repeated over the channels. The array is shared: do not write."""
+    """Load one photograph as RGB; grey ones are repeated over the channels. The array is shared."""
     import skimage.data
 
     picture: Any = getattr(skimage.data, name)()
@@ -67,7 +67,7 @@ def held_out_square(name: str, size: int = 256) -> Image:
 
 
 def photo_crop(rng: np.random.Generator, size: int) -> Image:
-    """A random crop: random photograph, scale, rotation up to 20 degrees, mirror; grey ones get a two-colour tint."""
+    """A random crop: scale, rotation up to 20 degrees, mirror; grey ones get a two-colour tint."""
     weights = np.array([photo.weight for photo in PHOTOS])
     photo = PHOTOS[int(rng.choice(len(PHOTOS), p=weights / weights.sum()))]
     picture = load_photo(photo.name)

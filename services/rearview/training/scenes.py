@@ -1,13 +1,14 @@
 """Generated training scenes: photograph crops, dead leaves and simple portraits.
 
-``make_scene(seed, index)`` depends on nothing but its arguments, so any number of workers produce the same data set.
-Scenes come before styling and may be jittered freely; after styling nothing may be mirrored, because several styles have
-a light direction.
+``make_scene(seed, index)`` depends on nothing but its arguments, so any number of workers produce the same
+data set. Scenes come before styling and may be jittered freely; after styling nothing may be mirrored,
+because several styles have a light direction.
 """
 
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from rearview.training.photos import Image, photo_crop
 
 Float = NDArray[np.float32]
+Point = tuple[float, float]
+Paint = Callable[..., None]  # (mask, colour, strength)
+Place = Callable[[float, float], Point]  # head coordinates to pixels
 
 SCENE_SIZE = 128  # pixels, both sides
 SHARE_PHOTO = 0.42
@@ -59,7 +63,7 @@ def noise_field(rng: np.random.Generator, size: int) -> Float:
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * frequency ** (-rng.uniform(0.6, 2.2) / 2)
     field = np.fft.irfft2(spectrum, s=(size, size))
     low, high = np.percentile(field, (1, 99))
-    return np.clip((field - low) / (high - low + 1e-6), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((field - low) / (high - low + 1e-6), 0, 1), dtype=np.float32)
 
 
 def texture(rng: np.random.Generator, size: int) -> Float:
@@ -90,8 +94,8 @@ def dead_leaves(rng: np.random.Generator) -> Image:
     """Occluding shapes with power-law radii, some shaded like balls, some with a soft cast shadow."""
     canvas = texture(rng, _DRAW)
     if rng.random() < 0.4:
-        ramp = np.linspace(*rng.uniform(0.5, 1.2, 2), _DRAW, dtype=np.float32)
-        canvas *= ramp[:, None, None]
+        top, bottom = rng.uniform(0.5, 1.2, 2).tolist()
+        canvas *= np.linspace(top, bottom, _DRAW).astype(np.float32)[:, None, None]
     for _ in range(int(np.exp(rng.uniform(np.log(4), np.log(50))))):
         radius = float(8 * (1 - rng.random() * 0.985) ** -0.62)
         radius = min(radius, 90.0)
@@ -133,14 +137,14 @@ def _shape_mask(rng: np.random.Generator, centre: NDArray[np.float64], radius: f
 def _fill(points: NDArray[np.float64]) -> Float:
     mask = np.zeros((_DRAW, _DRAW), np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return mask.astype(np.float32) / 255
+    return np.asarray(mask / np.float32(255), dtype=np.float32)
 
 
-def _ellipse(x: float, y: float, half_width: float, half_height: float, turn: float = 0.0) -> Float:
+def _ellipse(centre: Point, half_width: float, half_height: float, turn: float = 0.0) -> Float:
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     points = np.stack([np.cos(angles) * half_width, np.sin(angles) * half_height], 1)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    return _fill(points @ rotation.T + np.array([x, y]))
+    return _fill(points @ rotation.T + np.array(centre))
 
 
 def _ball_shading(rng: np.random.Generator, centre: NDArray[np.float64], radius: float) -> Float:
@@ -154,7 +158,7 @@ def _ball_shading(rng: np.random.Generator, centre: NDArray[np.float64], radius:
 
 
 def portrait(rng: np.random.Generator) -> Image:
-    """A rough shaded head with hair, neck, clothes and features before a plain, textured or cluttered background."""
+    """A rough shaded head with hair, clothes and features before a plain, textured or cluttered ground."""
     if rng.random() < 0.45:
         canvas = cv2.GaussianBlur(dead_leaves(rng), (0, 0), rng.uniform(0.8, 7)).astype(np.float32)
     else:
@@ -169,59 +173,66 @@ def portrait(rng: np.random.Generator) -> Image:
     def paint(mask: Float, colour: Float, strength: float = 1.0) -> None:
         canvas[:] = canvas + (colour - canvas) * (mask * strength)[..., None]
 
-    def place(across: float, down: float) -> tuple[float, float]:
+    def place(across: float, down: float) -> Point:
         return (
             x + size * (across * np.cos(lean) - down * np.sin(lean)),
             y + size * (across * np.sin(lean) + down * np.cos(lean)),
         )
 
     long_hair = rng.random() < 0.45
-    paint(_ellipse(*place(0, -0.1 + 0.35 * long_hair), size * 1.02, size * (1.25 + 0.5 * long_hair), lean), hair * 0.8)
-    neck = _ellipse(*place(0, 1.2), size * 0.42, size * 0.8, lean)
+    paint(
+        _ellipse(place(0, -0.1 + 0.35 * long_hair), size * 1.02, size * (1.25 + 0.5 * long_hair), lean),
+        hair * 0.8,
+    )
+    neck = _ellipse(place(0, 1.2), size * 0.42, size * 0.8, lean)
     paint(neck, skin * 0.72)
     clothes = texture(rng, _DRAW)
-    body = _ellipse(*place(0, 3.0), size * rng.uniform(1.5, 2.2), size * rng.uniform(1.4, 1.7))
+    body = _ellipse(place(0, 3.0), size * rng.uniform(1.5, 2.2), size * rng.uniform(1.4, 1.7))
     paint(body, clothes)
-    head = _ellipse(*place(0, 0), size * 0.78, size * 1.05, lean)
+    head = _ellipse(place(0, 0), size * 0.78, size * 1.05, lean)
     light = float(rng.uniform(-0.5, 0.5))
     rows, columns = np.mgrid[0:_DRAW, 0:_DRAW].astype(np.float32)
-    shading = np.clip(1.05 - 0.38 * ((columns - x) / size - light) ** 2 - 0.12 * ((rows - y) / size), 0.35, 1.15)
+    shading = np.clip(
+        1.05 - 0.38 * ((columns - x) / size - light) ** 2 - 0.12 * ((rows - y) / size), 0.35, 1.15
+    )
     paint(head, skin * shading[..., None])
     if rng.random() < 0.25:
-        paint(_ellipse(*place(side * 0.5, 0.72), size * 0.62, size * 0.42, lean) * head, hair * 0.9, 0.8)
+        paint(_ellipse(place(side * 0.5, 0.72), size * 0.62, size * 0.42, lean) * head, hair * 0.9, 0.8)
     _face(rng, paint, place, size, side, lean, skin)
-    fringe = _ellipse(*place(rng.uniform(-0.3, 0.3), -0.95), size * 0.85, size * rng.uniform(0.3, 0.55), lean)
+    fringe = _ellipse(place(rng.uniform(-0.3, 0.3), -0.95), size * 0.85, size * rng.uniform(0.3, 0.55), lean)
     paint(fringe, hair * (0.75 + 0.35 * noise_field(rng, _DRAW))[..., None])
-    return np.clip(canvas, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(canvas, 0, 255), dtype=np.uint8)
 
 
-def _face(rng, paint, place, size, side, lean, skin) -> None:  # type: ignore[no-untyped-def]
+def _face(
+    rng: np.random.Generator, paint: Paint, place: Place, size: float, side: float, lean: float, skin: Float
+) -> None:
     """Eyes, brows, nose, mouth and sometimes glasses, painted onto the head."""
     white, dark = np.full(3, 235.0, np.float32), np.full(3, 28.0, np.float32)
     glasses = rng.random() < 0.25
     for sign in (-1, 1):
         across = side + sign * 0.33
         if rng.random() < 0.85:
-            paint(_ellipse(*place(across, -0.12), size * 0.17, size * 0.08, lean), white)
-        paint(_ellipse(*place(across + side * 0.15, -0.12), size * 0.075, size * 0.078, lean), dark)
-        paint(_ellipse(*place(across, -0.32), size * 0.2, size * 0.05, lean), skin * 0.35, 0.8)
+            paint(_ellipse(place(across, -0.12), size * 0.17, size * 0.08, lean), white)
+        paint(_ellipse(place(across + side * 0.15, -0.12), size * 0.075, size * 0.078, lean), dark)
+        paint(_ellipse(place(across, -0.32), size * 0.2, size * 0.05, lean), skin * 0.35, 0.8)
         if glasses:
-            ring = _ellipse(*place(across, -0.1), size * 0.29, size * 0.24, lean)
-            hole = _ellipse(*place(across, -0.1), size * 0.24, size * 0.19, lean)
+            ring = _ellipse(place(across, -0.1), size * 0.29, size * 0.24, lean)
+            hole = _ellipse(place(across, -0.1), size * 0.24, size * 0.19, lean)
             paint(ring * (1 - hole), dark)
-    paint(_ellipse(*place(side * 1.3 + 0.08, 0.18), size * 0.1, size * 0.26, lean), skin * 0.75, 0.6)
-    paint(_ellipse(*place(side * 1.4, 0.36), size * 0.15, size * 0.06, lean), skin * 0.55, 0.7)
+    paint(_ellipse(place(side * 1.3 + 0.08, 0.18), size * 0.1, size * 0.26, lean), skin * 0.75, 0.6)
+    paint(_ellipse(place(side * 1.4, 0.36), size * 0.15, size * 0.06, lean), skin * 0.55, 0.7)
     lips = np.array([170, 60, 60], np.float32) * float(rng.uniform(0.5, 1.1))
     width, height = size * float(rng.uniform(0.2, 0.36)), size * float(rng.uniform(0.05, 0.13))
-    paint(_ellipse(*place(side, 0.62), width, height, lean), lips)
+    paint(_ellipse(place(side, 0.62), width, height, lean), lips)
     if rng.random() < 0.5:
-        paint(_ellipse(*place(side, 0.61), width * 0.8, height * 0.5, lean), white, 0.9)
+        paint(_ellipse(place(side, 0.61), width * 0.8, height * 0.5, lean), white, 0.9)
 
 
 def _skin(rng: np.random.Generator) -> Float:
     tone = float(rng.random())
     light, deep = np.array([246, 208, 184]), np.array([96, 62, 44])
-    return ((light + (deep - light) * tone) * rng.uniform(0.85, 1.05)).astype(np.float32)
+    return np.asarray((light + (deep - light) * tone) * rng.uniform(0.85, 1.05), dtype=np.float32)
 
 
 def _hair(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -234,7 +245,9 @@ def _jitter(rng: np.random.Generator, scene: Image) -> Image:
     """Hue, saturation and gamma jitter on most scenes; slight blur and noise on some."""
     if rng.random() < 0.7:
         hsv = cv2.cvtColor(scene, cv2.COLOR_RGB2HSV).astype(np.float32)
-        hsv[..., 0] = (hsv[..., 0] + (rng.uniform(-90, 90) if rng.random() < 0.25 else rng.uniform(-8, 8))) % 180
+        hsv[..., 0] = (
+            hsv[..., 0] + (rng.uniform(-90, 90) if rng.random() < 0.25 else rng.uniform(-8, 8))
+        ) % 180
         hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.5, 1.5), 0, 255)
         hsv[..., 2] = 255 * np.clip(hsv[..., 2] / 255 * rng.uniform(0.8, 1.15), 0, 1) ** rng.uniform(0.7, 1.4)
         scene = np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB), dtype=np.uint8)

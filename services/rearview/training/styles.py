@@ -1,7 +1,8 @@
 """The classical filters that serve as teachers: one deterministic function of the picture per style.
 
-No filter draws random texture, because a mean-seeking loss erases it; every filter changes the palette or the line
-structure strongly, so that styles stay apart after training. All lengths are in pixels of the picture given.
+No filter draws random texture, because a mean-seeking loss erases it; every filter changes the palette or
+the line structure strongly, so that styles stay apart after training. All lengths are in pixels of the
+picture given.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PIXEL_ART_TILE = 8  # pixels; equals the reduction of the autoencoder, so that t
 
 
 def _unit(picture: Image) -> Float:
-    return picture.astype(np.float32) / 255
+    return np.asarray(picture / np.float32(255), dtype=np.float32)
 
 
 def _bytes(picture: Float) -> Image:
@@ -57,14 +58,15 @@ def _soft_levels(level: Float, count: int, sharpness: float) -> Float:
 
 
 def _ink(luma: Float, sigma: float, gain: float) -> Float:
-    """Line strength 0..1 of a difference of Gaussians: 1 where a dark line or the dark side of an edge lies."""
+    """Line strength 0..1: 1 on a dark line or on the dark side of an edge (difference of Gaussians)."""
     difference = _blur(luma, sigma * 1.8) - _blur(luma, sigma)
-    return np.clip((difference - 0.008) * gain, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((difference - 0.008) * gain, 0, 1), dtype=np.float32)
 
 
 def _gradient(luma: Float) -> tuple[Float, Float]:
-    across = np.asarray(cv2.Scharr(luma, cv2.CV_32F, 1, 0), dtype=np.float32) / 16
-    down = np.asarray(cv2.Scharr(luma, cv2.CV_32F, 0, 1), dtype=np.float32) / 16
+    sixteenth = luma / np.float32(16)
+    across = np.asarray(cv2.Scharr(sixteenth, cv2.CV_32F, 1, 0), dtype=np.float32)
+    down = np.asarray(cv2.Scharr(sixteenth, cv2.CV_32F, 0, 1), dtype=np.float32)
     return across, down
 
 
@@ -76,7 +78,9 @@ def _kuwahara(picture: Float, radius: int) -> Float:
     for anchor in ((0, 0), (radius, 0), (0, radius), (radius, radius)):
         mean = cv2.boxFilter(picture, -1, (side, side), anchor=anchor, borderType=cv2.BORDER_REFLECT_101)
         first = cv2.boxFilter(luma, -1, (side, side), anchor=anchor, borderType=cv2.BORDER_REFLECT_101)
-        second = cv2.boxFilter(luma * luma, -1, (side, side), anchor=anchor, borderType=cv2.BORDER_REFLECT_101)
+        second = cv2.boxFilter(
+            luma * luma, -1, (side, side), anchor=anchor, borderType=cv2.BORDER_REFLECT_101
+        )
         means.append(mean)
         spreads.append(second - first * first)
     best = np.argmin(np.stack(spreads), axis=0)
@@ -93,10 +97,14 @@ def _strokes(picture: Float, length: int) -> Float:
     total = np.zeros_like(picture)
     for offset in range(-length, length + 1):
         moved = cv2.remap(
-            picture, columns + step_x * offset, rows + step_y * offset, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            picture,
+            columns + step_x * offset,
+            rows + step_y * offset,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
         )
         total += np.asarray(moved)
-    return total / (2 * length + 1)
+    return np.asarray(total / (2 * length + 1), dtype=np.float32)
 
 
 def _relief(luma: Float, amount: float) -> Float:
@@ -125,7 +133,9 @@ def oil(picture: Image) -> Image:
     painted = _strokes(_kuwahara(_kuwahara(_unit(picture), 3), 2), 4)
     luma = _luma(painted)
     level = np.clip((luma - 0.5) * 1.15 + 0.47, 0, 1).astype(np.float32)
-    varnish = _palette(level, [(0, (24, 12, 8)), (0.35, (104, 58, 26)), (0.7, (206, 150, 70)), (1, (255, 236, 178))])
+    varnish = _palette(
+        level, [(0, (24, 12, 8)), (0.35, (104, 58, 26)), (0.7, (206, 150, 70)), (1, (255, 236, 178))]
+    )
     colour = _saturate(painted, 1.7)
     return _bytes(0.45 * colour + 0.55 * varnish + _relief(_blur(luma, 0.7), 3.0)[..., None])
 
@@ -136,7 +146,9 @@ def watercolor(picture: Image) -> Image:
     across, down = _gradient(_blur(_luma(smooth), 1.2))
     edge = np.clip(np.hypot(across, down) * 5, 0, 1)
     wash = 1 - (1 - _saturate(smooth, 1.25)) * 0.62
-    return _bytes(np.asarray(wash * (1 - 0.4 * edge[..., None]) + np.array([0.02, 0.015, 0.0]), dtype=np.float32))
+    return _bytes(
+        np.asarray(wash * (1 - 0.4 * edge[..., None]) + np.array([0.02, 0.015, 0.0]), dtype=np.float32)
+    )
 
 
 def clay(picture: Image) -> Image:
@@ -145,7 +157,9 @@ def clay(picture: Image) -> Image:
     luma = _luma(flat)
     level = _soft_levels(luma, 5, 9)
     shaped = flat * ((level + 0.06) / (luma + 0.06))[..., None]
-    warm = _saturate(shaped, 1.25) * np.array([1.04, 0.98, 0.9], np.float32) * 0.82 + np.array([0.13, 0.09, 0.07], np.float32)
+    warm = _saturate(shaped, 1.25) * np.array([1.04, 0.98, 0.9], np.float32) * 0.82 + np.array(
+        [0.13, 0.09, 0.07], np.float32
+    )
     return _bytes(warm + _relief(_blur(luma, 1.4), 8.0)[..., None])
 
 
@@ -158,7 +172,9 @@ def neon(picture: Image) -> Image:
     cyan, pink = np.array([0.1, 0.95, 1.0], np.float32), np.array([1.0, 0.15, 0.85], np.float32)
     colour = (cyan + pink) / 2 + turn * (pink - cyan) / 2
     lines = colour * strength[..., None]
-    ground = np.array([0.09, 0.03, 0.2], np.float32) + 0.16 * luma[..., None] * np.array([0.5, 0.15, 1.0], np.float32)
+    ground = np.array([0.09, 0.03, 0.2], np.float32) + 0.16 * luma[..., None] * np.array(
+        [0.5, 0.15, 1.0], np.float32
+    )
     core = np.clip(strength - 0.7, 0, 1)[..., None] * 0.8
     return _bytes(ground + lines + 0.8 * _blur(lines, 3.0) + core)
 
@@ -190,7 +206,13 @@ def cyberpunk(picture: Image) -> Image:
     unit = _unit(picture)
     luma = _luma(unit)
     level = np.clip((luma - 0.5) * 1.2 + 0.5, 0, 1).astype(np.float32)
-    stops = [(0.0, (10, 4, 34)), (0.3, (74, 14, 116)), (0.55, (214, 36, 152)), (0.8, (70, 190, 240)), (1.0, (200, 255, 255))]
+    stops = [
+        (0.0, (10, 4, 34)),
+        (0.3, (74, 14, 116)),
+        (0.55, (214, 36, 152)),
+        (0.8, (70, 190, 240)),
+        (1.0, (200, 255, 255)),
+    ]
     graded = 0.8 * _palette(level, stops) + 0.2 * unit
     bloom = _blur(np.clip(graded - 0.6, 0, 1), 5.0)
     return _bytes(graded + 0.7 * bloom)
@@ -202,7 +224,9 @@ def blueprint(picture: Image) -> Image:
     across, down = _gradient(luma)
     line = np.clip(np.hypot(across, down) * 9 - 0.12, 0, 1)
     paper = _palette(luma, [(0, (12, 40, 110)), (1, (52, 104, 182))])
-    return _bytes(np.asarray(paper + (np.array([0.93, 0.97, 1.0]) - paper) * line[..., None], dtype=np.float32))
+    return _bytes(
+        np.asarray(paper + (np.array([0.93, 0.97, 1.0]) - paper) * line[..., None], dtype=np.float32)
+    )
 
 
 def pixel_art(picture: Image) -> Image:
@@ -234,4 +258,6 @@ FILTERS: dict[str, Callable[[Image], Image]] = {
     "pixel-art": pixel_art,
 }
 STYLES = tuple(FILTERS)
-LINE_STYLES = frozenset({"pencil", "neon", "blueprint", "cartoon"})  # learned last: drawn more often in training
+LINE_STYLES = frozenset(
+    {"pencil", "neon", "blueprint", "cartoon"}
+)  # learned last: drawn more often in training

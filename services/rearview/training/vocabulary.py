@@ -32,7 +32,9 @@ def build_tokenizer() -> CLIPTokenizer:
     learner.train_from_iterator(prompt_corpus(), trainer)
     learned: dict[str, Any] = json.loads(learner.to_str())["model"]
     symbols = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in learned["merges"]]
+    merges = [
+        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in learned["merges"]
+    ]
     symbols += [left + right for left, right in merges]
     vocabulary = {symbol: number for number, symbol in enumerate(dict.fromkeys(symbols))}
     for special in (START, END):

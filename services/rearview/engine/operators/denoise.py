@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rearview.engine.conditioning import Conditioning
+from rearview.engine.memory.layers import BankLayout
 from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
 from rearview.engine.rows import Row
 from rearview.engine.sampling import Schedule, noise
@@ -19,8 +20,17 @@ __all__ = ["Denoiser"]
 class Denoiser:
     """A UNet with its schedule and prompts. Stateless: memory is an argument and a return value."""
 
-    def __init__(self, unet: Any, schedule: Schedule, conditioning: Conditioning, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        schedule: Schedule,
+        conditioning: Conditioning,
+        dtype: torch.dtype,
+        bank_layout: BankLayout | None = None,
+    ) -> None:
+        """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no memory."""
         self.unet = unet
+        self.bank_layout = bank_layout
         self.schedule = schedule
         self.conditioning = conditioning
         self._dtype = dtype

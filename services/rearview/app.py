@@ -1,0 +1,167 @@
+"""The whole wiring: spans and ingress as Ray Serve deployments. READ SECOND, after `engine/engine.py`.
+
+Serve places, names, scales and heals; it does not carry frames. Each span of the configuration is one
+deployment whose replicas hold a `Stage`; the ingress is one whose replicas run their own gRPC server.
+Handles serve the ingress to ask replicas who they are (`describe`); all else travels over links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray import get_runtime_context, serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.handle import DeploymentHandle
+
+from rearview.config import ServiceConfig, SpanConfig, load_config
+
+__all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
+
+INGRESS = "ingress"
+"""Name of the ingress's deployment."""
+HEALTH_CHECK_PERIOD_S = 1.0
+"""Serve's default of 10 s is too slow for video: a dead replica is replaced within about 2 s."""
+SHUTDOWN_MARGIN_S = 5.0
+METRICS_INTERVAL_S = 0.5
+"""How often replicas report their sessions to Serve's controller."""
+UPSCALE_DELAY_S = 0.0
+DOWNSCALE_DELAY_S = 5.0
+
+
+class StageDeployment:
+    """A `Stage` as Serve sees it."""
+
+    async def __init__(self, config: Mapping[str, Any], span_index: int) -> None:  # type: ignore[misc]  # Serve awaits it
+        from rearview.stages.stage import Stage
+
+        context = serve.get_replica_context()
+        node = get_runtime_context().get_node_id()
+        self._config = ServiceConfig.model_validate(config)
+        self._stage = Stage(self._config, span_index, context.replica_id.unique_id, node)
+        await self._stage.start()
+
+    async def describe(self) -> Mapping[str, Any]:
+        """See `Stage.describe`."""
+        return self._stage.describe()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `scale_by_sessions` reads."""
+        return {"sessions": float(self._stage.num_sessions)}
+
+    async def check_health(self) -> None:
+        """Raises if the replica must be replaced."""
+        self._stage.check_health()
+
+    async def __del__(self) -> None:
+        # Serve's drain hook: it is awaited, within graceful_shutdown_timeout_s.
+        await self._stage.drain(self._config.ingress.drain_grace_s)
+        await self._stage.stop()
+
+
+class IngressDeployment:
+    """An `IngressServer` as Serve sees it."""
+
+    async def __init__(self, config: Mapping[str, Any], *spans: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        from rearview.ingress.server import IngressServer
+        from rearview.ingress.service import Ingress
+        from rearview.telemetry.logging import configure_logging
+
+        configure_logging()
+        self._spans = spans
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        node = get_runtime_context().get_node_id()
+        self._ingress = Ingress(ServiceConfig.model_validate(config), replica_id, node, self._members)
+        self._server = IngressServer(self._ingress)
+        await self._server.start()
+
+    async def describe(self) -> Mapping[str, Any]:
+        """Where the edge listens."""
+        stages = await self._members()
+        return {
+            "address": self._server.address,
+            "metrics_urls": [self._server.metrics_url, *(stage["metrics_url"] for stage in stages)],
+            "stages": list(stages),
+        }
+
+    async def check_health(self) -> None:
+        """Answers if the event loop is alive."""
+
+    async def __del__(self) -> None:
+        await self._server.drain()
+        await self._server.stop()
+
+    async def _members(self) -> Sequence[Mapping[str, Any]]:
+        asked = (span.broadcast("describe").results_async() for span in self._spans)
+        return [description for described in await asyncio.gather(*asked) for description in described]
+
+
+def scale_by_sessions(context: Any, sessions_per_replica: float) -> tuple[int, dict[str, Any]]:
+    """Serve's autoscaling policy: see `stages.autoscaling.desired_replicas`. Runs in the controller."""
+    from rearview.stages.autoscaling import desired_replicas
+
+    sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
+    return desired_replicas(sessions, context.current_num_replicas, sessions_per_replica), {}
+
+
+def build_app(config: ServiceConfig) -> Application:
+    """One deployment per span, and the ingress in front of them."""
+    link = (
+        config.link
+        if config.link.secret
+        else config.link.model_copy(update={"secret": secrets.token_hex(32)})
+    )
+    content = config.model_copy(update={"link": link}).model_dump(mode="json")
+    spans = [
+        serve.deployment(StageDeployment, name=span.name)
+        .options(**_stage_options(config, span))
+        .bind(content, index)
+        for index, span in enumerate(config.spans)
+    ]
+    ingress = serve.deployment(IngressDeployment, name=INGRESS).options(
+        num_replicas=config.ingress.replicas,
+        ray_actor_options={"num_cpus": config.ingress.num_cpus, "resources": config.ingress.resources},
+        **_common_options(config),
+    )
+    application: Application = ingress.bind(content, *spans)
+    return application
+
+
+def build_app_from_args(args: Mapping[str, Any]) -> Application:
+    """`build_app` for Serve config files: `args: {config: <content of a ServiceConfig>}`."""
+    return build_app(load_config(args["config"]))
+
+
+def _stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
+    actor = {"num_cpus": span.num_cpus, "num_gpus": span.num_gpus, "resources": span.resources}
+    scale: dict[str, Any] = {"num_replicas": span.replicas}
+    if span.max_replicas is not None:
+        scale = {"autoscaling_config": _autoscaling(span)}
+    return {"ray_actor_options": actor, **scale, **_common_options(config)}
+
+
+def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=span.replicas,
+        max_replicas=span.max_replicas,
+        metrics_interval_s=METRICS_INTERVAL_S,
+        look_back_period_s=2 * METRICS_INTERVAL_S,
+        upscale_delay_s=UPSCALE_DELAY_S,
+        downscale_delay_s=DOWNSCALE_DELAY_S,
+        policy=AutoscalingPolicy(
+            policy_function="rearview.app:scale_by_sessions",
+            policy_kwargs={"sessions_per_replica": span.sessions_per_replica},
+        ),
+    )
+
+
+def _common_options(config: ServiceConfig) -> dict[str, Any]:
+    return {
+        "max_ongoing_requests": 100,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "graceful_shutdown_timeout_s": config.ingress.drain_grace_s + SHUTDOWN_MARGIN_S,
+    }

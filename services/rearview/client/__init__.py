@@ -1,0 +1,54 @@
+"""The client library: async here, blocking in `rearview.client.sync`, video files in `rearview.client.media`.
+
+It imports the stubs, the errors, gRPC, numpy, simplejpeg and (media only) PyAV; never torch or ray.
+"""
+
+from rearview.client.aio import Client, Frame, Tls
+from rearview.client.answers import (
+    Answer,
+    Continuity,
+    ControlApplied,
+    Dropped,
+    DropPolicy,
+    Image,
+    ImageFormat,
+    NoiseRule,
+    Notice,
+    NoticeKind,
+    Opened,
+    Settings,
+    SpanTiming,
+    Timings,
+    Translated,
+)
+from rearview.client.faults import Unreachable
+from rearview.client.session import Reconnect, Session
+from rearview.client.sessions import SessionInfo, SessionState
+from rearview.client.wire import OpenOptions
+
+__all__ = [
+    "Answer",
+    "Client",
+    "Continuity",
+    "ControlApplied",
+    "DropPolicy",
+    "Dropped",
+    "Frame",
+    "Image",
+    "ImageFormat",
+    "NoiseRule",
+    "Notice",
+    "NoticeKind",
+    "OpenOptions",
+    "Opened",
+    "Reconnect",
+    "Session",
+    "SessionInfo",
+    "SessionState",
+    "Settings",
+    "SpanTiming",
+    "Timings",
+    "Tls",
+    "Translated",
+    "Unreachable",
+]

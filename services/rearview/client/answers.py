@@ -1,0 +1,196 @@
+"""What a session gives to its user: frozen dataclasses, no protobuf.
+
+    Answer ─┬─ Translated      a picture              ┐ exactly one of these for every frame sent,
+            ├─ Dropped         why there is none      ┘ in the order of sending
+            ├─ ControlApplied  the answer to `Session.control`
+            └─ Notice          something to know; the session goes on
+
+Times are seconds as float. Images are `uint8` arrays of shape (height, width, 3), R, G, B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from rearview.errors import DropReason, Reason
+
+__all__ = [
+    "Answer",
+    "Continuity",
+    "ControlApplied",
+    "DropPolicy",
+    "Dropped",
+    "Image",
+    "ImageFormat",
+    "NoiseRule",
+    "Notice",
+    "NoticeKind",
+    "Opened",
+    "Settings",
+    "SpanTiming",
+    "Timings",
+    "Translated",
+]
+
+Image = NDArray[np.uint8]
+"""(height, width, 3), R, G, B."""
+
+
+class ImageFormat(Enum):
+    """How an image's bytes are to be read. The values are those of `rearview.v1.ImageFormat`."""
+
+    JPEG = 1
+    RGB = 2
+    OPAQUE = 3
+
+
+class DropPolicy(Enum):
+    """What happens to a frame when frames come too fast (`rearview.v1.DropPolicy`)."""
+
+    LATEST = 1
+    LOSSLESS = 2
+    DEADLINE = 3
+
+
+class NoiseRule(Enum):
+    """How the noise of a denoising step is chosen (`rearview.v1.NoiseRule`)."""
+
+    FIXED = 1
+    FRESH = 2
+
+
+class Continuity(Enum):
+    """What a resumed or moved session still knows of its past (`rearview.v1.Continuity`)."""
+
+    EXACT = 1
+    APPROXIMATE = 2
+    RESET = 3
+
+
+class NoticeKind(Enum):
+    """What a notice is about (`rearview.v1.Notice.Kind`, and one made by the client)."""
+
+    RESUMED = -1
+    """The connection was lost and the session continued; `continuity` says with how much of its past."""
+    DRAIN = 1
+    """The server will stop; the client resumes the session elsewhere when it does."""
+    MOVED = 2
+    """The session now runs on other replicas."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What frames are translated under. None: the model's default, or in a control: unchanged."""
+
+    prompt: str | None = None
+    strength: float | None = None
+    steps: int | None = None
+    seed: int | None = None
+    noise_rule: NoiseRule | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open session."""
+
+    session_id: str
+    model: str
+    width: int
+    height: int
+    settings: Settings
+    idle_timeout_s: float
+    resume_grace_s: float
+    continuity: Continuity
+    advice: str
+    """Something that the user should be told, or empty."""
+    resume_token: str = field(repr=False, default="")
+
+
+@dataclass(frozen=True)
+class SpanTiming:
+    """A frame's time in one span, seconds."""
+
+    span: str
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where a frame's time went on the server, seconds."""
+
+    total_s: float = 0.0
+    admission_s: float = 0.0
+    codec_s: float = 0.0
+    spans: tuple[SpanTiming, ...] = ()
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A translated frame."""
+
+    frame_index: int
+    presentation_s: float
+    format: ImageFormat
+    data: bytes = field(repr=False)
+    """The picture as it came: JPEG, or rows of R, G, B."""
+    width: int
+    height: int
+    timings: Timings
+    round_trip_s: float
+    """From hand-over to gRPC to receipt, on the client's clock; includes any reconnection."""
+
+    @cached_property
+    def image(self) -> Image:
+        """The picture, (height, width, 3) uint8, decoded on first use.
+
+        Raises ValueError for an opaque payload.
+        """
+        if self.format is ImageFormat.OPAQUE:
+            raise ValueError("an opaque answer has no image: read `data`")
+        if self.format is ImageFormat.RGB:
+            return np.frombuffer(self.data, np.uint8).reshape(self.height, self.width, 3)
+        image: Image = simplejpeg.decode_jpeg(self.data, colorspace="RGB")
+        return image
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A frame that was not translated."""
+
+    frame_index: int
+    reason: DropReason
+    timings: Timings
+    round_trip_s: float
+
+
+@dataclass(frozen=True)
+class ControlApplied:
+    """The answer to a control, in its place among the frames."""
+
+    control_id: int
+    settings: Settings
+    """The settings in use after it."""
+    rejected_reason: Reason | None
+    """None if applied; else why nothing was changed."""
+    advice: str
+    received_frames: int
+    """How many frames of the session came before it: the next is the first under the new settings."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to know; the client acts on it by itself."""
+
+    kind: NoticeKind
+    grace_s: float
+    continuity: Continuity | None
+
+
+Answer = Translated | Dropped | ControlApplied | Notice

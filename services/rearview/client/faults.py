@@ -1,0 +1,95 @@
+"""From a failed gRPC call to a `rearview.errors` exception, and whether to reconnect after it.
+
+The reason comes from google.rpc.ErrorInfo in the status details, the wait from RetryInfo. A failure
+without ErrorInfo did not come from the service but from the way to it: that is `Unreachable`.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from rearview.errors import (
+    DOMAIN,
+    STATUS_OF_REASON,
+    Fault,
+    InvalidRequest,
+    NotFound,
+    RearviewError,
+    Reason,
+    Refused,
+    StreamEnded,
+)
+
+__all__ = ["Unreachable", "error_of", "is_transient"]
+
+
+class Unreachable(Refused):
+    """Nothing that speaks `rearview.v1` answered, or the connection was lost and not found again."""
+
+
+_KIND_OF_STATUS: dict[str, type[RearviewError]] = {
+    "UNAUTHENTICATED": InvalidRequest,
+    "PERMISSION_DENIED": InvalidRequest,
+    "INVALID_ARGUMENT": InvalidRequest,
+    "FAILED_PRECONDITION": InvalidRequest,
+    "RESOURCE_EXHAUSTED": Refused,
+    "UNAVAILABLE": Refused,
+    "NOT_FOUND": NotFound,
+    "DEADLINE_EXCEEDED": StreamEnded,
+    "ABORTED": StreamEnded,
+    "CANCELLED": StreamEnded,
+    "INTERNAL": Fault,
+}
+
+_TRANSIENT_CODES = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+}
+
+_TRANSIENT_REASONS = {Reason.REPLICA_LOST, Reason.DRAINING, Reason.INTERNAL}
+
+
+def error_of(failure: grpc.aio.AioRpcError, address: str) -> RearviewError:
+    """The exception for `failure`; its text is the server's, which is written for clients."""
+    info, retry_after_s = _details(failure)
+    text = failure.details() or failure.code().name
+    if info is not None and info.domain == DOMAIN:
+        reason = Reason.__members__.get(info.reason.removeprefix("ERROR_REASON_"), Reason.INTERNAL)
+        kind = _KIND_OF_STATUS[STATUS_OF_REASON[reason]]
+        return kind(reason, text, retry_after_s=retry_after_s, metadata=dict(info.metadata))
+    if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return Unreachable(Reason.REPLICA_LOST, f"{address} does not speak rearview.v1")
+    if failure.code() in _TRANSIENT_CODES or failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unreachable(
+            Reason.REPLICA_LOST, f"no connection to {address}: {text}", retry_after_s=retry_after_s
+        )
+    kind = _KIND_OF_STATUS.get(failure.code().name, Fault)
+    return kind(Reason.INTERNAL, f"{failure.code().name}: {text}", retry_after_s=retry_after_s)
+
+
+def is_transient(failure: grpc.aio.AioRpcError, error: RearviewError) -> bool:
+    """Whether the session may still be there, so that resuming is worth a try."""
+    if failure.code() not in _TRANSIENT_CODES:
+        return False
+    return isinstance(error, Unreachable) or error.reason in _TRANSIENT_REASONS
+
+
+def _details(failure: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo | None, float | None]:
+    try:
+        status = rpc_status.from_call(failure)
+    except ValueError:
+        return None, None
+    info, retry_after_s = None, None
+    for detail in status.details if status is not None else ():
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo()
+            detail.Unpack(info)
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo()
+            detail.Unpack(retry)
+            retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    return info, retry_after_s

@@ -1,0 +1,198 @@
+"""The client without asyncio: the same names, blocking, on a loop in a thread of its own.
+
+    with Client("127.0.0.1:50051") as client, client.open(prompt="pencil sketch") as session:
+        session.send(frame)
+        session.finish()
+        for answer in session:
+            ...
+
+A stream flows in both directions at once: a caller that only sends is stopped by credit until answers
+are taken. Send from one thread and iterate in another, or use `Client.translate_frames`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from rearview.client import aio
+from rearview.client import session as aio_session
+from rearview.client.aio import Frame, Tls
+from rearview.client.answers import Answer, Image, ImageFormat, NoiseRule, Opened, Settings
+from rearview.client.session import Reconnect
+from rearview.client.sessions import SessionInfo
+from rearview.client.wire import OpenOptions
+
+__all__ = ["Client", "Session"]
+
+_T = TypeVar("_T")
+
+
+class _LoopThread:
+    """An event loop that runs in a daemon thread until `close`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rearview-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of `work`; KeyboardInterrupt here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+class Client:
+    """See `rearview.client.Client`. Use it with `with`; its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        tls: Tls | bool = False,
+        reconnect: Reconnect | None = None,
+    ) -> None:
+        self._inner = aio.Client(address, token, tls=tls, reconnect=reconnect)
+        self._thread: _LoopThread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = _LoopThread()
+        self._thread.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        thread = self._open_thread()
+        try:
+            thread.run(self._inner.__aexit__(kind, error, trace))
+        finally:
+            thread.close()
+
+    def open(self, **options: Unpack[OpenOptions]) -> Session:
+        """A new session; `with` opens it."""
+        return Session(self._open_thread(), self._inner, options)
+
+    def translate_frames(
+        self, frames: Iterable[Image | Frame | Settings], **options: Unpack[OpenOptions]
+    ) -> Iterator[Answer]:
+        """Send `frames` and yield the answers as they come. `frames` is read in another thread."""
+        thread = self._open_thread()
+        answers = self._inner.translate_frames(frames, **options)
+        try:
+            while True:
+                try:
+                    answer = thread.run(answers.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield answer
+        finally:
+            thread.run(answers.aclose())
+
+    def get_session(self, session_id: str) -> SessionInfo:
+        """Raises NotFound if the tenant has no such session."""
+        return self._open_thread().run(self._inner.get_session(session_id))
+
+    def list_sessions(self) -> list[SessionInfo]:
+        """The tenant's sessions, oldest first."""
+        return self._open_thread().run(self._inner.list_sessions())
+
+    def close_session(self, session_id: str) -> None:
+        """End a session and the stream that feeds it. Raises NotFound if there is none."""
+        self._open_thread().run(self._inner.close_session(session_id))
+
+    def _open_thread(self) -> _LoopThread:
+        if self._thread is None:
+            raise RuntimeError("enter the client with `with` first")
+        return self._thread
+
+
+class Session:
+    """See `rearview.client.Session`."""
+
+    def __init__(self, thread: _LoopThread, client: aio.Client, options: OpenOptions) -> None:
+        self._thread, self._client, self._options = thread, client, options
+        self._inner: aio_session.Session | None = None
+
+    def __enter__(self) -> Self:
+        self._inner = self._thread.run(self._enter())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.run(self._open_session().__aexit__(kind, error, trace))
+
+    @property
+    def opened(self) -> Opened:
+        """The open session: its id, model, size and settings."""
+        return self._open_session().opened
+
+    def send(
+        self,
+        frame: Image | bytes,
+        *,
+        index: int | None = None,
+        presentation_s: float = 0.0,
+        format: ImageFormat = ImageFormat.JPEG,
+    ) -> int:
+        """Send one frame, waiting for credit; returns its index."""
+        session = self._open_session()
+        return self._thread.run(
+            session.send(frame, index=index, presentation_s=presentation_s, format=format)
+        )
+
+    def control(
+        self,
+        *,
+        prompt: str | None = None,
+        strength: float | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        noise_rule: NoiseRule | None = None,
+    ) -> int:
+        """Change settings from the next frame on; returns the control's id."""
+        session = self._open_session()
+        return self._thread.run(
+            session.control(prompt=prompt, strength=strength, steps=steps, seed=seed, noise_rule=noise_rule)
+        )
+
+    def finish(self) -> None:
+        """Half-close: nothing more will be sent; the iteration goes on to the last answer."""
+        self._thread.run(self._open_session().finish())
+
+    def __iter__(self) -> Iterator[Answer]:
+        return self
+
+    def __next__(self) -> Answer:
+        try:
+            return self._thread.run(self._next())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    async def _enter(self) -> aio_session.Session:
+        # Inside the loop's thread: the session makes futures and tasks.
+        return await self._client.open(**self._options).__aenter__()
+
+    async def _next(self) -> Answer:
+        return await anext(self._open_session())
+
+    def _open_session(self) -> aio_session.Session:
+        if self._inner is None:
+            raise RuntimeError("enter the session with `with` first")
+        return self._inner

@@ -1,0 +1,1 @@
+"""Attention that also sees a session's past: functions, and processors over stock diffusers UNets."""

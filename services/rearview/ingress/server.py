@@ -1,0 +1,107 @@
+"""The edge: a grpc.aio server of our own around an `Ingress`, with health, reflection, TLS and drain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from rearview.config import ServiceConfig
+from rearview.ingress.service import Ingress
+from rearview.ingress.servicer import SessionServicer, TranslationServicer
+from rearview.telemetry.metrics import MetricsServer, serve_metrics
+from rearview.v1 import (
+    session_service_pb2,
+    session_service_pb2_grpc,
+    translation_service_pb2,
+    translation_service_pb2_grpc,
+)
+
+__all__ = ["IngressServer"]
+
+MESSAGE_OVERHEAD_BYTES = 64 << 10
+"""A message holds an image and little else."""
+KEEPALIVE_MS = 5_000
+PING_TIMEOUT_MS = 5_000
+_SERVICES = (
+    translation_service_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
+    session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+)
+
+
+class IngressServer:
+    """Serves one `Ingress`. Construct, start and stop it on one event loop."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self._ingress = ingress
+        self._config = ingress.config
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server = grpc.aio.server(options=_options(self._config))
+        self._metrics_server: MetricsServer | None = None
+        self.port = 0
+        self.metrics_port = 0
+
+    async def start(self) -> None:
+        """Listen. Raises RuntimeError if the port is taken."""
+        await self._ingress.start()
+        server, edge = self._server, self._config.ingress
+        translation_service_pb2_grpc.add_TranslationServiceServicer_to_server(
+            TranslationServicer(self._ingress), server
+        )
+        session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionServicer(self._ingress), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if edge.reflection:
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        self.port = self._listen()
+        await server.start()
+        self._metrics_server, self.metrics_port = serve_metrics(
+            self._ingress.metrics.registry, edge.metrics_port, edge.host
+        )
+        for service in ("", *_SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    @property
+    def address(self) -> str:
+        return f"{self._config.ingress.host}:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{self._config.ingress.host}:{self.metrics_port}/metrics"
+
+    async def drain(self) -> None:
+        """Refuse new streams, tell the others, and give them the drain grace to finish."""
+        await self._health.enter_graceful_shutdown()
+        self._ingress.drain()
+        await self._server.stop(self._config.ingress.drain_grace_s)
+
+    async def stop(self) -> None:
+        """End everything now."""
+        await self._ingress.stop()
+        await self._server.stop(None)
+        if self._metrics_server is not None:
+            self._metrics_server.close()
+
+    def _listen(self) -> int:
+        edge = self._config.ingress
+        address = f"{edge.host}:{edge.port}"
+        if edge.tls_cert_file is None or edge.tls_key_file is None:
+            return self._server.add_insecure_port(address)
+        pair = (edge.tls_key_file.read_bytes(), edge.tls_cert_file.read_bytes())
+        return self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+
+
+def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
+    limits = config.limits
+    largest = max(limits.max_image_bytes, limits.max_pixels * 3) + MESSAGE_OVERHEAD_BYTES
+    return [
+        ("grpc.so_reuseport", int(config.ingress.replicas > 1)),
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", largest),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ]

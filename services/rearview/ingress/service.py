@@ -1,0 +1,312 @@
+"""What an ingress does, without gRPC: tenants in, sessions on lanes, leases kept, everything released.
+
+`Ingress` owns the sessions that it feeds. It learns of replicas through `members`, an awaitable that
+returns their descriptions, so that it runs the same over Ray Serve and over stages in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from rearview.config import ServiceConfig, TenantConfig
+from rearview.engine.card import ModelCard
+from rearview.engine.session import SessionSpec, Settings, SettingsChange
+from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reason, Refused, StreamEnded
+from rearview.ingress.admission import Admission, check_settings
+from rearview.ingress.auth import Tenants
+from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.session import IngressSession, SessionOptions
+from rearview.stages.directory import open_directory
+from rearview.stages.directory.protocol import DirectoryUnavailable, Lease, LeaseLost
+from rearview.stages.lanes import Lane, Lanes
+from rearview.stages.wire import FrameMessage
+from rearview.telemetry.logging import log_fault
+from rearview.telemetry.metrics import Metrics, new_registry
+
+__all__ = ["Ingress", "OpenRequest", "Record"]
+
+logger = logging.getLogger(__name__)
+
+MEMBERS_INTERVAL_S = 0.5
+"""How often replicas are asked to describe themselves; also what a new replica waits to be used."""
+PLACEMENT_TRIES = 3
+"""A replica may have filled up, or gone, since it described itself."""
+RETRY_AFTER_S = 2.0
+
+Members = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """What a client asks for; zeros and None stand for defaults."""
+
+    model: str
+    width: int
+    height: int
+    change: SettingsChange
+    policy: DropPolicy
+    frame_rate: float
+    options: SessionOptions
+    max_steps: int
+
+
+@dataclass(slots=True)
+class Record:
+    """A session and the stream that feeds it."""
+
+    session: IngressSession
+    open_time_s: float
+    """Wall clock."""
+    stream: object | None = None
+    """Who feeds it now; None: its connection was lost."""
+    expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+class Ingress:
+    """The sessions of one ingress process. For one event loop."""
+
+    def __init__(self, config: ServiceConfig, ingress_id: str, node: str, members: Members) -> None:
+        self.config = config
+        self.tenants = Tenants.load(config.tenants_file)
+        self.admission = Admission(config.limits)
+        self.metrics = Metrics(new_registry())
+        self.card = ModelCard.read(config.model.checkpoint)
+        self._id = ingress_id
+        self._members = members
+        self._directory = open_directory(config.directory)
+        self._lanes = Lanes(
+            [span.name for span in config.spans],
+            config.link,
+            node,
+            on_frame=self._on_frame,
+            on_lost=self._on_replica_lost,
+        )
+        self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
+        self._records: dict[str, Record] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
+
+    async def start(self) -> None:
+        """Take links and learn of replicas."""
+        await self._lanes.start()
+        await self._refresh()
+        self._spawn(self._keep_members())
+        self._spawn(self._keep_leases())
+
+    async def stop(self) -> None:
+        """End every session and let go of everything."""
+        for record in tuple(self._records.values()):
+            self.close(record, StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._lanes.stop()
+        await self._directory.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def drain(self) -> None:
+        """Take no new streams and tell the others."""
+        self._draining.set()
+        for record in self._records.values():
+            record.session.wake()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._records)
+
+    async def open(self, tenant: TenantConfig, request: OpenRequest) -> Record:
+        """Admit, place and open a session. Raises InvalidRequest or Refused; then nothing is held."""
+        spec = self._checked(tenant, request)
+        lease, lane = await self._place(spec)
+        limits = self.config.limits
+        session = IngressSession(
+            spec,
+            self.config.model.name,
+            request.options,
+            tenant,
+            lease,
+            lane,
+            self._lanes,
+            Pacer(request.policy, limits.max_in_flight, limits.max_waiting, request.options.frame_budget_s),
+            self.metrics,
+            self._executor,
+            lambda error: self._on_fault(spec.session_id, error),
+        )
+        record = Record(session, time.time())
+        self._records[spec.session_id] = record
+        self.metrics.sessions.labels(tenant.name).inc()
+        return record
+
+    def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
+        """Apply a change from the next frame on; returns advice. Raises InvalidRequest, changing nothing."""
+        check_settings(
+            max_steps=session.spec.max_steps, strength=change.strength, steps=change.steps, seed=change.seed
+        )
+        if change.prompt is not None:
+            self.admission.check_prompt(change.prompt)
+        session.apply(change.apply(session.settings))
+        return self.card.advice(session.settings.prompt)
+
+    def find(self, tenant: TenantConfig, session_id: str) -> Record:
+        """A session of the tenant that this ingress feeds. Raises NotFound."""
+        record = self._records.get(session_id)
+        if record is None or record.session.tenant.name != tenant.name:
+            raise NotFound(Reason.SESSION_UNKNOWN, "there is no such session")
+        return record
+
+    def records(self, tenant: TenantConfig) -> Iterator[Record]:
+        """The tenant's sessions, oldest first."""
+        mine = (r for r in self._records.values() if r.session.tenant.name == tenant.name)
+        return iter(sorted(mine, key=lambda r: (r.open_time_s, r.session.spec.session_id)))
+
+    def attach(self, record: Record, stream: object) -> None:
+        """`stream` feeds the session from now on; the one that did before must end."""
+        record.stream = stream
+        if record.expiry is not None:
+            record.expiry.cancel()
+            record.expiry = None
+        record.session.wake()
+
+    def detach(self, record: Record, stream: object) -> None:
+        """The connection is lost: keep the session for the grace time."""
+        if record.stream is not stream:
+            return
+        record.stream = None
+        grace_s = self.config.ingress.resume_grace_s
+        closed = StreamEnded(Reason.SESSION_UNKNOWN, "the grace time is over")
+        record.expiry = asyncio.get_running_loop().call_later(grace_s, self.close, record, closed)
+
+    def close(self, record: Record, why: RearviewError) -> None:
+        """End a session and release all that it holds. Idempotent."""
+        session = record.session
+        if self._records.pop(session.spec.session_id, None) is None:
+            return
+        if record.expiry is not None:
+            record.expiry.cancel()
+        session.end(why)
+        self._lanes.close(session.lane)
+        self.metrics.sessions.labels(session.tenant.name).dec()
+        self._spawn(self._release(session.lease))
+
+    def _checked(self, tenant: TenantConfig, request: OpenRequest) -> SessionSpec:
+        if self.draining:
+            raise Refused(Reason.DRAINING, "the service is draining", retry_after_s=RETRY_AFTER_S)
+        model = self.config.model
+        if request.model not in ("", model.name):
+            raise InvalidRequest(
+                Reason.MODEL_UNKNOWN, "the model is not served here", metadata={"served": model.name}
+            )
+        width, height = request.width or model.width, request.height or model.height
+        self.admission.check_resolution(tenant, width, height)
+        max_steps = request.max_steps or model.max_steps
+        check_settings(
+            max_steps=model.max_steps,
+            strength=request.change.strength,
+            steps=request.change.steps,
+            seed=request.change.seed,
+            session_max_steps=max_steps,
+            jpeg_quality=request.options.jpeg_quality,
+            frame_rate=request.frame_rate,
+            frame_budget_s=request.options.frame_budget_s,
+        )
+        defaults = Settings(strength=self.card.strength, steps=min(self.card.steps, max_steps))
+        settings = request.change.apply(defaults)
+        self.admission.check_prompt(settings.prompt)
+        check_settings(max_steps=max_steps, steps=settings.steps)
+        return SessionSpec(uuid.uuid4().hex, width, height, max_steps, settings, tenant.name, tenant.weight)
+
+    async def _place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
+        for attempt in range(PLACEMENT_TRIES):
+            try:
+                return await self._try_place(spec)
+            except Refused as error:
+                placeable = error.reason in (Reason.NO_CAPACITY, Reason.REPLICA_LOST, Reason.DRAINING)
+                if not placeable or attempt == PLACEMENT_TRIES - 1:
+                    raise
+                self._evict_detached()
+                await self._refresh()
+        raise AssertionError("unreachable")
+
+    async def _try_place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
+        replicas = self._lanes.choose(await self._directory.sessions_by_replica())
+        lease = await self._directory.acquire(spec.session_id, spec.tenant, replicas, self._id, time.time())
+        try:
+            return lease, await self._lanes.open(spec, lease.epoch, replicas)
+        except BaseException:
+            await self._release(lease)
+            raise
+
+    def _evict_detached(self) -> None:
+        """A session that nobody feeds makes room for one that somebody will."""
+        detached = [r for r in self._records.values() if r.expiry is not None]
+        if detached:
+            oldest = min(detached, key=lambda record: record.expiry.when() if record.expiry else 0.0)
+            self.close(oldest, StreamEnded(Reason.SESSION_UNKNOWN, "the slot was needed"))
+
+    def _on_frame(self, message: FrameMessage) -> None:
+        record = self._records.get(message.session_id)
+        if record is not None:
+            record.session.on_frame(message)
+            self.metrics.link_bytes.labels("ingress", "received").inc(
+                0 if message.payload is None else message.payload.nbytes
+            )
+
+    def _on_replica_lost(self, replica_id: str) -> None:
+        lost = StreamEnded(Reason.REPLICA_LOST, "a replica was lost with the session", retry_after_s=1.0)
+        for record in tuple(self._records.values()):
+            if replica_id in record.session.lane.replicas:
+                self.close(record, lost)
+
+    def _on_fault(self, session_id: str, error: BaseException) -> None:
+        error_id = log_fault(logger, "session failed", error, session_id=session_id)
+        record = self._records.get(session_id)
+        if record is not None:
+            self.close(record, Fault(metadata={"error_id": error_id}))
+
+    async def _refresh(self) -> None:
+        self._lanes.update(await self._members())
+
+    async def _keep_members(self) -> None:
+        while True:
+            await asyncio.sleep(MEMBERS_INTERVAL_S)
+            try:
+                await self._refresh()
+            except Exception as error:  # Serve's controller may be away; what is known stays in use.
+                logger.warning("replicas could not be asked: %s", type(error).__name__)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.directory.lease_s / 3)
+            for record in tuple(self._records.values()):
+                await self._renew(record)
+
+    async def _renew(self, record: Record) -> None:
+        lease = record.session.lease
+        try:
+            record.session.lease = await self._directory.renew(lease.session_id, lease.epoch, time.time())
+        except LeaseLost as error:
+            ended = StreamEnded(Reason.CLOSED, "the session was closed") if error.current is None else error
+            self.close(record, ended)
+        except DirectoryUnavailable:
+            logger.warning("the session directory does not answer; sessions go on")
+
+    async def _release(self, lease: Lease) -> None:
+        with contextlib.suppress(DirectoryUnavailable):  # The lease then expires by itself.
+            await self._directory.release(lease.session_id, lease.epoch)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

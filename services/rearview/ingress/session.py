@@ -1,0 +1,333 @@
+"""A session at the ingress: every frame received is answered exactly once, in order.
+
+The session outlives the stream that feeds it. It paces frames into its lane, gives ordinals, turns
+pictures and drops into answers, keeps answers until the client has them, and closes its books when it
+ends. It knows neither gRPC nor protobuf: `stream.py` reads and writes, this decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rearview.config import TenantConfig
+from rearview.engine.session import SessionSpec, Settings
+from rearview.errors import DropReason, RearviewError, Reason, Refused, StreamEnded
+from rearview.ingress.codec import BadImage, decode_image, encode_image
+from rearview.ingress.image_gate import ImageKind
+from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.stages.directory.protocol import Lease
+from rearview.stages.lanes import Lane, Lanes
+from rearview.stages.links import LinkClosed
+from rearview.stages.wire import FrameMessage, Timing
+from rearview.telemetry.metrics import Metrics
+
+__all__ = ["Answer", "FrameIn", "IngressSession", "SessionOptions"]
+
+LIVE_TARGET_S = 0.1
+"""Deadline of a live frame without a budget of its own: it orders sessions, nothing is dropped for it."""
+RETAINED_ANSWERS = 64
+"""Answers kept for a client that does not say what it has received."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What a client chose at open, beside the spec."""
+
+    policy: DropPolicy
+    frame_budget_s: float
+    answer_format: ImageKind
+    jpeg_quality: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameIn:
+    """A frame from the client, not yet looked into."""
+
+    frame_index: int
+    presentation_offset: tuple[int, int]
+    """Seconds and nanoseconds, echoed."""
+    format: ImageKind
+    image: bytes
+    received_s: float
+    """Monotonic."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """The outcome of one frame; in order of receipt. `outcome` is None until it is known."""
+
+    frame_index: int
+    presentation_offset: tuple[int, int]
+    received_s: float
+    outcome: bytes | DropReason | None = None
+    """The encoded picture, or why there is none."""
+    started_s: float = 0.0
+    """When the frame entered its lane; 0 if it never did."""
+    answered_s: float = 0.0
+    codec_s: float = 0.0
+    timings: Sequence[Timing] = field(default_factory=tuple)
+
+
+class IngressSession:
+    """One session. For one event loop; `executor` decodes and encodes images."""
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        model: str,
+        options: SessionOptions,
+        tenant: TenantConfig,
+        lease: Lease,
+        lane: Lane,
+        lanes: Lanes,
+        pacer: Pacer[tuple[FrameIn, Answer, int]],
+        metrics: Metrics,
+        executor: Executor,
+        on_fault: Callable[[BaseException], None],
+    ) -> None:
+        """`on_fault` is told when one of the session's own tasks fails; it must end the session."""
+        self.spec, self.options, self.tenant = spec, options, tenant
+        self.lease, self.lane = lease, lane
+        self.model = model
+        self.settings = spec.settings
+        self.resume_token = secrets.token_urlsafe(24)
+        self.translated = 0
+        self.dropped = 0
+        self.ended: RearviewError | None = None
+        """Why the session is over; a stream that feeds it ends with this."""
+        self._lanes, self._pacer = lanes, pacer
+        self._metrics, self._executor, self._on_fault = metrics, executor, on_fault
+        self._version = 0
+        self._next_ordinal = 0
+        self._last_index = -1
+        self._open: deque[Answer] = deque()
+        """Frames received and not yet released, in order."""
+        self._in_lane: dict[int, Answer] = {}
+        self._released: deque[Answer] = deque()
+        """Answers in order, from number `_first_released` on; kept until received."""
+        self._first_released = 0
+        self._sent = 0
+        self._changed = asyncio.Event()
+        self._startable = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn(self._start_frames())
+
+    # What a stream does.
+
+    def receive(self, frame: FrameIn, refusal: DropReason | None) -> None:
+        """Take a frame; `refusal` is why it cannot be used. Raises Refused(CREDIT_EXCEEDED)."""
+        answer = Answer(frame.frame_index, frame.presentation_offset, frame.received_s)
+        if refusal is None and frame.frame_index <= self._last_index:
+            refusal = DropReason.INDEX_NOT_INCREASING
+        if self.received >= self.frame_credit:
+            raise Refused(
+                Reason.CREDIT_EXCEEDED,
+                "more frames were sent than `frame_credit` allows",
+                metadata={"frame_credit": str(self.frame_credit)},
+            )
+        if refusal is not None:
+            self._pacer.rejected()
+            self._open.append(answer)
+            self._settle(answer, refusal)
+            return
+        dropped = self._pacer.offer((frame, answer, self._version), frame.received_s)
+        self._last_index = frame.frame_index
+        self._open.append(answer)
+        self._drop(dropped)
+        self._startable.set()
+
+    def apply(self, settings: Settings) -> None:
+        """Frames received from now on are translated under `settings`."""
+        self.settings = settings
+        self._version += 1
+        with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
+            self._lanes.send_settings(self.lane, self._version, settings)
+
+    def acknowledge(self, received_answers: int) -> None:
+        """The client has so many answers: they need not be kept."""
+        while self._released and self._first_released < received_answers:
+            self._released.popleft()
+            self._first_released += 1
+
+    def sent(self, number: int) -> None:
+        """Answers before `number` were handed to the connection."""
+        self._sent = max(self._sent, number)
+        while len(self._released) > RETAINED_ANSWERS and self._first_released < self._sent:
+            self._released.popleft()
+            self._first_released += 1
+
+    def answer(self, number: int) -> Answer | None:
+        """The answer of that number (0 = first received frame); None if it is not known yet.
+
+        Raises StreamEnded if it is no longer kept.
+        """
+        if number < self._first_released:
+            raise StreamEnded(
+                Reason.SESSION_UNKNOWN, "answers before the resumed position are no longer kept"
+            )
+        at = number - self._first_released
+        return self._released[at] if at < len(self._released) else None
+
+    async def wait_for_change(self) -> None:
+        """Return when an answer was released, or the session has ended, since the last call."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    def wake(self) -> None:
+        """Make `wait_for_change` return."""
+        self._changed.set()
+
+    @property
+    def received(self) -> int:
+        return self._pacer.received()
+
+    @property
+    def released(self) -> int:
+        """Answers that are known, in order."""
+        return self._first_released + len(self._released)
+
+    @property
+    def owes(self) -> bool:
+        """Whether a received frame has no answer yet."""
+        return bool(self._open)
+
+    @property
+    def frame_credit(self) -> int:
+        """Frames that the client may have sent in all. A reader that stands still earns no more."""
+        return min(self._pacer.credit(), self._sent + RETAINED_ANSWERS)
+
+    def holds(self, token: str) -> bool:
+        """Whether `token` is the session's resume token."""
+        return hmac.compare_digest(token.encode(), self.resume_token.encode())
+
+    def end(self, error: RearviewError) -> None:
+        """End the session: the stream that feeds it, if any, ends with `error`."""
+        if self.ended is None:
+            self.ended = error
+            for task in self._tasks:
+                task.cancel()
+            self.wake()
+
+    # What the lane does.
+
+    def on_frame(self, message: FrameMessage) -> None:
+        """A picture has come back, or word that it will not."""
+        answer = self._in_lane.pop(message.ordinal, None)
+        if answer is None or message.epoch != self.lane.epoch:
+            return  # Sent a second time.
+        answer.timings = message.timings
+        self._pacer.finished()
+        self._startable.set()
+        if message.payload is None:
+            self._settle(answer, DropReason.FAULT)
+        elif self._pacer.is_late(answer.received_s, time.monotonic()):
+            self._settle(answer, DropReason.LATE)
+        else:
+            self._spawn(self._finish(answer, message.payload))
+
+    async def _start_frames(self) -> None:
+        while True:
+            await self._startable.wait()
+            taken, dropped = self._pacer.take(time.monotonic())
+            self._drop(dropped)
+            if taken is None:
+                self._startable.clear()
+                continue
+            await self._start(*taken)
+
+    async def _start(self, frame: FrameIn, answer: Answer, version: int) -> None:
+        try:
+            payload = await self._decode(frame, answer)
+        except BadImage as error:
+            self._pacer.finished()
+            self._settle(answer, error.reason)
+            return
+        answer.started_s = time.monotonic()
+        ordinal = self._next_ordinal
+        self._next_ordinal += 1
+        self._in_lane[ordinal] = answer
+        message = FrameMessage(
+            self.spec.session_id, self.lane.epoch, ordinal, version, self._budget_s(answer), payload
+        )
+        with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
+            sent = self._lanes.send_frame(self.lane, message)
+            self._metrics.link_bytes.labels("ingress", "sent").inc(sent)
+
+    def _budget_s(self, answer: Answer) -> float:
+        if self.options.policy is DropPolicy.LOSSLESS:
+            return float("inf")
+        budget_s = (
+            self.options.frame_budget_s if self.options.policy is DropPolicy.DEADLINE else LIVE_TARGET_S
+        )
+        return answer.received_s + budget_s - answer.started_s
+
+    async def _decode(self, frame: FrameIn, answer: Answer) -> NDArray[np.uint8]:
+        if frame.format is ImageKind.OPAQUE:
+            return np.frombuffer(frame.image, np.uint8)
+        started_s = time.monotonic()
+        pixels = await asyncio.get_running_loop().run_in_executor(
+            self._executor, decode_image, frame.image, frame.format, self.spec.width, self.spec.height
+        )
+        answer.codec_s += self._observe_codec("decode", started_s)
+        return pixels
+
+    async def _finish(self, answer: Answer, picture: NDArray[Any]) -> None:
+        kind = self.options.answer_format
+        if kind is ImageKind.OPAQUE:
+            self._settle(answer, picture.tobytes())
+            return
+        started_s = time.monotonic()
+        image = await asyncio.get_running_loop().run_in_executor(
+            self._executor, encode_image, picture, kind, self.options.jpeg_quality
+        )
+        answer.codec_s += self._observe_codec("encode", started_s)
+        self._settle(answer, image)
+
+    def _observe_codec(self, operation: str, started_s: float) -> float:
+        seconds = time.monotonic() - started_s
+        self._metrics.image_codec_seconds.labels(operation).observe(seconds)
+        return seconds
+
+    def _drop(self, dropped: Sequence[tuple[tuple[FrameIn, Answer, int], DropReason]]) -> None:
+        for (_, answer, _), reason in dropped:
+            self._settle(answer, reason)
+
+    def _settle(self, answer: Answer, outcome: bytes | DropReason) -> None:
+        """Give a frame its one outcome, and release what is now answered in order."""
+        assert answer.outcome is None, f"frame {answer.frame_index} has two outcomes"
+        answer.outcome = outcome
+        answer.answered_s = time.monotonic()
+        self._count(answer)
+        while self._open and self._open[0].outcome is not None:
+            self._released.append(self._open.popleft())
+        self._changed.set()
+
+    def _count(self, answer: Answer) -> None:
+        if isinstance(answer.outcome, DropReason):
+            self.dropped += 1
+            self._metrics.frame_dropped(answer.outcome)
+        else:
+            self.translated += 1
+            self._metrics.frame_translated(self.model, answer.answered_s - answer.received_s)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_fault(error)

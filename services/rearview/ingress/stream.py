@@ -1,0 +1,257 @@
+"""One Translate call: messages in, answers out, and how it ends.
+
+A reader takes messages, a writer sends answers in order, a watchdog ends silence. The call ends OK only
+after a half-close, when every frame has its answer; every other end has a status with a reason. A lost
+connection ends nothing: the session stays for its grace time and can be resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+import grpc
+
+from rearview.config import TenantConfig
+from rearview.errors import DropReason, InvalidRequest, RearviewError, Reason, StreamEnded
+from rearview.ingress.image_gate import ImageKind, check_image
+from rearview.ingress.messages import (
+    answer_response,
+    control_response,
+    frame_in,
+    notice_response,
+    open_request,
+    opened_response,
+    settings_change,
+)
+from rearview.ingress.service import Ingress, Record
+from rearview.ingress.session import FrameIn
+from rearview.v1 import translation_service_pb2 as pb
+
+__all__ = ["TranslateStream"]
+
+FLUSH_S = 1.0
+"""How long what is already answered may take to be sent when a stream ends with an error."""
+
+BAD_FRAME_REASONS = frozenset(
+    {
+        DropReason.IMAGE_EMPTY,
+        DropReason.IMAGE_INVALID,
+        DropReason.IMAGE_NOT_BASELINE,
+        DropReason.IMAGE_SIZE_MISMATCH,
+        DropReason.IMAGE_TOO_LARGE,
+    }
+)
+
+
+class TranslateStream:
+    """The state of one call."""
+
+    def __init__(
+        self, ingress: Ingress, context: grpc.aio.ServicerContext[Any, Any], tenant: TenantConfig
+    ) -> None:
+        self._ingress, self._context, self._tenant = ingress, context, tenant
+        self._limits = ingress.config.limits
+        self._opaque = ingress.config.model.checkpoint == "null"
+        self._spans = [span.name for span in ingress.config.spans]
+        self._outgoing: deque[pb.TranslateResponse] = deque()
+        """Answers to controls, and notices: not bound to the order of frames."""
+        self._answer_credit = 0
+        self._number = 0
+        """Number of the next answer to send."""
+        self._half_closed = False
+        self._ending = False
+        """The stream ends with an error; the writer sends what is answered and stops."""
+        self._last_activity_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Serve the call to its end. Raises RearviewError for every end but an orderly half-close."""
+        record = await self._open_or_resume(await self._first_message())
+        self._ingress.attach(record, self)
+        try:
+            await self._exchange(record)
+        except RearviewError as error:
+            if record.stream is self:
+                self._ingress.close(record, error)
+            raise
+        except asyncio.CancelledError:
+            self._ingress.detach(record, self)
+            raise
+        self._ingress.close(record, StreamEnded(Reason.CLOSED, "the stream has ended"))
+
+    async def _first_message(self) -> pb.TranslateRequest:
+        try:
+            async with asyncio.timeout(self._ingress.config.ingress.open_timeout_s):
+                message = await self._context.read()
+        except TimeoutError:
+            raise StreamEnded(Reason.IDLE, "no message came to open the stream") from None
+        if not isinstance(message, pb.TranslateRequest):
+            raise InvalidRequest(Reason.NOT_OPEN, "the stream ended before `open`")
+        return message
+
+    async def _open_or_resume(self, message: pb.TranslateRequest) -> Record:
+        kind = message.WhichOneof("message")
+        if kind == "open":
+            record = await self._ingress.open(self._tenant, open_request(message.open, opaque=self._opaque))
+            self._answer_credit = message.open.answer_credit
+        elif kind == "resume":
+            record = self._resume(message.resume)
+        elif kind is None:
+            raise InvalidRequest(Reason.MESSAGE_EMPTY, "a request without a message")
+        else:
+            raise InvalidRequest(Reason.NOT_OPEN, "the first message must be `open` or `resume`")
+        edge = self._ingress.config.ingress
+        advice = self._ingress.card.advice(record.session.settings.prompt)
+        self._outgoing.append(
+            opened_response(
+                record.session,
+                idle_timeout_s=edge.idle_timeout_s,
+                resume_grace_s=edge.resume_grace_s,
+                advice=advice,
+            )
+        )
+        return record
+
+    def _resume(self, message: pb.Resume) -> Record:
+        record = self._ingress.find(self._tenant, message.session_id)
+        if not record.session.holds(message.resume_token):
+            raise InvalidRequest(Reason.RESUME_TOKEN_INVALID, "the resume token is not the session's")
+        record.session.answer(message.received_answers)  # Refuses a position that is no longer kept.
+        record.session.acknowledge(message.received_answers)
+        self._number = message.received_answers
+        self._answer_credit = message.answer_credit
+        return record
+
+    async def _exchange(self, record: Record) -> None:
+        writer = asyncio.create_task(self._write(record))
+        others = {asyncio.create_task(self._read(record)), asyncio.create_task(self._watch(record))}
+        try:
+            while not writer.done():
+                await asyncio.wait({writer, *others}, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in others if task.done()]:
+                    others.discard(task)
+                    await self._finish(record, task, writer)
+            writer.result()
+        finally:
+            for task in (writer, *others):
+                task.cancel()
+            await asyncio.gather(writer, *others, return_exceptions=True)
+
+    async def _finish(self, record: Record, task: asyncio.Task[None], writer: asyncio.Task[None]) -> None:
+        """What the reader or the watchdog ended with; before an error, what is answered is sent."""
+        error = task.exception()
+        if error is None:
+            return
+        self._ending = True
+        record.session.wake()
+        await asyncio.wait({writer}, timeout=FLUSH_S)
+        raise error
+
+    async def _read(self, record: Record) -> None:
+        while True:
+            message = await self._context.read()
+            self._last_activity_s = time.monotonic()
+            if not isinstance(message, pb.TranslateRequest):
+                self._half_closed = True
+                record.session.wake()
+                return
+            self._take(record, message)
+
+    def _take(self, record: Record, message: pb.TranslateRequest) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "frame":
+            self._take_frame(record, message.frame)
+        elif kind == "control":
+            self._take_control(record, message.control)
+        elif kind == "credit":
+            record.session.acknowledge(message.credit.received_answers)
+            self._answer_credit = max(self._answer_credit, message.credit.answer_credit)
+            record.session.wake()
+        elif kind is None:
+            raise InvalidRequest(Reason.MESSAGE_EMPTY, "a request without a message")
+        else:
+            raise InvalidRequest(Reason.ALREADY_OPEN, "the stream is open already")
+
+    def _take_frame(self, record: Record, message: pb.Frame) -> None:
+        now = self._last_activity_s
+        frame = frame_in(message, now)
+        if frame is None:
+            offset = (message.presentation_offset.seconds, message.presentation_offset.nanos)
+            frame = FrameIn(message.frame_index, offset, ImageKind.OPAQUE, b"", now)
+            record.session.receive(frame, DropReason.IMAGE_INVALID)
+            return
+        record.session.receive(frame, self._refusal(record, frame, now))
+
+    def _refusal(self, record: Record, frame: FrameIn, now: float) -> DropReason | None:
+        if not self._ingress.admission.take_frame(self._tenant, now):
+            return DropReason.RATE_LIMITED
+        if (frame.format is ImageKind.OPAQUE) != self._opaque:
+            return DropReason.IMAGE_INVALID
+        spec = record.session.spec
+        return check_image(frame.image, frame.format, spec.width, spec.height, self._limits)
+
+    def _take_control(self, record: Record, message: pb.Control) -> None:
+        rejected, advice = None, ""
+        try:
+            advice = self._ingress.change_settings(record.session, settings_change(message.settings))
+        except InvalidRequest as error:  # A slip of the hand at a live control does not end the video.
+            rejected, advice = error.reason, error.message
+        self._outgoing.append(control_response(record.session, message.control_id, advice, rejected))
+        record.session.wake()
+
+    async def _write(self, record: Record) -> None:
+        session, bad_frames, noticed = record.session, 0, False
+        while True:
+            while self._outgoing:
+                await self._context.write(self._outgoing.popleft())
+            self._check(record)
+            if self._ingress.draining and not noticed:
+                noticed = True
+                grace_s = self._ingress.config.ingress.drain_grace_s
+                self._outgoing.append(notice_response(session, pb.Notice.KIND_DRAIN, grace_s))
+                continue
+            answer = session.answer(self._number) if self._may_send else None
+            if answer is not None:
+                await self._context.write(answer_response(session, answer, self._spans))
+                self._number += 1
+                self._last_activity_s = time.monotonic()
+                session.sent(self._number)
+                bad_frames = self._count_bad(bad_frames, answer.outcome)
+                continue
+            if self._half_closed and not session.owes and self._number == session.released:
+                return
+            if self._ending:
+                return
+            await session.wait_for_change()
+
+    @property
+    def _may_send(self) -> bool:
+        # After a half-close the client can grant no more credit; it is then taken to read to the end.
+        return self._half_closed or not self._answer_credit or self._number < self._answer_credit
+
+    def _check(self, record: Record) -> None:
+        if record.session.ended is not None:
+            raise record.session.ended
+        if record.stream is not self:
+            raise StreamEnded(Reason.TAKEN_OVER, "another stream has resumed the session")
+
+    def _count_bad(self, bad_frames: int, outcome: bytes | DropReason | None) -> int:
+        """Unusable frames in a row. Raises InvalidRequest(TOO_MANY_BAD_FRAMES) at the limit."""
+        bad_frames = bad_frames + 1 if outcome in BAD_FRAME_REASONS else 0
+        if bad_frames >= self._limits.max_bad_frames:
+            raise InvalidRequest(
+                Reason.TOO_MANY_BAD_FRAMES, f"{bad_frames} frames in a row could not be used"
+            )
+        return bad_frames
+
+    async def _watch(self, record: Record) -> None:
+        """End a silent stream. It is not silent while frames that it has sent are being translated."""
+        idle_s = self._ingress.config.ingress.idle_timeout_s
+        while True:
+            owed = record.session.owes or self._half_closed
+            left_s = idle_s if owed else self._last_activity_s + idle_s - time.monotonic()
+            if left_s <= 0:
+                raise StreamEnded(Reason.IDLE, f"nothing was received for {idle_s:g} s")
+            await asyncio.sleep(left_s)

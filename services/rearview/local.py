@@ -1,0 +1,118 @@
+"""The whole service on this machine: a private Ray, embedded defaults, everything stopped at the end.
+
+For `rearview up`, `demo` and `translate`, for tests and load tests. It joins no cluster that may run
+here, and ends only what it has started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rearview.config import ServiceConfig
+
+__all__ = ["LocalService"]
+
+OBJECT_STORE_BYTES = 128 << 20
+"""Frames do not pass through Ray's object store; this is close to its least."""
+MIN_CPUS = 4
+"""Logical: replicas reserve fractions."""
+
+
+class LocalService:
+    """`with LocalService(config) as service:` serves at `service.address` until the block ends."""
+
+    def __init__(self, config: ServiceConfig, on_progress: Callable[[str], None] | None = None) -> None:
+        """`on_progress` is told in a few words what is going on."""
+        self._config = config
+        self._on_progress = on_progress or (lambda text: None)
+        self._temp_dir: tempfile.TemporaryDirectory[str] | None = None
+        self._handle: Any = None
+        self._description: Mapping[str, Any] = {}
+        self.ready_s = 0.0
+        """Seconds from start to READY."""
+
+    def __enter__(self) -> Self:
+        started_s = time.monotonic()
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        self.ready_s = time.monotonic() - started_s
+        self._on_progress(f"ready at {self.address} after {self.ready_s:.1f} s")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._on_progress("stopping the service")
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the gRPC service."""
+        return str(self._description["address"])
+
+    @property
+    def metrics_urls(self) -> list[str]:
+        """`/metrics` of the ingress and of every stage replica."""
+        return list(self._description["metrics_urls"])
+
+    @property
+    def stages(self) -> list[Mapping[str, Any]]:
+        """What every stage replica says of itself now (`Stage.describe`)."""
+        return list(self._describe()["stages"])
+
+    def stop(self) -> None:
+        """Stop what was started. Idempotent."""
+        import ray
+        from ray import serve
+
+        if self._temp_dir is None:
+            return
+        with contextlib.suppress(Exception):  # A cluster that is broken is ended all the same.
+            serve.shutdown()
+        ray.shutdown()
+        with contextlib.suppress(OSError):
+            self._temp_dir.cleanup()
+        self._temp_dir = None
+
+    def _start(self) -> None:
+        self._on_progress("starting Ray")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+        from ray import serve
+
+        from rearview.app import build_app
+
+        # Short: Unix socket paths under it have at most 107 bytes.
+        self._temp_dir = tempfile.TemporaryDirectory(prefix="rv-", ignore_cleanup_errors=True)
+        ray.init(
+            address="local",
+            num_cpus=max(MIN_CPUS, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=False,
+            _temp_dir=self._temp_dir.name,
+        )
+        logging = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(proxy_location="Disabled", logging_config=logging)
+        spans = ", ".join(span.name for span in self._config.spans)
+        self._on_progress(f"loading the model ({spans})")
+        config = self._config
+        self._handle = serve.run(
+            build_app(config), name=config.name, route_prefix=None, logging_config=logging
+        )
+        self._description = self._describe()
+
+    def _describe(self) -> Mapping[str, Any]:
+        description: Mapping[str, Any] = self._handle.describe.remote().result(timeout_s=30)
+        return description

@@ -1,0 +1,301 @@
+"""One replica of one span: an engine with its links and its drain. Serve's part is in `app.py`.
+
+A stage keeps, per session, where its frames go next and which epoch it obeys; the engine keeps all else.
+Sessions are opened and closed over the link that feeds them, in order with their frames. When that link
+ends, so do the sessions opened over it: their owner is gone or will open them again elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from rearview.config import ServiceConfig, SpanConfig
+from rearview.engine.calibration import example_payloads, measure_costs
+from rearview.engine.card import ModelCard
+from rearview.engine.chain import Span
+from rearview.engine.checkpoint import load_model, pick_device, pick_dtype
+from rearview.engine.engine import Engine, StepResult
+from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.rows import FrameInput
+from rearview.engine.scheduler import Scheduler
+from rearview.engine.session import SessionSpec, Settings
+from rearview.errors import RearviewError, Reason, Refused
+from rearview.stages.links import Link, LinkClosed, LinkPool, LinkServer
+from rearview.stages.runner import EngineRunner
+from rearview.stages.wire import (
+    FrameMessage,
+    Kind,
+    Timing,
+    decode_frame,
+    decode_json,
+    decode_settings,
+    decode_spec,
+    encode_frame,
+)
+from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
+
+__all__ = ["Stage", "build_engine"]
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED_EPOCHS = 10_000
+"""Closed sessions whose epoch is remembered, so that a former owner stays fenced."""
+
+
+@dataclass(slots=True)
+class _Session:
+    epoch: int
+    owner: Link
+    """Who opened it, and feeds it or the span before."""
+    next_link: Link
+    timings: dict[int, list[Timing]] = field(default_factory=dict)
+    """Of the frames in flight here, by ordinal: what earlier spans took."""
+
+
+def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
+    """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
+    torch.set_num_threads(span_config.num_threads)
+    _quiet_libraries()
+    span = Span.parse(span_config.name, span_config.operators)
+    device = pick_device(config.model.device)
+    dtype = pick_dtype(config.model.dtype, device)
+    model = load_model(config.model.checkpoint, span, device, dtype)
+    memory = Memoryless(span_config.slots)
+    card = ModelCard.read(config.model.checkpoint)
+    settings = Settings(prompt="warm-up", strength=card.strength, steps=config.model.max_steps)
+    spec = SessionSpec("", config.model.width, config.model.height, config.model.max_steps, settings)
+    payloads = example_payloads(config.model.checkpoint, span, spec)
+    costs = measure_costs(model, memory, span, spec, payloads)
+    return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
+
+
+def _quiet_libraries() -> None:
+    """Keep the model libraries' progress bars and advice out of a service's log."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def _admit(frame: FrameInput, now: float, engine: Engine) -> None:
+    # A session that was closed meanwhile needs no answer: its owner closed it.
+    engine.admit(frame, now)
+
+
+class Stage:
+    """One replica of the span `config.spans[span_index]`. Construct and use it on one event loop."""
+
+    def __init__(self, config: ServiceConfig, span_index: int, replica_id: str, node: str) -> None:
+        self._config = config
+        self._span_index = span_index
+        self._span = config.spans[span_index]
+        self._replica_id = replica_id
+        self._node = node
+        self._sessions: dict[str, _Session] = {}
+        self._epochs: OrderedDict[str, int] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._server = LinkServer(
+            config.link, node, on_message=self._on_message, on_closed=self._on_owner_closed
+        )
+        self._pool = LinkPool(config.link, node, on_message=self._on_message, on_closed=self._on_next_closed)
+        self._runner: EngineRunner | None = None
+        self._address = ""
+        self._metrics = Metrics(new_registry())
+        self._metrics_server: MetricsServer | None = None
+        self._metrics_port = 0
+
+    async def start(self) -> None:
+        """Load the model and take links."""
+        engine = await asyncio.to_thread(build_engine, self._config, self._span)
+        self._runner = EngineRunner(engine, self._on_step)
+        self._address = str(await self._server.start())
+        self._metrics_server, self._metrics_port = serve_metrics(
+            self._metrics.registry, host=self._config.link.host
+        )
+        self._metrics.slots.labels(self._span.name).set(self._span.slots)
+
+    def describe(self) -> Mapping[str, Any]:
+        """What placement and operators need to know of this replica."""
+        return {
+            "replica_id": self._replica_id,
+            "span": self._span.name,
+            "address": self._address,
+            "node": self._node,
+            "slots": self._span.slots,
+            "free_slots": 0 if self._draining else self._span.slots - len(self._sessions),
+            "sessions": sorted(self._sessions),
+            "draining": self._draining,
+            "metrics_url": f"http://{self._config.link.host}:{self._metrics_port}/metrics",
+        }
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    def check_health(self) -> None:
+        """Raise if the engine's thread has died: Serve then replaces the replica."""
+        if self._runner is None or not self._runner.alive:
+            raise RuntimeError("the engine thread is not running")
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no new sessions, tell the owners, and wait until the sessions have ended."""
+        self._draining = True
+        self._server.broadcast(Kind.DRAINING)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._empty.wait()
+
+    async def stop(self) -> None:
+        """Close links and stop the engine."""
+        await self._server.stop()
+        await self._pool.stop()
+        if self._runner is not None:
+            await asyncio.to_thread(self._runner.stop)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
+
+    def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
+        if kind is Kind.FRAME:
+            self._on_frame(decode_frame(body))
+        elif kind is Kind.SETTINGS:
+            self._on_settings(decode_json(body), body)
+        elif kind is Kind.OPEN:
+            task = asyncio.create_task(self._open(link, decode_json(body)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif kind is Kind.CLOSE:
+            content = decode_json(body)
+            self._close(content["session_id"], content["epoch"])
+
+    def _on_frame(self, message: FrameMessage) -> None:
+        session = self._sessions.get(message.session_id)
+        if session is None or message.epoch != session.epoch or self._runner is None:
+            return  # Of a former owner or a closed session: fenced.
+        session.timings[message.ordinal] = list(message.timings)
+        now = time.monotonic()
+        # One copy: the tensor must be writable and must not pin the whole message.
+        payload = None if message.payload is None else torch.from_numpy(message.payload.copy())
+        frame = FrameInput(
+            message.session_id, message.ordinal, payload, message.settings_version, now + message.budget_s
+        )
+        self._runner.post(partial(_admit, frame, now))
+        self._count_bytes("received", 0 if message.payload is None else message.payload.nbytes)
+
+    def _on_settings(self, content: Mapping[str, Any], body: bytes) -> None:
+        session = self._sessions.get(content["session_id"])
+        if session is None or content["epoch"] != session.epoch or self._runner is None:
+            return
+        version, settings = content["version"], decode_settings(content["settings"])
+        self._runner.post(lambda engine: engine.update(content["session_id"], version, settings))
+        if self._span_index + 1 < len(self._config.spans):
+            with contextlib.suppress(LinkClosed):
+                session.next_link.send(Kind.SETTINGS, body)
+
+    async def _open(self, owner: Link, request: dict[str, Any]) -> None:
+        try:
+            await self._try_open(owner, decode_spec(request["session"]), request["epoch"], request["next"])
+        except RearviewError as error:
+            owner.reply(
+                request,
+                {"reason": error.reason.name, "message": error.message, "retry_after_s": error.retry_after_s},
+            )
+        except Exception:  # The edge of one open: the session does not start, the replica goes on.
+            logger.exception("open failed")
+            owner.reply(request, {"reason": Reason.INTERNAL.name, "message": "", "retry_after_s": None})
+        else:
+            owner.reply(request, {})
+
+    async def _try_open(self, owner: Link, spec: SessionSpec, epoch: int, next_address: str) -> None:
+        if self._draining or self._runner is None:
+            raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
+        if epoch <= self._epochs.get(spec.session_id, 0):
+            raise Refused(Reason.TAKEN_OVER, "a newer epoch of the session is known here")
+        if spec.session_id in self._sessions:
+            self._close(spec.session_id, self._sessions[spec.session_id].epoch)
+        self._remember(spec.session_id, epoch)
+        next_link = await self._link_to(next_address)
+        await self._runner.call(lambda engine: engine.open(spec))
+        self._sessions[spec.session_id] = _Session(epoch, owner, next_link)
+        self._changed()
+        if owner.closed:
+            self._close(spec.session_id, epoch)
+
+    async def _link_to(self, address: str) -> Link:
+        try:
+            return await self._pool.get(address)
+        except LinkClosed as error:
+            raise Refused(Reason.REPLICA_LOST, str(error), retry_after_s=1.0) from None
+
+    def _remember(self, session_id: str, epoch: int) -> None:
+        self._epochs[session_id] = epoch
+        self._epochs.move_to_end(session_id)
+        if len(self._epochs) > REMEMBERED_EPOCHS:
+            self._epochs.popitem(last=False)
+
+    def _close(self, session_id: str, epoch: int) -> None:
+        session = self._sessions.get(session_id)
+        if session is None or epoch != session.epoch or self._runner is None:
+            return
+        del self._sessions[session_id]
+        self._runner.post(lambda engine: engine.close(session_id))
+        self._changed()
+
+    def _changed(self) -> None:
+        self._metrics.slots_used.labels(self._span.name).set(len(self._sessions))
+        if self._sessions:
+            self._empty.clear()
+        else:
+            self._empty.set()
+
+    def _on_owner_closed(self, link: Link) -> None:
+        for session_id, session in tuple(self._sessions.items()):
+            if session.owner is link:
+                self._close(session_id, session.epoch)
+
+    def _on_next_closed(self, link: Link) -> None:
+        for session_id, session in tuple(self._sessions.items()):
+            if session.next_link is link:
+                self._close(session_id, session.epoch)
+
+    def _on_step(self, result: StepResult) -> None:
+        if result.batch is not None:
+            self._metrics.batch_rows.labels(self._span.name).observe(result.batch.rows)
+        now = time.monotonic()
+        for emission in result.emissions:
+            session = self._sessions.get(emission.session_id)
+            if session is None:
+                continue
+            timing = emission.timing
+            self._metrics.span_queue_seconds.labels(self._span.name).observe(timing.queue_s)
+            self._metrics.span_compute_seconds.labels(self._span.name).observe(timing.compute_s)
+            earlier = session.timings.pop(emission.ordinal, [])
+            message = FrameMessage(
+                emission.session_id,
+                session.epoch,
+                emission.ordinal,
+                emission.settings_version,
+                emission.deadline_s - now,
+                None if emission.payload is None else emission.payload.numpy(),
+                [*earlier, Timing(self._span_index, timing.queue_s, timing.compute_s)],
+            )
+            self._count_bytes("sent", 0 if message.payload is None else message.payload.nbytes)
+            with contextlib.suppress(LinkClosed):  # `_on_next_closed` closes the session.
+                session.next_link.send(Kind.FRAME, *encode_frame(message))
+
+    def _count_bytes(self, direction: str, count: int) -> None:
+        self._metrics.link_bytes.labels(self._span.name, direction).inc(count)

@@ -1,0 +1,205 @@
+"""Every metric of the service, in one place.
+
+Each process (an ingress, a replica of a span) makes one `Metrics` on its own registry and serves it with
+`serve_metrics`, so that several of them can live in one test process. Observing is cheap (microseconds)
+but stays off the engine: the stage and the ingress observe, the engine never imports this. No label holds
+a session id, a prompt or anything else without a bound.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.process_collector import ProcessCollector
+
+from rearview.errors import DropReason, Reason
+
+__all__ = ["FrameRate", "Metrics", "MetricsServer", "new_registry", "serve_metrics"]
+
+_FRAME_BUCKETS_S = (
+    0.005, 0.010, 0.020, 0.033, 0.040, 0.050, 0.066, 0.080, 0.100, 0.133, 0.200, 0.333, 0.5, 1.0, 2.0, 5.0,
+)  # fmt: skip
+"""Around one to three frame intervals at 30 FPS."""
+_SPAN_BUCKETS_S = (
+    0.001, 0.002, 0.005, 0.010, 0.015, 0.020, 0.033, 0.050, 0.066, 0.100, 0.200, 0.5, 1.0, 2.0,
+)  # fmt: skip
+_CODEC_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.010, 0.020, 0.050, 0.100)
+_ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+_RATE_WINDOW_S = 5.0
+
+
+class FrameRate:
+    """Events per second over the last `window_s` seconds. Thread-safe; `clock` is monotonic seconds."""
+
+    def __init__(self, window_s: float = _RATE_WINDOW_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window_s = window_s
+        self._clock = clock
+        self._times: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def count(self) -> None:
+        """One event, now."""
+        with self._lock:
+            self._trim().append(self._clock())
+
+    def per_second(self) -> float:
+        """Events in the window divided by its length."""
+        with self._lock:
+            return len(self._trim()) / self._window_s
+
+    def _trim(self) -> deque[float]:
+        oldest = self._clock() - self._window_s
+        while self._times and self._times[0] <= oldest:
+            self._times.popleft()
+        return self._times
+
+
+class Metrics:
+    """The metrics of one process. Use the methods where there is one; else the attribute."""
+
+    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.registry = registry
+        self.frame_latency_seconds = Histogram(
+            "rearview_frame_latency_seconds",
+            "From a frame's receipt by the ingress to its picture's hand-over to gRPC.",
+            ["model"],
+            buckets=_FRAME_BUCKETS_S,
+            registry=registry,
+        )
+        self.frames = Counter(
+            "rearview_frames_total",
+            "Frames answered, by outcome: translated or dropped.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.frames_dropped = Counter(
+            "rearview_frames_dropped_total",
+            "Frames answered without a picture, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.frames_per_second = Gauge(
+            "rearview_frames_per_second",
+            f"Pictures per second over the last {_RATE_WINDOW_S:g} seconds.",
+            registry=registry,
+        )
+        self.span_queue_seconds = Histogram(
+            "rearview_span_queue_seconds",
+            "Time that a frame waited for its turn in a span.",
+            ["span"],
+            buckets=_SPAN_BUCKETS_S,
+            registry=registry,
+        )
+        self.span_compute_seconds = Histogram(
+            "rearview_span_compute_seconds",
+            "Time that a frame spent in a span's networks, the rest of its batches included.",
+            ["span"],
+            buckets=_SPAN_BUCKETS_S,
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "rearview_batch_rows",
+            "Rows in one forward.",
+            ["span"],
+            buckets=_ROW_BUCKETS,
+            registry=registry,
+        )
+        self.queue_age_seconds = Gauge(
+            "rearview_queue_age_seconds",
+            "Age of the oldest row that waits in a span; 0 with none.",
+            ["span"],
+            registry=registry,
+        )
+        self.slots = Gauge(
+            "rearview_slots", "Sessions that the replica's memory can hold.", ["span"], registry=registry
+        )
+        self.slots_used = Gauge(
+            "rearview_slots_used", "Sessions that the replica's memory holds.", ["span"], registry=registry
+        )
+        self.sessions = Gauge(
+            "rearview_sessions", "Sessions that this ingress feeds.", ["tenant"], registry=registry
+        )
+        self.streams_open = Gauge(
+            "rearview_streams_open", "gRPC streams that are open on this ingress.", registry=registry
+        )
+        self.session_opens_refused = Counter(
+            "rearview_session_opens_refused_total",
+            "Opens and resumes that were refused, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.image_codec_seconds = Histogram(
+            "rearview_image_codec_seconds",
+            "Time to decode or encode one image.",
+            ["operation"],
+            buckets=_CODEC_BUCKETS_S,
+            registry=registry,
+        )
+        self.link_bytes = Counter(
+            "rearview_link_bytes_total",
+            "Bytes that links carried, by peer (span or ingress) and direction (sent or received).",
+            ["peer", "direction"],
+            registry=registry,
+        )
+        self._rate = FrameRate(clock=clock)
+        self.frames_per_second.set_function(self._rate.per_second)
+        self._start_at_zero()
+
+    def frame_translated(self, model: str, latency_s: float) -> None:
+        """A frame was answered with a picture, `latency_s` after its receipt."""
+        self.frame_latency_seconds.labels(model).observe(latency_s)
+        self.frames.labels("translated").inc()
+        self._rate.count()
+
+    def frame_dropped(self, reason: DropReason) -> None:
+        """A frame was answered without a picture."""
+        self.frames.labels("dropped").inc()
+        self.frames_dropped.labels(reason.name.lower()).inc()
+
+    def open_refused(self, reason: Reason) -> None:
+        """An open or a resume was refused."""
+        self.session_opens_refused.labels(reason.name.lower()).inc()
+
+    def _start_at_zero(self) -> None:
+        # A series that first appears with its first event hides that event from rate().
+        for outcome in ("translated", "dropped"):
+            self.frames.labels(outcome)
+        for drop_reason in DropReason:
+            self.frames_dropped.labels(drop_reason.name.lower())
+
+
+class MetricsServer:
+    """The HTTP server of `/metrics`, on a thread of its own."""
+
+    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
+        self._server = server
+        self._thread = thread
+
+    def close(self) -> None:
+        """Stop serving and free the port. May be called once."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def new_registry() -> CollectorRegistry:
+    """An empty registry with the process's own metrics (CPU, memory, file descriptors)."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def serve_metrics(
+    registry: CollectorRegistry, port: int = 0, host: str = "127.0.0.1"
+) -> tuple[MetricsServer, int]:
+    """Serve `/metrics` on `host`; `port` 0 takes a free one. Returns the server and its port.
+
+    Raises OSError if the port is taken.
+    """
+    server, thread = start_http_server(port, addr=host, registry=registry)
+    return MetricsServer(server, thread), server.server_port

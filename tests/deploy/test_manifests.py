@@ -1,0 +1,271 @@
+"""The rendered manifests: complete, consistent with each other and with the Serve config inside."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes_validate import SchemaNotFoundError
+from kubernetes_validate import ValidationError as KubernetesValidationError
+from rearview.config import ServiceConfig, load_config
+from rearview.errors import ConfigError
+from support.manifests import CustomResources, Manifest, check_core, kubectl, pick, render, serve_problems
+from support.require import skip_or_fail
+
+pytestmark = pytest.mark.unit
+
+VARIANTS = ["base", "overlays/dev", "overlays/pipeline"]
+
+
+@pytest.fixture(params=VARIANTS)
+def objects(request: pytest.FixtureRequest, root: Path) -> list[Manifest]:
+    if kubectl() is None:
+        skip_or_fail("kubectl is not installed")
+    return render(root / "k8s" / request.param)
+
+
+@pytest.fixture
+def base(root: Path) -> list[Manifest]:
+    if kubectl() is None:
+        skip_or_fail("kubectl is not installed")
+    return copy.deepcopy(render(root / "k8s" / "base"))
+
+
+@pytest.fixture(scope="module")
+def custom(schemas: Path) -> CustomResources:
+    return CustomResources(schemas)
+
+
+def service(objects: list[Manifest]) -> Manifest:
+    return pick(objects, "RayService")[0]
+
+
+def serve_config(objects: list[Manifest]) -> dict[str, Any]:
+    return yaml.safe_load(service(objects)["spec"]["serveConfigV2"])
+
+
+def config(objects: list[Manifest]) -> ServiceConfig:
+    return load_config(serve_config(objects)["applications"][0]["args"]["config"])
+
+
+def templates(objects: list[Manifest]) -> dict[str, dict[str, Any]]:
+    """Pod templates of the Ray cluster by role."""
+    cluster = service(objects)["spec"]["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return {
+        group["template"]["metadata"]["labels"]["rearview.dev/role"]: group["template"] for group in groups
+    }
+
+
+def group(objects: list[Manifest], name: str) -> dict[str, Any]:
+    groups = service(objects)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    return next(item for item in groups if item["groupName"] == name)
+
+
+def ports(template: dict[str, Any]) -> dict[str, int]:
+    container = template["spec"]["containers"][0]
+    return {port["name"]: port["containerPort"] for port in container["ports"]}
+
+
+def test_every_object_passes_its_schema(objects: list[Manifest], custom: CustomResources) -> None:
+    for item in objects:
+        if custom.knows(item):
+            assert custom.problems(item) == []
+        else:
+            check_core(item)
+
+
+def test_ray_service_uses_the_version_that_is_not_deprecated(objects: list[Manifest]) -> None:
+    assert service(objects)["apiVersion"] == "ray.io/v1"
+
+
+def test_serve_config_passes_serves_own_model_and_has_no_unknown_key(objects: list[Manifest]) -> None:
+    assert serve_problems(serve_config(objects)) == []
+
+
+def test_serve_config_carries_one_configuration_and_overrides_none_of_it(objects: list[Manifest]) -> None:
+    (application,) = serve_config(objects)["applications"]
+    assert application["import_path"] == "rearview.stages.app:build_app_from_args"
+    assert set(application["args"]) == {"config"}
+    assert config(objects).name == application["name"]
+    assert "deployments" not in application
+
+
+def test_some_span_scales(objects: list[Manifest]) -> None:
+    assert all((span.max_replicas or 0) > span.replicas for span in config(objects).spans)
+
+
+def test_grpc_port_is_the_same_everywhere(objects: list[Manifest]) -> None:
+    port = config(objects).ingress.port
+    ingress = templates(objects)["ingress"]
+    (exposed,) = pick(objects, "Service")[0]["spec"]["ports"]
+    assert ports(ingress)["serve-grpc"] == port
+    assert ports(templates(objects)["head"])["serve-grpc"] == port
+    assert ingress["spec"]["containers"][0]["readinessProbe"]["grpc"]["port"] == port
+    assert (exposed["port"], exposed["targetPort"]) == (port, "serve-grpc")
+    assert exposed["appProtocol"] == "kubernetes.io/h2c"
+    policies = {item["metadata"]["name"]: item["spec"] for item in pick(objects, "NetworkPolicy")}
+    assert policies["rearview-clients"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
+
+
+def test_metrics_ports_are_scraped_and_open_to_the_scraper(base: list[Manifest]) -> None:
+    known = {name: port for template in templates(base).values() for name, port in ports(template).items()}
+    scraped = {
+        endpoint["port"]
+        for item in pick(base, "PodMonitor")
+        for endpoint in item["spec"]["podMetricsEndpoints"]
+    }
+    policy = next(
+        item for item in pick(base, "NetworkPolicy") if item["metadata"]["name"].endswith("metrics")
+    )
+    opened = {port["port"] for port in policy["spec"]["ingress"][0]["ports"]}
+    assert known["app-metrics"] == config(base).ingress.metrics_port
+    assert scraped == {name for name in known if name.endswith("metrics")}
+    assert opened == {known[name] for name in scraped}
+
+
+def test_every_selector_finds_pods(objects: list[Manifest]) -> None:
+    labels = [template["metadata"]["labels"] for template in templates(objects).values()]
+    for item in objects:
+        spec = item.get("spec", {})
+        selector = spec.get("podSelector", spec.get("selector", {}))
+        wanted = selector.get("matchLabels", selector if item["kind"] == "Service" else {})
+        assert any(wanted.items() <= found.items() for found in labels), item["metadata"]["name"]
+
+
+def test_worker_groups_hold_all_replicas_that_may_run(objects: list[Manifest]) -> None:
+    spans, workers = config(objects).spans, group(objects, "spans")
+    limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    cpus, gpus = float(limits["cpu"]), float(limits.get("nvidia.com/gpu", 0))
+    for pods, replicas in (
+        (workers["minReplicas"], [span.replicas for span in spans]),
+        (workers["maxReplicas"], [span.max_replicas or span.replicas for span in spans]),
+    ):
+        need = [(n * span.num_cpus, n * span.num_gpus) for n, span in zip(replicas, spans, strict=True)]
+        assert sum(cpu for cpu, _ in need) <= pods * cpus
+        assert sum(gpu for _, gpu in need) <= pods * gpus
+
+
+def test_each_ingress_pod_takes_one_ingress_replica(objects: list[Manifest]) -> None:
+    workers = group(objects, "ingress")
+    assert workers["rayStartParams"]["resources"] == '"{\\"ingress\\": 1}"'
+    assert config(objects).ingress.resources == {"ingress": 1}
+    assert config(objects).ingress.replicas == workers["minReplicas"] == workers["replicas"]
+
+
+def test_files_of_the_configuration_are_mounted(objects: list[Manifest]) -> None:
+    def mounts(role: str) -> list[str]:
+        container = templates(objects)[role]["spec"]["containers"][0]
+        return [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+
+    tenants, checkpoint = config(objects).tenants_file, config(objects).model.checkpoint
+    assert tenants is not None
+    assert str(tenants.parent) in mounts("ingress")
+    if checkpoint.startswith("/"):
+        assert any(checkpoint.startswith(f"{path}/") for path in mounts("spans"))
+
+
+def test_leases_and_ray_share_one_redis_or_have_none(objects: list[Manifest]) -> None:
+    tolerance = service(objects)["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions")
+    leases = config(objects).directory.redis_url
+    assert (tolerance is None) == (leases is None)
+    if tolerance is not None:
+        assert leases == f"{tolerance['redisAddress']}/1"
+
+
+def test_pods_are_restricted_and_bounded(objects: list[Manifest]) -> None:
+    for role, template in templates(objects).items():
+        pod, container = template["spec"], template["spec"]["containers"][0]
+        assert pod["securityContext"]["runAsNonRoot"], role
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+        assert container["readinessProbe"]
+        assert container["livenessProbe"]
+        if role != "head":
+            assert pod["automountServiceAccountToken"] is False
+
+
+def test_only_the_dev_overlay_carries_secrets(root: Path) -> None:
+    if kubectl() is None:
+        skip_or_fail("kubectl is not installed")
+    assert {variant for variant in VARIANTS if pick(render(root / "k8s" / variant), "Secret")} == {
+        "overlays/dev"
+    }
+
+
+def test_dev_overlay_needs_nothing_but_kuberay(root: Path) -> None:
+    if kubectl() is None:
+        skip_or_fail("kubectl is not installed")
+    text = yaml.safe_dump_all(render(root / "k8s" / "overlays/dev"))
+    assert "nvidia.com/gpu: " not in text
+    assert "monitoring.coreos.com" not in text
+    assert "persistentVolumeClaim" not in text
+
+
+# Mistakes that a careless edit makes. Each must be found, else the checks above prove nothing.
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        (["spec", "rayClusterConfig", "workerGroupSpecs", 1, "maxReplica"], 8),
+        (["spec", "rayClusterConfig", "enableInTreeAutoscalin"], True),
+        (["spec", "rayClusterConfig", "workerGroupSpecs", 1, "maxReplicas"], "eight"),
+        (["spec", "rayClusterConfig", "headGroupSpec", "template", "spec", "container"], []),
+        (["spec", "rayClusterConfig", "gcsFaultToleranceOptions", "backend"], "memcached"),
+        (["spec", "serveConfig"], "applications: []"),
+    ],
+)
+def test_seeded_mistake_in_the_ray_service_is_found(
+    base: list[Manifest], custom: CustomResources, path: list[Any], wrong: Any
+) -> None:
+    place: Any = service(base)
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = wrong
+    assert custom.problems(service(base))
+
+
+@pytest.mark.parametrize("kind", ["PodMonitor", "PrometheusRule"])
+def test_seeded_mistake_in_a_monitoring_object_is_found(
+    base: list[Manifest], custom: CustomResources, kind: str
+) -> None:
+    item = pick(base, kind)[0]
+    item["spec"]["selectors"] = {}
+    assert custom.problems(item)
+
+
+@pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget", "Namespace"])
+def test_seeded_mistake_in_a_core_object_is_found(base: list[Manifest], kind: str) -> None:
+    item = pick(base, kind)[0]
+    item.setdefault("spec", {})["selectorr"] = {}
+    with pytest.raises(KubernetesValidationError, match="selectorr"):
+        check_core(item)
+
+
+def test_kind_without_schema_is_a_failure() -> None:
+    with pytest.raises(SchemaNotFoundError):
+        check_core({"apiVersion": "example.com/v1", "kind": "Gadget", "metadata": {"name": "a"}})
+
+
+def test_seeded_mistake_in_the_serve_config_is_found(base: list[Manifest]) -> None:
+    content = serve_config(base)
+    content["applications"][0]["deployments"] = [{"name": "fused", "num_replica": 2}]
+    content["proxy_locaton"] = "Disabled"
+    found = "; ".join(serve_problems(content))
+    assert "deployments.num_replica:" in found
+    assert "proxy_locaton:" in found
+
+
+def test_seeded_mistake_in_our_configuration_is_found(base: list[Manifest]) -> None:
+    content = serve_config(base)["applications"][0]["args"]["config"]
+    content["spans"][0]["max_replica"] = 9
+    with pytest.raises(ConfigError, match="max_replica"):
+        load_config(content)

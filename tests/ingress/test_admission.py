@@ -1,0 +1,174 @@
+"""What a tenant may, and which settings make sense."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from rearview.config import LimitsConfig, TenantConfig
+from rearview.errors import InvalidRequest, Reason, Refused
+from rearview.ingress.admission import Admission, check_settings
+
+pytestmark = pytest.mark.unit
+
+NAN, INF = math.nan, math.inf
+
+
+def tenant(name: str = "alpha", **changes: object) -> TenantConfig:
+    return TenantConfig.model_validate({"name": name, "token_sha256": "0" * 64, "max_streams": 2, **changes})
+
+
+def admission(**limits: int) -> Admission:
+    return Admission(LimitsConfig(**limits))
+
+
+def test_streams_beyond_the_quota_are_refused_with_a_retry_hint() -> None:
+    subject = admission()
+    subject.open_stream(tenant())
+    subject.open_stream(tenant())
+    with pytest.raises(Refused) as caught:
+        subject.open_stream(tenant())
+    assert caught.value.reason is Reason.TENANT_STREAMS_EXHAUSTED
+    assert caught.value.retry_after_s is not None
+    assert subject.streams(tenant()) == 2
+
+
+def test_a_closed_stream_makes_room_for_one() -> None:
+    subject = admission()
+    for _ in range(100):
+        subject.open_stream(tenant())
+        subject.open_stream(tenant())
+        subject.close_stream(tenant())
+        subject.close_stream(tenant())
+    assert subject.streams(tenant()) == 0
+
+
+def test_one_tenants_streams_do_not_count_for_another() -> None:
+    subject = admission()
+    subject.open_stream(tenant("alpha"))
+    subject.open_stream(tenant("alpha"))
+    subject.open_stream(tenant("beta"))
+
+
+def test_one_seconds_worth_of_frames_may_come_at_once() -> None:
+    subject = admission()
+    limited = tenant(max_frames_per_s=30.0)
+    assert [subject.take_frame(limited, 5.0) for _ in range(31)] == [True] * 30 + [False]
+
+
+def test_the_rate_holds_over_time() -> None:
+    subject = admission()
+    limited = tenant(max_frames_per_s=30.0)
+    taken = sum(subject.take_frame(limited, step / 100) for step in range(1_000))
+    assert taken == pytest.approx(30 * 10 + 30, abs=1)
+
+
+def test_a_frame_at_the_rate_is_never_refused() -> None:
+    subject = admission()
+    limited = tenant(max_frames_per_s=30.0)
+    assert all(subject.take_frame(limited, step / 30) for step in range(3_000))
+
+
+def test_reconnecting_does_not_refill_the_rate() -> None:
+    subject = admission()
+    limited = tenant(max_frames_per_s=2.0)
+    subject.open_stream(limited)
+    assert subject.take_frame(limited, 0.0)
+    assert subject.take_frame(limited, 0.0)
+    subject.close_stream(limited)
+    subject.open_stream(limited)
+    assert not subject.take_frame(limited, 0.0)
+
+
+def test_a_rate_below_one_frame_per_second_still_passes_frames() -> None:
+    subject = admission()
+    limited = tenant(max_frames_per_s=0.5)
+    assert [subject.take_frame(limited, now) for now in (0.0, 1.0, 2.0, 3.0, 4.0)] == [True, False] * 2 + [
+        True
+    ]
+
+
+def test_one_tenants_rate_does_not_count_for_another() -> None:
+    subject = admission()
+    assert subject.take_frame(tenant("alpha", max_frames_per_s=1.0), 0.0)
+    assert subject.take_frame(tenant("beta", max_frames_per_s=1.0), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(0, 64), (64, 0), (56, 64), (64, 68), (257, 256), (1024, 1032), (1 << 31, 64)]
+)
+def test_unserved_sizes_are_refused(width: int, height: int) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        admission().check_resolution(tenant(), width, height)
+    assert caught.value.reason is Reason.RESOLUTION_UNSUPPORTED
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (256, 256), (1024, 1024), (4096, 256)])
+def test_served_sizes_pass(width: int, height: int) -> None:
+    admission().check_resolution(tenant(), width, height)
+
+
+def test_the_smaller_of_tenant_and_service_limits_pixels() -> None:
+    for service, own in ((128 * 128, 256 * 256), (256 * 256, 128 * 128)):
+        subject = admission(max_pixels=service)
+        subject.check_resolution(tenant(max_pixels=own), 128, 128)
+        with pytest.raises(InvalidRequest):
+            subject.check_resolution(tenant(max_pixels=own), 136, 128)
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t ", "\u3000\u2028"])
+def test_blank_prompts_are_refused(prompt: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        admission().check_prompt(prompt)
+    assert caught.value.reason is Reason.PROMPT_EMPTY
+
+
+@pytest.mark.parametrize("prompt", ["x" * 65, "é" * 33, "x" * 100_000, " " * 65])
+def test_prompts_beyond_the_byte_limit_are_refused_without_being_quoted(prompt: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        admission(max_prompt_bytes=64).check_prompt(prompt)
+    assert caught.value.reason is Reason.PROMPT_TOO_LONG
+    assert prompt not in caught.value.message
+
+
+@pytest.mark.parametrize("prompt", ["x" * 64, "é" * 32, " a ", "\x00ok"])
+def test_prompts_within_the_byte_limit_pass(prompt: str) -> None:
+    admission(max_prompt_bytes=64).check_prompt(prompt)
+
+
+BAD_SETTINGS = [
+    *(("strength", value) for value in (NAN, INF, -INF, 0.0, -0.1, 1.0001)),
+    *(("steps", value) for value in (0, 5, -1, 2**32 - 1)),
+    *(("seed", value) for value in (-1, 1 << 64)),
+    *(("session_max_steps", value) for value in (0, 5)),
+    *(("jpeg_quality", value) for value in (0, 101)),
+    *(("frame_rate", value) for value in (NAN, INF, -INF, 0.0, -30.0, 240.5)),
+    *(("frame_budget_s", value) for value in (NAN, INF, 0.0, -0.5, 61.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
+def test_senseless_settings_are_refused_by_field(name: str, value: float) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_settings(max_steps=4, **{name: value})  # type: ignore[arg-type]
+    assert caught.value.reason is Reason.SETTING_OUT_OF_RANGE
+    fields = {"session_max_steps": "max_steps", "frame_budget_s": "frame_budget"}
+    assert caught.value.metadata == {"field": fields.get(name, name)}
+
+
+@pytest.mark.parametrize("top", [False, True])
+def test_settings_at_both_ends_of_their_range_pass(top: bool) -> None:
+    check_settings(
+        max_steps=4,
+        strength=1.0 if top else 1e-6,
+        steps=4 if top else 1,
+        seed=(1 << 64) - 1 if top else 0,
+        session_max_steps=4 if top else 1,
+        jpeg_quality=100 if top else 1,
+        frame_rate=240.0 if top else 0.1,
+        frame_budget_s=60.0 if top else 0.001,
+    )
+
+
+def test_absent_settings_are_not_looked_at() -> None:
+    check_settings(max_steps=1)
