@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rearview.engine.engine import Engine
     from torch import Tensor
 
-__all__ = ["Clip", "load_clip", "run_in_process", "run_service"]
+__all__ = ["Clip", "EngineLoop", "load_clip", "run_in_process", "run_service"]
 
 JPEG_QUALITY = 85
 CLIP_FRAMES = 96
@@ -98,7 +98,7 @@ def run_in_process(config: ServiceConfig, clip: Clip, frames: int, warmup: int) 
     engine = build_engine(config, config.spans[0])
     ready_s = time.monotonic() - started_s
     with ThreadPoolExecutor(config.ingress.codec_threads) as pool:
-        loop = _Loop(engine, pool, clip, config)
+        loop = EngineLoop(engine, pool, clip, config)
         loop.translate(warmup)
         before_s, cpu_before_s = time.monotonic(), cpu_seconds(process_tree(os.getpid()))
         loop.translate(frames)
@@ -113,7 +113,7 @@ def run_in_process(config: ServiceConfig, clip: Clip, frames: int, warmup: int) 
     }
 
 
-class _Loop:
+class EngineLoop:
     """Keeps the engine full: JPEGs are decoded ahead and encoded behind it in the pool."""
 
     def __init__(self, engine: Engine, pool: ThreadPoolExecutor, clip: Clip, config: ServiceConfig) -> None:
@@ -126,8 +126,8 @@ class _Loop:
         self._ordinal = 0
         engine.open(self._spec)
 
-    def translate(self, frames: int) -> None:
-        """Translate the next `frames` frames; returns when the last one is encoded."""
+    def translate(self, frames: int) -> list[bytes]:
+        """Translate the next `frames` frames to JPEG, in order."""
         decoded: deque[Future[Tensor]] = deque()
         encoded: list[Future[bytes]] = []
         first = self._ordinal
@@ -143,8 +143,7 @@ class _Loop:
                 assert emission.payload is not None, "the engine dropped a frame"
                 encoded.append(self._pool.submit(self._encode, emission.payload))
                 in_flight -= 1
-        for future in encoded:
-            assert future.result().startswith(b"\xff\xd8"), "not a JPEG"
+        return [future.result() for future in encoded]
 
     def _admit(self, image: Tensor) -> None:
         from rearview.engine.rows import FrameInput

@@ -28,15 +28,15 @@ def markdown(results: Sequence[ResultFile]) -> str:
     notes = []
     for result in sorted(results, key=_rank):
         lines += [
-            f"| {figure.what} | {figure.setting} | {figure.value_text} | {figure.target_text} | {figure.met_text} |"
-            for figure in result.figures
+            f"| {f.what} | {f.setting} | {f.value_text} | {f.target_text} | {f.met_text} |"
+            for f in result.figures
         ]
         notes += [_note(result), *(f"  - **Not to be relied on:** {problem}." for problem in result.problems)]
     return "\n".join([*lines, "", *notes, ""])
 
 
 def insert(document: str, table: str) -> str:
-    """The document with the table between its markers. ValueError if they are not there, once and in order."""
+    """The document with the table between its markers. ValueError if it has none."""
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rich.console import Group
@@ -143,7 +143,7 @@ class LoadResult:
         """Everything, so that `from_json` of several files can be merged."""
         return {
             "summary": self.summary(),
-            "streams": [{**asdict(stream), "fps": round(stream.fps, 3)} for stream in self.streams],
+            "streams": [_stream_json(stream) for stream in self.streams],
             "histograms": self.histograms.encode(),
             "server_cpu_s": self.server_cpu_s,
         }
@@ -153,10 +153,10 @@ class LoadResult:
         """Undo `to_json`. KeyError or TypeError if the content is not one."""
         streams = []
         for entry in content["streams"]:
-            fields = {key: value for key, value in entry.items() if key != "fps"}
+            known = {key: value for key, value in entry.items() if key != "fps"}
             for name in ("dropped", "unsent", "violations"):
-                fields[name] = Counter(fields[name])
-            streams.append(StreamResult(**fields))
+                known[name] = Counter(known[name])
+            streams.append(StreamResult(**known))
         return cls(streams, Histograms.decode(content["histograms"]), content["server_cpu_s"])
 
     def render(self) -> Group:
@@ -185,6 +185,11 @@ class LoadResult:
             lines.append(f"server CPU per picture: {self.cpu_ms_per_frame:.2f} ms")
         texts = [Text(line) for line in lines]
         return texts + [Text(f"problem: {problem}", style="bold red") for problem in self.problems]
+
+
+def _stream_json(stream: StreamResult) -> dict[str, Any]:
+    # Not `asdict`: it rebuilds a Counter from its items, and so counts the pairs.
+    return {item.name: getattr(stream, item.name) for item in fields(stream)} | {"fps": round(stream.fps, 3)}
 
 
 def _counts(counts: Mapping[str, int]) -> str:

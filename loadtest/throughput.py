@@ -128,7 +128,7 @@ def main(
                 markup=False,
             )
         runs.append(results)
-    setting = f"{checkpoint}, 256x256, {max_steps} steps, 1 stream"
+    setting = f"{checkpoint}, 256x256, {max_steps} steps, 1 stream, pipeline of {cut.count('|') + 1} spans"
     fps = [{name: run["fps"] for name, run in results.items()} for results in runs]
     problems = sorted(
         {f"{name}: {text}" for results in runs for name, run in results.items() for text in run["problems"]}
@@ -156,7 +156,8 @@ def run_arm(
             fail(f"{arm.name} took longer than {ARM_TIMEOUT_S:g} s")
         if done.returncode or not out.exists():
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            fail(f"{arm.name} ended with {done.returncode}: {lines[-1] if lines else 'it said nothing'}")
+            said = lines[-1].removeprefix("loadtest: ") if lines else "it said nothing"
+            fail(f"{arm.name} ended with {done.returncode}: {said}")
         content: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return content
 

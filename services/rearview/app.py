@@ -18,6 +18,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
 from rearview.config import ServiceConfig, SpanConfig, load_config
+from rearview.engine.card import ModelCard
 
 __all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
 
@@ -108,7 +109,8 @@ def scale_by_sessions(context: Any, sessions_per_replica: float) -> tuple[int, d
 
 
 def build_app(config: ServiceConfig) -> Application:
-    """One deployment per span, and the ingress in front of them."""
+    """One deployment per span, and the ingress in front of them. Raises ConfigError at once."""
+    ModelCard.read(config.model.checkpoint)
     link = (
         config.link
         if config.link.secret

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rearview.config import ServiceConfig
+from rearview.errors import ConfigError
 
 __all__ = ["LocalService"]
 
@@ -108,11 +109,21 @@ class LocalService:
         spans = ", ".join(span.name for span in self._config.spans)
         self._on_progress(f"loading the model ({spans})")
         config = self._config
-        self._handle = serve.run(
-            build_app(config), name=config.name, route_prefix=None, logging_config=logging
-        )
+        try:
+            self._handle = serve.run(
+                build_app(config), name=config.name, route_prefix=None, logging_config=logging
+            )
+        except RuntimeError as error:
+            raise ConfigError(f"the service did not start: {_cause(serve.status(), config.name)}") from error
         self._description = self._describe()
 
     def _describe(self) -> Mapping[str, Any]:
         description: Mapping[str, Any] = self._handle.describe.remote().result(timeout_s=30)
         return description
+
+
+def _cause(status: Any, application: str) -> str:
+    """The last line of what a deployment that did not start has said."""
+    deployments = status.applications[application].deployments.values()
+    messages = [deployment.message.strip() for deployment in deployments if deployment.message]
+    return messages[0].splitlines()[-1] if messages else "no deployment says why"

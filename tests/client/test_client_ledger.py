@@ -135,7 +135,7 @@ def test_only_an_input_never_sent_can_be_withdrawn() -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_every_frame_is_received_once_under_its_settings_over_random_losses(seed: int) -> None:
-    """A model of the server: it applies what comes in order, and loses a random tail of frames at each cut."""
+    """A model of the server: it applies what comes, and loses a random tail of frames at each cut."""
     rng = random.Random(seed)
     script = [control(k) if rng.random() < 0.3 else frame(k) for k in range(1, 40)]
     ledger = filled(*script)

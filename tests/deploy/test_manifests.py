@@ -88,7 +88,7 @@ def test_serve_config_passes_serves_own_model_and_has_no_unknown_key(objects: li
 
 def test_serve_config_carries_one_configuration_and_overrides_none_of_it(objects: list[Manifest]) -> None:
     (application,) = serve_config(objects)["applications"]
-    assert application["import_path"] == "rearview.stages.app:build_app_from_args"
+    assert application["import_path"] == "rearview.app:build_app_from_args"
     assert set(application["args"]) == {"config"}
     assert config(objects).name == application["name"]
     assert "deployments" not in application
@@ -165,7 +165,19 @@ def test_files_of_the_configuration_are_mounted(objects: list[Manifest]) -> None
     assert tenants is not None
     assert str(tenants.parent) in mounts("ingress")
     if checkpoint.startswith("/"):
-        assert any(checkpoint.startswith(f"{path}/") for path in mounts("spans"))
+        for role in templates(objects):
+            assert any(checkpoint.startswith(f"{path}/") for path in mounts(role)), role
+
+
+def test_variables_that_pods_get_are_read_by_the_service(objects: list[Manifest], root: Path) -> None:
+    given = {
+        variable["name"].removeprefix("REARVIEW_")
+        for template in templates(objects).values()
+        for variable in template["spec"]["containers"][0]["env"]
+        if variable["name"].startswith("REARVIEW_")
+    }
+    source = "".join(path.read_text(encoding="utf-8") for path in (root / "services/rearview").rglob("*.py"))
+    assert {name for name in given if f'environment("{name}"' not in source} == set()
 
 
 def test_leases_and_ray_share_one_redis_or_have_none(objects: list[Manifest]) -> None:

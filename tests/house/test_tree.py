@@ -38,7 +38,7 @@ def files(root: Path) -> dict[str, str]:
     if shutil.which("git") is None or not (root / ".git").exists():
         skip_or_fail("not a git checkout")
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
         capture_output=True,
         text=True,

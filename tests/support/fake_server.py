@@ -372,10 +372,14 @@ class _Stream:
         raise _Cut(faults.cut_code)
 
     def _forget(self, num_frames: int) -> None:
-        """Lose the last frames, whether held or already in `entries`."""
+        """Lose the last frames, whether held or already in `entries`, and controls after them."""
         session = self._session
         for _ in range(num_frames):
-            (session.held or session.entries).pop()
+            if session.held:
+                session.held.pop()
+                continue
+            while session.entries.pop().WhichOneof("message") == "control_applied":
+                pass
         session.received -= num_frames
 
     def _raise_if_over(self) -> None:

@@ -1,8 +1,8 @@
 """What was sent and not yet answered: the exactly-once part of a session, without I/O or clock.
 
-    submit ─► pending ─ take ─► unanswered ─ answered / control_answered ─► forgotten
-                 ▲                  │
-                 └──── resume ──────┘   what the server has not received goes back, in order
+    submit ─► take ─► answered / control_answered ─► forgotten
+                ▲              │
+                └─── resume ───┘   what the server has not received goes out again, in order
 
 Frames are numbered by their place in the session; the server's `frame_credit`, `received_frames` and
 `received_answers` count the same way, over all connections. A control has no number of its own: it stands
@@ -43,8 +43,10 @@ class Input:
     frames_before: int = 0
     """How many frames of the session stand before it."""
     is_acknowledged: bool = False
-    """Of a control: whether its answer came."""
-    settings_before: pb.Settings | None = None
+    """Of a control: whether its answer came, and the server cannot have gone back behind it since."""
+    is_reported: bool = False
+    """Of a control: whether its answer was given to the user."""
+    settings_before: pb.Settings = field(default_factory=pb.Settings)
     """Of an acknowledged control: all settings that it changed."""
 
 
@@ -60,111 +62,118 @@ class Ledger:
     """How many frames have been answered in all."""
     sent_frames: int = 0
     """How many frames were handed to the present connection or received over former ones."""
-    _pending: deque[Input] = field(default_factory=deque)
-    _unanswered: deque[Input] = field(default_factory=deque)
+    _items: deque[Input] = field(default_factory=deque)
+    """What is not forgotten, in the user's order, sent or not."""
+    _outgoing: deque[Input] = field(default_factory=deque)
+    """What is still to be sent on this connection."""
 
     @property
     def num_unanswered_frames(self) -> int:
         """Frames that are waiting to be sent or answered."""
-        return sum(item.is_frame for item in (*self._pending, *self._unanswered))
+        return sum(item.is_frame for item in self._items)
 
     @property
     def is_empty(self) -> bool:
         """Whether everything submitted has been answered."""
-        return not self._pending and not self._unanswered
+        return not self._items
 
     @property
-    def has_pending(self) -> bool:
+    def has_outgoing(self) -> bool:
         """Whether something is waiting to be sent."""
-        return bool(self._pending)
+        return bool(self._outgoing)
 
     def submit(self, item: Input) -> None:
         """Add an input at the end."""
-        self._pending.append(item)
+        self._items.append(item)
+        self._outgoing.append(item)
 
     def withdraw(self, item: Input) -> bool:
         """Take back an input that was never sent. False: it was, and will be answered."""
-        if item.taken_s is not None or item not in self._pending:
+        if item.taken_s is not None or item not in self._outgoing:
             return False
-        self._pending.remove(item)
+        self._items.remove(item)
+        self._outgoing.remove(item)
         return True
 
     def take(self, now: float) -> Input | None:
         """The next input to send, now counted as sent; None if there is none or no credit for it."""
-        if not self._pending:
+        if not self._outgoing:
             return None
-        item = self._pending[0]
+        item = self._outgoing[0]
         if item.is_frame and self.sent_frames >= self.frame_credit:
             return None
-        self._unanswered.append(self._pending.popleft())
+        self._outgoing.popleft()
         if item.taken_s is None:
             item.taken_s, item.frames_before = now, self.sent_frames
             item.on_taken()
         self.sent_frames += item.is_frame
-        self._forget()
         return item
 
     def answered(self, frame_index: int) -> Input:
         """Forget the frame that this answer is for. Raises Fault unless it is the oldest unanswered one."""
-        item = next((item for item in self._unanswered if item.is_frame), None)
-        if item is None or item.number != frame_index:
+        item = next((item for item in self._items if item.is_frame), None)
+        if item is None or item.taken_s is None or item.number != frame_index:
             expected = f"expected {item.number}" if item is not None else "but none is unanswered"
             raise Fault(Reason.INTERNAL, f"answer for frame {frame_index}, {expected}")
-        self._unanswered.remove(item)
+        self._items.remove(item)
         self.received_answers += 1
         self._forget()
         return item
 
     def control_answered(self, control_id: int, settings: pb.Settings) -> Input | None:
-        """Note the answer to a control. None: it was noted before, or the control is the ledger's own."""
-        for item in self._unanswered:
+        """Note the answer to a control. None: the user has it already, or the control is the ledger's own."""
+        for item in self._items:
             if not item.is_frame and item.number == control_id and not item.is_acknowledged:
                 item.is_acknowledged, item.settings_before = True, self.settings
                 self.settings = settings
+                was_reported, item.is_reported = item.is_reported, True
                 self._forget()
-                return item
+                return None if was_reported else item
         return None
 
     def resume(self, received_frames: int, frame_credit: int) -> None:
-        """Put back what the server has not received. Raises Fault if the numbers cannot be."""
-        newest = self.received_answers + sum(item.is_frame for item in self._unanswered)
+        """Prepare a new connection: send again what the server lacks. Raises Fault if that cannot be."""
+        newest = self.received_answers + sum(
+            item.is_frame and item.taken_s is not None for item in self._items
+        )
         if not self.received_answers <= received_frames <= newest:
             raise Fault(
                 Reason.INTERNAL,
                 f"the server has received {received_frames} frames, "
                 f"the client has {self.received_answers} answers and has sent {newest} frames",
             )
-        kept, again = self._split(received_frames)
-        redone = next((item for item in again if not item.is_frame and item.taken_s is not None), None)
-        if redone is not None:
-            again.insert(0, _restoring(redone.settings_before or self.settings))
-        self._unanswered, self._pending = deque(kept), deque(again)
-        self.sent_frames = received_frames
-        self.frame_credit = frame_credit
+        self.sent_frames, self.frame_credit = received_frames, frame_credit
+        again = self._lacking(received_frames)
+        self._outgoing = deque(again)
+        redone = [item for item in again if not item.is_frame and item.taken_s is not None]
+        if redone:
+            self.settings = redone[0].settings_before if redone[0].is_acknowledged else self.settings
+            self._outgoing.appendleft(_restoring(self.settings))
+        for item in redone:
+            item.is_acknowledged = False
 
-    def _split(self, received_frames: int) -> tuple[list[Input], list[Input]]:
-        """What the server has, and what is to be sent (again), both in order."""
-        kept: list[Input] = []
-        again: list[Input] = []
+    def _lacking(self, received_frames: int) -> list[Input]:
+        """What the server needs, again or for the first time, in order."""
+        lacking: list[Input] = []
         number = self.received_answers
-        for item in (*self._unanswered, *self._pending):
+        for item in self._items:
             if item.is_frame:
-                (kept if number < received_frames else again).append(item)
+                has_it = number < received_frames
                 number += 1
-            elif item.number != RESTORE_ID:
-                done = item.is_acknowledged and item.frames_before <= received_frames
-                (kept if done else again).append(item)
-        return kept, again
+            else:
+                has_it = item.is_acknowledged and item.frames_before <= received_frames
+            if not has_it:
+                lacking.append(item)
+        return lacking
 
     def _forget(self) -> None:
         """Drop acknowledged controls that no loss of frames can call for again."""
-        while self._unanswered:
-            item = self._unanswered[0]
-            if not item.is_acknowledged or item.frames_before > self.received_answers:
+        while self._items and self._items[0].is_acknowledged:
+            if self._items[0].frames_before > self.received_answers:
                 return
-            self._unanswered.popleft()
+            self._items.popleft()
 
 
 def _restoring(settings: pb.Settings) -> Input:
     control = pb.Control(control_id=RESTORE_ID, settings=settings)
-    return Input(pb.TranslateRequest(control=control), RESTORE_ID, False, is_acknowledged=True)
+    return Input(pb.TranslateRequest(control=control), RESTORE_ID, False)

@@ -144,7 +144,7 @@ class Session:
     def frame_credit_left(self) -> int:
         """How many frames can be sent without waiting. For live sources that would rather skip a frame."""
         ledger = self._ledger
-        return max(0, ledger.frame_credit - ledger.sent_frames) if not ledger.has_pending else 0
+        return max(0, ledger.frame_credit - ledger.sent_frames) if not ledger.has_outgoing else 0
 
     async def send(
         self,
@@ -253,7 +253,7 @@ class Session:
         while True:
             self._to_write.clear()
             wrote = await self._write_ready(call)
-            if self._finishing and not self._ledger.has_pending:
+            if self._finishing and not self._ledger.has_outgoing:
                 await self._half_close(call)
                 return
             if not wrote and not await self._wait(self._to_write, heartbeat_s) and self._is_waiting:

@@ -24,8 +24,8 @@ class ModelCard:
     steps: int = 2
     styles: Mapping[str, str] = field(default_factory=dict)
     """Style name to a prompt that asks for it."""
-    style_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Style name to the words by which the model knows it. Empty: the model takes any prompt."""
+    phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Style name to the phrases by which the model knows it. Empty: the model takes any prompt."""
 
     @classmethod
     def read(cls, checkpoint: str) -> ModelCard:
@@ -37,11 +37,12 @@ class ModelCard:
             return cls()
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            styles = content["styles"].items()
             return cls(
-                strength=float(content["strength"]),
-                steps=int(content["steps"]),
-                styles=dict(content["styles"]),
-                style_words={name: tuple(words) for name, words in content["style_words"].items()},
+                strength=float(content["default_strength"]),
+                steps=int(content["default_steps"]),
+                styles={name: str(style["prompt"]) for name, style in styles},
+                phrases={name: tuple(style["phrases"]) for name, style in styles},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: {error!r}") from None
@@ -49,7 +50,7 @@ class ModelCard:
     def advice(self, prompt: str) -> str:
         """What to tell a user about a prompt: empty if the model knows a style in it."""
         text = prompt.casefold()
-        if not self.style_words or any(w in text for words in self.style_words.values() for w in words):
+        if not self.phrases or any(phrase in text for known in self.phrases.values() for phrase in known):
             return ""
         return "no known style in the prompt; known: " + ", ".join(sorted(self.styles))
 

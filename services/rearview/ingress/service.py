@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 MEMBERS_INTERVAL_S = 0.5
 """How often replicas are asked to describe themselves; also what a new replica waits to be used."""
+START_INTERVAL_S = 0.1
 PLACEMENT_TRIES = 3
 """A replica may have filled up, or gone, since it described itself."""
 RETRY_AFTER_S = 2.0
@@ -95,9 +96,11 @@ class Ingress:
         self._draining = asyncio.Event()
 
     async def start(self) -> None:
-        """Take links and learn of replicas."""
+        """Take links, and wait until every span has a replica: before that nothing can be served."""
         await self._lanes.start()
-        await self._refresh()
+        while not self._lanes.complete:
+            await self._try_refresh()
+            await asyncio.sleep(0 if self._lanes.complete else START_INTERVAL_S)
         self._spawn(self._keep_members())
         self._spawn(self._keep_leases())
 
@@ -236,7 +239,7 @@ class Ingress:
                 if not placeable or attempt == PLACEMENT_TRIES - 1:
                     raise
                 self._evict_detached()
-                await self._refresh()
+                await self._try_refresh()
         raise AssertionError("unreachable")
 
     async def _try_place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
@@ -281,10 +284,13 @@ class Ingress:
     async def _keep_members(self) -> None:
         while True:
             await asyncio.sleep(MEMBERS_INTERVAL_S)
-            try:
-                await self._refresh()
-            except Exception as error:  # Serve's controller may be away; what is known stays in use.
-                logger.warning("replicas could not be asked: %s", type(error).__name__)
+            await self._try_refresh()
+
+    async def _try_refresh(self) -> None:
+        try:
+            await self._refresh()
+        except Exception as error:  # No replica yet, or Serve is away: what is known stays in use.
+            logger.info("replicas could not be asked: %s", type(error).__name__)
 
     async def _keep_leases(self) -> None:
         while True:

@@ -84,6 +84,11 @@ class Lanes:
             for d in descriptions
         }
 
+    @property
+    def complete(self) -> bool:
+        """Whether every span has a replica."""
+        return {replica.span for replica in self._replicas.values()} >= set(self._spans)
+
     def choose(self, sessions_by_replica: Mapping[str, int]) -> tuple[str, ...]:
         """A replica per span for a new session. Raises Refused(NO_CAPACITY)."""
         return place(self._spans, self._replicas.values(), sessions_by_replica)

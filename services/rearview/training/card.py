@@ -30,6 +30,7 @@ class Report:
         default_factory=dict
     )  # setting, photo, style
     distances: Mapping[str, float] = field(default_factory=dict)
+    flicker: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # kind of noise, style
 
     def training(self) -> dict[str, object]:
         """The part that goes into ``rearview.json``."""
@@ -77,7 +78,7 @@ def _data(report: Report) -> str:
     held = "\n".join(f"| {photo.name} | {photo.licence} | held out |" for photo in HELD_OUT)
     return f"""## Data
 
-{report.num_scenes} generated scenes of 128 x 128 pixels (seed {report.seed}), each with one version per style:
+{report.num_scenes} generated scenes of 128 x 128 pixels (seed {report.seed}), each in every style:
 42 % crops of the photographs below, 28 % dead leaves, 30 % procedural portraits. The styles are classical
 filters (`rearview/training/styles.py`), which the model imitates. Photographs come with scikit-image; only
 those whose licence line allows free use were taken.
@@ -95,7 +96,7 @@ def _training(report: Report) -> str:
 | stage | steps | minutes |
 |---|---|---|
 | autoencoder (AutoencoderTiny) | {report.vae_steps} of 12 crops | {report.vae_minutes:.0f} |
-| denoiser and text encoder, then with the decoder | {report.unet_steps} of 12 rows | {report.unet_minutes:.0f} |
+| denoiser, text encoder, then the decoder too | {report.unet_steps} of 12 rows | {report.unet_minutes:.0f} |
 
 A row of the second stage is a roll-out of two or three predictions, each from the model's own last output.
 
@@ -127,7 +128,23 @@ def _figures(report: Report) -> str:
         lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     distances = ", ".join(f"{style} {value:.2f}" for style, value in report.distances.items())
     lines += ["", f"Mean absolute difference of a style to natural (0..1), default setting: {distances}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _flicker(report)) + "\n"
+
+
+def _flicker(report: Report) -> list[str]:
+    if not report.flicker:
+        return []
+    alone = ", ".join(f"{name} {value:.3f}" for name, value in report.flicker[""].items())
+    kinds = {kind: row for kind, row in report.flicker.items() if kind}
+    styles = list(next(iter(kinds.values())))
+    lines = [
+        "",
+        "Warp error on the sample clip (mean difference 0..1 to the frame before, moved by the known",
+    ]
+    lines += [f"motion), default setting; {alone}:", "", *_table("noise", styles)]
+    return lines + [
+        f"| {kind} | " + " | ".join(f"{row[s]:.3f}" for s in styles) + " |" for kind, row in kinds.items()
+    ]
 
 
 def _table(first: str, columns: list[str]) -> list[str]:

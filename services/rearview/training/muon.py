@@ -28,7 +28,8 @@ def orthogonalise(matrix_BMN: Tensor) -> Tensor:
     for _ in range(NUM_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).float()
+    found: Tensor = (x.mT if tall else x).float()
+    return found
 
 
 class Muon:

@@ -21,6 +21,7 @@ from rearview.training.card import Report, model_card
 from rearview.training.dataset import Dataset, write_dataset
 from rearview.training.denoiser import train_denoiser
 from rearview.training.export import Pocket, checkpoint_bytes, load_pocket, random_pocket, write_checkpoint
+from rearview.training.flicker import flicker_figures
 from rearview.training.sheets import (
     Setting,
     held_out_pictures,
@@ -33,6 +34,7 @@ from rearview.training.sheets import (
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FIRST_EXPORT_AT = 0.1  # share of the denoiser's budget
+FLICKER_STYLES = ("natural", "pencil", "oil", "watercolor", "clay", "neon", "cartoon", "blueprint")
 SETTINGS = {
     "S=2, strength .4": Setting(0.4, 2),
     "S=1, strength .4": Setting(0.4, 1),
@@ -122,6 +124,7 @@ def measure(pocket: Pocket, options: Options) -> Report:
         reconstruction=reconstruction_figures(pocket),
         style_psnr={name: style_figures(pocket, setting) for name, setting in SETTINGS.items()},
         distances=style_distances(pocket, Setting()),
+        flicker=flicker_figures(pocket, FLICKER_STYLES, Setting()),
     )
 
 

@@ -1,0 +1,73 @@
+"""The audio track of the input, in the output: packet by packet where the container allows, else as AAC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+
+__all__ = ["AudioTrack"]
+
+COPIED_CODECS = {
+    ".mp4": {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"},
+    ".m4v": {"aac", "ac3", "alac", "mp3"},
+    ".mov": {"aac", "ac3", "alac", "mp3", "pcm_s16le", "pcm_s24le"},
+    ".mkv": {"aac", "ac3", "eac3", "flac", "mp3", "opus", "pcm_s16le", "vorbis"},
+}
+"""By the output's suffix: what is played there by common players. PyAV's own list is what can be muxed."""
+AAC_FRAME_SAMPLES = 1024
+AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350}
+
+
+class AudioTrack:
+    """The first audio track of `path`, for the open container `output`; make it before anything is muxed."""
+
+    def __init__(self, path: Path, output: Any, suffix: str) -> None:
+        self._output = output
+        self._input = av.open(str(path))
+        self._source = self._input.streams.audio[0]
+        self._start_s = Fraction(self._input.start_time or 0, 1_000_000)
+        self.is_copied = self._source.codec_context.name in COPIED_CODECS[suffix]
+        if self.is_copied:
+            self._stream = output.add_stream_from_template(self._source)
+        else:
+            rate = self._source.rate if self._source.rate in AAC_RATES else 48_000
+            self._stream = output.add_stream("aac", rate=rate, layout=self._source.layout.name)
+        self._packets = self._copied() if self.is_copied else self._transcoded()
+        self._waiting: Any = None
+
+    def write_until(self, end_s: float | None) -> None:
+        """Mux what begins before `end_s`; None: all that is left. Muxers want tracks interleaved."""
+        while (packet := self._waiting or next(self._packets, None)) is not None:
+            if end_s is not None and packet.dts is not None and packet.dts * packet.time_base >= end_s:
+                self._waiting = packet
+                return
+            self._waiting = None
+            self._output.mux(packet)
+
+    def close(self) -> None:
+        self._input.close()
+
+    def _copied(self) -> Iterator[Any]:
+        shift = round(self._start_s / self._source.time_base)
+        for packet in self._input.demux(self._source):
+            if packet.dts is None:
+                continue
+            packet.dts -= shift
+            packet.pts = packet.pts - shift if packet.pts is not None else packet.dts
+            packet.stream = self._stream
+            yield packet
+
+    def _transcoded(self) -> Iterator[Any]:
+        layout, rate = self._stream.layout.name, self._stream.rate
+        resampler = av.AudioResampler("fltp", layout, rate, AAC_FRAME_SAMPLES)
+        for frame in chain(self._input.decode(self._source), (None,)):
+            for piece in resampler.resample(frame):
+                if piece.pts is not None:
+                    piece.pts -= round(self._start_s / piece.time_base)
+                yield from self._stream.encode(piece)
+        yield from self._stream.encode(None)
