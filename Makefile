@@ -17,24 +17,16 @@ UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv)
 KEY := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
 RUN_READY := $(VENV)/.ready-run-$(KEY)
 TEST_READY := $(VENV)/.ready-test-$(KEY)
-
-# uv does not read pip's settings. With a folder of own wheels, torch comes from it; without one, uv
-# takes the build that fits the driver, where pip would take the CUDA build of several GB.
-empty :=
 comma := ,
-ifdef PIP_FIND_LINKS
-export UV_FIND_LINKS ?= $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
-endif
-ifndef UV_FIND_LINKS
-export UV_TORCH_BACKEND ?= auto
-endif
-export UV_HTTP_TIMEOUT ?= 180
 
-# $(call install,WHAT): fill .venv. One line says what is missing.
+# $(call install,WHAT): fill .venv; one line says what is missing. uv does not read pip's settings: where
+# pip knows a folder of wheels, uv is told of it. Else uv takes the torch that fits the driver from
+# PyTorch's own index; pip, and uv where that index does not answer, takes the CUDA build of several GB.
 define install
 fail() { echo "make: $$1" >&2; exit 1; }; \
 uv='$(UV)'; \
 [ -n '$(PYTHON)' ] || fail 'Python 3.11 or newer is missing (Debian: apt install python3 python3-venv)'; \
+[ -r constraints.txt ] || fail 'constraints.txt is missing (make constraints)'; \
 echo "setting up $(VENV) ($$($(PYTHON) --version), $${uv:-pip}): once, a few minutes at most" >&2; \
 if [ ! -x $(BIN)/python ]; then \
   if [ -n "$$uv" ]; then $$uv venv --quiet --clear --python $(PYTHON) $(VENV); \
@@ -43,10 +35,18 @@ if [ ! -x $(BIN)/python ]; then \
     rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi; fi; \
 if [ -z "$$uv" ] && { [ -x $(BIN)/uv ] || $(BIN)/python -m pip install --quiet uv 2>/dev/null; }; then \
   uv=$(BIN)/uv; fi; \
-if [ -n "$$uv" ]; then $$uv pip install --quiet --python $(BIN)/python -c constraints.txt $(1); \
-else $(BIN)/python -m pip install --quiet --upgrade pip \
-  && $(BIN)/python -m pip install --quiet -c constraints.txt $(1); fi \
-  || fail 'packages could not be installed: is the package index reachable?'; \
+links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null || true)}}"; \
+export UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-180}"; \
+if [ -z "$$uv" ]; then \
+  $(BIN)/python -m pip install --quiet --upgrade pip \
+  && $(BIN)/python -m pip install --quiet -c constraints.txt $(1); \
+elif [ -n "$$links" ]; then \
+  UV_FIND_LINKS="$$(echo $$links | tr ' ' ,)" $$uv pip install --quiet --python $(BIN)/python -c constraints.txt $(1); \
+else \
+  UV_TORCH_BACKEND="$${UV_TORCH_BACKEND:-auto}" \
+    $$uv pip install --quiet --python $(BIN)/python -c constraints.txt $(1) 2>/dev/null \
+  || $$uv pip install --quiet --python $(BIN)/python -c constraints.txt $(1); \
+fi || fail 'packages could not be installed: is the package index reachable?'; \
 rm -f $(VENV)/.ready-*
 endef
 
@@ -59,7 +59,7 @@ demo: $(RUN_READY) ## translate the bundled clip through the whole service: out/
 	@$(BIN)/rearview demo --out '$(OUT)' $(if $(METHOD),--method '$(METHOD)') $(if $(STYLE),--style '$(STYLE)')
 
 test: lint ## every check and test that needs no GPU
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest $(or $(ARGS),-q)
 
 lint: $(TEST_READY) ## style, types, layers
 	@$(BIN)/ruff check --quiet .

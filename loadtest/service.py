@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn, Protocol
 
 from rearview.config import ServiceConfig, load_config
@@ -75,12 +75,10 @@ def running(config: ServiceConfig) -> Iterator[RunningService]:
         from rearview.stages.local import LocalService
     except ImportError as error:
         fail(f"the service cannot be imported ({error}): install the project first (make test does)")
-    try:
-        service = LocalService(config, on_progress=lambda *_: None)
-        started = service.__enter__()
-    except (ConfigError, RuntimeError, TimeoutError, OSError) as error:
-        fail(f"the service did not start: {error}")
-    try:
-        yield started
-    finally:
-        service.__exit__(None, None, None)
+    with ExitStack() as stack:
+        try:
+            service = stack.enter_context(LocalService(config, on_progress=lambda *_: None))
+        except Exception as error:  # The edge of a command: whatever Ray or a socket says, in one line.
+            first_line = (str(error).splitlines() or [""])[0]
+            fail(f"the service did not start: {type(error).__name__}: {first_line}")
+        yield service

@@ -17,7 +17,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
-from rearview.config import ServiceConfig, SpanConfig, load_config
+from rearview.config import ServiceConfig, SpanConfig, environment, load_config
 from rearview.engine.card import ModelCard
 
 __all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
@@ -111,11 +111,8 @@ def scale_by_sessions(context: Any, sessions_per_replica: float) -> tuple[int, d
 def build_app(config: ServiceConfig) -> Application:
     """One deployment per span, and the ingress in front of them. Raises ConfigError at once."""
     ModelCard.read(config.model.checkpoint)
-    link = (
-        config.link
-        if config.link.secret
-        else config.link.model_copy(update={"secret": secrets.token_hex(32)})
-    )
+    secret = config.link.secret or environment("LINK_SECRET") or secrets.token_hex(32)
+    link = config.link.model_copy(update={"secret": secret})
     content = config.model_copy(update={"link": link}).model_dump(mode="json")
     spans = [
         serve.deployment(StageDeployment, name=span.name)

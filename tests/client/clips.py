@@ -30,10 +30,16 @@ def times_ms(count: int) -> list[int]:
 
 
 def write_clip(
-    path: Path, *, count: int = 20, width: int = 96, height: int = 80, audio: str | None = "aac"
+    path: Path,
+    *,
+    count: int = 20,
+    width: int = 96,
+    height: int = 80,
+    audio: str | None = "aac",
+    start_s: float = 0.0,
 ) -> Path:
-    """A clip of `count` frames at `times_ms`, and a tone as long."""
-    with av.open(str(path), "w") as container:
+    """A clip of `count` frames at `times_ms`, and a tone as long; all of it `start_s` later."""
+    with av.open(str(path), "w", options={"output_ts_offset": str(start_s)}) as container:
         video = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.codec_context.time_base = TIME_BASE

@@ -46,6 +46,8 @@ def test_a_variable_frame_rate_survives_to_the_last_frame(tmp_path: Path, suffix
     clip = write_clip(tmp_path / "in.mp4", count=20)
     assert copy(VideoSource(clip), tmp_path / f"out{suffix}") == 20
     times = [float(time) for time in video_times(tmp_path / f"out{suffix}")]
+    if suffix == ".mkv":  # no edit list: everything is later by what the sound begins before zero
+        times = [time - times[0] for time in times]
     assert times == pytest.approx([time / 1000 for time in times_ms(20)], abs=1e-4)
 
 
@@ -70,9 +72,9 @@ def test_an_audio_track_that_does_not_fit_becomes_aac_of_the_same_length(tmp_pat
 
 
 def test_a_clip_that_does_not_start_at_zero_keeps_sound_and_picture_together(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "in.ts")
+    clip = write_clip(tmp_path / "in.ts", start_s=5)
     with av.open(str(clip)) as container:
-        assert container.start_time > 0
+        assert container.start_time > 4_000_000
     copy(VideoSource(clip), tmp_path / "out.mp4")
     with av.open(str(clip)) as before, av.open(str(tmp_path / "out.mp4")) as after:
         gaps = [

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from kubernetes_validate import SchemaNotFoundError
 from kubernetes_validate import ValidationError as KubernetesValidationError
+from ray.serve import Application
+from rearview.app import INGRESS, build_app_from_args
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import ConfigError
 from support.manifests import CustomResources, Manifest, check_core, kubectl, pick, render, serve_problems
@@ -94,8 +96,18 @@ def test_serve_config_carries_one_configuration_and_overrides_none_of_it(objects
     assert "deployments" not in application
 
 
-def test_some_span_scales(objects: list[Manifest]) -> None:
-    assert all((span.max_replicas or 0) > span.replicas for span in config(objects).spans)
+def test_serve_builds_one_scaling_deployment_per_span_behind_the_ingress(
+    objects: list[Manifest], tmp_path: Path
+) -> None:
+    content = serve_config(objects)["applications"][0]["args"]["config"]
+    content["model"]["checkpoint"] = str(tmp_path)
+    ingress = build_app_from_args({"config": content})._bound_deployment
+    spans = [part._bound_deployment for part in ingress.init_args if isinstance(part, Application)]
+    assert ingress.name == INGRESS
+    assert [span.name for span in spans] == [span["name"] for span in content["spans"]]
+    for built, span in zip(spans, content["spans"], strict=True):
+        scaling = built._deployment_config.autoscaling_config
+        assert (scaling.min_replicas, scaling.max_replicas) == (span.get("replicas", 1), span["max_replicas"])
 
 
 def test_grpc_port_is_the_same_everywhere(objects: list[Manifest]) -> None:

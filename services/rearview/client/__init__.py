@@ -3,7 +3,7 @@
 It imports the stubs, the errors, gRPC, numpy, simplejpeg and (media only) PyAV; never torch or ray.
 """
 
-from rearview.client.aio import Client, Frame, Tls
+from rearview.client.aio import Client, Tls
 from rearview.client.answers import (
     Answer,
     Continuity,
@@ -21,6 +21,7 @@ from rearview.client.answers import (
     Timings,
     Translated,
 )
+from rearview.client.exchange import Frame, exchange
 from rearview.client.faults import Unreachable
 from rearview.client.session import Reconnect, Session
 from rearview.client.sessions import SessionInfo, SessionState
@@ -51,4 +52,5 @@ __all__ = [
     "Tls",
     "Translated",
     "Unreachable",
+    "exchange",
 ]

@@ -12,23 +12,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 import grpc
 
 from rearview.client import sessions
-from rearview.client.answers import Answer, Image, ImageFormat, Settings
+from rearview.client.answers import Answer
 from rearview.client.call import Call
+from rearview.client.exchange import Frame, Item, exchange
 from rearview.client.faults import error_of
 from rearview.client.session import Reconnect, Session
 from rearview.client.wire import OpenOptions
-from rearview.errors import RearviewError, Reason, StreamEnded
 from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1.session_service_pb2_grpc import SessionServiceStub
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
@@ -55,7 +53,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 _CLOSE_TIMEOUT_S = 2.0
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +73,6 @@ class Tls:
             return path.read_bytes() if path is not None else None
 
         return grpc.ssl_channel_credentials(read(self.ca_file), read(self.key_file), read(self.cert_file))
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame for `translate_frames`, where an image alone does not say enough."""
-
-    image: Image | bytes
-    presentation_s: float = 0.0
-    index: int | None = None
-    format: ImageFormat = ImageFormat.JPEG
-    """How `image` is to be read if it is bytes."""
 
 
 class Client:
@@ -139,7 +125,7 @@ class Client:
 
     async def translate_frames(
         self,
-        frames: Iterable[Image | Frame | Settings] | AsyncIterable[Image | Frame | Settings],
+        frames: Iterable[Item] | AsyncIterable[Item],
         **options: Unpack[OpenOptions],
     ) -> AsyncGenerator[Answer, None]:
         """Send `frames` and yield the answers as they come, to the last one.
@@ -149,18 +135,8 @@ class Client:
         is a control. A plain iterable is read in a thread, since it may decode video.
         """
         async with self.open(**options) as session:
-            sender = asyncio.create_task(_send_all(session, frames))
-            sender.add_done_callback(partial(_abort_if_failed, session))
-            try:
-                async for answer in session:
-                    yield answer
-            except RearviewError:
-                if sender.done() and (failure := sender.exception()) is not None:
-                    raise failure from None
-                raise
-            finally:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+            async for answer in exchange(session, frames):
+                yield answer
 
     async def get_session(self, session_id: str) -> sessions.SessionInfo:
         """Raises NotFound if the tenant has no such session."""
@@ -194,34 +170,3 @@ class Client:
         if self._channel is None:
             raise RuntimeError("enter the client with `async with` first")
         return self._channel
-
-
-async def _send_all(
-    session: Session, frames: Iterable[Image | Frame | Settings] | AsyncIterable[Image | Frame | Settings]
-) -> None:
-    source = frames if isinstance(frames, AsyncIterable) else _in_thread(frames)
-    async for item in source:
-        if isinstance(item, Settings):
-            await session.control(**vars(item))
-        elif isinstance(item, Frame):
-            await session.send(
-                item.image, index=item.index, presentation_s=item.presentation_s, format=item.format
-            )
-        else:
-            await session.send(item)
-    await session.finish()
-
-
-def _abort_if_failed(session: Session, sender: asyncio.Task[None]) -> None:
-    if not sender.cancelled() and sender.exception() is not None:
-        session.abort(StreamEnded(Reason.CLOSED, "the source of frames has failed"))
-
-
-async def _in_thread(items: Iterable[_T]) -> AsyncIterator[_T]:
-    """Read a blocking iterable in a thread, one item at a time."""
-    iterator, end = iter(items), object()
-    while True:
-        item: Any = await asyncio.to_thread(next, iterator, end)
-        if item is end:
-            return
-        yield item

@@ -20,6 +20,8 @@ COPIED_CODECS = {
 }
 """By the output's suffix: what is played there by common players. PyAV's own list is what can be muxed."""
 AAC_FRAME_SAMPLES = 1024
+LAYOUT_OF_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+"""Some containers know a number of channels only; AAC wants to know where they are."""
 AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350}
 
 
@@ -36,7 +38,8 @@ class AudioTrack:
             self._stream = output.add_stream_from_template(self._source)
         else:
             rate = self._source.rate if self._source.rate in AAC_RATES else 48_000
-            self._stream = output.add_stream("aac", rate=rate, layout=self._source.layout.name)
+            layout = LAYOUT_OF_CHANNELS.get(self._source.layout.nb_channels, "stereo")
+            self._stream = output.add_stream("aac", rate=rate, layout=layout)
         self._packets = self._copied() if self.is_copied else self._transcoded()
         self._waiting: Any = None
 

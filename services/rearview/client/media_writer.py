@@ -151,7 +151,9 @@ def _add_video(
     """The video stream and the time base that its encoder takes."""
     rate = Fraction(frame_rate).limit_denominator(MAX_MPEG4_DENOMINATOR)
     if "libx264" in av.codecs_available:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
+        # Without B frames the last packet is the last picture, whose duration makes the file's length.
+        options = {"crf": "18", "preset": "veryfast", "bf": "0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
     else:
         stream = container.add_stream("mpeg4", rate=rate, options={"qscale": "3"})
         time_base = max(time_base, Fraction(1, 60_000)) if _is_too_fine(time_base) else time_base

@@ -20,8 +20,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 from rearview.client import aio
 from rearview.client import session as aio_session
-from rearview.client.aio import Frame, Tls
-from rearview.client.answers import Answer, Image, ImageFormat, NoiseRule, Opened, Settings
+from rearview.client.aio import Tls
+from rearview.client.answers import Answer, Image, ImageFormat, NoiseRule, Opened
+from rearview.client.exchange import Item
 from rearview.client.session import Reconnect
 from rearview.client.sessions import SessionInfo
 from rearview.client.wire import OpenOptions
@@ -88,9 +89,7 @@ class Client:
         """A new session; `with` opens it."""
         return Session(self._open_thread(), self._inner, options)
 
-    def translate_frames(
-        self, frames: Iterable[Image | Frame | Settings], **options: Unpack[OpenOptions]
-    ) -> Iterator[Answer]:
+    def translate_frames(self, frames: Iterable[Item], **options: Unpack[OpenOptions]) -> Iterator[Answer]:
         """Send `frames` and yield the answers as they come. `frames` is read in another thread."""
         thread = self._open_thread()
         answers = self._inner.translate_frames(frames, **options)

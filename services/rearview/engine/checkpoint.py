@@ -47,6 +47,7 @@ def load_model(checkpoint: str, span: Span, device: torch.device, dtype: torch.d
     """The model of a span. Raises ConfigError if the folder lacks something."""
     if checkpoint == NULL_CHECKPOINT:
         return NullModel()
+    _quiet_libraries()
     folder = checkpoint_folder(checkpoint)
     needs_vae = span.kinds & {OperatorKind.ENCODE, OperatorKind.DECODE}
     vae = load_vae(folder, device, dtype) if needs_vae else None
@@ -105,3 +106,13 @@ def _config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return content
+
+
+def _quiet_libraries() -> None:
+    """Keep the model libraries' progress bars and advice out of a service's log."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

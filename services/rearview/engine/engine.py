@@ -121,19 +121,21 @@ class Engine:
         assert spec.session_id not in self._sessions, "session is already open"
         self._memory.allocate(spec)
         self._sessions[spec.session_id] = _Session(spec, {0: spec.settings})
-        self._model.prepare(spec.settings)
+        self._prepare(spec.settings)
 
     def close(self, session_id: str) -> None:
         """Forget the session and what it holds, frames in flight included. Unknown ones are ignored."""
         if self._sessions.pop(session_id, None) is not None:
             self._memory.free(session_id)
+            # A session that opens again under this id must not answer for this one.
+            self._emissions = [left for left in self._emissions if left.session_id != session_id]
 
     def update(self, session_id: str, version: int, settings: Settings) -> None:
         """Frames admitted with `version` from now on are translated under `settings`."""
         session = self._sessions.get(session_id)
         if session is not None:
             session.settings[version] = settings
-            self._model.prepare(settings)
+            self._prepare(settings)
 
     def flush(self, session_id: str) -> None:
         """No frame will follow: what stream-batch order holds back may run."""
@@ -189,14 +191,34 @@ class Engine:
             assert list(session.frames) == sorted(session.frames), "frames are out of order"
             assert all(o >= session.expected for o in session.early), "an early frame was not let in"
 
+    def _prepare(self, settings: Settings) -> None:
+        try:
+            self._model.prepare(settings)
+        except Exception:  # It only saves time: if it fails again in a forward, frames end there.
+            logger.exception("settings could not be prepared")
+
     def _enter(self, session: _Session, entering: FrameInput, now: float) -> None:
-        settings = session.settings[entering.settings_version]
-        frame = Frame(
-            spec=session.spec,
+        settings = session.settings.get(entering.settings_version)
+        if settings is None:
+            logger.error("no settings of version %d: the frame is dropped", entering.settings_version)
+        else:
+            # Versions never fall from one ordinal to the next, so no later frame asks for an older one.
+            for version in [v for v in session.settings if v < entering.settings_version]:
+                del session.settings[version]
+        frame = self._frame(session.spec, entering, settings, now)
+        session.frames[frame.ordinal] = frame
+        self._emit_if_done(session, frame)
+
+    def _frame(
+        self, spec: SessionSpec, entering: FrameInput, known: Settings | None, now: float
+    ) -> Frame:
+        settings = known or spec.settings
+        return Frame(
+            spec=spec,
             ordinal=entering.ordinal,
             settings=settings,
             settings_version=entering.settings_version,
-            payload=entering.payload,
+            payload=None if known is None else entering.payload,
             deadline_s=entering.deadline_s,
             operators=tuple(
                 operator
@@ -205,10 +227,6 @@ class Engine:
             ),
             ready_s=now,
         )
-        for version in [v for v in session.settings if v < entering.settings_version]:
-            del session.settings[version]
-        session.frames[frame.ordinal] = frame
-        self._emit_if_done(session, frame)
 
     def _ready(self) -> Iterator[Row]:
         """The ready rule: (n, k) waits until no earlier ordinal in flight has step k before it."""
@@ -222,10 +240,13 @@ class Engine:
                 steps_before.update(frame.remaining_steps())
 
     def _held_back(self, session: _Session, frame: Frame) -> bool:
-        """In stream-batch order step k of frame n waits for the arrival of frame n + k."""
+        """In stream-batch order step k of frame n waits until frame n + k is encoded: one forward takes all."""
         if self._order is Order.BACK_TO_BACK or session.flushing:
             return False
-        return session.expected - 1 < frame.ordinal + frame.operator.step
+        newest = session.frames.get(frame.ordinal + frame.operator.step)
+        if newest is None:  # It has not come yet, or it has left.
+            return session.expected <= frame.ordinal + frame.operator.step
+        return newest.operator.kind is OperatorKind.ENCODE and frame.operator.kind is OperatorKind.DENOISE
 
     def _row(self, frame: Frame) -> Row:
         group = self._model.group(frame.spec, frame.settings, frame.operator)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -58,6 +59,8 @@ class _Session:
     owner: Link
     """Who opened it, and feeds it or the span before."""
     next_link: Link
+    frames: int = 0
+    """Frames that have left this stage."""
     timings: dict[int, list[Timing]] = field(default_factory=dict)
     """Of the frames in flight here, by ordinal: what earlier spans took."""
 
@@ -65,7 +68,6 @@ class _Session:
 def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
     torch.set_num_threads(span_config.num_threads)
-    _quiet_libraries()
     span = Span.parse(span_config.name, span_config.operators)
     device = pick_device(config.model.device)
     dtype = pick_dtype(config.model.dtype, device)
@@ -77,16 +79,6 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     payloads = example_payloads(config.model.checkpoint, span, spec)
     costs = measure_costs(model, memory, span, spec, payloads)
     return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
-
-
-def _quiet_libraries() -> None:
-    """Keep the model libraries' progress bars and advice out of a service's log."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
 
 
 def _admit(frame: FrameInput, now: float, engine: Engine) -> None:
@@ -139,6 +131,8 @@ class Stage:
             "slots": self._span.slots,
             "free_slots": 0 if self._draining else self._span.slots - len(self._sessions),
             "sessions": sorted(self._sessions),
+            "frames_by_session": {key: session.frames for key, session in self._sessions.items()},
+            "pid": os.getpid(),
             "draining": self._draining,
             "metrics_url": f"http://{self._config.link.host}:{self._metrics_port}/metrics",
         }
@@ -280,6 +274,7 @@ class Stage:
             session = self._sessions.get(emission.session_id)
             if session is None:
                 continue
+            session.frames += 1
             timing = emission.timing
             self._metrics.span_queue_seconds.labels(self._span.name).observe(timing.queue_s)
             self._metrics.span_compute_seconds.labels(self._span.name).observe(timing.compute_s)

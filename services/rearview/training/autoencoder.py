@@ -26,6 +26,7 @@ from rearview.training.muon import Muon
 from rearview.training.photos import HELD_OUT, held_out_square
 from rearview.training.scenes import SCENE_SIZE
 from rearview.training.styles import FILTERS, STYLES
+from rearview.training.threads import ThreadChoice
 
 CROP = 112  # pixels; both crops of a pair lie inside one scene
 PEAK_RATE = 2e-3
@@ -61,7 +62,9 @@ def train_autoencoder(
         state = {"live": live, "average": mean, "optimiser": optimiser.state_dict(), "step": step}
         save_atomically(state | {"folded": folded, "spent_s": budget.spent_s}, path)
 
+    threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
+        threads.tick()
         loss, parts = _loss(
             vae, *_pairs(data, rng, num_pairs, device), noise=noise_share(step, budget.fraction)
         )

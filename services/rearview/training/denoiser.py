@@ -29,6 +29,7 @@ from rearview.training.muon import Muon
 from rearview.training.prompts import sample_prompt
 from rearview.training.sampling import FIRST_TIMESTEP, GRID, STRIDE, encode_prompts
 from rearview.training.styles import LINE_STYLES, STYLES
+from rearview.training.threads import ThreadChoice
 from rearview.training.vocabulary import build_tokenizer
 
 PEAK_RATE = 2e-3
@@ -116,7 +117,9 @@ def train_denoiser(
         save_atomically(state | {"spent_s": budget.spent_s}, path)
         on_save(averaged.pocket(), step, budget.fraction)
 
+    threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
+        threads.tick()
         joint = budget.fraction > JOINT_FROM
         batch = _batch(data, students.vae, rng, num_scenes, device)
         loss, parts = _loss(students, batch, levels, rng, joint=joint)
@@ -132,7 +135,10 @@ def train_denoiser(
             names = recent[-1].keys()
             means = {name: np.mean([row[name] for row in recent if name in row]) for name in names}
             figures = " ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-            print(f"unet: step {step}, {budget.fraction:.0%}, {figures}", flush=True)
+            print(
+                f"unet: step {step}, {budget.fraction:.0%}, {figures}, threads {torch.get_num_threads()}",
+                flush=True,
+            )
             recent.clear()
         if budget.save_due():
             save()

@@ -5,11 +5,17 @@ All in float64, where a batch of many differs from a batch of one by less than a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
-from rearview.engine.engine import Order
+from rearview.engine.calibration import measure_costs
+from rearview.engine.engine import Engine, Order
+from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.model import DiffusionModel, Forward
+from rearview.engine.rows import Row
+from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.session import BankSettings
 from support.tiny_bank import (
     Stream,
@@ -17,6 +23,7 @@ from support.tiny_bank import (
     alone,
     banked,
     by_reference,
+    denoise_span,
     forward,
     gap,
     make_row,
@@ -227,3 +234,39 @@ def test_g10_memory_returns_to_the_baseline_after_1000_sessions() -> None:
         memory.free(str(number))
     memory.check_integrity()
     assert (memory.storage_bytes, memory.free_slots) == baseline
+
+
+class FailingModel(DiffusionModel):
+    """Fails every third forward, after all of it was computed."""
+
+    calls = 0
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        result = super().forward(rows, view)
+        self.calls += 1
+        if self.calls % 3 == 0 and not any(row.frame.failures for row in rows):
+            raise RuntimeError("device lost")
+        return result
+
+
+def test_a_forward_that_failed_runs_again_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:
+    streams = mixed_streams(6, frames=4)
+    memory = tiny_bank(6, size_frames=2.0)
+    model = FailingModel(None, tiny_denoiser(), device=torch.device("cpu"), dtype=torch.float64)
+    engine = Engine(denoise_span(), model, memory, Scheduler(CostTable(), 4))
+    results = play(engine, streams, seed=1, each_step=engine.check_integrity)
+    assert "failed" in caplog.text
+    for stream in streams:
+        assert gap(results[stream.spec.session_id], by_reference(stream)) <= EXACT
+
+
+def test_measuring_costs_knows_groups_and_writes_and_leaves_nothing() -> None:
+    memory, model, span = tiny_bank(1), tiny_model(), denoise_span((0,))
+    spec = banked("s", MERGED)
+    costs = measure_costs(model, memory, span, spec, video(1), batch_sizes=(1,))
+    group = model.group(spec, spec.settings, span.operators[0])
+    assert costs.seconds(group, 1) > 0.0
+    assert group != model.group(replace(spec, width=128), spec.settings, span.operators[0])
+    assert costs.write_s >= 0.0
+    assert memory.free_slots == 1
+    memory.check_integrity()

@@ -1,36 +1,38 @@
 """The feature bank of StreamV2V for many sessions: what each (session, step, layer) saw before.
 
 Owns preallocated tensors per layer, (slots x steps) rows of fixed shape, and per row a small record.
-Forwards read through `gather` and never change anything; `scatter` is the one mutation. What surprises:
-a bank can count as empty though it holds tokens, when the frame's timestep or (by policy) prompt is not
-the one that they were written under. The next write then replaces them.
-Shape legend: M remembered tokens, C channels.
+Forwards read through `gather` and never change anything; `scatter` is the one mutation, and only copies.
+What surprises: a place is of one size for every session, so rows without a bank, with a partly filled
+one and with a full one share a forward; what is not filled is zero in the pool and never seen.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from enum import Enum
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rearview.engine.chain import OperatorKind
+from rearview.engine.memory.bank_export import check_header, checked_tensors, export_header, records_of
+from rearview.engine.memory.bank_records import (
+    BankRecord,
+    fusion_strength,
+    is_write_due,
+    record_after,
+    record_seen,
+)
 from rearview.engine.memory.bank_view import BankUpdate, BankView, LayerStorage, RowPlan
 from rearview.engine.memory.layers import BankLayer, BankLayout, KeptOutputs, capacity_tokens
 from rearview.engine.memory.merge import bank_tokens, max_bank_tokens
 from rearview.engine.memory.slot_pool import SlotPool
 from rearview.engine.rows import Row
-from rearview.engine.sampling import timestep_indices
-from rearview.engine.session import BankSettings, MergeMetric, PromptChange, SessionSpec
+from rearview.engine.session import BankSettings, MergeMetric, SessionSpec
 from rearview.errors import InvalidRequest, Reason
 
 __all__ = ["BankShape", "FeatureBank", "bank_group"]
-
-EXPORT_FORMAT = 1
 
 
 def bank_group(settings: BankSettings | None) -> Hashable:
@@ -56,19 +58,6 @@ class BankShape:
     """Pixels per latent cell."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """The state of one pool row."""
-
-    writes: int = 0
-    timestep_index: int = -1
-    """That of the frame that wrote last."""
-    prompt: str = ""
-    """Digest of the prompt of the last frame; empty: there was none."""
-    changed_at: int | None = None
-    """Ordinal of the first frame under that prompt; None: it has always been this one."""
-
-
 class FeatureBank:
     """A `TemporalMemory` of keys, values and outputs."""
 
@@ -86,7 +75,8 @@ class FeatureBank:
         self._specs: dict[str, SessionSpec] = {}
         rows = shape.num_slots * len(shape.steps)
         self._storage = [self._new_storage(layer, rows) for layer in layout.layers]
-        self._records = [_Record()] * rows
+        self._layers = list(zip(layout.layers, self._storage, strict=True))
+        self._records = [BankRecord()] * rows
 
     def allocate(self, spec: SessionSpec) -> None:
         """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool."""
@@ -106,15 +96,14 @@ class FeatureBank:
             for pool in storage.tensors:
                 pool[rows.start : rows.stop].zero_()
         for row in rows:
-            self._records[row] = _Record()
+            self._records[row] = BankRecord()
 
     def write_due(self, row: Row) -> bool:
-        """Written iff it is empty, or (n - phase) mod interval = 0."""
         settings = row.frame.spec.bank
         if settings is None or row.operator.kind is not OperatorKind.DENOISE:
             return False
-        is_empty = self._seen_by(row).writes == 0
-        return is_empty or (row.ordinal - settings.phase) % settings.interval == 0
+        seen = record_seen(self._records[self._pool_row(row)], settings, row)
+        return is_write_due(seen, settings, row.ordinal)
 
     def gather(self, rows: Sequence[Row]) -> BankView | None:
         """The rows' view, or None if none of them has a bank: their forward is then the plain one."""
@@ -126,8 +115,12 @@ class FeatureBank:
     def scatter(self, rows: Sequence[Row], update: BankUpdate | None) -> None:
         if update is None:
             return
-        # Read all records first: what a row does was decided before any of them was committed.
-        records = {self._pool_row(row): self._record_after(row) for row in rows if row.frame.spec.bank}
+        banked = [(self._pool_row(row), row.frame.spec.bank, row) for row in rows]
+        records = {
+            pool_row: record_after(self._records[pool_row], settings, row)
+            for pool_row, settings, row in banked
+            if settings is not None
+        }
         for storage, writes in zip(self._storage, update.layers, strict=True):
             for write in writes:
                 for pool, content in zip(storage.tensors, write.tensors, strict=True):
@@ -138,19 +131,17 @@ class FeatureBank:
 
     def export(self, session_id: str) -> Mapping[str, Any]:
         """A copy on the CPU, keyed (step, layer name), with what is needed to refuse a wrong one."""
-        spec = self._specs[session_id]
-        steps = dict(zip(self._shape.steps, self._rows_of(session_id), strict=True))
+        spec, steps = self._specs[session_id], self._rows_by_step(session_id)
         return {
-            "format": EXPORT_FORMAT,
-            "dtype": str(self._dtype),
-            "size": (spec.height, spec.width),
-            "kept_outputs": self._shape.kept_outputs.value,
-            "settings": _plain(spec.bank),
+            **export_header(spec, self._dtype, self._shape.kept_outputs),
             "records": {step: asdict(self._records[row]) for step, row in steps.items()},
             "banks": {
-                (step, layer.name): self._export_layer(spec, layer, storage, row)
+                (step, layer.name): tuple(
+                    pool[row, : self._held(spec, layer, self._records[row])].cpu().clone()
+                    for pool in storage.tensors
+                )
                 for step, row in steps.items()
-                for layer, storage in zip(self._layout.layers, self._storage, strict=True)
+                for layer, storage in self._layers
             },
         }
 
@@ -158,27 +149,20 @@ class FeatureBank:
         """Take over those steps of an export that this pool has; others are left alone, so that the
         exports of several spans can be put together, and one of all steps taken apart.
         """
-        spec = self._specs[session_id]
-        self._check_header(spec, state)
-        steps = {
-            step: row
-            for step, row in zip(self._shape.steps, self._rows_of(session_id), strict=True)
-            if step in state["records"]
-        }
-        if not steps:
-            raise ValueError(f"the export has steps {sorted(state['records'])}, not {self._shape.steps}")
-        records = {row: _Record(**state["records"][step]) for step, row in steps.items()}
+        spec, rows = self._specs[session_id], self._rows_by_step(session_id)
+        check_header(state, export_header(spec, self._dtype, self._shape.kept_outputs), self._layout)
+        records = records_of(state, self._shape.steps)
         incoming = [
-            (row, storage, self._checked(spec, layer, storage, records[row], state, step))
-            for step, row in steps.items()
-            for layer, storage in zip(self._layout.layers, self._storage, strict=True)
+            (rows[step], storage, self._checked(spec, layer, storage, record, state, step))
+            for step, record in records.items()
+            for layer, storage in self._layers
         ]
         for row, storage, contents in incoming:
             for pool, content in zip(storage.tensors, contents, strict=True):
                 pool[row].zero_()
                 pool[row, : content.shape[0]].copy_(content)
-        for row, record in records.items():
-            self._records[row] = record
+        for step, record in records.items():
+            self._records[rows[step]] = record
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         """The same for every session of a pool: places are of one size."""
@@ -207,8 +191,8 @@ class FeatureBank:
         owned = {row: spec for name, spec in self._specs.items() for row in self._rows_of(name)}
         for row, record in enumerate(self._records):
             spec = owned.get(row)
-            assert spec is not None or record == _Record(), f"row {row} is free and has {record}"
-            for layer, storage in zip(self._layout.layers, self._storage, strict=True):
+            assert spec is not None or record == BankRecord(), f"row {row} is free and has {record}"
+            for layer, storage in self._layers:
                 held = self._held(spec, layer, record) if spec is not None else 0
                 for pool in storage.tensors:
                     assert not pool[row, held:].any(), f"row {row} of {layer.name} holds more than {held}"
@@ -244,7 +228,7 @@ class FeatureBank:
     def _layer_tokens(self, layer: BankLayer, size: BankShape | SessionSpec) -> int:
         return layer.tokens(*self._latent_size(size.height, size.width))
 
-    def _held(self, spec: SessionSpec, layer: BankLayer, record: _Record) -> int:
+    def _held(self, spec: SessionSpec, layer: BankLayer, record: BankRecord) -> int:
         """Tokens of a layer that a record stands for."""
         if spec.bank is None:
             return 0
@@ -255,105 +239,41 @@ class FeatureBank:
         first = self._slots.slot(session_id) * steps
         return range(first, first + steps)
 
+    def _rows_by_step(self, session_id: str) -> dict[int, int]:
+        return dict(zip(self._shape.steps, self._rows_of(session_id), strict=True))
+
     def _pool_row(self, row: Row) -> int:
-        return self._rows_of(row.session_id)[self._shape.steps.index(row.operator.step)]
-
-    def _seen_by(self, row: Row) -> _Record:
-        """The record as this frame finds it: its bank may count as empty, its prompt as new."""
-        settings, record = row.frame.spec.bank, self._records[self._pool_row(row)]
-        assert settings is not None
-        prompt = _digest(row.settings.prompt)
-        timestep_index = timestep_indices(row.settings.strength, row.settings.steps)[row.operator.step]
-        is_changed = record.prompt not in ("", prompt)
-        clears = is_changed and settings.prompt_change is PromptChange.CLEAR
-        moved = timestep_index != record.timestep_index and not settings.keep_on_timestep_change
-        return _Record(
-            writes=0 if clears or moved else record.writes,
-            timestep_index=timestep_index,
-            prompt=prompt,
-            changed_at=row.ordinal if is_changed else record.changed_at,
-        )
-
-    def _record_after(self, row: Row) -> _Record:
-        seen = self._seen_by(row)
-        if row.write_due:
-            return replace(seen, writes=seen.writes + 1)
-        record = self._records[self._pool_row(row)]
-        assert seen.writes == record.writes, "a bank that counts as empty was not written"
-        return replace(record, prompt=seen.prompt, changed_at=seen.changed_at)
+        return self._rows_by_step(row.session_id)[row.operator.step]
 
     def _plan(self, row: Row) -> RowPlan:
         settings = row.frame.spec.bank
         if settings is None:
             return RowPlan(self._pool_row(row), None)
-        seen = self._seen_by(row)
+        pool_row = self._pool_row(row)
+        seen = record_seen(self._records[pool_row], settings, row)
         return RowPlan(
-            pool_row=self._pool_row(row),
+            pool_row=pool_row,
             settings=settings,
             writes=seen.writes,
-            strength=settings.fusion_strength * _fade(settings, seen.changed_at, row.ordinal),
+            strength=fusion_strength(seen, settings, row.ordinal),
             write_due=row.write_due,
             seed=row.settings.seed,
             step=row.operator.step,
             ordinal=row.ordinal,
         )
 
-    def _export_layer(
-        self, spec: SessionSpec, layer: BankLayer, storage: LayerStorage, row: int
-    ) -> tuple[Tensor, ...]:
-        held = self._held(spec, layer, self._records[row])
-        return tuple(pool[row, :held].cpu().clone() for pool in storage.tensors)
-
-    def _check_header(self, spec: SessionSpec, state: Mapping[str, Any]) -> None:
-        expected = {
-            "format": EXPORT_FORMAT,
-            "dtype": str(self._dtype),
-            "size": (spec.height, spec.width),
-            "kept_outputs": self._shape.kept_outputs.value,
-            "settings": _plain(spec.bank),
-        }
-        for name, value in expected.items():
-            if state.get(name) != value:
-                raise ValueError(f"the export's {name} is {state.get(name)}, here it is {value}")
-        names = {layer.name for layer in self._layout.layers}
-        if {name for _, name in state["banks"]} != names:
-            raise ValueError("the export is of a UNet with other attention layers")
-
     def _checked(
         self,
         spec: SessionSpec,
         layer: BankLayer,
         storage: LayerStorage,
-        record: _Record,
+        record: BankRecord,
         state: Mapping[str, Any],
         step: int,
     ) -> tuple[Tensor, ...]:
-        contents: tuple[Tensor, ...] = tuple(state["banks"][step, layer.name])
         held = self._held(spec, layer, record)
-        expected = [(held, pool.shape[2]) for pool in storage.tensors]
-        found = [tuple(content.shape) for content in contents]
-        if found != expected or any(content.dtype is not self._dtype for content in contents):
-            raise ValueError(f"step {step} of {layer.name} has shapes {found}, here they are {expected}")
-        return contents
-
-
-def _fade(settings: BankSettings, changed_at: int | None, ordinal: int) -> float:
-    """Which part of the fusion strength a frame gets, after a prompt change at `changed_at`."""
-    if settings.prompt_change is not PromptChange.FADE or changed_at is None:
-        return 1.0
-    return min(1.0, (ordinal - changed_at) / settings.fade_frames)
-
-
-def _digest(prompt: str) -> str:
-    """Stands for a prompt: records and exports hold no tenant's words."""
-    return hashlib.blake2b(prompt.encode(), digest_size=16).hexdigest()
-
-
-def _plain(settings: BankSettings | None) -> dict[str, Any] | None:
-    if settings is None:
-        return None
-    items = asdict(settings).items()
-    return {name: value.value if isinstance(value, Enum) else value for name, value in items}
+        shapes = [(held, pool.shape[2]) for pool in storage.tensors]
+        return checked_tensors(state, step, layer.name, shapes, self._dtype)
 
 
 def _refused(name: str, message: str) -> InvalidRequest:

@@ -9,6 +9,7 @@ from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
 from rearview.engine.memory.slot_pool import SlotPool
 from rearview.engine.rows import Row
 from rearview.engine.session import SessionSpec
+from rearview.errors import InvalidRequest, Reason
 
 __all__ = ["Memoryless"]
 
@@ -20,6 +21,10 @@ class Memoryless:
         self._slots = SlotPool(num_slots)
 
     def allocate(self, spec: SessionSpec) -> None:
+        """Also raises InvalidRequest if the session asks for a bank: it would be ignored in silence."""
+        if spec.bank is not None:
+            text = "this service keeps no feature bank"
+            raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, text, metadata={"field": "bank"})
         self._slots.allocate(spec.session_id)
 
     def free(self, session_id: str) -> None:

@@ -1,0 +1,1 @@
+"""The command `rearview`: a file per command; heavy imports wait until a command needs them."""

@@ -1,0 +1,161 @@
+"""`rearview demo`: the whole path on this machine, from the bundled clip to a film beside its input."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.up import TopologyChoice
+
+if TYPE_CHECKING:
+    from rearview.cli.contact_sheet import Row
+    from rearview.cli.progress import Steps
+    from rearview.cli.report import Report
+    from rearview.cli.server import Server
+    from rearview.cli.translation import Job
+    from rearview.client import ControlApplied, Image
+    from rearview.errors import Reason
+
+__all__ = ["demo"]
+
+SHOWN_STYLES = ("watercolor", "neon", "pencil", "cartoon")
+"""Where the model knows them: they differ most from each other."""
+PAIRS_PER_STYLE = 3
+
+
+@fails_in_one_line
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for demo.mp4, demo.png and demo.json.")] = Path("out"),
+    style: Annotated[
+        list[str] | None, typer.Option(help="Style of the model, or any prompt. Repeat it for several.")
+    ] = None,
+    topology: Annotated[
+        TopologyChoice, typer.Option(help="How the chain is cut into replicas.")
+    ] = TopologyChoice.FUSED,
+    frames: Annotated[int, typer.Option(help="Frames to translate.", min=1)] = 120,
+) -> None:
+    """Start the service, translate the bundled clip in several styles, and show the figures."""
+    from rich.console import Console
+
+    from rearview.cli.contact_sheet import write_contact_sheet
+    from rearview.cli.progress import show_progress
+    from rearview.cli.server import local_config, local_server
+    from rearview.client.media import open_source
+    from rearview.engine.card import ModelCard
+    from rearview.samples import sample_clip_path
+
+    interrupt_on_sigterm()
+    config = local_config(topology.value)
+    prompts = choose_prompts(ModelCard.read(config.model.checkpoint).styles, style or [])
+    source = open_source(str(sample_clip_path()))
+    total = min(frames, source.num_frames or frames)
+    starts = segment_starts(total, len(prompts))
+    console = Console(stderr=True)
+    with show_progress(console) as progress:
+        watcher = _Demo(progress, total, list(prompts), starts)
+        with local_server(config, progress.step) as server:
+            report = _run(server, _job(source, out, list(prompts.values()), starts, total), watcher)
+        progress.step("writing the contact sheet")
+        write_contact_sheet(out / "demo.png", watcher.rows)
+    watcher.check()
+    report.write(out / "demo.json")
+    report.show(console)
+    console.print(
+        f"service ready after {report.service_ready_s:.1f} s, topology {topology.value}; "
+        f"wrote {out / 'demo.mp4'}, {out / 'demo.png'}, {out / 'demo.json'}",
+        highlight=False,
+    )
+
+
+def choose_prompts(styles: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
+    """Label to prompt: of `wanted` (a style's name or any prompt), else of the styles to show."""
+    if wanted:
+        return {name: styles.get(name, name) for name in wanted}
+    shown = [name for name in SHOWN_STYLES if name in styles] or list(styles)[: len(SHOWN_STYLES)]
+    return {name: styles[name] for name in shown} or {name: f"a {name} picture" for name in SHOWN_STYLES}
+
+
+def segment_starts(total: int, segments: int) -> list[int]:
+    """The first frames of up to `segments` parts of nearly equal length, each of at least one frame."""
+    segments = min(segments, total)
+    return [total * number // segments for number in range(segments)]
+
+
+def _job(source: object, out: Path, prompts: list[str], starts: list[int], total: int) -> Job:
+    from rearview.cli.translation import Job, options_for
+    from rearview.client import Settings
+    from rearview.client.media import VideoSource
+
+    assert isinstance(source, VideoSource)
+    options = options_for(source, None)
+    options["prompt"] = prompts[0]
+    changes = zip(starts[1:], prompts[1:], strict=False)
+    controls = {start: Settings(prompt=prompt) for start, prompt in changes}
+    return Job(source, str(out / "demo.mp4"), options, compare=True, max_frames=total, controls=controls)
+
+
+def _run(server: Server, job: Job, watcher: _Demo) -> Report:
+    from rearview.cli.report import Report
+    from rearview.cli.server import connect
+    from rearview.cli.translation import run_job
+
+    report = Report(service_ready_s=server.ready_s)
+
+    async def work() -> None:
+        async with connect(server, patience_s=10.0) as client:
+            await run_job(client, job, watcher, report)
+
+    asyncio.run(work())
+    return report
+
+
+class _Demo:
+    """Shows progress and keeps the samples for the contact sheet."""
+
+    def __init__(self, progress: Steps, total: int, labels: list[str], starts: list[int]) -> None:
+        from rearview.cli.contact_sheet import Row
+
+        self._progress, self._total, self._starts = progress, total, starts
+        ends = [*starts[1:], total]
+        self.rows: list[Row] = [
+            Row(f"{label}   (frames {start} to {end - 1}: input | output)")
+            for label, start, end in zip(labels, starts, ends, strict=False)
+        ]
+        self._sampled = {
+            sample: row
+            for row, start, end in zip(self.rows, starts, ends, strict=True)
+            for sample in sample_frames(start, end)
+        }
+        self._labels = labels
+        self._rejected: Reason | None = None
+
+    def opened(self, advice: str) -> None:
+        self._progress.begin(f"translating: {self._labels[0]}", self._total)
+
+    def control(self, applied: ControlApplied) -> None:
+        self._rejected = applied.rejected_reason or self._rejected
+
+    def picture(self, number: int, source: Image, result: Image) -> None:
+        if number in self._starts[1:]:
+            self._progress.step(f"translating: {self._labels[self._starts.index(number)]}")
+        if number in self._sampled:
+            self._sampled[number].pairs.append((source, result))
+        self._progress.advance()
+
+    def check(self) -> None:
+        """Raises InvalidRequest if a change of style was refused."""
+        from rearview.errors import InvalidRequest
+
+        if self._rejected is not None:
+            raise InvalidRequest(self._rejected, "the service has refused a style")
+
+
+def sample_frames(start: int, end: int) -> list[int]:
+    """Up to `PAIRS_PER_STYLE` frames of [start, end), spread, the first and last ones left out."""
+    spread = [start + (end - start) * (2 * k + 1) // (2 * PAIRS_PER_STYLE) for k in range(PAIRS_PER_STYLE)]
+    return sorted(set(spread))

@@ -1,0 +1,30 @@
+"""The command `rearview`."""
+
+from __future__ import annotations
+
+import typer
+
+from rearview.cli import sessions, train
+from rearview.cli.demo import demo
+from rearview.cli.doctor import doctor
+from rearview.cli.translate import translate
+from rearview.cli.up import up
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Live video translation with diffusion models: serve it, use it, look after it.",
+)
+app.command()(up)
+app.command()(demo)
+app.command()(translate)
+app.add_typer(sessions.app, name="sessions")
+app.command()(doctor)
+app.add_typer(train.app, name="train")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,111 @@
+"""Which server a command talks to: the one named, or one started on this machine for its time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rearview.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rearview.client import Client
+    from rearview.config import ServiceConfig
+
+__all__ = ["Server", "connect", "local_config", "local_server"]
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where to connect, and as whom."""
+
+    address: str
+    token: str | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+    ready_s: float | None = None
+    """Set if the service was started for this command."""
+
+    @classmethod
+    def named(cls, address: str, token_file: Path | None, tls: bool, tls_ca: Path | None) -> Server:
+        """A running server. Raises ConfigError for a token that cannot be read."""
+        return cls(address, _read_token(token_file), tls or tls_ca is not None, tls_ca)
+
+
+def connect(server: Server, *, patience_s: float = 3.0) -> Client:
+    """A client for `server`, which is given up if it cannot be reached for `patience_s`."""
+    from rearview.client import Client, Reconnect, Tls
+
+    tls: Tls | bool = Tls(ca_file=server.tls_ca) if server.tls_ca else server.tls
+    reconnect = Reconnect(open_timeout_s=patience_s)
+    return Client(server.address, server.token, tls=tls, reconnect=reconnect)
+
+
+def local_config(
+    topology: str = "fused", *, config_file: Path | None = None, port: int | None = None
+) -> ServiceConfig:
+    """The configuration of a service on this machine: the file's, or the bundled model on all cores.
+
+    `pipeline` is two spans, the cut that serves one stream best on few cores.
+    """
+    from rearview.config import load_config
+
+    if config_file is not None:
+        config = load_config(config_file)
+        if port is None:
+            return config
+        ingress = config.ingress.model_copy(update={"port": port})
+        return config.model_copy(update={"ingress": ingress})
+    operators = load_config({}).operators
+    content: dict[str, Any] = {"topology": topology, "spans": _local_spans(topology, operators)}
+    content["ingress"] = {"port": port or 0}
+    return load_config(content)
+
+
+def _local_spans(topology: str, operators: tuple[str, ...]) -> list[dict[str, Any]]:
+    cores = os.cpu_count() or 1
+    if topology == "fused":
+        return [{"name": "fused", "operators": operators, "num_threads": min(cores, 8)}]
+    half = len(operators) // 2
+    threads = max(1, min(cores // 2, 8))
+    return [
+        {"name": "encode", "operators": operators[:half], "num_threads": threads},
+        {"name": "decode", "operators": operators[half:], "num_threads": threads},
+    ]
+
+
+@contextlib.contextmanager
+def local_server(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[Server]:
+    """Start the service, and stop all of it at the end, also after Ctrl-C or a failure."""
+    from rearview.local import LocalService
+
+    with LocalService(config, on_progress) as service:
+        try:
+            yield Server(service.address, ready_s=service.ready_s)
+        finally:
+            # A second Ctrl-C must not leave processes behind.
+            former = _set_interrupt(signal.SIG_IGN)
+    _set_interrupt(former)
+
+
+def _set_interrupt(handler: Any) -> Any:
+    """Set what SIGINT does and return what it did; signals belong to the main thread."""
+    with contextlib.suppress(ValueError):
+        return signal.signal(signal.SIGINT, handler)
+    return signal.default_int_handler
+
+
+def _read_token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path}: {error}") from None
+    if not token:
+        raise ConfigError(f"--token-file {path}: is empty")
+    return token

@@ -1,0 +1,85 @@
+"""Send and receive at once: the common case of a session.
+
+An item of the source is an image, a `Frame` where more is to be said of it, or `Settings`: a control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from rearview.client.answers import Answer, Image, ImageFormat, Settings
+from rearview.client.session import Session
+from rearview.errors import RearviewError, Reason, StreamEnded
+
+__all__ = ["Frame", "Item", "exchange"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame for `translate_frames`, where an image alone does not say enough."""
+
+    image: Image | bytes
+    presentation_s: float = 0.0
+    index: int | None = None
+    format: ImageFormat = ImageFormat.JPEG
+    """How `image` is to be read if it is bytes."""
+
+
+Item = Image | Frame | Settings
+
+
+async def exchange(
+    session: Session, frames: Iterable[Item] | AsyncIterable[Item]
+) -> AsyncGenerator[Answer, None]:
+    """Send `frames` over an open session and yield its answers as they come, to the last one.
+
+    A plain iterable is read in a thread, since it may decode video. Raises the session's error, or what
+    the source has raised.
+    """
+    sender = asyncio.create_task(_send_all(session, frames))
+    sender.add_done_callback(partial(_abort_if_failed, session))
+    try:
+        async for answer in session:
+            yield answer
+    except RearviewError:
+        if sender.done() and (failure := sender.exception()) is not None:
+            raise failure from None
+        raise
+    finally:
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+
+
+async def _send_all(session: Session, frames: Iterable[Item] | AsyncIterable[Item]) -> None:
+    source = frames if isinstance(frames, AsyncIterable) else _in_thread(frames)
+    async for item in source:
+        if isinstance(item, Settings):
+            await session.control(**vars(item))
+        elif isinstance(item, Frame):
+            await session.send(
+                item.image, index=item.index, presentation_s=item.presentation_s, format=item.format
+            )
+        else:
+            await session.send(item)
+    await session.finish()
+
+
+def _abort_if_failed(session: Session, sender: asyncio.Task[None]) -> None:
+    if not sender.cancelled() and sender.exception() is not None:
+        session.abort(StreamEnded(Reason.CLOSED, "the source of frames has failed"))
+
+
+async def _in_thread(items: Iterable[_T]) -> AsyncIterator[_T]:
+    """Read a blocking iterable in a thread, one item at a time."""
+    iterator, end = iter(items), object()
+    while True:
+        item: Any = await asyncio.to_thread(next, iterator, end)
+        if item is end:
+            return
+        yield item

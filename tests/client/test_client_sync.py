@@ -1,0 +1,80 @@
+"""The blocking client against a real server, which runs on a loop of its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from rearview.client import Reconnect, Settings, Translated
+from rearview.client.sync import Client
+from rearview.errors import NotFound, Reason, Refused
+from support.fake_server import SIZE, FakeServer, Faults
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(30)]
+
+FRAMES = [np.full((SIZE, SIZE, 3), value, np.uint8) for value in range(12)]
+QUICK = Reconnect(first_wait_s=0.01, max_wait_s=0.05, open_timeout_s=1.0)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A fake server in another thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    fake = FakeServer(Faults(depth=2))
+    asyncio.run_coroutine_threadsafe(fake.start(), loop).result(5)
+    yield fake
+    asyncio.run_coroutine_threadsafe(fake.stop(), loop).result(5)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    loop.close()
+
+
+def test_frames_come_back_translated_in_order(server: FakeServer) -> None:
+    with Client(server.address, reconnect=QUICK) as client:
+        answers = list(client.translate_frames(FRAMES, prompt="clay"))
+    assert [a.frame_index for a in answers if isinstance(a, Translated)] == list(range(12))
+
+
+def test_a_session_is_sent_to_and_read_from_by_two_threads(server: FakeServer) -> None:
+    with Client(server.address, reconnect=QUICK) as client, client.open() as session:
+
+        def send() -> None:
+            for image in FRAMES:
+                session.send(image)
+            session.control(prompt="neon")
+            session.finish()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        answers = list(session)
+        sender.join()
+    assert len(answers) == len(FRAMES) + 1
+    assert session.opened.width == SIZE
+
+
+def test_leaving_the_iteration_early_ends_the_session(server: FakeServer) -> None:
+    with Client(server.address, reconnect=QUICK) as client:
+        answers = client.translate_frames([*FRAMES, Settings(prompt="x")])
+        next(answers)
+        answers.close()  # type: ignore[attr-defined]
+        assert client.list_sessions() == []
+
+
+def test_errors_arrive_as_they_do_in_the_async_client(server: FakeServer) -> None:
+    server.faults.refuse.append((Reason.NO_CAPACITY, 3.0))
+    with Client(server.address, reconnect=QUICK) as client:
+        with pytest.raises(Refused) as caught:
+            list(client.translate_frames(FRAMES))
+        with pytest.raises(NotFound):
+            client.get_session("none")
+    assert caught.value.retry_after_s == 3.0
+
+
+def test_a_client_that_was_not_entered_says_so() -> None:
+    with pytest.raises(RuntimeError, match="enter the client"):
+        Client("127.0.0.1:1").list_sessions()

@@ -1,0 +1,162 @@
+"""The pipeline over a real Ray Serve: same pictures as the local engine, one lane per session."""
+
+from __future__ import annotations
+
+import os
+import signal
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+from rearview.config import ServiceConfig, load_config
+from rearview.engine.card import ModelCard
+from rearview.engine.chain import Span, chain
+from rearview.engine.checkpoint import load_model
+from rearview.engine.engine import Engine
+from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.rows import FrameInput
+from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.session import SessionSpec, Settings
+from rearview.local import LocalService
+from rearview.v1 import translation_service_pb2 as pb
+from support.tiny import SIZE, random_frames, write_tiny_checkpoint
+from support.waiting import eventually
+
+from .conftest import Stream
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+FRAMES = 12
+
+
+def config(checkpoint: Path) -> ServiceConfig:
+    halves = [("first", ["encode", "denoise-0"]), ("second", ["denoise-1", "decode"])]
+    return load_config(
+        {
+            "model": {
+                "name": "tiny",
+                "checkpoint": str(checkpoint),
+                "dtype": "float32",
+                "width": SIZE,
+                "height": SIZE,
+            },
+            "topology": "pipeline",
+            "spans": [{"name": name, "operators": ops, "replicas": 2} for name, ops in halves],
+            "ingress": {"port": 0, "drain_grace_s": 1, "resume_grace_s": 1},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def service(checkpoint: Path) -> Iterator[LocalService]:
+    with LocalService(config(checkpoint)) as running:
+        yield running
+
+
+def request(seed: int) -> pb.Open:
+    settings = pb.Settings(prompt="a", seed=seed)
+    return pb.Open(settings=settings, drop_policy=pb.DROP_POLICY_LOSSLESS, answer_format=pb.IMAGE_FORMAT_RGB)
+
+
+def local_pictures(checkpoint: Path, frames: list[torch.Tensor], seed: int) -> list[bytes]:
+    """The same frames through one engine in this process that owns the whole chain."""
+    span = Span("whole", chain(2))
+    model = load_model(str(checkpoint), span, torch.device("cpu"), torch.float32)
+    engine = Engine(span, model, Memoryless(1), Scheduler(CostTable(), max_batch=1))
+    card = ModelCard.read(str(checkpoint))
+    engine.open(SessionSpec("s", SIZE, SIZE, 2, Settings("a", card.strength, card.steps, seed)))
+    pictures: dict[int, bytes] = {}
+    for ordinal, frame in enumerate(frames):
+        engine.admit(FrameInput("s", ordinal, frame), 0.0)
+    while engine.has_work:
+        for emission in engine.step(0.0).emissions:
+            assert emission.payload is not None
+            pictures[emission.ordinal] = emission.payload.numpy().tobytes()
+    return [pictures[ordinal] for ordinal in range(len(frames))]
+
+
+def largest_difference(a: list[bytes], b: list[bytes]) -> int:
+    pairs = zip(a, b, strict=True)
+    as_int = lambda data: torch.frombuffer(bytearray(data), dtype=torch.uint8).int()  # noqa: E731
+    return max(int((as_int(x) - as_int(y)).abs().max()) for x, y in pairs)
+
+
+def test_pipeline_over_serve_gives_the_pictures_of_the_local_engine(
+    service: LocalService, checkpoint: Path, open_stream: Callable[[str, pb.Open], Stream]
+) -> None:
+    frames = random_frames(FRAMES)
+    stream = open_stream(service.address, request(seed=7))
+    served = stream.translate([f.numpy().tobytes() for f in frames], pb.IMAGE_FORMAT_RGB)
+    stream.finish()
+    local = local_pictures(checkpoint, frames, seed=7)
+    assert len({*local}) > 1, "the pictures do not depend on the frames"
+    # The latents differ by float32 rounding at most, which can move a pixel over a rounding edge.
+    assert largest_difference(served, local) <= 1
+
+
+def test_every_frame_of_a_session_meets_the_same_replicas_and_sessions_spread(
+    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
+) -> None:
+    streams = [open_stream(service.address, request(seed)) for seed in range(4)]
+    images = [frame.numpy().tobytes() for frame in random_frames(4)]
+
+    def homes() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {stream.opened.session_id: set() for stream in streams}
+        for stage in service.stages:
+            for session_id in stage["sessions"]:
+                found[session_id].add(stage["replica_id"])
+        return found
+
+    before = homes()
+    served_before = {s["replica_id"]: dict(s["frames_by_session"]) for s in service.stages}
+    for stream in streams:
+        stream.translate(images, pb.IMAGE_FORMAT_RGB)
+    after = homes()
+    assert before == after
+    assert all(len(lane) == 2 for lane in after.values()), "one replica per span"
+    counts = {
+        (s["replica_id"], session_id): count - served_before[s["replica_id"]].get(session_id, 0)
+        for s in service.stages
+        for session_id, count in s["frames_by_session"].items()
+    }
+    expected = {(replica, session): len(images) for session, lane in after.items() for replica in lane}
+    assert counts == expected
+    assert len({replica for lane in after.values() for replica in lane}) == 4, "sessions did not spread"
+    for stream in streams:
+        stream.finish()
+    eventually(lambda: all(stage["free_slots"] == stage["slots"] for stage in service.stages), within_s=10)
+
+
+def test_metrics_of_every_process_answer(service: LocalService) -> None:
+    texts = [urllib.request.urlopen(url, timeout=5).read().decode() for url in service.metrics_urls]
+    assert any("rearview_frame_latency_seconds_bucket" in text for text in texts)
+    assert sum('rearview_span_compute_seconds_count{span="' in text for text in texts) == 4
+
+
+def test_a_killed_replica_ends_its_sessions_with_unavailable_and_is_replaced(
+    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
+) -> None:
+    streams = [open_stream(service.address, request(seed)) for seed in range(2)]
+    image = [random_frames(1)[0].numpy().tobytes()]
+    victim = next(s for s in service.stages if streams[0].opened.session_id in s["sessions"])
+    os.kill(victim["pid"], signal.SIGKILL)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(streams[0]._call)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    survivor = next(s for s in streams[1:] if s.opened.session_id not in victim["sessions"])
+    assert len(survivor.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
+    survivor.finish()
+
+    def replaced() -> bool:
+        ids = [s["replica_id"] for s in service.stages]
+        return len(ids) == 4 and victim["replica_id"] not in ids
+
+    eventually(replaced, within_s=60)

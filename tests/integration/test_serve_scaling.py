@@ -1,0 +1,49 @@
+"""Autoscaling by sessions, live on a real Ray Serve: 1 → 2 → 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from rearview.config import load_config
+from rearview.local import LocalService
+from rearview.v1 import translation_service_pb2 as pb
+from support.waiting import eventually
+
+from .conftest import Stream
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+CONFIG = {
+    "model": {"checkpoint": "null"},
+    "topology": "fused",
+    "spans": [
+        {
+            "name": "fused",
+            "operators": ["encode", "denoise-0", "denoise-1", "decode"],
+            "replicas": 1,
+            "max_replicas": 2,
+            "sessions_per_replica": 2,
+        }
+    ],
+    "ingress": {"port": 0, "drain_grace_s": 1},
+}
+
+
+def test_replicas_follow_the_number_of_sessions_up_and_down(
+    open_stream: Callable[[str, pb.Open], Stream],
+) -> None:
+    request = pb.Open(settings=pb.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    with LocalService(load_config(CONFIG)) as service:
+        assert len(service.stages) == 1
+        streams = [open_stream(service.address, request) for _ in range(3)]
+        eventually(lambda: len(service.stages) == 2, within_s=60)
+        streams.append(open_stream(service.address, request))
+        for stream in streams:
+            assert stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE) == [b"payload"] * 3
+        newest = {s["replica_id"]: s["sessions"] for s in service.stages}
+        assert sum(map(len, newest.values())) == 4
+        assert all(newest.values()), "the new replica got no session"
+        for stream in streams:
+            stream.finish()
+        eventually(lambda: len(service.stages) == 1, within_s=60)
