@@ -50,7 +50,7 @@ class StageDeployment:
         return self._stage.describe()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `scale_by_sessions` reads."""
+        """What `ScaleBySessions` reads."""
         return {"sessions": float(self._stage.num_sessions)}
 
     async def check_health(self) -> None:
@@ -100,12 +100,20 @@ class IngressDeployment:
         return [description for described in await asyncio.gather(*asked) for description in described]
 
 
-def scale_by_sessions(context: Any, sessions_per_replica: float) -> tuple[int, dict[str, Any]]:
+class ScaleBySessions:
     """Serve's autoscaling policy: see `stages.autoscaling.desired_replicas`. Runs in the controller."""
-    from rearview.stages.autoscaling import desired_replicas
 
-    sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
-    return desired_replicas(sessions, context.current_num_replicas, sessions_per_replica), {}
+    def __init__(self, sessions_per_replica: float) -> None:
+        self._sessions_per_replica = sessions_per_replica
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        """Replicas wanted; no state is kept."""
+        # Serve pickles this class by value into its controller: names of this module are not there.
+        from rearview.stages.autoscaling import desired_replicas
+
+        sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
+        current = context.current_num_replicas
+        return desired_replicas(sessions, current, self._sessions_per_replica), {}
 
 
 def build_app(config: ServiceConfig) -> Application:
@@ -151,7 +159,7 @@ def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
         upscale_delay_s=UPSCALE_DELAY_S,
         downscale_delay_s=DOWNSCALE_DELAY_S,
         policy=AutoscalingPolicy(
-            policy_function="rearview.app:scale_by_sessions",
+            policy_function="rearview.app:ScaleBySessions",
             policy_kwargs={"sessions_per_replica": span.sessions_per_replica},
         ),
     )

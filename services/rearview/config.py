@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rearview.errors import ConfigError
 
 __all__ = [
+    "BankConfig",
     "DirectoryConfig",
     "IngressConfig",
     "LimitsConfig",
@@ -59,6 +60,31 @@ class ModelConfig(_Section):
     """Default width of a session, pixels."""
     height: int = Field(default=256, ge=64, le=1024, multiple_of=8)
     """Default height of a session, pixels."""
+
+
+class BankConfig(_Section):
+    """The feature bank (StreamV2V): its pool, and what sessions get that do not say otherwise."""
+
+    default: bool = False
+    """Whether sessions that name no method use the bank."""
+    policy: Literal["merge", "queue"] = "merge"
+    """`merge`: old and new tokens are merged by similarity; `queue`: the last frames are kept whole."""
+    interval: int = Field(default=4, ge=1)
+    """Frames from one write to the next."""
+    max_frames: int = Field(default=1, ge=1, le=16)
+    """Frames that a queue keeps: memory and attention grow with it. The pool has room for so many."""
+    fusion_strength: float = Field(default=0.8, ge=0.0, le=1.0)
+    """How much of a matching past feature replaces the present one; 0: no fusion."""
+    fusion_threshold: float = Field(default=0.98, ge=-1.0, le=2.0)
+    """Cosine similarity from which a past feature matches."""
+    prompt_change: Literal["keep", "clear", "fade"] = "keep"
+    """What happens to the bank when the prompt changes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.policy == "merge" and self.max_frames != 1:
+            raise ValueError("bank.max_frames is for bank.policy queue; a merged bank has 1")
+        return self
 
 
 class SpanConfig(_Section):
@@ -191,6 +217,8 @@ class ServiceConfig(_Section):
     """The cut. Empty: made from `topology` with one thread and one replica each."""
     ingress: IngressConfig = IngressConfig()
     limits: LimitsConfig = LimitsConfig()
+    bank: BankConfig | None = None
+    """Set: sessions may use a feature bank, and every slot has room for one."""
     directory: DirectoryConfig = DirectoryConfig()
     link: LinkConfig = LinkConfig()
     tenants_file: Path | None = None

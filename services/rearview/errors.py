@@ -59,6 +59,7 @@ class Reason(Enum):
     TAKEN_OVER = 19
     INTERNAL = 20
     CLOSED = 21
+    METHOD_UNSUPPORTED = 22
 
 
 class DropReason(Enum):
@@ -99,6 +100,7 @@ STATUS_OF_REASON: Mapping[Reason, str] = {
     Reason.TAKEN_OVER: "ABORTED",
     Reason.INTERNAL: "INTERNAL",
     Reason.CLOSED: "CANCELLED",
+    Reason.METHOD_UNSUPPORTED: "INVALID_ARGUMENT",
 }
 """The canonical gRPC status code (by name) that goes with each reason."""
 

@@ -7,6 +7,8 @@ here, and ends only what it has started.
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import tempfile
 import time
@@ -77,9 +79,11 @@ class LocalService:
 
         if self._temp_dir is None:
             return
-        with contextlib.suppress(Exception):  # A cluster that is broken is ended all the same.
-            serve.shutdown()
-        ray.shutdown()
+        # Ray reports on standard output that its own actors were killed, as they are meant to be.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with contextlib.suppress(Exception):  # A cluster that is broken is ended all the same.
+                serve.shutdown()
+            ray.shutdown()
         with contextlib.suppress(OSError):
             self._temp_dir.cleanup()
         self._temp_dir = None
@@ -92,6 +96,8 @@ class LocalService:
 
         from rearview.app import build_app
 
+        for library in ("ray", "ray.serve"):
+            logging.getLogger(library).setLevel(logging.ERROR)
         # Short: Unix socket paths under it have at most 107 bytes.
         self._temp_dir = tempfile.TemporaryDirectory(prefix="rv-", ignore_cleanup_errors=True)
         ray.init(
@@ -104,14 +110,14 @@ class LocalService:
             configure_logging=False,
             _temp_dir=self._temp_dir.name,
         )
-        logging = {"log_level": "WARNING", "enable_access_log": False}
-        serve.start(proxy_location="Disabled", logging_config=logging)
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(proxy_location="Disabled", logging_config=quiet)
         spans = ", ".join(span.name for span in self._config.spans)
         self._on_progress(f"loading the model ({spans})")
         config = self._config
         try:
             self._handle = serve.run(
-                build_app(config), name=config.name, route_prefix=None, logging_config=logging
+                build_app(config), name=config.name, route_prefix=None, logging_config=quiet
             )
         except RuntimeError as error:
             raise ConfigError(f"the service did not start: {_cause(serve.status(), config.name)}") from error

@@ -50,7 +50,7 @@ def write_clip(
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if sound is not None:
-            _write_tone(container, sound, times_ms(count)[-1] * 48)
+            _write_tone(container, sound, max(1024, times_ms(count)[-1] * 48))
     return path
 
 

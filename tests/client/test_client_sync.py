@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import pytest
 from rearview.client import Reconnect, Settings, Translated
 from rearview.client.sync import Client
 from rearview.errors import NotFound, Reason, Refused
-from support.fake_server import SIZE, FakeServer, Faults
+from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(30)]
 
@@ -22,16 +21,8 @@ QUICK = Reconnect(first_wait_s=0.01, max_wait_s=0.05, open_timeout_s=1.0)
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     """A fake server in another thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    fake = FakeServer(Faults(depth=2))
-    asyncio.run_coroutine_threadsafe(fake.start(), loop).result(5)
-    yield fake
-    asyncio.run_coroutine_threadsafe(fake.stop(), loop).result(5)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(5)
-    loop.close()
+    with serving_in_thread(Faults(depth=2)) as fake:
+        yield fake
 
 
 def test_frames_come_back_translated_in_order(server: FakeServer) -> None:

@@ -10,8 +10,10 @@ service does: credit, order of messages, tokens.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -31,7 +33,7 @@ from rearview.v1.translation_service_pb2_grpc import (
     add_TranslationServiceServicer_to_server,
 )
 
-__all__ = ["FakeServer", "Faults", "Log"]
+__all__ = ["FakeServer", "Faults", "Log", "serving_in_thread"]
 
 SIZE = 64
 """Default width and height of a session, pixels."""
@@ -238,6 +240,22 @@ class FakeServer(TranslationServiceServicer, SessionServiceServicer):
         except _Ended as end:
             await context.abort_with_status(_status(end))
         return self.sessions[session_id]
+
+
+@contextlib.contextmanager
+def serving_in_thread(faults: Faults | None = None) -> Iterator[FakeServer]:
+    """A fake server on a loop of its own, for clients that block."""
+    loop, server = asyncio.new_event_loop(), FakeServer(faults)
+    thread = threading.Thread(target=loop.run_forever, name="fake-server")
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(5)
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()
 
 
 class _Cut(Exception):

@@ -75,8 +75,7 @@ def test_our_step_grid_is_the_schedulers():
     scheduler = LCMScheduler.from_pretrained(POCKET, subfolder="scheduler")
     for strength, num_steps in ((0.4, 2), (0.6, 3), (0.8, 4), (0.4, 1)):
         scheduler.set_timesteps(num_steps, strength=strength)
-        theirs = scheduler.timesteps.tolist()
-        assert theirs[0] == timesteps(strength, num_steps)[0]
+        assert scheduler.timesteps.tolist() == timesteps(strength, num_steps)
 
 
 def test_autoencoder_keeps_the_picture(pocket):

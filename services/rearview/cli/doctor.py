@@ -173,7 +173,7 @@ def check_ray() -> Iterator[Check]:
                 configure_logging=False,
                 _temp_dir=folder.name,
             )
-            ray.get(ray.remote(os.getpid).remote(), timeout=60)
+            ray.get(ray.remote(lambda: os.getpid()).remote(), timeout=60)
         finally:
             ray.shutdown()
             folder.cleanup()

@@ -53,10 +53,10 @@ MAX_JPEG_BYTES = 1 << 20
 
 
 class OpenOptions(TypedDict, total=False):
-    """The keyword arguments of `Client.open`; every one may be left out."""
+    """The keyword arguments of `Client.open`; all but the prompt may be left out."""
 
     prompt: str
-    """The picture's description. Default: the model's."""
+    """The picture's description; the service refuses to open without one."""
     strength: float
     """How far the picture may leave the input, in (0, 1]. Default: the model's."""
     steps: int

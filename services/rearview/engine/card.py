@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,9 @@ class ModelCard:
     styles: Mapping[str, str] = field(default_factory=dict)
     """Style name to a prompt that asks for it."""
     phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Style name to the phrases by which the model knows it. Empty: the model takes any prompt."""
+    """Style name to the phrases, in lower case, by which the model knows it. Empty: the model takes any
+    prompt.
+    """
 
     @classmethod
     def read(cls, checkpoint: str) -> ModelCard:
@@ -39,10 +42,10 @@ class ModelCard:
             content = json.loads(path.read_text(encoding="utf-8"))
             styles = content["styles"].items()
             return cls(
-                strength=float(content["default_strength"]),
-                steps=int(content["default_steps"]),
+                strength=_checked(float(content["default_strength"]), "default_strength", 0.0, 1.0),
+                steps=int(_checked(int(content["default_steps"]), "default_steps", 0, math.inf)),
                 styles={name: str(style["prompt"]) for name, style in styles},
-                phrases={name: tuple(style["phrases"]) for name, style in styles},
+                phrases={name: _folded(style["phrases"]) for name, style in styles},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: {error!r}") from None
@@ -53,6 +56,18 @@ class ModelCard:
         if not self.phrases or any(phrase in text for known in self.phrases.values() for phrase in known):
             return ""
         return "no known style in the prompt; known: " + ", ".join(sorted(self.styles))
+
+
+def _checked(value: float, name: str, above: float, most: float) -> float:
+    if not above < value <= most:
+        raise ValueError(f"{name} {value} is not in ({above}, {most}]")
+    return value
+
+
+def _folded(phrases: object) -> tuple[str, ...]:
+    if not isinstance(phrases, list):
+        raise TypeError("phrases is not a list")
+    return tuple(str(phrase).casefold() for phrase in phrases)
 
 
 def checkpoint_folder(checkpoint: str) -> Path:

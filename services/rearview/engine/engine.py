@@ -209,9 +209,7 @@ class Engine:
         session.frames[frame.ordinal] = frame
         self._emit_if_done(session, frame)
 
-    def _frame(
-        self, spec: SessionSpec, entering: FrameInput, known: Settings | None, now: float
-    ) -> Frame:
+    def _frame(self, spec: SessionSpec, entering: FrameInput, known: Settings | None, now: float) -> Frame:
         settings = known or spec.settings
         return Frame(
             spec=spec,
@@ -240,7 +238,7 @@ class Engine:
                 steps_before.update(frame.remaining_steps())
 
     def _held_back(self, session: _Session, frame: Frame) -> bool:
-        """In stream-batch order step k of frame n waits until frame n + k is encoded: one forward takes all."""
+        """In stream-batch order step k of frame n waits until frame n + k is encoded: they share forwards."""
         if self._order is Order.BACK_TO_BACK or session.flushing:
             return False
         newest = session.frames.get(frame.ordinal + frame.operator.step)

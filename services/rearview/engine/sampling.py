@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 
 from rearview.engine.session import NoiseRule, Settings
+from rearview.errors import ConfigError
 
 __all__ = ["Schedule", "StepCoefficients", "noise", "timestep_indices"]
 
 LCM_GRID = 50
 """Timesteps in the grid that LCM was distilled on ("original steps")."""
+BETA_SCHEDULES = ("scaled_linear", "linear")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LCM_SIGMA_DATA = 0.5
 LCM_TIMESTEP_SCALING = 10.0
 
@@ -33,9 +36,11 @@ def timestep_indices(strength: float, steps: int) -> tuple[int, ...]:
 
     i0 = floor(50 (1 - strength)), stride = floor(50 strength) // steps. The floors are taken of the
     float products, as users of StreamV2V know them: strength 0.8 starts at index 9, not 10.
-    With more steps than the strength has grid entries, the last entries repeat no index: the list is
-    clipped to the grid's end.
+    Where the strength has fewer grid entries than there are steps, the stride is 0 and one entry is
+    visited again and again. Raises ValueError outside 0 < strength <= 1 and steps >= 1.
     """
+    if not (0.0 < strength <= 1.0 and steps >= 1):
+        raise ValueError(f"strength {strength} and steps {steps} are not in (0, 1] and 1, 2, …")
     first = min(math.floor(LCM_GRID * (1.0 - strength)), LCM_GRID - 1)
     stride = math.floor(LCM_GRID * strength) // steps
     return tuple(min(first + j * stride, LCM_GRID - 1) for j in range(steps))
@@ -56,11 +61,12 @@ class Schedule:
     """The noise schedule of a checkpoint."""
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
+        _refuse_unsupported(scheduler_config)
         num_train = int(scheduler_config.get("num_train_timesteps", 1000))
         betas = _betas(scheduler_config, num_train)
         self._alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
         self._stride = num_train // LCM_GRID
-        self._last = num_train - 1
+        self._last = LCM_GRID * self._stride - 1
         self.prediction_type: str = scheduler_config.get("prediction_type", "epsilon")
 
     def timestep(self, index: int) -> int:
@@ -101,9 +107,23 @@ class Schedule:
             clean = (x_BCHW - beta * output_BCHW) / alpha
         elif self.prediction_type == "v_prediction":
             clean = alpha * x_BCHW - beta * output_BCHW
-        else:
+        else:  # "sample"
             clean = output_BCHW
         return c_out * clean + c_skip * x_BCHW
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError rather than compute other pictures than the checkpoint's authors did."""
+    file = "scheduler/scheduler_config.json"
+    if config.get("beta_schedule", "scaled_linear") not in BETA_SCHEDULES:
+        raise ConfigError(f"{file}: beta_schedule must be one of {', '.join(BETA_SCHEDULES)}")
+    if config.get("prediction_type", "epsilon") not in PREDICTION_TYPES:
+        raise ConfigError(f"{file}: prediction_type must be one of {', '.join(PREDICTION_TYPES)}")
+    if int(config.get("num_train_timesteps", 1000)) < LCM_GRID:
+        raise ConfigError(f"{file}: num_train_timesteps must be at least {LCM_GRID}")
+    for name in ("trained_betas", "rescale_betas_zero_snr", "thresholding", "clip_sample"):
+        if config.get(name):
+            raise ConfigError(f"{file}: {name} is not supported")
 
 
 def _betas(config: Mapping[str, Any], num_train: int) -> Tensor:
@@ -112,9 +132,7 @@ def _betas(config: Mapping[str, Any], num_train: int) -> Tensor:
     # float32, as diffusers computes them: the oracle of the tests is exact only then.
     if kind == "scaled_linear":
         return torch.linspace(start**0.5, end**0.5, num_train, dtype=torch.float32) ** 2
-    if kind == "linear":
-        return torch.linspace(start, end, num_train, dtype=torch.float32)
-    raise ValueError(f"beta_schedule {kind!r} is not supported; use scaled_linear or linear")
+    return torch.linspace(start, end, num_train, dtype=torch.float32)
 
 
 def noise(settings: Settings, ordinal: int, step: int, shape: tuple[int, ...]) -> Tensor:

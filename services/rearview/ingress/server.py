@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from rearview.config import ServiceConfig
+from rearview.errors import Reason, StreamEnded
 from rearview.ingress.service import Ingress
 from rearview.ingress.servicer import SessionServicer, TranslationServicer
 from rearview.telemetry.metrics import MetricsServer, serve_metrics
@@ -23,6 +25,8 @@ __all__ = ["IngressServer"]
 
 MESSAGE_OVERHEAD_BYTES = 64 << 10
 """A message holds an image and little else."""
+FLUSH_S = 1.5
+"""How long calls have to send why they end; those that watch the health never end by themselves."""
 KEEPALIVE_MS = 5_000
 PING_TIMEOUT_MS = 5_000
 _SERVICES = (
@@ -73,14 +77,20 @@ class IngressServer:
 
     async def drain(self) -> None:
         """Refuse new streams, tell the others, and give them the drain grace to finish."""
+        grace_s = self._config.ingress.drain_grace_s
         await self._health.enter_graceful_shutdown()
         self._ingress.drain()
-        await self._server.stop(self._config.ingress.drain_grace_s)
+        # The port is closed at once, so that new streams go to another ingress.
+        stopping = asyncio.create_task(self._server.stop(grace_s + FLUSH_S))
+        await self._ingress.wait_until_empty(grace_s)
+        self._ingress.close_all(StreamEnded(Reason.DRAINING, "the drain grace is over", retry_after_s=1.0))
+        await self._server.stop(FLUSH_S)
+        await stopping
 
     async def stop(self) -> None:
         """End everything now."""
         await self._ingress.stop()
-        await self._server.stop(None)
+        await self._server.stop(FLUSH_S)
         if self._metrics_server is not None:
             self._metrics_server.close()
 

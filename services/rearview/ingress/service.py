@@ -11,10 +11,10 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.engine.card import ModelCard
@@ -31,7 +31,7 @@ from rearview.stages.wire import FrameMessage
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
 
-__all__ = ["Ingress", "OpenRequest", "Record"]
+__all__ = ["Feeder", "Ingress", "OpenRequest", "Record"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ MEMBERS_INTERVAL_S = 0.5
 START_INTERVAL_S = 0.1
 PLACEMENT_TRIES = 3
 """A replica may have filled up, or gone, since it described itself."""
+MEMBERS_TIMEOUT_S = 5.0
+PLACEMENT_REFRESH_TIMEOUT_S = 0.03
+"""A client that cannot be placed learns so within 100 ms, also when a replica does not answer."""
 RETRY_AFTER_S = 2.0
 
 Members = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
@@ -59,6 +62,13 @@ class OpenRequest:
     max_steps: int
 
 
+class Feeder(Protocol):
+    """A stream, as the ingress sees it."""
+
+    def end(self, error: RearviewError) -> None:
+        """The session is over, or another stream feeds it now."""
+
+
 @dataclass(slots=True)
 class Record:
     """A session and the stream that feeds it."""
@@ -66,7 +76,7 @@ class Record:
     session: IngressSession
     open_time_s: float
     """Wall clock."""
-    stream: object | None = None
+    stream: Feeder | None = None
     """Who feeds it now; None: its connection was lost."""
     expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
 
@@ -88,12 +98,17 @@ class Ingress:
             config.link,
             node,
             on_frame=self._on_frame,
-            on_lost=self._on_replica_lost,
+            on_lane_lost=self._on_lane_lost,
+            on_replica_lost=self._on_replica_lost,
         )
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
         self._records: dict[str, Record] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
+        self._unfed = asyncio.Event()
+        """Set while no stream feeds a session."""
+        self._unfed.set()
 
     async def start(self) -> None:
         """Take links, and wait until every span has a replica: before that nothing can be served."""
@@ -101,16 +116,15 @@ class Ingress:
         while not self._lanes.complete:
             await self._try_refresh()
             await asyncio.sleep(0 if self._lanes.complete else START_INTERVAL_S)
-        self._spawn(self._keep_members())
-        self._spawn(self._keep_leases())
+        self._spawn(self._keep_members(), self._background)
+        self._spawn(self._keep_leases(), self._background)
 
     async def stop(self) -> None:
         """End every session and let go of everything."""
-        for record in tuple(self._records.values()):
-            self.close(record, StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
-        for task in tuple(self._tasks):
+        self.close_all(StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
+        for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._background, *self._releases, return_exceptions=True)
         await self._lanes.stop()
         await self._directory.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -120,6 +134,12 @@ class Ingress:
         self._draining.set()
         for record in self._records.values():
             record.session.wake()
+
+    async def wait_until_empty(self, timeout_s: float) -> None:
+        """Return when no stream feeds a session, or after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._unfed.wait()
 
     @property
     def draining(self) -> bool:
@@ -174,19 +194,22 @@ class Ingress:
         mine = (r for r in self._records.values() if r.session.tenant.name == tenant.name)
         return iter(sorted(mine, key=lambda r: (r.open_time_s, r.session.spec.session_id)))
 
-    def attach(self, record: Record, stream: object) -> None:
-        """`stream` feeds the session from now on; the one that did before must end."""
+    def attach(self, record: Record, stream: Feeder) -> None:
+        """`stream` feeds the session from now on; the one that did before ends."""
+        if record.stream is not None:
+            record.stream.end(StreamEnded(Reason.TAKEN_OVER, "another stream has resumed the session"))
         record.stream = stream
+        self._unfed.clear()
         if record.expiry is not None:
             record.expiry.cancel()
             record.expiry = None
-        record.session.wake()
 
-    def detach(self, record: Record, stream: object) -> None:
+    def detach(self, record: Record, stream: Feeder) -> None:
         """The connection is lost: keep the session for the grace time."""
-        if record.stream is not stream:
+        if record.stream is not stream or record.session.spec.session_id not in self._records:
             return
         record.stream = None
+        self._note_unfed()
         grace_s = self.config.ingress.resume_grace_s
         closed = StreamEnded(Reason.SESSION_UNKNOWN, "the grace time is over")
         record.expiry = asyncio.get_running_loop().call_later(grace_s, self.close, record, closed)
@@ -198,10 +221,18 @@ class Ingress:
             return
         if record.expiry is not None:
             record.expiry.cancel()
-        session.end(why)
+        session.end()
+        if record.stream is not None:
+            record.stream.end(why)
+        self._note_unfed()
         self._lanes.close(session.lane)
         self.metrics.sessions.labels(session.tenant.name).dec()
-        self._spawn(self._release(session.lease))
+        self._spawn(self._release(session.lease), self._releases)
+
+    def close_all(self, why: RearviewError) -> None:
+        """End every session."""
+        for record in tuple(self._records.values()):
+            self.close(record, why)
 
     def _checked(self, tenant: TenantConfig, request: OpenRequest) -> SessionSpec:
         if self.draining:
@@ -231,19 +262,25 @@ class Ingress:
         return SessionSpec(uuid.uuid4().hex, width, height, max_steps, settings, tenant.name, tenant.weight)
 
     async def _place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
-        for attempt in range(PLACEMENT_TRIES):
+        refused: Refused | None = None
+        for _ in range(PLACEMENT_TRIES):
             try:
-                return await self._try_place(spec)
+                replicas = self._lanes.choose(await self._directory.sessions_by_replica())
+                return await self._take(spec, replicas)
             except Refused as error:
-                placeable = error.reason in (Reason.NO_CAPACITY, Reason.REPLICA_LOST, Reason.DRAINING)
-                if not placeable or attempt == PLACEMENT_TRIES - 1:
+                if error.reason not in (Reason.NO_CAPACITY, Reason.REPLICA_LOST, Reason.DRAINING):
                     raise
-                self._evict_detached()
-                await self._try_refresh()
-        raise AssertionError("unreachable")
+                refused = error
+                if error.reason is Reason.NO_CAPACITY:
+                    await self._try_refresh(PLACEMENT_REFRESH_TIMEOUT_S)
+        evicted = self._evict_detached()
+        if evicted is None:
+            assert refused is not None, "not placed and not refused"
+            raise refused
+        # On the same links, where the close goes before the open: its slots are free for sure.
+        return await self._take(spec, evicted.session.lane.replicas)
 
-    async def _try_place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
-        replicas = self._lanes.choose(await self._directory.sessions_by_replica())
+    async def _take(self, spec: SessionSpec, replicas: tuple[str, ...]) -> tuple[Lease, Lane]:
         lease = await self._directory.acquire(spec.session_id, spec.tenant, replicas, self._id, time.time())
         try:
             return lease, await self._lanes.open(spec, lease.epoch, replicas)
@@ -251,26 +288,40 @@ class Ingress:
             await self._release(lease)
             raise
 
-    def _evict_detached(self) -> None:
+    def _note_unfed(self) -> None:
+        if all(record.stream is None for record in self._records.values()):
+            self._unfed.set()
+
+    def _evict_detached(self) -> Record | None:
         """A session that nobody feeds makes room for one that somebody will."""
         detached = [r for r in self._records.values() if r.expiry is not None]
-        if detached:
-            oldest = min(detached, key=lambda record: record.expiry.when() if record.expiry else 0.0)
-            self.close(oldest, StreamEnded(Reason.SESSION_UNKNOWN, "the slot was needed"))
+        if not detached:
+            return None
+        oldest = min(detached, key=lambda record: record.expiry.when() if record.expiry else 0.0)
+        self.close(oldest, StreamEnded(Reason.SESSION_UNKNOWN, "the slot was needed"))
+        return oldest
 
     def _on_frame(self, message: FrameMessage) -> None:
         record = self._records.get(message.session_id)
-        if record is not None:
+        if record is None:
+            return
+        try:
             record.session.on_frame(message)
-            self.metrics.link_bytes.labels("ingress", "received").inc(
-                0 if message.payload is None else message.payload.nbytes
-            )
+        except Exception as error:  # The edge of a session: others share the link.
+            self._on_fault(message.session_id, error)
+        self.metrics.link_bytes.labels("ingress", "received").inc(
+            0 if message.payload is None else message.payload.nbytes
+        )
+
+    def _on_lane_lost(self, session_id: str, epoch: int) -> None:
+        record = self._records.get(session_id)
+        if record is not None and record.session.lane.epoch == epoch:
+            self.close(record, _replica_lost())
 
     def _on_replica_lost(self, replica_id: str) -> None:
-        lost = StreamEnded(Reason.REPLICA_LOST, "a replica was lost with the session", retry_after_s=1.0)
         for record in tuple(self._records.values()):
             if replica_id in record.session.lane.replicas:
-                self.close(record, lost)
+                self.close(record, _replica_lost())
 
     def _on_fault(self, session_id: str, error: BaseException) -> None:
         error_id = log_fault(logger, "session failed", error, session_id=session_id)
@@ -286,9 +337,10 @@ class Ingress:
             await asyncio.sleep(MEMBERS_INTERVAL_S)
             await self._try_refresh()
 
-    async def _try_refresh(self) -> None:
+    async def _try_refresh(self, timeout_s: float = MEMBERS_TIMEOUT_S) -> None:
         try:
-            await self._refresh()
+            async with asyncio.timeout(timeout_s):
+                await self._refresh()
         except Exception as error:  # No replica yet, or Serve is away: what is known stays in use.
             logger.info("replicas could not be asked: %s", type(error).__name__)
 
@@ -312,7 +364,11 @@ class Ingress:
         with contextlib.suppress(DirectoryUnavailable):  # The lease then expires by itself.
             await self._directory.release(lease.session_id, lease.epoch)
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+def _replica_lost() -> StreamEnded:
+    return StreamEnded(Reason.REPLICA_LOST, "a replica was lost with the session", retry_after_s=1.0)

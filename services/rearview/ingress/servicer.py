@@ -11,7 +11,7 @@ import grpc
 from rearview.config import TenantConfig
 from rearview.errors import Fault, InvalidRequest, RearviewError, Reason, StreamEnded
 from rearview.ingress.messages import session_message
-from rearview.ingress.service import Ingress
+from rearview.ingress.service import Ingress, Record
 from rearview.ingress.status import abort
 from rearview.ingress.stream import TranslateStream
 from rearview.telemetry.logging import log_fault
@@ -35,6 +35,8 @@ async def _guarded(context: Context, call: Callable[[], Awaitable[T]]) -> T | No
         return await call()
     except RearviewError as error:
         await abort(context, error)
+    except grpc.aio.BaseError:
+        logger.debug("the client is gone")
     except Exception as error:  # The edge of a call: what was not foreseen ends this call only.
         error_id = log_fault(logger, "call failed", error)
         await abort(context, Fault(metadata={"error_id": error_id}))
@@ -52,19 +54,19 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         await _guarded(context, lambda: self._translate(context))
 
     async def _translate(self, context: Context) -> None:
-        ingress = self._ingress
-        opened = False
+        ingress, stream = self._ingress, None
         try:
             tenant = ingress.tenants.authenticate(_metadata(context))
             ingress.admission.open_stream(tenant)
-            opened = True
+            stream = TranslateStream(ingress, context, tenant)
             ingress.metrics.streams_open.inc()
-            await TranslateStream(ingress, context, tenant).run()
+            await stream.run()
         except RearviewError as error:
-            ingress.metrics.open_refused(error.reason)
+            if stream is None or not stream.opened:
+                ingress.metrics.open_refused(error.reason)
             raise
         finally:
-            if opened:
+            if stream is not None:
                 ingress.admission.close_stream(tenant)
                 ingress.metrics.streams_open.dec()
 
@@ -89,23 +91,18 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     async def ListSessions(  # type: ignore[override]  # noqa: N802
         self, request: sessions_pb.ListSessionsRequest, context: Context
     ) -> sessions_pb.ListSessionsResponse | None:
-        """The caller's tenant's sessions, a page at a time. The token is the last id of the page before."""
+        """The caller's tenant's sessions, a page at a time. The token is the place of the page's last one."""
 
         async def page() -> sessions_pb.ListSessionsResponse:
+            records = self._ingress.records(self._tenant(context))
             size = request.page_size or DEFAULT_PAGE_SIZE
             if not 1 <= size <= MAX_PAGE_SIZE:
-                raise InvalidRequest(
-                    Reason.SETTING_OUT_OF_RANGE,
-                    f"page_size must be 1 to {MAX_PAGE_SIZE}",
-                    metadata={"field": "page_size"},
-                )
-            found = [session_message(record) for record in self._ingress.records(self._tenant(context))]
-            ids = [session.session_id for session in found]
-            start = ids.index(request.page_token) + 1 if request.page_token in ids else 0
-            rest = found[start : start + size]
-            more = start + size < len(found)
+                raise _out_of_range("page_size")
+            after = _place_of(request.page_token)
+            left = [record for record in records if after is None or _place(record) > after]
             return sessions_pb.ListSessionsResponse(
-                sessions=rest, next_page_token=rest[-1].session_id if more else ""
+                sessions=[session_message(record) for record in left[:size]],
+                next_page_token=_token(left[size - 1]) if len(left) > size else "",
             )
 
         return await _guarded(context, page)
@@ -124,6 +121,31 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 
     def _tenant(self, context: Context) -> TenantConfig:
         return self._ingress.tenants.authenticate(_metadata(context))
+
+
+def _place(record: Record) -> tuple[float, str]:
+    """Where a session stands in a list: it keeps its place when others end."""
+    return record.open_time_s, record.session.spec.session_id
+
+
+def _token(record: Record) -> str:
+    open_time_s, session_id = _place(record)
+    return f"{open_time_s.hex()}/{session_id}"
+
+
+def _place_of(token: str) -> tuple[float, str] | None:
+    """Undo `_token`; None for the start. Raises InvalidRequest."""
+    if not token:
+        return None
+    open_time_s, _, session_id = token.partition("/")
+    try:
+        return float.fromhex(open_time_s), session_id
+    except (ValueError, OverflowError):
+        raise _out_of_range("page_token") from None
+
+
+def _out_of_range(field: str) -> InvalidRequest:
+    return InvalidRequest(Reason.SETTING_OUT_OF_RANGE, f"{field} is out of range", metadata={"field": field})
 
 
 def _metadata(context: Context) -> list[tuple[str, str | bytes]]:

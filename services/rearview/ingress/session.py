@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rearview.config import TenantConfig
 from rearview.engine.session import SessionSpec, Settings
-from rearview.errors import DropReason, RearviewError, Reason, Refused, StreamEnded
+from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
 from rearview.ingress.codec import BadImage, decode_image, encode_image
 from rearview.ingress.image_gate import ImageKind
 from rearview.ingress.pacing import DropPolicy, Pacer
@@ -105,11 +105,11 @@ class IngressSession:
         self.resume_token = secrets.token_urlsafe(24)
         self.translated = 0
         self.dropped = 0
-        self.ended: RearviewError | None = None
-        """Why the session is over; a stream that feeds it ends with this."""
         self._lanes, self._pacer = lanes, pacer
         self._metrics, self._executor, self._on_fault = metrics, executor, on_fault
         self._version = 0
+        self._announced = 0
+        """The last version of the settings that the lane knows."""
         self._next_ordinal = 0
         self._last_index = -1
         self._open: deque[Answer] = deque()
@@ -142,6 +142,7 @@ class IngressSession:
             self._open.append(answer)
             self._settle(answer, refusal)
             return
+        self._announce()
         dropped = self._pacer.offer((frame, answer, self._version), frame.received_s)
         self._last_index = frame.frame_index
         self._open.append(answer)
@@ -152,19 +153,33 @@ class IngressSession:
         """Frames received from now on are translated under `settings`."""
         self.settings = settings
         self._version += 1
-        with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
-            self._lanes.send_settings(self.lane, self._version, settings)
+
+    def _announce(self) -> None:
+        # With the first frame under them, so that controls alone cost the engine nothing.
+        if self._announced != self._version:
+            self._announced = self._version
+            with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
+                self._lanes.send_settings(self.lane, self._version, self.settings)
 
     def acknowledge(self, received_answers: int) -> None:
-        """The client has so many answers: they need not be kept."""
-        while self._released and self._first_released < received_answers:
+        """The client has so many answers: they need not be kept.
+
+        Raises InvalidRequest(SETTING_OUT_OF_RANGE) if there are not so many.
+        """
+        if received_answers > self.released:
+            raise InvalidRequest(
+                Reason.SETTING_OUT_OF_RANGE,
+                "more answers were received than were sent",
+                metadata={"field": "received_answers"},
+            )
+        while self._first_released < min(received_answers, self._sent):
             self._released.popleft()
             self._first_released += 1
 
     def sent(self, number: int) -> None:
         """Answers before `number` were handed to the connection."""
         self._sent = max(self._sent, number)
-        while len(self._released) > RETAINED_ANSWERS and self._first_released < self._sent:
+        while self._sent - self._first_released > RETAINED_ANSWERS:
             self._released.popleft()
             self._first_released += 1
 
@@ -181,7 +196,7 @@ class IngressSession:
         return self._released[at] if at < len(self._released) else None
 
     async def wait_for_change(self) -> None:
-        """Return when an answer was released, or the session has ended, since the last call."""
+        """Return when an answer was released, or `wake` was called, since the last call."""
         await self._changed.wait()
         self._changed.clear()
 
@@ -212,21 +227,18 @@ class IngressSession:
         """Whether `token` is the session's resume token."""
         return hmac.compare_digest(token.encode(), self.resume_token.encode())
 
-    def end(self, error: RearviewError) -> None:
-        """End the session: the stream that feeds it, if any, ends with `error`."""
-        if self.ended is None:
-            self.ended = error
-            for task in self._tasks:
-                task.cancel()
-            self.wake()
+    def end(self) -> None:
+        """Stop the session's own work. What is answered can still be sent."""
+        for task in self._tasks:
+            task.cancel()
 
     # What the lane does.
 
     def on_frame(self, message: FrameMessage) -> None:
         """A picture has come back, or word that it will not."""
-        answer = self._in_lane.pop(message.ordinal, None)
-        if answer is None or message.epoch != self.lane.epoch:
-            return  # Sent a second time.
+        if message.epoch != self.lane.epoch or message.ordinal not in self._in_lane:
+            return  # Of another owner, or sent a second time.
+        answer = self._in_lane.pop(message.ordinal)
         answer.timings = message.timings
         self._pacer.finished()
         self._startable.set()

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from rearview.config import TenantConfig
-from rearview.errors import DropReason, InvalidRequest, RearviewError, Reason, StreamEnded
+from rearview.errors import DropReason, Fault, InvalidRequest, RearviewError, Reason, StreamEnded
 from rearview.ingress.image_gate import ImageKind, check_image
 from rearview.ingress.messages import (
     answer_response,
@@ -34,6 +34,10 @@ __all__ = ["TranslateStream"]
 
 FLUSH_S = 1.0
 """How long what is already answered may take to be sent when a stream ends with an error."""
+CANCEL_SETTLE_S = 0.03
+"""A lost connection first looks like a half-close; its cancellation follows within a few loop turns."""
+MAX_OUTGOING = 16
+"""Answers to controls that wait for a slow reader; beyond it nothing more is read from the client."""
 
 BAD_FRAME_REASONS = frozenset(
     {
@@ -58,6 +62,9 @@ class TranslateStream:
         self._spans = [span.name for span in ingress.config.spans]
         self._outgoing: deque[pb.TranslateResponse] = deque()
         """Answers to controls, and notices: not bound to the order of frames."""
+        self._room = asyncio.Event()
+        """Set while there is room in `_outgoing`."""
+        self._room.set()
         self._answer_credit = 0
         self._number = 0
         """Number of the next answer to send."""
@@ -65,21 +72,37 @@ class TranslateStream:
         self._ending = False
         """The stream ends with an error; the writer sends what is answered and stops."""
         self._last_activity_s = time.monotonic()
+        self._ended: asyncio.Future[RearviewError] = asyncio.get_running_loop().create_future()
+        self.opened = False
+        """Whether a session was opened or resumed."""
 
     async def run(self) -> None:
         """Serve the call to its end. Raises RearviewError for every end but an orderly half-close."""
         record = await self._open_or_resume(await self._first_message())
         self._ingress.attach(record, self)
+        self.opened = True
         try:
             await self._exchange(record)
+            await asyncio.sleep(CANCEL_SETTLE_S)
         except RearviewError as error:
-            if record.stream is self:
-                self._ingress.close(record, error)
+            self._close(record, error)
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, grpc.aio.BaseError):  # The connection is lost.
             self._ingress.detach(record, self)
             raise
-        self._ingress.close(record, StreamEnded(Reason.CLOSED, "the stream has ended"))
+        except Exception:
+            self._close(record, Fault())
+            raise
+        self._close(record, StreamEnded(Reason.CLOSED, "the stream has ended"))
+
+    def end(self, error: RearviewError) -> None:
+        """The session is over, or another stream feeds it now: the call ends with `error`."""
+        if not self._ended.done():
+            self._ended.set_result(error)
+
+    def _close(self, record: Record, why: RearviewError) -> None:
+        if record.stream is self:
+            self._ingress.close(record, why)
 
     async def _first_message(self) -> pb.TranslateRequest:
         try:
@@ -118,15 +141,18 @@ class TranslateStream:
         record = self._ingress.find(self._tenant, message.session_id)
         if not record.session.holds(message.resume_token):
             raise InvalidRequest(Reason.RESUME_TOKEN_INVALID, "the resume token is not the session's")
-        record.session.answer(message.received_answers)  # Refuses a position that is no longer kept.
         record.session.acknowledge(message.received_answers)
+        record.session.answer(message.received_answers)  # Refuses a position that is no longer kept.
         self._number = message.received_answers
         self._answer_credit = message.answer_credit
         return record
 
     async def _exchange(self, record: Record) -> None:
         writer = asyncio.create_task(self._write(record))
-        others = {asyncio.create_task(self._read(record)), asyncio.create_task(self._watch(record))}
+        others = {
+            asyncio.create_task(work)
+            for work in (self._read(record), self._watch(record), self._wait_for_end())
+        }
         try:
             while not writer.done():
                 await asyncio.wait({writer, *others}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,13 +160,15 @@ class TranslateStream:
                     others.discard(task)
                     await self._finish(record, task, writer)
             writer.result()
+            if self._ended.done():
+                raise self._ended.result()
         finally:
             for task in (writer, *others):
                 task.cancel()
             await asyncio.gather(writer, *others, return_exceptions=True)
 
     async def _finish(self, record: Record, task: asyncio.Task[None], writer: asyncio.Task[None]) -> None:
-        """What the reader or the watchdog ended with; before an error, what is answered is sent."""
+        """What a task beside the writer ended with; before an error, what is answered is sent."""
         error = task.exception()
         if error is None:
             return
@@ -149,8 +177,12 @@ class TranslateStream:
         await asyncio.wait({writer}, timeout=FLUSH_S)
         raise error
 
+    async def _wait_for_end(self) -> None:
+        raise await self._ended
+
     async def _read(self, record: Record) -> None:
         while True:
+            await self._room.wait()
             message = await self._context.read()
             self._last_activity_s = time.monotonic()
             if not isinstance(message, pb.TranslateRequest):
@@ -199,6 +231,8 @@ class TranslateStream:
         except InvalidRequest as error:  # A slip of the hand at a live control does not end the video.
             rejected, advice = error.reason, error.message
         self._outgoing.append(control_response(record.session, message.control_id, advice, rejected))
+        if len(self._outgoing) >= MAX_OUTGOING:
+            self._room.clear()
         record.session.wake()
 
     async def _write(self, record: Record) -> None:
@@ -206,13 +240,14 @@ class TranslateStream:
         while True:
             while self._outgoing:
                 await self._context.write(self._outgoing.popleft())
-            self._check(record)
+                self._last_activity_s = time.monotonic()
+                self._room.set()
             if self._ingress.draining and not noticed:
                 noticed = True
                 grace_s = self._ingress.config.ingress.drain_grace_s
                 self._outgoing.append(notice_response(session, pb.Notice.KIND_DRAIN, grace_s))
                 continue
-            answer = session.answer(self._number) if self._may_send else None
+            answer = session.answer(self._number) if self._may_send(record) else None
             if answer is not None:
                 await self._context.write(answer_response(session, answer, self._spans))
                 self._number += 1
@@ -226,16 +261,11 @@ class TranslateStream:
                 return
             await session.wait_for_change()
 
-    @property
-    def _may_send(self) -> bool:
+    def _may_send(self, record: Record) -> bool:
+        if record.stream is not self:
+            return False
         # After a half-close the client can grant no more credit; it is then taken to read to the end.
         return self._half_closed or not self._answer_credit or self._number < self._answer_credit
-
-    def _check(self, record: Record) -> None:
-        if record.session.ended is not None:
-            raise record.session.ended
-        if record.stream is not self:
-            raise StreamEnded(Reason.TAKEN_OVER, "another stream has resumed the session")
 
     def _count_bad(self, bad_frames: int, outcome: bytes | DropReason | None) -> int:
         """Unusable frames in a row. Raises InvalidRequest(TOO_MANY_BAD_FRAMES) at the limit."""
@@ -250,8 +280,7 @@ class TranslateStream:
         """End a silent stream. It is not silent while frames that it has sent are being translated."""
         idle_s = self._ingress.config.ingress.idle_timeout_s
         while True:
-            owed = record.session.owes or self._half_closed
-            left_s = idle_s if owed else self._last_activity_s + idle_s - time.monotonic()
+            left_s = idle_s if record.session.owes else self._last_activity_s + idle_s - time.monotonic()
             if left_s <= 0:
                 raise StreamEnded(Reason.IDLE, f"nothing was received for {idle_s:g} s")
             await asyncio.sleep(left_s)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from typing import Any
 
 from rearview.config import LinkConfig
 from rearview.engine.session import SessionSpec, Settings
-from rearview.errors import Reason, Refused
+from rearview.errors import Fault, RearviewError, Reason, Refused
 from rearview.stages.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.stages.placement import Replica, place
 from rearview.stages.wire import (
     FrameMessage,
     Kind,
     decode_frame,
+    decode_json,
     encode_frame,
     encode_json,
     encode_settings,
@@ -34,6 +34,8 @@ __all__ = ["Lane", "Lanes"]
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1.0
+OPEN_TIMEOUT_S = 10.0
+"""A replica that does not answer an open for so long is taken for dead: it may be busy, not silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,19 @@ class Lanes:
         node: str,
         *,
         on_frame: Callable[[FrameMessage], None],
-        on_lost: Callable[[str], None],
+        on_lane_lost: Callable[[str, int], None],
+        on_replica_lost: Callable[[str], None],
     ) -> None:
-        """`on_frame`: a picture has come back; `on_lost(replica_id)`: its sessions' state is gone."""
+        """`on_frame`: a picture has come back.
+
+        `on_lane_lost(session_id, epoch)` and `on_replica_lost(replica_id)`: the sessions' state is gone.
+        """
         self._spans = tuple(spans)
-        self._on_frame, self._on_lost = on_frame, on_lost
+        self._on_frame = on_frame
+        self._on_lane_lost, self._on_replica_lost = on_lane_lost, on_replica_lost
         self._replicas: dict[str, Replica] = {}
+        self._dialled: dict[str, str] = {}
+        """Address to replica id: a replica that nobody describes any more can still be lost."""
         self._server = LinkServer(link, node, on_message=self._on_message, on_closed=lambda _: None)
         self._pool = LinkPool(link, node, on_message=self._on_message, on_closed=self._on_link_closed)
         self._address = ""
@@ -94,26 +103,17 @@ class Lanes:
         return place(self._spans, self._replicas.values(), sessions_by_replica)
 
     async def open(self, spec: SessionSpec, epoch: int, replicas: Sequence[str]) -> Lane:
-        """Take a slot on each replica. Raises Refused; then no slot is held."""
+        """Take a slot on each replica. Raises Refused or Fault; then, or when cancelled, no slot is held."""
         addresses = [self._known(replica_id).address for replica_id in replicas]
-        try:
-            links = tuple([await self._pool.get(address) for address in addresses])
-        except LinkClosed:
-            raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=RETRY_AFTER_S) from None
-        lane = Lane(spec.session_id, epoch, tuple(replicas), links)
+        links = [await self._link_to(replica_id) for replica_id in replicas]
+        lane = Lane(spec.session_id, epoch, tuple(replicas), tuple(links))
         content = {"session": encode_spec(spec), "epoch": epoch}
-        hops = itertools.pairwise([*addresses, self._address])
-        replies = await asyncio.gather(
-            *(
-                link.request(Kind.OPEN, {**content, "next": next_address})
-                for link, (_, next_address) in zip(links, hops, strict=True)
-            ),
-            return_exceptions=True,
-        )
-        refusal = next(filter(None, map(_refusal, replies)), None)
-        if refusal is not None:
+        hops = zip(replicas, links, [*addresses[1:], self._address], strict=True)
+        try:
+            await asyncio.gather(*(self._open_at(r, link, {**content, "next": to}) for r, link, to in hops))
+        except BaseException:
             self.close(lane)
-            raise refusal
+            raise
         return lane
 
     def close(self, lane: Lane) -> None:
@@ -142,35 +142,60 @@ class Lanes:
     def _known(self, replica_id: str) -> Replica:
         replica = self._replicas.get(replica_id)
         if replica is None:
-            raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=RETRY_AFTER_S)
+            raise _gone()
         return replica
+
+    async def _link_to(self, replica_id: str) -> Link:
+        address = self._known(replica_id).address
+        try:
+            link = await self._pool.get(address)
+        except LinkClosed:
+            self._replicas.pop(replica_id, None)
+            raise _gone() from None
+        self._dialled[address] = replica_id
+        return link
+
+    async def _open_at(self, replica_id: str, link: Link, content: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                reply = await link.request(Kind.OPEN, content)
+        except (LinkClosed, TimeoutError):
+            self._replicas.pop(replica_id, None)
+            raise _gone() from None
+        if reply.get("reason") == Reason.DRAINING.name:
+            self._replicas.pop(replica_id, None)
+        if "reason" in reply:
+            raise _refusal(reply)
 
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if kind is Kind.FRAME:
             self._on_frame(decode_frame(body))
+        elif kind is Kind.LOST:
+            content = decode_json(body)
+            self._on_lane_lost(content["session_id"], content["epoch"])
         elif kind is Kind.DRAINING:
             self._forget(link)
 
     def _on_link_closed(self, link: Link) -> None:
         replica_id = self._forget(link)
         if replica_id is not None:
-            self._on_lost(replica_id)
+            del self._dialled[self._pool.address(link) or ""]
+            self._on_replica_lost(replica_id)
 
     def _forget(self, link: Link) -> str | None:
         """No new session goes to the replica at the other end, until it describes itself again."""
-        address = self._pool.address(link)
-        replica = next((r for r in self._replicas.values() if r.address == address), None)
-        if replica is None:
-            return None
-        del self._replicas[replica.replica_id]
-        return replica.replica_id
+        replica_id = self._dialled.get(self._pool.address(link) or "")
+        if replica_id is not None:
+            self._replicas.pop(replica_id, None)
+        return replica_id
 
 
-def _refusal(reply: dict[str, Any] | BaseException) -> Exception | None:
-    if isinstance(reply, LinkClosed):
-        return Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=RETRY_AFTER_S)
-    if isinstance(reply, BaseException):
-        raise reply
-    if "reason" not in reply:
-        return None
-    return Refused(Reason[reply["reason"]], reply["message"], retry_after_s=reply["retry_after_s"])
+def _gone() -> Refused:
+    return Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=RETRY_AFTER_S)
+
+
+def _refusal(reply: Mapping[str, Any]) -> RearviewError:
+    reason, metadata = Reason[reply["reason"]], reply["metadata"]
+    if reason is Reason.INTERNAL:
+        return Fault(metadata=metadata)
+    return Refused(reason, reply["message"], retry_after_s=reply["retry_after_s"], metadata=metadata)

@@ -36,6 +36,8 @@ NONCE_BYTES = 32
 HANDSHAKE_TIMEOUT_S = 5.0
 MAX_UNSENT_BYTES = 64 << 20
 """A peer that leaves more than this unread is taken for dead: frames in flight are bounded by far less."""
+TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+"""Seconds, seconds, probes and milliseconds."""
 _PREFIX = struct.Struct("<IB")
 
 OnMessage = Callable[["Link", Kind, bytes], None]
@@ -90,6 +92,7 @@ class Link:
         if self._closed:
             raise LinkClosed("link is closed")
         if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._writer.transport.abort()  # Closing would wait for the peer to read.
             self.close()
             raise LinkClosed("peer does not read")
         length = sum(len(part) for part in parts)
@@ -160,6 +163,7 @@ class LinkServer:
         self._folder = Path(tempfile.mkdtemp(prefix="rearview-", dir=config.unix_dir))
         self._links: set[Link] = set()
         self._servers: list[asyncio.Server] = []
+        self._stopped = False
 
     async def start(self) -> Address:
         """Listen; returns where. The TCP port is a free one."""
@@ -179,6 +183,7 @@ class LinkServer:
 
     async def stop(self) -> None:
         """Stop listening and close every link."""
+        self._stopped = True
         for server in self._servers:
             server.close()
         for link in tuple(self._links):
@@ -193,6 +198,10 @@ class LinkServer:
             logger.warning("link refused: the peer did not authenticate")
             writer.close()
             return
+        if self._stopped:
+            writer.close()
+            return
+        _detect_dead_peer(writer)
         self._links.add(Link(reader, writer, self._on_message, self._forget, self._config.max_frame_bytes))
 
     def _forget(self, link: Link) -> None:
@@ -214,7 +223,7 @@ class LinkPool:
         lock = self._locks.setdefault(address, asyncio.Lock())
         async with lock:
             link = self._links.get(address)
-            if link is None or link.closed:
+            if link is None:
                 link = await self._dial(address)
                 self._links[address] = link
             return link
@@ -239,6 +248,7 @@ class LinkPool:
                 await _handshake(reader, writer, self._config.secret.encode(), dialled=True)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
+        _detect_dead_peer(writer)
         return Link(reader, writer, self._on_message, self._closed, self._config.max_frame_bytes)
 
     def _closed(self, link: Link) -> None:
@@ -251,6 +261,17 @@ class LinkPool:
 def _reachable(host: str) -> str:
     """What peers dial when this process listens on `host`."""
     return socket.gethostbyname(socket.gethostname()) if host in ("0.0.0.0", "::") else host
+
+
+def _detect_dead_peer(writer: asyncio.StreamWriter) -> None:
+    """A node that lost its power sends no goodbye: TCP itself must find out, in seconds."""
+    peer = writer.get_extra_info("socket")
+    if peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in TCP_OPTIONS.items():
+        if hasattr(socket, name):  # Not every system has them all.
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def _handshake(

@@ -7,6 +7,7 @@ what a step did is handed to a callback on the event loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -14,9 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+import torch
+
 from rearview.engine.engine import Engine, StepResult
 
 __all__ = ["EngineRunner"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Command = Callable[[Engine], None]
@@ -29,8 +34,12 @@ class _StopRunner(Exception):
 class EngineRunner:
     """Runs `engine` on its own thread. Construct it on the event loop that takes the results."""
 
-    def __init__(self, engine: Engine, on_step: Callable[[StepResult], None]) -> None:
+    def __init__(
+        self, engine: Engine, on_step: Callable[[StepResult], None], *, num_threads: int | None = None
+    ) -> None:
+        """`num_threads`: torch threads of a forward; None leaves them as they are."""
         self._engine = engine
+        self._num_threads = num_threads
         self._on_step = on_step
         self._loop = asyncio.get_running_loop()
         self._mailbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -68,6 +77,8 @@ class EngineRunner:
         self._thread.join()
 
     def _run(self) -> None:
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)  # Here: OpenMP keeps the number per thread.
         try:
             while True:
                 self._run_commands(wait=not self._engine.has_work)
@@ -79,10 +90,18 @@ class EngineRunner:
 
     def _run_commands(self, *, wait: bool) -> None:
         if wait:
-            self._mailbox.get()(self._engine)
+            self._run_command(self._mailbox.get())
         while True:
             try:
                 command = self._mailbox.get_nowait()
             except queue.Empty:
                 return
+            self._run_command(command)
+
+    def _run_command(self, command: Command) -> None:
+        try:
             command(self._engine)
+        except _StopRunner:
+            raise
+        except Exception:  # The edge of a command: it concerns one session, the engine goes on.
+            logger.exception("a command to the engine failed")

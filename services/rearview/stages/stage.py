@@ -30,7 +30,7 @@ from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.session import SessionSpec, Settings
-from rearview.errors import RearviewError, Reason, Refused
+from rearview.errors import Fault, RearviewError, Reason, Refused
 from rearview.stages.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.stages.runner import EngineRunner
 from rearview.stages.wire import (
@@ -42,7 +42,9 @@ from rearview.stages.wire import (
     decode_settings,
     decode_spec,
     encode_frame,
+    encode_json,
 )
+from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
 
 __all__ = ["Stage", "build_engine"]
@@ -81,6 +83,21 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
 
 
+def _refusal(error: RearviewError) -> dict[str, Any]:
+    """The reply to an open that has failed."""
+    return {
+        "reason": error.reason.name,
+        "message": error.message,
+        "retry_after_s": error.retry_after_s,
+        "metadata": error.metadata,
+    }
+
+
+def _open_anew(engine: Engine, spec: SessionSpec) -> None:
+    engine.close(spec.session_id)  # An open under an older epoch may have come before.
+    engine.open(spec)
+
+
 def _admit(frame: FrameInput, now: float, engine: Engine) -> None:
     # A session that was closed meanwhile needs no answer: its owner closed it.
     engine.admit(frame, now)
@@ -96,6 +113,8 @@ class Stage:
         self._replica_id = replica_id
         self._node = node
         self._sessions: dict[str, _Session] = {}
+        self._opening: dict[str, int] = {}
+        """Epochs of the sessions whose open is under way; a close takes them out."""
         self._epochs: OrderedDict[str, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -114,7 +133,7 @@ class Stage:
     async def start(self) -> None:
         """Load the model and take links."""
         engine = await asyncio.to_thread(build_engine, self._config, self._span)
-        self._runner = EngineRunner(engine, self._on_step)
+        self._runner = EngineRunner(engine, self._on_step, num_threads=self._span.num_threads)
         self._address = str(await self._server.start())
         self._metrics_server, self._metrics_port = serve_metrics(
             self._metrics.registry, host=self._config.link.host
@@ -129,7 +148,7 @@ class Stage:
             "address": self._address,
             "node": self._node,
             "slots": self._span.slots,
-            "free_slots": 0 if self._draining else self._span.slots - len(self._sessions),
+            "free_slots": 0 if self._draining else self._span.slots - self.num_sessions,
             "sessions": sorted(self._sessions),
             "frames_by_session": {key: session.frames for key, session in self._sessions.items()},
             "pid": os.getpid(),
@@ -139,7 +158,8 @@ class Stage:
 
     @property
     def num_sessions(self) -> int:
-        return len(self._sessions)
+        """Those whose open is under way included: they hold a slot."""
+        return len(self._sessions) + len(self._opening)
 
     def check_health(self) -> None:
         """Raise if the engine's thread has died: Serve then replaces the replica."""
@@ -204,13 +224,10 @@ class Stage:
         try:
             await self._try_open(owner, decode_spec(request["session"]), request["epoch"], request["next"])
         except RearviewError as error:
-            owner.reply(
-                request,
-                {"reason": error.reason.name, "message": error.message, "retry_after_s": error.retry_after_s},
-            )
-        except Exception:  # The edge of one open: the session does not start, the replica goes on.
-            logger.exception("open failed")
-            owner.reply(request, {"reason": Reason.INTERNAL.name, "message": "", "retry_after_s": None})
+            owner.reply(request, _refusal(error))
+        except Exception as error:  # The edge of one open: the session does not start, the replica goes on.
+            error_id = log_fault(logger, "open failed", error, span=self._span.name)
+            owner.reply(request, _refusal(Fault(metadata={"error_id": error_id})))
         else:
             owner.reply(request, {})
 
@@ -222,12 +239,34 @@ class Stage:
         if spec.session_id in self._sessions:
             self._close(spec.session_id, self._sessions[spec.session_id].epoch)
         self._remember(spec.session_id, epoch)
-        next_link = await self._link_to(next_address)
-        await self._runner.call(lambda engine: engine.open(spec))
+        self._opening[spec.session_id] = epoch
+        self._changed()
+        try:
+            next_link = await self._link_to(next_address)
+            self._check_opening(spec.session_id, epoch)
+            await self._runner.call(partial(_open_anew, spec=spec))
+            self._check_opening(spec.session_id, epoch)
+        except BaseException:
+            self._abandon(spec.session_id, epoch)
+            raise
+        del self._opening[spec.session_id]
         self._sessions[spec.session_id] = _Session(epoch, owner, next_link)
         self._changed()
-        if owner.closed:
+        if owner.closed or next_link.closed:
             self._close(spec.session_id, epoch)
+
+    def _check_opening(self, session_id: str, epoch: int) -> None:
+        if self._opening.get(session_id) != epoch:
+            raise Refused(Reason.TAKEN_OVER, "the session was closed or opened anew meanwhile")
+
+    def _abandon(self, session_id: str, epoch: int) -> None:
+        """An open has failed: give the slot back, unless a newer open of the session will use it."""
+        if self._opening.get(session_id, epoch) != epoch or session_id in self._sessions:
+            return
+        self._opening.pop(session_id, None)
+        if self._runner is not None:
+            self._runner.post(lambda engine: engine.close(session_id))
+        self._changed()
 
     async def _link_to(self, address: str) -> Link:
         try:
@@ -242,6 +281,8 @@ class Stage:
             self._epochs.popitem(last=False)
 
     def _close(self, session_id: str, epoch: int) -> None:
+        if self._opening.get(session_id) == epoch:
+            del self._opening[session_id]  # `_try_open` finds it gone and gives the slot back.
         session = self._sessions.get(session_id)
         if session is None or epoch != session.epoch or self._runner is None:
             return
@@ -251,7 +292,7 @@ class Stage:
 
     def _changed(self) -> None:
         self._metrics.slots_used.labels(self._span.name).set(len(self._sessions))
-        if self._sessions:
+        if self.num_sessions:
             self._empty.clear()
         else:
             self._empty.set()
@@ -264,6 +305,9 @@ class Stage:
     def _on_next_closed(self, link: Link) -> None:
         for session_id, session in tuple(self._sessions.items()):
             if session.next_link is link:
+                lost = encode_json({"session_id": session_id, "epoch": session.epoch})
+                with contextlib.suppress(LinkClosed):
+                    session.owner.send(Kind.LOST, lost)
                 self._close(session_id, session.epoch)
 
     def _on_step(self, result: StepResult) -> None:

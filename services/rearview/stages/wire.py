@@ -51,6 +51,8 @@ class Kind(IntEnum):
     """Answer to a request."""
     DRAINING = 6
     """The replica will stop: no new sessions."""
+    LOST = 7
+    """To the owner: a session has ended here, since its next replica is gone."""
 
 
 class WireError(ValueError):

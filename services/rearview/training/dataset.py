@@ -7,6 +7,7 @@ is written to a temporary name and renamed when complete, so a file that exists 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -36,14 +37,22 @@ def write_dataset(path: Path, *, num_scenes: int, seed: int, num_workers: int = 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_suffix(".part")
     rows = np.memmap(partial_path, dtype=np.uint8, mode="w+", shape=shape)
-    with get_context("fork").Pool(num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        records = pool.imap(partial(make_record, seed=seed), range(num_scenes), chunksize=16)
-        for index, record in enumerate(records):
-            rows[index] = record
-            if index % 250 == 0:
-                print(f"data: scene {index} of {num_scenes}", flush=True)
+    for index, record in enumerate(_records(num_scenes, seed, num_workers)):
+        rows[index] = record
+        if index % 250 == 0:
+            print(f"data: scene {index} of {num_scenes}", flush=True)
     rows.flush()
     os.replace(partial_path, path)
+
+
+def _records(num_scenes: int, seed: int, num_workers: int) -> Iterator[NDArray[np.uint8]]:
+    """Records in order, from this process or from fresh ones; a forked one would inherit torch's locks."""
+    record = partial(make_record, seed=seed)
+    if num_workers <= 1:
+        yield from map(record, range(num_scenes))
+        return
+    with get_context("spawn").Pool(num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.imap(record, range(num_scenes), chunksize=16)
 
 
 @dataclass(frozen=True)

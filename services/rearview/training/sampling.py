@@ -27,8 +27,8 @@ def timestep(k: int) -> int:
 
 def timesteps(strength: float, num_steps: int) -> list[int]:
     """The timesteps visited, from noisy to clean."""
-    first, stride = int(GRID * (1 - strength)), int(GRID * strength) // num_steps
-    return [timestep(first + j * stride) for j in range(num_steps)]
+    usable = int(GRID * strength)
+    return [timestep(GRID - usable + j * (usable // num_steps)) for j in range(num_steps)]
 
 
 @dataclass(frozen=True)

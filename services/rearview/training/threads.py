@@ -15,7 +15,7 @@ _KEEP_STEPS = 40
 
 
 class ThreadChoice:
-    """Call ``tick`` before every step; it sets torch's thread count on the CPU and does nothing for one thread."""
+    """Call ``tick`` before every step; it sets the thread count of torch."""
 
     def __init__(self, most: int) -> None:
         self._options = (1, most)

@@ -108,6 +108,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """[CANCELLED] The session was closed by CloseSession.
     Example: an operator ends a stream.
     """
+    ERROR_REASON_METHOD_UNSUPPORTED: _ErrorReason.ValueType  # 22
+    """[INVALID_ARGUMENT] The deployment does not serve the method.
+    Example: `method: METHOD_STREAMV2V` where no feature bank is configured.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or ended. The enum value's name is the `reason` of the
@@ -200,6 +204,10 @@ Example: an unexpected exception in a handler.
 ERROR_REASON_CLOSED: ErrorReason.ValueType  # 21
 """[CANCELLED] The session was closed by CloseSession.
 Example: an operator ends a stream.
+"""
+ERROR_REASON_METHOD_UNSUPPORTED: ErrorReason.ValueType  # 22
+"""[INVALID_ARGUMENT] The deployment does not serve the method.
+Example: `method: METHOD_STREAMV2V` where no feature bank is configured.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

@@ -101,6 +101,30 @@ NOISE_RULE_FRESH: NoiseRule.ValueType  # 2
 """A new noise per frame and step."""
 Global___NoiseRule: _TypeAlias = NoiseRule  # noqa: Y015
 
+class _Method:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Method.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    METHOD_UNSPECIFIED: _Method.ValueType  # 0
+    """The deployment's default."""
+    METHOD_PER_FRAME: _Method.ValueType  # 1
+    """Not at all: every frame is translated by itself."""
+    METHOD_STREAMV2V: _Method.ValueType  # 2
+    """By a feature bank: attention also sees stored keys and values of the past."""
+
+class Method(_Method, metaclass=_MethodEnumTypeWrapper):
+    """How a frame relates to the frames before it."""
+
+METHOD_UNSPECIFIED: Method.ValueType  # 0
+"""The deployment's default."""
+METHOD_PER_FRAME: Method.ValueType  # 1
+"""Not at all: every frame is translated by itself."""
+METHOD_STREAMV2V: Method.ValueType  # 2
+"""By a feature bank: attention also sees stored keys and values of the past."""
+Global___Method: _TypeAlias = Method  # noqa: Y015
+
 class _Continuity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -309,6 +333,8 @@ class Open(_message.Message):
     JPEG_QUALITY_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     ANSWER_CREDIT_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    FEATURE_BANK_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. Default: the one that the server serves."""
     width: _builtins.int
@@ -329,6 +355,8 @@ class Open(_message.Message):
     """How many answers the client will take before it sends `credit`. 0: no limit
     but the frame credit.
     """
+    method: Global___Method.ValueType
+    """How frames relate to those before them."""
     @_builtins.property
     def settings(self) -> Global___Settings:
         """What frames are translated under, until a control changes it."""
@@ -336,6 +364,10 @@ class Open(_message.Message):
     @_builtins.property
     def frame_budget(self) -> _duration_pb2.Duration:
         """For DROP_POLICY_DEADLINE: the age at which a frame is worthless. Default 0.5 s."""
+
+    @_builtins.property
+    def feature_bank(self) -> Global___FeatureBank:
+        """For METHOD_STREAMV2V: how the bank is kept. Absent fields: the deployment's."""
 
     def __init__(
         self,
@@ -351,14 +383,123 @@ class Open(_message.Message):
         jpeg_quality: _builtins.int = ...,
         max_steps: _builtins.int = ...,
         answer_credit: _builtins.int = ...,
+        method: Global___Method.ValueType = ...,
+        feature_bank: Global___FeatureBank | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame_budget", b"frame_budget", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "answer_format", b"answer_format", "drop_policy", b"drop_policy", "frame_budget", b"frame_budget", "frame_rate", b"frame_rate", "height", b"height", "jpeg_quality", b"jpeg_quality", "max_steps", b"max_steps", "model", b"model", "settings", b"settings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "answer_format", b"answer_format", "drop_policy", b"drop_policy", "feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "frame_rate", b"frame_rate", "height", b"height", "jpeg_quality", b"jpeg_quality", "max_steps", b"max_steps", "method", b"method", "model", b"model", "settings", b"settings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
+
+@_typing.final
+class FeatureBank(_message.Message):
+    """The feature bank of a session. An absent field keeps the deployment's value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Policy:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FeatureBank._Policy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        POLICY_UNSPECIFIED: FeatureBank._Policy.ValueType  # 0
+        """The deployment's default."""
+        POLICY_MERGE: FeatureBank._Policy.ValueType  # 1
+        """Old and new tokens are merged by similarity: constant size."""
+        POLICY_QUEUE: FeatureBank._Policy.ValueType  # 2
+        """The last `max_frames` written frames are kept whole."""
+
+    class Policy(_Policy, metaclass=_PolicyEnumTypeWrapper):
+        """What a write does to the bank."""
+
+    POLICY_UNSPECIFIED: FeatureBank.Policy.ValueType  # 0
+    """The deployment's default."""
+    POLICY_MERGE: FeatureBank.Policy.ValueType  # 1
+    """Old and new tokens are merged by similarity: constant size."""
+    POLICY_QUEUE: FeatureBank.Policy.ValueType  # 2
+    """The last `max_frames` written frames are kept whole."""
+
+    class _PromptChange:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PromptChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FeatureBank._PromptChange.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROMPT_CHANGE_UNSPECIFIED: FeatureBank._PromptChange.ValueType  # 0
+        """The deployment's default."""
+        PROMPT_CHANGE_KEEP: FeatureBank._PromptChange.ValueType  # 1
+        """The new style blends in over some writes."""
+        PROMPT_CHANGE_CLEAR: FeatureBank._PromptChange.ValueType  # 2
+        """The first frame under the new prompt finds an empty bank."""
+        PROMPT_CHANGE_FADE: FeatureBank._PromptChange.ValueType  # 3
+        """The bank is kept; fusion restarts at zero and returns over some frames."""
+
+    class PromptChange(_PromptChange, metaclass=_PromptChangeEnumTypeWrapper):
+        """What happens to the bank when the prompt changes."""
+
+    PROMPT_CHANGE_UNSPECIFIED: FeatureBank.PromptChange.ValueType  # 0
+    """The deployment's default."""
+    PROMPT_CHANGE_KEEP: FeatureBank.PromptChange.ValueType  # 1
+    """The new style blends in over some writes."""
+    PROMPT_CHANGE_CLEAR: FeatureBank.PromptChange.ValueType  # 2
+    """The first frame under the new prompt finds an empty bank."""
+    PROMPT_CHANGE_FADE: FeatureBank.PromptChange.ValueType  # 3
+    """The bank is kept; fusion restarts at zero and returns over some frames."""
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    MAX_FRAMES_FIELD_NUMBER: _builtins.int
+    FUSION_STRENGTH_FIELD_NUMBER: _builtins.int
+    FUSION_THRESHOLD_FIELD_NUMBER: _builtins.int
+    PROMPT_CHANGE_FIELD_NUMBER: _builtins.int
+    policy: Global___FeatureBank.Policy.ValueType
+    """What a write does to the bank."""
+    interval: _builtins.int
+    """Frames from one write to the next, at least 1."""
+    max_frames: _builtins.int
+    """Frames that a queue keeps; 1 for a merged bank."""
+    fusion_strength: _builtins.float
+    """How much of a matching past feature replaces the present one, 0 to 1."""
+    fusion_threshold: _builtins.float
+    """Cosine similarity from which a past feature matches; above 1: none does."""
+    prompt_change: Global___FeatureBank.PromptChange.ValueType
+    """What happens to the bank when the prompt changes."""
+    def __init__(
+        self,
+        *,
+        policy: Global___FeatureBank.Policy.ValueType = ...,
+        interval: _builtins.int | None = ...,
+        max_frames: _builtins.int | None = ...,
+        fusion_strength: _builtins.float | None = ...,
+        fusion_threshold: _builtins.float | None = ...,
+        prompt_change: Global___FeatureBank.PromptChange.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength", "_fusion_threshold", b"_fusion_threshold", "_interval", b"_interval", "_max_frames", b"_max_frames", "fusion_strength", b"fusion_strength", "fusion_threshold", b"fusion_threshold", "interval", b"interval", "max_frames", b"max_frames"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength", "_fusion_threshold", b"_fusion_threshold", "_interval", b"_interval", "_max_frames", b"_max_frames", "fusion_strength", b"fusion_strength", "fusion_threshold", b"fusion_threshold", "interval", b"interval", "max_frames", b"max_frames", "policy", b"policy", "prompt_change", b"prompt_change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fusion_strength: _TypeAlias = _typing.Literal["fusion_strength"]  # noqa: Y015
+    _WhichOneofArgType__fusion_strength: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength"]  # noqa: Y015
+    _WhichOneofReturnType__fusion_threshold: _TypeAlias = _typing.Literal["fusion_threshold"]  # noqa: Y015
+    _WhichOneofArgType__fusion_threshold: _TypeAlias = _typing.Literal["_fusion_threshold", b"_fusion_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__interval: _TypeAlias = _typing.Literal["interval"]  # noqa: Y015
+    _WhichOneofArgType__interval: _TypeAlias = _typing.Literal["_interval", b"_interval"]  # noqa: Y015
+    _WhichOneofReturnType__max_frames: _TypeAlias = _typing.Literal["max_frames"]  # noqa: Y015
+    _WhichOneofArgType__max_frames: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fusion_strength) -> _WhichOneofReturnType__fusion_strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fusion_threshold) -> _WhichOneofReturnType__fusion_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interval) -> _WhichOneofReturnType__interval | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_frames) -> _WhichOneofReturnType__max_frames | None: ...
+
+Global___FeatureBank: _TypeAlias = FeatureBank  # noqa: Y015
 
 @_typing.final
 class Resume(_message.Message):
@@ -503,6 +644,7 @@ class Opened(_message.Message):
     CONTINUITY_FIELD_NUMBER: _builtins.int
     RECEIVED_FRAMES_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id."""
     resume_token: _builtins.str
@@ -523,6 +665,8 @@ class Opened(_message.Message):
     """Something that the user should be told, or empty. Example: a prompt
     that names no style which the model knows.
     """
+    method: Global___Method.ValueType
+    """The method in use."""
     @_builtins.property
     def settings(self) -> Global___Settings:
         """The settings in use, every field present."""
@@ -549,10 +693,11 @@ class Opened(_message.Message):
         continuity: Global___Continuity.ValueType = ...,
         received_frames: _builtins.int = ...,
         advice: _builtins.str = ...,
+        method: Global___Method.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "resume_grace", b"resume_grace", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "continuity", b"continuity", "height", b"height", "idle_timeout", b"idle_timeout", "model", b"model", "received_frames", b"received_frames", "resume_grace", b"resume_grace", "resume_token", b"resume_token", "session_id", b"session_id", "settings", b"settings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "continuity", b"continuity", "height", b"height", "idle_timeout", b"idle_timeout", "method", b"method", "model", b"model", "received_frames", b"received_frames", "resume_grace", b"resume_grace", "resume_token", b"resume_token", "session_id", b"session_id", "settings", b"settings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,179 @@
+"""The command line beside `translate`: sessions, doctor, demo's plan, and what starting it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from rearview.cli import doctor
+from rearview.cli.contact_sheet import Row, write_contact_sheet
+from rearview.cli.demo import choose_prompts, sample_frames, segment_starts
+from rearview.cli.main import app
+from rearview.cli.report import Report, percentiles
+from rearview.cli.server import local_config
+from rearview.client import Client, Dropped, SpanTiming, Timings, Translated
+from rearview.client.answers import ImageFormat
+from rearview.errors import DropReason
+from support.fake_server import FakeServer, serving_in_thread
+from typer.testing import CliRunner
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with serving_in_thread() as fake:
+        yield fake
+
+
+def test_help_and_client_commands_load_neither_torch_nor_ray() -> None:
+    script = (
+        "import sys; from rearview.cli.main import app; import rearview.cli.translation, rearview.cli.server;"
+        "import rearview.client, rearview.client.sync, rearview.client.media_writer;"
+        "print([m for m in ('torch', 'ray', 'diffusers', 'transformers') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_loads_no_grpc_or_codecs() -> None:
+    script = (
+        "import sys; from rearview.cli.main import app;"
+        "print([m for m in ('grpc', 'av', 'numpy', 'google.protobuf', 'pydantic') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_sessions_are_listed_shown_and_closed(server: FakeServer) -> None:
+    runner, where = CliRunner(), ["--server", server.address]
+
+    async def scenario() -> None:
+        async with Client(server.address) as client, client.open() as session:
+            session_id = session.opened.session_id
+            listed = await asyncio.to_thread(runner.invoke, app, ["sessions", "list", *where])
+            assert session_id in listed.output
+            shown = await asyncio.to_thread(runner.invoke, app, ["sessions", "get", session_id, *where])
+            assert "streaming" in shown.output
+            closed = await asyncio.to_thread(runner.invoke, app, ["sessions", "close", session_id, *where])
+            assert closed.exit_code == 0
+            assert server.log.closed == [session_id]
+
+    asyncio.run(scenario())
+    assert "no sessions" in runner.invoke(app, ["sessions", "list", *where]).output
+
+
+def test_a_session_that_is_not_there_is_one_line_and_exit_code_one(server: FakeServer) -> None:
+    result = CliRunner().invoke(app, ["sessions", "get", "none", "--server", server.address])
+    assert result.exit_code == 1
+    assert result.output.strip() == "error: no such session (SESSION_UNKNOWN)"
+
+
+def test_a_server_that_is_not_there_is_one_line_and_exit_code_one() -> None:
+    with serving_in_thread() as server:
+        address = server.address
+    result = CliRunner().invoke(app, ["sessions", "list", "--server", address])
+    assert result.exit_code == 1
+    assert f"no connection to {address}" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    assert CliRunner().invoke(app, ["transmogrify"]).exit_code == 2
+
+
+@pytest.mark.parametrize("topology", ["fused", "pipeline"])
+def test_the_local_configuration_owns_every_operator_and_takes_a_free_port(topology: str) -> None:
+    config = local_config(topology)
+    assert config.topology.value == topology
+    assert config.ingress.port == 0
+    assert len(config.spans) == (1 if topology == "fused" else 2)
+
+
+def test_a_configuration_file_that_cannot_be_is_named_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text("topology: round\n")
+    result = CliRunner().invoke(app, ["up", "--config", str(file)])
+    assert result.exit_code == 1
+    assert "service.yaml: topology" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_styles_to_show_are_those_the_model_knows() -> None:
+    styles = {"natural": "a photo", "neon": "neon lights", "pencil": "pencil sketch"}
+    assert choose_prompts(styles, []) == {"neon": "neon lights", "pencil": "pencil sketch"}
+    assert choose_prompts(styles, ["natural", "a red fox"]) == {
+        "natural": "a photo",
+        "a red fox": "a red fox",
+    }
+
+
+def test_styles_share_the_frames_nearly_evenly() -> None:
+    assert segment_starts(120, 4) == [0, 30, 60, 90]
+    assert segment_starts(2, 4) == [0, 1]
+    assert all(30 <= sample < 60 for sample in sample_frames(30, 60))
+    assert sample_frames(5, 6) == [5]
+
+
+def test_the_contact_sheet_has_a_row_per_style_and_a_label_on_it(tmp_path: Path) -> None:
+    image = np.full((32, 48, 3), 200, np.uint8)
+    pairs = [(image, 255 - image)] * 3
+    write_contact_sheet(tmp_path / "sheet.png", [Row("oil", pairs), Row("neon", pairs), Row("none")])
+    with av.open(str(tmp_path / "sheet.png")) as container:
+        sheet = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert sheet.shape == (8 + 2 * (32 + 30 + 8), 8 + 3 * (96 + 8), 3)
+    assert (sheet[8 + 30 + 16, 8 + 10] == 200).all()
+    assert (sheet[8 + 30 + 16, 8 + 48 + 10] == 55).all()
+    assert sheet[8:38].max() > 200
+
+
+def test_a_report_counts_drops_apart_and_measures_from_opening_to_the_last_answer() -> None:
+    report = Report(started_s=10.0)
+    timings = Timings(0.02, 0.001, 0.002, (SpanTiming("fused", 0.003, 0.010),))
+    for number in range(4):
+        answer = Translated(number, 0.0, ImageFormat.JPEG, b"", 8, 8, timings, 0.030 + number * 0.01)
+        report.record(answer, now=10.5 + number * 0.5)
+    report.record(Dropped(4, DropReason.LATE, timings, 0.1), now=14.0)
+    figures = report.as_dict()
+    assert (figures["frames"], figures["translated"], figures["dropped"]) == (5, 4, {"late": 1})
+    assert (figures["elapsed_s"], figures["fps"], figures["first_frame_s"]) == (4.0, 1.0, 0.5)
+    assert figures["latency_ms"]["end to end"]["p50"] == pytest.approx(45.0)
+    assert figures["latency_ms"]["fused queue"]["p99"] == pytest.approx(3.0)
+
+
+def test_percentiles_are_in_milliseconds() -> None:
+    assert percentiles([0.001] * 99 + [1.0]) == {"p50": 1.0, "p95": 1.0, "p99": pytest.approx(10.99, abs=0.1)}
+
+
+def test_doctor_finds_a_missing_checkpoint_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rearview.engine.card.BUNDLED_CHECKPOINTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["doctor", "--no-ray"])
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if "checkpoint" in line.split()[1:2]]
+    assert line.startswith("fail")
+    assert "rearview train pocket" in line
+
+
+def test_doctor_finds_a_port_in_use(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> None:
+    monkeypatch.setattr(doctor, "GRPC_PORT", int(server.address.rpartition(":")[2]))
+    (check,) = doctor.check_port()
+    assert check.verdict is doctor.Verdict.WARN
+    assert "--port 0" in check.remedy
+
+
+def test_doctor_finds_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 60)
+    assert [check.verdict for check in doctor.check_space()][:2] == [doctor.Verdict.WARN] * 2

@@ -1,0 +1,181 @@
+"""`rearview translate` from file to file, against a server that speaks the whole protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from client.clips import audio_packets, picture, times_ms, video_times, write_clip
+from rearview.cli.main import app
+from rearview.client.media_writer import write_image
+from rearview.errors import DropReason, Reason
+from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
+from typer.testing import CliRunner, Result
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A willing server in another thread; tests change its faults."""
+    with serving_in_thread(Faults(depth=2)) as fake:
+        yield fake
+
+
+def translate(server: FakeServer, source: Path | str, out: Path, *options: str) -> Result:
+    command = ["translate", str(source), str(out), "--prompt", "clay", "--server", server.address]
+    return CliRunner().invoke(app, [*command, *options])
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_every_frame_its_time_and_the_sound_survive(server: FakeServer, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", count=30)
+    result = translate(server, clip, tmp_path / "out.mp4")
+    assert result.exit_code == 0, result.output
+    assert [float(t) for t in video_times(tmp_path / "out.mp4")] == pytest.approx(
+        [time / 1000 for time in times_ms(30)], abs=1e-4
+    )
+    assert audio_packets(tmp_path / "out.mp4") == audio_packets(clip)
+    assert len(server.log.finished) == 1
+
+
+def test_the_pictures_are_those_of_the_service(server: FakeServer, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", count=5, width=SIZE, height=SIZE)
+    assert translate(server, clip, tmp_path / "out.mp4").exit_code == 0
+    for before, after in zip(frames_of(clip), frames_of(tmp_path / "out.mp4"), strict=True):
+        assert np.abs((255 - before.astype(int)) - after).mean() < 12
+
+
+def test_a_lost_connection_costs_no_frame(server: FakeServer, tmp_path: Path) -> None:
+    server.faults.cut_after_answers = [3, 11]
+    clip = write_clip(tmp_path / "in.mp4", count=20)
+    result = translate(server, clip, tmp_path / "out.mp4", "--report", str(tmp_path / "report.json"))
+    assert result.exit_code == 0, result.output
+    assert len(video_times(tmp_path / "out.mp4")) == 20
+    assert json.loads((tmp_path / "report.json").read_text())["connections"] == 3
+
+
+def test_a_dropped_frame_repeats_the_picture_before_it(server: FakeServer, tmp_path: Path) -> None:
+    server.faults.drop = {0: DropReason.FAULT, 4: DropReason.LATE, 9: DropReason.FAULT}
+    clip = write_clip(tmp_path / "in.mp4", count=10, width=SIZE, height=SIZE)
+    result = translate(server, clip, tmp_path / "out.mp4", "--report", str(tmp_path / "report.json"))
+    assert result.exit_code == 0, result.output
+    frames = frames_of(tmp_path / "out.mp4")
+    assert len(frames) == 10
+    for repeated, former in ((0, 1), (4, 3), (9, 8)):
+        assert np.abs(frames[repeated].astype(int) - frames[former]).mean() < 3
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["dropped"] == {"fault": 2, "late": 1}
+
+
+def test_the_report_has_frames_rate_and_latency_by_stage(server: FakeServer, tmp_path: Path) -> None:
+    report = tmp_path / "figures" / "report.json"
+    clip = write_clip(tmp_path / "in.mp4", count=12)
+    assert translate(server, clip, tmp_path / "out.mp4", "--report", str(report)).exit_code == 0
+    figures = json.loads(report.read_text())
+    assert (figures["frames"], figures["translated"]) == (12, 12)
+    assert figures["fps"] > 0
+    assert figures["latency_ms"]["fused compute"]["p50"] == pytest.approx(4.0)
+    assert figures["latency_ms"]["codec"]["p99"] == pytest.approx(2.0)
+    assert set(figures["latency_ms"]["end to end"]) == {"p50", "p95", "p99"}
+
+
+def test_a_folder_of_images_becomes_a_folder_of_images(server: FakeServer, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(12):
+        write_image(source / f"{number}.png", picture(number, 40, 30))
+    result = translate(server, source, tmp_path / "out", "--fit", "pad")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").glob("frame-*.png"))) == 12
+
+
+def test_compare_puts_input_and_output_side_by_side(server: FakeServer, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", count=3)
+    assert translate(server, clip, tmp_path / "out.mp4", "--compare", "--size", "64x48").exit_code == 0
+    assert frames_of(tmp_path / "out.mp4")[0].shape == (48, 128, 3)
+
+
+def test_settings_reach_the_service(server: FakeServer, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", count=3)
+    server.faults.end_after_answers = (1, Reason.CLOSED)
+    translate(server, clip, tmp_path / "out.mp4", "--strength", "0.25", "--steps", "2", "--seed", "7")
+    (session,) = server.sessions.values()
+    assert session.settings.prompt == "clay"
+    assert (session.settings.strength, session.settings.steps, session.settings.seed) == (0.25, 2, 7)
+    assert session.open.drop_policy == 2  # LOSSLESS
+
+
+def test_max_frames_ends_the_video_and_its_sound(server: FakeServer, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", count=60)
+    assert translate(server, clip, tmp_path / "out.mp4", "--max-frames", "7").exit_code == 0
+    assert len(video_times(tmp_path / "out.mp4")) == 7
+    assert len(audio_packets(tmp_path / "out.mp4")[1]) < len(audio_packets(clip)[1]) / 2
+
+
+def test_an_error_on_the_way_leaves_a_readable_file_and_one_line(server: FakeServer, tmp_path: Path) -> None:
+    server.faults.end_after_answers = (6, Reason.IDLE)
+    result = translate(server, write_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4")
+    assert result.exit_code == 1
+    assert "error: ended by the server (IDLE)" in result.output
+    assert "Traceback" not in result.output
+    assert 1 <= len(video_times(tmp_path / "out.mp4")) <= 6
+
+
+def test_a_refusal_says_when_to_try_again(server: FakeServer, tmp_path: Path) -> None:
+    server.faults.refuse = [(Reason.NO_CAPACITY, 2.5)]
+    result = translate(server, write_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4")
+    assert result.exit_code == 1
+    assert "(NO_CAPACITY); try again in 2.5 s" in result.output
+
+
+def test_a_token_is_read_from_its_file(server: FakeServer, tmp_path: Path) -> None:
+    server.faults.token = "secret"
+    clip, token = write_clip(tmp_path / "in.mp4", count=2), tmp_path / "token"
+    token.write_text("secret\n")
+    assert "TOKEN_INVALID" in translate(server, clip, tmp_path / "out.mp4").output
+    assert translate(server, clip, tmp_path / "out.mp4", "--token-file", str(token)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("none.mp4", "out.mp4", "no such file"),
+        ("text.mp4", "out.mp4", "cannot be opened"),
+        ("in.mp4", "out.avi", "write to .mp4"),
+    ],
+)
+def test_bad_files_are_named_in_one_line(
+    server: FakeServer, tmp_path: Path, source: str, out: str, message: str
+) -> None:
+    write_clip(tmp_path / "in.mp4", count=1)
+    (tmp_path / "text.mp4").write_text("no video")
+    result = translate(server, tmp_path / source, tmp_path / out)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert len(result.output.strip().splitlines()) <= 2
+    assert server.sessions == {}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--size", "250x250"],
+        ["--size", "big"],
+        ["--steps", "0"],
+        ["--drop-policy", "never"],
+        ["--prompt", " "],
+    ],
+)
+def test_wrong_usage_ends_with_two(server: FakeServer, tmp_path: Path, options: list[str]) -> None:
+    result = translate(server, write_clip(tmp_path / "in.mp4", count=1), tmp_path / "out.mp4", *options)
+    assert result.exit_code == 2
+    assert server.log.num_opens == 0

@@ -1,0 +1,81 @@
+"""Models that misbehave on demand, or show under what settings they ran."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from rearview.engine.chain import OperatorKind
+from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.model import Forward, NullModel
+from rearview.engine.rows import Row
+from rearview.engine.session import Settings
+from torch import Tensor
+
+__all__ = ["FailsOn", "RefusesPrompt", "Slow", "SlowPrepare", "Stamps"]
+
+
+class FailsOn(NullModel):
+    """Every forward with a frame that begins with `mark` raises."""
+
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self.failures: list[list[int]] = []
+        """Ordinals of the rows of each forward that failed."""
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        if any(bytes(row.payload.flatten()[: len(self._mark)].byte()) == self._mark for row in rows):
+            self.failures.append([row.ordinal for row in rows])
+            raise RuntimeError("planted")
+        return super().forward(rows, view)
+
+
+class Slow(NullModel):
+    """A forward takes a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        time.sleep(self.seconds)
+        return super().forward(rows, view)
+
+
+class SlowPrepare(NullModel):
+    """Encoding a prompt takes a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def prepare(self, settings: Settings) -> None:
+        time.sleep(self._seconds)
+
+
+class RefusesPrompt(NullModel):
+    """Fails on one prompt, ahead and in a forward."""
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
+
+    def prepare(self, settings: Settings) -> None:
+        if settings.prompt == self._prompt:
+            raise ValueError("planted")
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        for row in rows:
+            self.prepare(row.settings)
+        return super().forward(rows, view)
+
+
+class Stamps(NullModel):
+    """A picture is the frame's bytes, a `d` per denoising step, and the prompt that it ran under."""
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        return Forward([self._run(row) for row in rows])
+
+    def _run(self, row: Row) -> Tensor:
+        if row.operator.kind is OperatorKind.ENCODE:
+            return row.payload
+        text = b"d" if row.operator.kind is OperatorKind.DENOISE else b"|" + row.settings.prompt.encode()
+        return torch.cat([row.payload.flatten().byte(), torch.frombuffer(bytearray(text), dtype=torch.uint8)])
