@@ -27,6 +27,7 @@ INGRESS = "ingress"
 HEALTH_CHECK_PERIOD_S = 1.0
 """Serve's default of 10 s is too slow for video: a dead replica is replaced within about 2 s."""
 SHUTDOWN_MARGIN_S = 5.0
+DESCRIBE_TIMEOUT_S = 5.0
 METRICS_INTERVAL_S = 0.5
 """How often replicas report their sessions to Serve's controller."""
 UPSCALE_DELAY_S = 0.0
@@ -81,7 +82,7 @@ class IngressDeployment:
 
     async def describe(self) -> Mapping[str, Any]:
         """Where the edge listens."""
-        stages = await self._members()
+        stages = await self._ingress.refresh()
         return {
             "address": self._server.address,
             "metrics_urls": [self._server.metrics_url, *(stage["metrics_url"] for stage in stages)],
@@ -96,8 +97,13 @@ class IngressDeployment:
         await self._server.stop()
 
     async def _members(self) -> Sequence[Mapping[str, Any]]:
-        asked = (span.broadcast("describe").results_async() for span in self._spans)
-        return [description for described in await asyncio.gather(*asked) for description in described]
+        asked = (
+            span.broadcast("describe").results_async(timeout_s=DESCRIBE_TIMEOUT_S, return_exceptions=True)
+            for span in self._spans
+        )
+        described = [answer for answers in await asyncio.gather(*asked) for answer in answers]
+        # A replica that died while it was asked is not there.
+        return [answer for answer in described if not isinstance(answer, BaseException)]
 
 
 class ScaleBySessions:

@@ -151,7 +151,8 @@ def test_a_killed_replica_ends_its_sessions_with_unavailable_and_is_replaced(
     with pytest.raises(grpc.RpcError) as caught:
         next(streams[0]._call)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    survivor = next(s for s in streams[1:] if s.opened.session_id not in victim["sessions"])
+    survivor = streams[1]
+    assert survivor.opened.session_id not in victim["sessions"]
     assert len(survivor.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
     survivor.finish()
 

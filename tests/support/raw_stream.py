@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from socketserver import BaseServer
 from typing import Any, Self
+from unittest import mock
 
 import grpc
 from google.protobuf import duration_pb2
@@ -99,7 +101,7 @@ class RawStream:
         return self.opened
 
     async def frame(self, index: int, image: bytes = b"frame", format: int = pb.IMAGE_FORMAT_OPAQUE) -> None:
-        offset = duration_pb2.Duration(seconds=index, nanos=index)
+        offset = duration_pb2.Duration(seconds=index % 1000, nanos=index % 1000)
         await self.write(
             pb.TranslateRequest(
                 frame=pb.Frame(
@@ -222,5 +224,8 @@ def null_config(
 @asynccontextmanager
 async def running(**sections: Any) -> AsyncIterator[InProcessService]:
     """`in_process_service` of `null_config`."""
-    async with in_process_service(null_config(**sections)) as service:
-        yield service
+    # The metrics server looks every half second whether it should stop: too slow for many tests.
+    patience = mock.patch.object(BaseServer.serve_forever, "__defaults__", (0.01,))
+    with patience:
+        async with in_process_service(null_config(**sections)) as service:
+            yield service

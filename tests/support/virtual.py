@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import torch
 from rearview.engine.chain import Operator, OperatorKind, Span
@@ -93,7 +94,8 @@ def toy_engine(
 
 
 def toy_payload(session_id: str, ordinal: int) -> Tensor:
-    return torch.tensor([hash((session_id, ordinal)) % MODULUS if False else ordinal + 1, len(session_id)])
+    """A frame that no other session and no other ordinal has."""
+    return torch.tensor([ordinal + 1, crc32(session_id.encode()) % MODULUS])
 
 
 @dataclass
@@ -189,6 +191,6 @@ def simulate(
             sent += 1
             if index + 1 == edges[session_id].source.num_frames:
                 engine.flush(session_id)
-        for emission in engine.step(clock()).emissions:
-            answers.append(edges[emission.session_id].leave(emission, clock.now_s))
+        emissions = engine.step(clock()).emissions
+        answers.extend(edges[left.session_id].leave(left, clock.now_s) for left in emissions)
     return answers

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rearview.cli.failure import interrupt_on_sigterm
 from rearview.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,7 +84,12 @@ def local_server(config: ServiceConfig, on_progress: Callable[[str], None]) -> I
     """Start the service, and stop all of it at the end, also after Ctrl-C or a failure."""
     from rearview.local import LocalService
 
-    with LocalService(config, on_progress) as service:
+    def progress(text: str) -> None:
+        interrupt_on_sigterm()  # Ray's start takes the signal away
+        on_progress(text)
+
+    with LocalService(config, progress) as service:
+        interrupt_on_sigterm()
         try:
             yield Server(service.address, ready_s=service.ready_s)
         finally:

@@ -248,14 +248,15 @@ class Engine:
 
     def _row(self, frame: Frame) -> Row:
         group = self._model.group(frame.spec, frame.settings, frame.operator)
-        later = sum(
-            self._scheduler.costs.seconds(self._model.group(frame.spec, frame.settings, operator), 1)
+        later = tuple(
+            self._model.group(frame.spec, frame.settings, operator)
             for operator in frame.operators[frame.position + 1 :]
         )
-        row = Row(frame, frame.operator, group, due_s=frame.deadline_s - later)
+        due_s = frame.deadline_s - sum(self._scheduler.costs.seconds(each, 1) for each in later)
+        row = Row(frame, frame.operator, group, due_s, later=later)
         if frame.operator.kind is not OperatorKind.DENOISE or not self._memory.write_due(row):
             return row
-        return Row(frame, frame.operator, group, due_s=row.due_s, write_due=True)
+        return Row(frame, frame.operator, group, due_s, write_due=True, later=later)
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
         failed = False

@@ -88,9 +88,11 @@ class Row:
     group: Hashable
     """Rows may share a forward iff their groups are equal (weights, resolution, dtype)."""
     due_s: float
-    """When it must be done for its frame to meet the deadline."""
+    """When it must be done for its frame to meet the deadline, going on alone."""
     write_due: bool = False
     """Whether this row's commit writes temporal memory."""
+    later: tuple[Hashable, ...] = ()
+    """Groups of its frame's rows after this one, in this span."""
 
     @property
     def session_id(self) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, islice, pairwise
+from math import inf
 
 from rearview.engine.chain import OperatorKind
 from rearview.engine.rows import Row
@@ -137,18 +138,26 @@ class Scheduler:
         group, room = rows[0].group, min(self._max_batch, len(rows))
         candidates = self._in_turn(rows, self.costs.service(group, room) / room)
         head = next(candidates)
-        batch, writes, earliest = [head], int(head.write_due), head.due_s
-        if now + self.costs.seconds(group, 1, writes) > earliest:
+        batch, writes = [head], int(head.write_due)
+        if now + self.costs.seconds(group, 1, writes) > head.due_s:
             return [head, *islice(candidates, self._best_throughput(group, room) - 1)]
+        deadlines = {head.later: head.frame.deadline_s}
         for row in islice(candidates, room - 1):
             writes += row.write_due
             done_s = now + self.costs.seconds(group, len(batch) + 1, writes)
-            if done_s > earliest:
+            if done_s > self._earliest_due(deadlines, len(batch)):
                 break
             batch.append(row)
             if done_s <= row.due_s:  # Else it is late already and holds nobody back.
-                earliest = min(earliest, row.due_s)
+                deadlines[row.later] = min(row.frame.deadline_s, deadlines.get(row.later, inf))
         return batch
+
+    def _earliest_due(self, deadlines: Mapping[tuple[Hashable, ...], float], rows: int) -> float:
+        """When a forward must end for `deadlines`, by what is left to do, if its `rows` stay together."""
+        return min(
+            deadline_s - sum(self.costs.seconds(group, rows) for group in later)
+            for later, deadline_s in deadlines.items()
+        )
 
     def _in_turn(self, rows: Sequence[Row], share_s: float) -> Iterator[Row]:
         """`rows` as tenants would get them one by one, each charged `share_s`; urgent ones first inside."""

@@ -129,6 +129,12 @@ class Ingress:
         await self._directory.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
+    async def refresh(self) -> Sequence[Mapping[str, Any]]:
+        """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
+        descriptions = await self._members()
+        self._lanes.update(descriptions)
+        return descriptions
+
     def drain(self) -> None:
         """Take no new streams and tell the others."""
         self._draining.set()
@@ -329,9 +335,6 @@ class Ingress:
         if record is not None:
             self.close(record, Fault(metadata={"error_id": error_id}))
 
-    async def _refresh(self) -> None:
-        self._lanes.update(await self._members())
-
     async def _keep_members(self) -> None:
         while True:
             await asyncio.sleep(MEMBERS_INTERVAL_S)
@@ -340,7 +343,7 @@ class Ingress:
     async def _try_refresh(self, timeout_s: float = MEMBERS_TIMEOUT_S) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                await self._refresh()
+                await self.refresh()
         except Exception as error:  # No replica yet, or Serve is away: what is known stays in use.
             logger.info("replicas could not be asked: %s", type(error).__name__)
 

@@ -48,8 +48,9 @@ def place(
 ) -> tuple[str, ...]:
     """The lane of a new session: a replica id per span.
 
-    Takes the replica with the smallest share of its slots in use; among equals one on the node of the
-    span before; among those the smallest id. Raises Refused(NO_CAPACITY) if a span has no free replica.
+    Takes the replica with the smallest share of its slots in use; among equals that with the fewest
+    leases (reports are older); then one on the node of the span before; then the smallest id.
+    Raises Refused(NO_CAPACITY) if a span has no free replica.
     """
     candidates = list(replicas)
     lane: list[str] = []
@@ -69,10 +70,13 @@ def place(
 
 
 def _choose(replicas: Sequence[Replica], sessions: Mapping[str, int], node: str | None) -> Replica | None:
-    used = {r.replica_id: r.used(sessions.get(r.replica_id, 0)) for r in replicas}
+    def leased(replica: Replica) -> int:
+        return sessions.get(replica.replica_id, 0)
+
+    used = {r.replica_id: r.used(leased(r)) for r in replicas}
     free = [r for r in replicas if used[r.replica_id] < r.slots]
     return min(
         free,
-        key=lambda r: (used[r.replica_id] / r.slots, r.node != node, r.replica_id),
+        key=lambda r: (used[r.replica_id] / r.slots, leased(r) / r.slots, r.node != node, r.replica_id),
         default=None,
     )

@@ -282,7 +282,7 @@ class Stage:
 
     def _close(self, session_id: str, epoch: int) -> None:
         if self._opening.get(session_id) == epoch:
-            del self._opening[session_id]  # `_try_open` finds it gone and gives the slot back.
+            self._abandon(session_id, epoch)  # `_try_open` finds it gone.
         session = self._sessions.get(session_id)
         if session is None or epoch != session.epoch or self._runner is None:
             return

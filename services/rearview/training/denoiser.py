@@ -28,7 +28,7 @@ from rearview.training.model import LATENT_STD, build_text_encoder, build_unet, 
 from rearview.training.muon import Muon
 from rearview.training.prompts import sample_prompt
 from rearview.training.sampling import FIRST_TIMESTEP, GRID, STRIDE, encode_prompts
-from rearview.training.styles import LINE_STYLES, STYLES
+from rearview.training.styles import SLOW_STYLES, STYLES
 from rearview.training.threads import ThreadChoice
 from rearview.training.vocabulary import build_tokenizer
 
@@ -40,7 +40,7 @@ PIXEL_WEIGHT = 1.5
 _FIRST_K = (10, 46)  # range of grid indices of the first prediction: t = 799..99
 _USUAL_K = (20, 41)  # half of the rows: t = 599..199
 _SHARE_MIDPOINT, _SHARE_TEACHER, _SHARE_THREE = 0.6, 0.2, 0.35
-_LINE_WEIGHT, _NATURAL_WEIGHT = 1.7, 1.3
+_SLOW_WEIGHT = 1.6
 _ROWS_PER_SCENE = 2
 _REBUILT_ROWS = 3  # decoder-only rows that keep plain reconstruction honest
 
@@ -149,9 +149,8 @@ def train_denoiser(
 
 
 def style_weights() -> NDArray[np.float64]:
-    """How often each style is drawn: line styles are learned last, so they come more often."""
-    weights = np.array([_LINE_WEIGHT if style in LINE_STYLES else 1.0 for style in STYLES])
-    weights[0] = _NATURAL_WEIGHT
+    """How often each style is drawn: those learned last come more often."""
+    weights = np.array([_SLOW_WEIGHT if style in SLOW_STYLES else 1.0 for style in STYLES])
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
