@@ -112,6 +112,7 @@ async def run_job(client: Client, job: Job, watcher: Watcher, report: Report) ->
     Raises MediaError, and RearviewError of the session.
     """
     report.started_s = time.monotonic()
+    report.is_lossless = job.options.get("drop_policy") is DropPolicy.LOSSLESS
     async with client.open(**job.options) as session:
         report.session = opened = session.opened
         watcher.opened(opened.advice)
