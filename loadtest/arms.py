@@ -92,7 +92,7 @@ def run_service(config: ServiceConfig, clip: Clip, frames: int, warmup: int) -> 
 
 def run_in_process(config: ServiceConfig, clip: Clip, frames: int, warmup: int) -> dict[str, Any]:
     """The engine of the config's one span in a plain loop: JPEG in, JPEG out, the ingress's bounds."""
-    from rearview.stages.stage import build_engine
+    from rearview.stages.loading import build_engine
 
     started_s = time.monotonic()
     engine = build_engine(config, config.spans[0])

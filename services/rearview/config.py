@@ -8,17 +8,19 @@ unit, default and consequence in the string below it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rearview.errors import ConfigError
 
 __all__ = [
+    "AdapterConfig",
     "BankConfig",
     "DirectoryConfig",
     "IngressConfig",
@@ -45,11 +47,28 @@ class Topology(Enum):
     PIPELINE = "pipeline"
 
 
+class AdapterConfig(_Section):
+    path: str = Field(min_length=1)
+    """A LoRA: .safetensors file, folder, or on the hub `owner/name[/file]`; kohya's, diffusers' or peft's."""
+    scale: float = Field(default=1.0, ge=-4.0, le=4.0)
+    """How much of it."""
+
+
 class ModelConfig(_Section):
     name: str = "pocket"
     """Name by which clients ask for the model."""
     checkpoint: str = "pocket"
-    """`pocket` (bundled), `null` (moves opaque bytes, no image work), or a diffusers checkpoint folder."""
+    """`pocket` (bundled), `null` (moves opaque bytes, no image work), a diffusers checkpoint folder, a single
+    .safetensors or .ckpt file, or `owner/name` on the Hugging Face hub."""
+    single_file_config: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """For a single file: folder or hub id in diffusers format with its settings and tokenizer."""
+    vae: str = ""
+    """Folder or hub id of a VAE instead of the checkpoint's own (`madebyollin/taesd`). Empty: its own."""
+    lcm_lora: str = ""
+    """LoRA that is fused into the weights, for few steps (`latent-consistency/lcm-lora-sdv1-5`). Empty: none."""
+    adapters: dict[str, tuple[AdapterConfig, ...]] = Field(default_factory=dict)
+    """Named adapter sets: a session may ask for one (`Settings.adapters`). Each takes the memory of the
+    layers that it changes; sessions with different sets do not share forwards."""
     device: str = "auto"
     """`auto`: CUDA if there is any, else CPU. Or a torch device."""
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
@@ -60,6 +79,14 @@ class ModelConfig(_Section):
     """Default width of a session, pixels."""
     height: int = Field(default=256, ge=64, le=1024, multiple_of=8)
     """Default height of a session, pixels."""
+
+    @field_validator("adapters")
+    @classmethod
+    def _check_adapters(cls, adapters: dict[str, object]) -> dict[str, object]:
+        wrong = [name for name in adapters if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name)]
+        if wrong:
+            raise ValueError(f"names have lower case letters, digits and -: not {', '.join(wrong)}")
+        return adapters
 
 
 class BankConfig(_Section):

@@ -81,8 +81,9 @@ class LocalService:
             return
         # Ray reports on standard output that its own actors were killed, as they are meant to be.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            with contextlib.suppress(Exception):  # A cluster that is broken is ended all the same.
-                serve.shutdown()
+            if ray.is_initialized():  # Else `serve.shutdown` would start a cluster to shut down.
+                with contextlib.suppress(Exception):  # A cluster that is broken is ended all the same.
+                    serve.shutdown()
             ray.shutdown()
         with contextlib.suppress(OSError):
             self._temp_dir.cleanup()

@@ -281,6 +281,7 @@ async def test_a_resume_waits_as_long_as_the_server_asks() -> None:
         (Reason.TENANT_STREAMS_EXHAUSTED, 1.0, Refused),
         (Reason.MODEL_UNKNOWN, None, InvalidRequest),
         (Reason.RESOLUTION_UNSUPPORTED, None, InvalidRequest),
+        (Reason.INTERNAL, None, Fault),
     ],
 )
 async def test_a_refused_opening_carries_reason_and_retry_time(

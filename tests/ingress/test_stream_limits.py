@@ -68,34 +68,36 @@ async def test_a_call_without_a_tenants_token_is_refused(tenants: Path, token: s
 
 
 async def test_a_tenant_has_its_number_of_streams_and_no_more(tenants: Path) -> None:
-    async with running(tenants_file=str(tenants)) as service:
-        async with RawStream(service.address, "alpha") as first:
-            await first.start()
-            async with RawStream(service.address, "alpha") as second:
-                await second.start()
-                async with RawStream(service.address, "alpha") as third:
-                    assert_refused(await opening(third), Reason.TENANT_STREAMS_EXHAUSTED, retry=True)
-                async with RawStream(service.address, "beta") as other:
-                    await other.start()
-                await second.half_close()
-                assert (await second.read_to_end()).code is grpc.StatusCode.OK
-            async with RawStream(service.address, "alpha") as again:
-                await again.start()
+    async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as first:
+        await first.start()
+        async with RawStream(service.address, "alpha") as second:
+            await second.start()
+            async with RawStream(service.address, "alpha") as third:
+                assert_refused(await opening(third), Reason.TENANT_STREAMS_EXHAUSTED, retry=True)
+            async with RawStream(service.address, "beta") as other:
+                await other.start()
+            await second.half_close()
+            assert (await second.read_to_end()).code is grpc.StatusCode.OK
+        async with RawStream(service.address, "alpha") as again:
+            await again.start()
 
 
 async def test_frames_beyond_a_tenants_rate_are_dropped(tenants: Path) -> None:
-    async with running(tenants_file=str(tenants)) as service:
-        async with RawStream(service.address, "alpha") as stream, RawStream(service.address, "beta") as other:
-            await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-            await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-            for number in range(8):
-                await stream.frame(number)
-                await other.frame(number)
-            await stream.read_answers(8)
-            await other.read_answers(8)
-            assert stream.drops[-2:] == [DropReason.RATE_LIMITED] * 2
-            assert stream.answers[4].HasField("frame")
-            assert not other.drops
+    async with (
+        running(tenants_file=str(tenants)) as service,
+        RawStream(service.address, "alpha") as stream,
+        RawStream(service.address, "beta") as other,
+    ):
+        await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        for number in range(8):
+            await stream.frame(number)
+            await other.frame(number)
+        await stream.read_answers(8)
+        await other.read_answers(8)
+        assert stream.drops[-2:] == [DropReason.RATE_LIMITED] * 2
+        assert stream.answers[4].HasField("frame")
+        assert not other.drops
 
 
 async def test_a_tenant_has_its_pixels_and_no_more(tenants: Path) -> None:
@@ -108,29 +110,30 @@ async def test_a_tenant_has_its_pixels_and_no_more(tenants: Path) -> None:
 
 
 async def test_a_tenant_cannot_reach_anothers_session(tenants: Path) -> None:
-    async with running(tenants_file=str(tenants)) as service:
-        async with RawStream(service.address, "alpha") as stream, RawStream(service.address, "beta") as thief:
-            opened = await stream.start()
-            resume = pb.Resume(session_id=opened.session_id, resume_token=opened.resume_token)
-            await thief.write(pb.TranslateRequest(resume=resume))
-            assert_refused(await thief.read_to_end(), Reason.SESSION_UNKNOWN, retry=False)
-            for request in (
-                thief.sessions.GetSession(
-                    sessions_pb.GetSessionRequest(session_id=opened.session_id), metadata=thief.metadata
-                ),
-                thief.sessions.CloseSession(
-                    sessions_pb.CloseSessionRequest(session_id=opened.session_id), metadata=thief.metadata
-                ),
-            ):
-                with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await request
-                assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-            listed = await thief.sessions.ListSessions(
-                sessions_pb.ListSessionsRequest(), metadata=thief.metadata
-            )
-            assert not listed.sessions
-            await stream.frame(1)
-            await stream.read_answers(1)
+    async with (
+        running(tenants_file=str(tenants)) as service,
+        RawStream(service.address, "alpha") as stream,
+        RawStream(service.address, "beta") as thief,
+    ):
+        opened = await stream.start()
+        resume = pb.Resume(session_id=opened.session_id, resume_token=opened.resume_token)
+        await thief.write(pb.TranslateRequest(resume=resume))
+        assert_refused(await thief.read_to_end(), Reason.SESSION_UNKNOWN, retry=False)
+        for request in (
+            thief.sessions.GetSession(
+                sessions_pb.GetSessionRequest(session_id=opened.session_id), metadata=thief.metadata
+            ),
+            thief.sessions.CloseSession(
+                sessions_pb.CloseSessionRequest(session_id=opened.session_id), metadata=thief.metadata
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await request
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        listed = await thief.sessions.ListSessions(sessions_pb.ListSessionsRequest(), metadata=thief.metadata)
+        assert not listed.sessions
+        await stream.frame(1)
+        await stream.read_answers(1)
 
 
 @pytest.mark.parametrize("spans", [(OPERATORS,), PIPELINE], ids=["fused", "pipeline"])

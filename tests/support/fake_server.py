@@ -35,6 +35,7 @@ from rearview.v1.translation_service_pb2_grpc import (
 
 __all__ = ["FakeServer", "Faults", "Log", "serving_in_thread"]
 
+HALF_CLOSE_WAIT_S = 0.02
 SIZE = 64
 """Default width and height of a session, pixels."""
 
@@ -301,6 +302,8 @@ class _Stream:
             async for request in requests:
                 self._handle(request)
                 self._session.changed.set()
+            # A lost connection looks like a half-close until the call is cancelled, a little later.
+            await asyncio.sleep(HALF_CLOSE_WAIT_S)
             self._release(0)
             self._half_closed = True
         except _Ended as end:

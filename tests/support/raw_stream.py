@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from socketserver import BaseServer
 from typing import Any, Self
 from unittest import mock
@@ -21,7 +21,15 @@ from rearview.v1 import translation_service_pb2 as pb
 
 from support.service import InProcessService, in_process_service
 
-__all__ = ["End", "RawStream", "assert_nothing_held", "eventually", "null_config", "running"]
+__all__ = [
+    "End",
+    "RawStream",
+    "assert_nothing_held",
+    "eventually",
+    "null_config",
+    "quickly_stopped",
+    "running",
+]
 
 DEADLINE_S = 20.0
 OPERATORS = ("encode", "denoise-0", "denoise-1", "decode")
@@ -224,8 +232,11 @@ def null_config(
 @asynccontextmanager
 async def running(**sections: Any) -> AsyncIterator[InProcessService]:
     """`in_process_service` of `null_config`."""
-    # The metrics server looks every half second whether it should stop: too slow for many tests.
-    patience = mock.patch.object(BaseServer.serve_forever, "__defaults__", (0.01,))
-    with patience:
+    with quickly_stopped():
         async with in_process_service(null_config(**sections)) as service:
             yield service
+
+
+def quickly_stopped() -> AbstractContextManager[object]:
+    """Metrics servers look every half second whether they should stop: too slow for many tests."""
+    return mock.patch.object(BaseServer.serve_forever, "__defaults__", (0.01,))

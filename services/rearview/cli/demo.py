@@ -69,6 +69,7 @@ def demo(
         f"service ready after {report.service_ready_s:.1f} s, topology {topology.value}; "
         f"wrote {out / 'demo.mp4'}, {out / 'demo.png'}, {out / 'demo.json'}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

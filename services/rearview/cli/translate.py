@@ -105,7 +105,7 @@ def translate(
     result.show(console)
     if report is not None:
         result.write(report)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 
 def _run(server: Server, job: Job, progress: Steps) -> Report:

@@ -23,7 +23,8 @@ from rearview.client.answers import (
 )
 from rearview.client.exchange import Frame, exchange
 from rearview.client.faults import Unreachable
-from rearview.client.session import Reconnect, Session
+from rearview.client.reconnect import Reconnect
+from rearview.client.session import Session
 from rearview.client.sessions import SessionInfo, SessionState
 from rearview.client.wire import OpenOptions
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from types import TracebackType
 from typing import Self
@@ -39,30 +38,14 @@ from rearview.client.answers import (
 from rearview.client.call import Call
 from rearview.client.faults import Unreachable, error_of, is_transient
 from rearview.client.ledger import Input, Ledger
+from rearview.client.reconnect import Attempts, Reconnect
 from rearview.errors import Fault, NotFound, RearviewError, Reason, StreamEnded
 from rearview.v1 import translation_service_pb2 as pb
 
-__all__ = ["Reconnect", "Session"]
+__all__ = ["Session"]
 
 ACK_EVERY_ANSWERS = 4
 """A `credit` message is sent after so many answers, so that the server can forget them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reconnect:
-    """How a lost connection is sought again: exponential back-off with jitter, up to a cap."""
-
-    first_wait_s: float = 0.05
-    max_wait_s: float = 2.0
-    give_up_after_s: float | None = None
-    """Counted from the loss, and again after every answer. None: the server's grace time."""
-    open_timeout_s: float = 10.0
-    """How long an unreachable server is sought, and how long it may take to answer `open` or `resume`."""
-
-    def wait_s(self, attempt: int, retry_after_s: float | None) -> float:
-        """How long to wait before attempt 0, 1, 2, …; never less than the server asked for."""
-        wait = min(self.max_wait_s, self.first_wait_s * 2.0 ** min(attempt, 30))
-        return max(wait * random.uniform(0.5, 1.0), retry_after_s or 0.0)
 
 
 class Session:
@@ -105,7 +88,8 @@ class Session:
         self._sending: set[asyncio.Future[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._connections = 0
-        self._begun_s = 0.0
+        self._begun_s: float | None = None
+        self._attempts = Attempts(reconnect)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="rearview-session")
@@ -341,6 +325,7 @@ class Session:
     def _settle(self, frame_index: int) -> float:
         """Mark a frame as answered; returns its round trip in seconds."""
         taken_s = self._ledger.answered(frame_index).taken_s
+        self._attempts.renew()
         assert taken_s is not None, f"frame {frame_index} was answered before it was sent"
         return asyncio.get_running_loop().time() - taken_s
 
@@ -362,8 +347,8 @@ class Session:
 
     async def _keep_connected(self) -> None:
         clock = asyncio.get_running_loop().time
-        attempt, answers, lost_s = 0, -1, clock()
         while True:
+            self._begun_s = None
             try:
                 await self._serve_connection()
                 return
@@ -371,17 +356,15 @@ class Session:
                 error = self._worth_a_retry(failure)
             if error is None:
                 return
-            stood = self._begun_s > lost_s and clock() - self._begun_s > self._reconnect.max_wait_s
-            if stood or answers != self._ledger.received_answers:
-                attempt, answers, lost_s = 0, self._ledger.received_answers, clock()
-            wait_s = self._reconnect.wait_s(attempt, error.retry_after_s)
-            if clock() + wait_s - lost_s > self._give_up_after_s:
+            if self._connected_for_s > self._reconnect.max_wait_s:
+                self._attempts.renew()
+            wait_s = self._attempts.wait_s(clock(), self._give_up_after_s, error.retry_after_s)
+            if wait_s is None:
                 raise self._not_resumed(error) if self._opened is not None else error
-            attempt += 1
             await asyncio.sleep(wait_s)
 
     def _worth_a_retry(self, failure: grpc.aio.AioRpcError | Unreachable) -> RearviewError | None:
-        """The error of a lost connection; None if all was done. Raises it where resuming cannot help."""
+        """The error of a lost connection; None if all was done. Raises it where trying again cannot help."""
         if isinstance(failure, Unreachable):
             return failure
         error = error_of(failure, self._address)
@@ -389,9 +372,15 @@ class Session:
             if self._finish_sent and self._ledger.is_empty:
                 return None  # only the final OK was lost
             raise self._not_resumed(error) from failure
-        if not is_transient(failure, error):
+        # A fault of the server's while opening would only come again.
+        if not is_transient(failure, error) or (self._opened is None and isinstance(error, Fault)):
             raise error from failure
         return error
+
+    @property
+    def _connected_for_s(self) -> float:
+        """How long the last connection stood; 0 if it never did."""
+        return 0.0 if self._begun_s is None else asyncio.get_running_loop().time() - self._begun_s
 
     @property
     def _give_up_after_s(self) -> float:

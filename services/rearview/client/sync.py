@@ -23,7 +23,7 @@ from rearview.client import session as aio_session
 from rearview.client.aio import Tls
 from rearview.client.answers import Answer, Image, ImageFormat, NoiseRule, Opened
 from rearview.client.exchange import Item
-from rearview.client.session import Reconnect
+from rearview.client.reconnect import Reconnect
 from rearview.client.sessions import SessionInfo
 from rearview.client.wire import OpenOptions
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rearview.engine.chain import Operator, OperatorKind, Span
 from rearview.engine.checkpoint import latent_shape
+from rearview.engine.formats import Additions
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.model import Model
 from rearview.engine.rows import Frame, Row
@@ -31,10 +32,12 @@ def measure_costs(
     spec: SessionSpec,
     payloads: Sequence[Tensor],
     batch_sizes: Sequence[int] = (1, 2),
+    adapter_sets: Sequence[str] = (),
 ) -> CostTable:
     """Time forwards of each kind of operator in the span, in seconds by number of rows, and a write.
 
-    `payloads`: one example per operator of the span. Nothing is left in memory.
+    `payloads`: one example per operator of the span. Nothing is left in memory. `adapter_sets`: rows
+    under these cost what rows without do, since only the weights differ.
     """
     table: dict[Hashable, dict[int, float]] = {}
     seen: set[OperatorKind] = set()
@@ -51,16 +54,21 @@ def measure_costs(
             )
             for size in batch_sizes
         }
+        for adapters in adapter_sets:
+            table[model.group(spec, replace(spec.settings, adapters=adapters), operator)] = table[group]
         if operator.kind is OperatorKind.DENOISE:
             write_s = _write_seconds(model, memory, spec, operator, payload)
     memory.free(spec.session_id)
     return CostTable(table, write_s)
 
 
-def example_payloads(checkpoint: str, span: Span, spec: SessionSpec) -> list[Tensor]:
+def example_payloads(
+    checkpoint: str, span: Span, spec: SessionSpec, additions: Additions | None = None
+) -> list[Tensor]:
     """Grey frames and zero latents, one per operator of the span, for `measure_costs`."""
     image = torch.full((spec.height, spec.width, 3), 128, dtype=torch.uint8)
-    latent = torch.zeros(latent_shape(checkpoint, spec.height, spec.width), dtype=torch.float32)
+    shape = latent_shape(checkpoint, spec.height, spec.width, additions)
+    latent = torch.zeros(shape, dtype=torch.float32)
     return [image if operator.kind is OperatorKind.ENCODE else latent for operator in span.operators]
 
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rearview.errors import ConfigError
 
-__all__ = ["BUNDLED_CHECKPOINTS", "NULL_CHECKPOINT", "ModelCard", "checkpoint_folder"]
+__all__ = [
+    "BUNDLED_CHECKPOINTS",
+    "NULL_CHECKPOINT",
+    "ModelCard",
+    "checkpoint_folder",
+    "is_hub_id",
+    "is_single_file",
+]
 
 BUNDLED_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 NULL_CHECKPOINT = "null"
 """The model that moves opaque bytes."""
+SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +42,15 @@ class ModelCard:
 
     @classmethod
     def read(cls, checkpoint: str) -> ModelCard:
-        """The card of a checkpoint; one without a card has the defaults. Raises ConfigError."""
-        if checkpoint == NULL_CHECKPOINT:
+        """The card of a checkpoint; one without a card has the defaults. Raises ConfigError.
+
+        A single file has no card, and one on the hub is not downloaded for it.
+        """
+        if checkpoint == NULL_CHECKPOINT or is_hub_id(checkpoint):
+            return cls()
+        if is_single_file(checkpoint):
+            if not Path(checkpoint).is_file():
+                raise ConfigError(f"model.checkpoint {checkpoint!r} is not a file")
             return cls()
         path = checkpoint_folder(checkpoint) / "rearview.json"
         if not path.exists():
@@ -70,10 +87,26 @@ def _folded(phrases: object) -> tuple[str, ...]:
     return tuple(str(phrase).casefold() for phrase in phrases)
 
 
-def checkpoint_folder(checkpoint: str) -> Path:
+def is_single_file(checkpoint: str) -> bool:
+    """Whether it names one file with all weights, there or not."""
+    return checkpoint.endswith(SINGLE_FILE_SUFFIXES)
+
+
+def is_hub_id(checkpoint: str) -> bool:
+    """Whether it can only be a repository on the Hugging Face hub: owner/name.
+
+    A path of that shape is one if it exists, or if only its last part is missing.
+    """
+    is_path = Path(checkpoint).exists() or Path(checkpoint).parent.is_dir()
+    return HUB_ID.fullmatch(checkpoint) is not None and not is_single_file(checkpoint) and not is_path
+
+
+def checkpoint_folder(checkpoint: str, option: str = "model.checkpoint") -> Path:
     """Folder of a checkpoint: a bundled name or a path. Raises ConfigError if there is none."""
     bundled = BUNDLED_CHECKPOINTS / checkpoint
     folder = bundled if "/" not in checkpoint and bundled.is_dir() else Path(checkpoint)
-    if not folder.is_dir():
-        raise ConfigError(f"model.checkpoint {checkpoint!r} is neither bundled nor a folder")
+    if not checkpoint or not folder.is_dir():
+        raise ConfigError(
+            f"{option} {checkpoint!r} is neither bundled nor a folder nor a hub id (owner/name)"
+        )
     return folder

@@ -38,11 +38,11 @@ class Operator:
     def parse(cls, name: str) -> Operator:
         """Undo `name`. Raises ValueError."""
         kind, _, step = name.partition("-")
-        if kind == OperatorKind.DENOISE.value and step.isdecimal():
-            return cls(OperatorKind.DENOISE, int(step))
-        if step:
+        denoises = kind == OperatorKind.DENOISE.value
+        operator = cls(OperatorKind(kind), int(step) if denoises and step.isdecimal() else 0)
+        if operator.name != name:
             raise ValueError(f"{name!r} is not an operator")
-        return cls(OperatorKind(kind))
+        return operator
 
 
 def chain(max_steps: int) -> tuple[Operator, ...]:

@@ -1,22 +1,43 @@
-"""A diffusers-format checkpoint folder to a model, loading only the networks that a span needs."""
+"""A checkpoint to a model, loading only the networks that a span needs.
+
+Where the weights lie is `formats.py`, what is merged into them `adapters.py`. Whatever a checkpoint lacks
+is a ConfigError at start: no network runs with weights that were not loaded.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rearview.engine.card import NULL_CHECKPOINT, checkpoint_folder
+from rearview.engine.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
+from rearview.engine.card import NULL_CHECKPOINT
 from rearview.engine.chain import OperatorKind, Span
 from rearview.engine.conditioning import Conditioning
+from rearview.engine.formats import (
+    Additions,
+    LoraFile,
+    Source,
+    find_checkpoint,
+    from_original,
+    read_weights,
+)
 from rearview.engine.model import DiffusionModel, Model, NullModel
 from rearview.engine.operators.denoise import Denoiser
 from rearview.engine.sampling import Schedule
 from rearview.errors import ConfigError
 
-__all__ = ["latent_shape", "load_denoiser", "load_model", "load_vae", "pick_device", "pick_dtype"]
+__all__ = [
+    "latent_shape",
+    "load_denoiser",
+    "load_denoisers",
+    "load_model",
+    "load_vae",
+    "pick_device",
+    "pick_dtype",
+]
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,69 +64,169 @@ def _has_bf16() -> bool:
     return capability.startswith("AVX512") and flags.exists() and "avx512_bf16" in flags.read_text()
 
 
-def load_model(checkpoint: str, span: Span, device: torch.device, dtype: torch.dtype) -> Model:
-    """The model of a span. Raises ConfigError if the folder lacks something."""
+def load_model(
+    checkpoint: str,
+    span: Span,
+    device: torch.device,
+    dtype: torch.dtype,
+    additions: Additions | None = None,
+) -> Model:
+    """The model of a span. Raises ConfigError that names the option if something is missing or unusable."""
     if checkpoint == NULL_CHECKPOINT:
         return NullModel()
     _quiet_libraries()
-    folder = checkpoint_folder(checkpoint)
-    needs_vae = span.kinds & {OperatorKind.ENCODE, OperatorKind.DECODE}
-    vae = load_vae(folder, device, dtype) if needs_vae else None
-    denoiser = load_denoiser(folder, device, dtype) if OperatorKind.DENOISE in span.kinds else None
-    return DiffusionModel(vae, denoiser, device=device, dtype=dtype)
+    additions = additions or Additions()
+    needs_vae = bool(span.kinds & {OperatorKind.ENCODE, OperatorKind.DECODE})
+    needs_unet = OperatorKind.DENOISE in span.kinds
+    parts = [*(["vae"] if needs_vae else []), *(["unet", "text_encoder"] if needs_unet else [])]
+    source = find_checkpoint(checkpoint, parts, additions)
+    _check_vae_fits(source)
+    vae = load_vae(source, device, dtype) if needs_vae else None
+    denoisers = load_denoisers(source, device, dtype, additions) if needs_unet else {}
+    return DiffusionModel(
+        vae, denoisers.pop(NO_ADAPTERS, None), device=device, dtype=dtype, adapted=denoisers
+    )
 
 
-def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """AutoencoderTiny or AutoencoderKL, by the folder's config."""
-    name = _config(folder, "vae").get("_class_name")
+def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """AutoencoderTiny or AutoencoderKL, by its config. `place`: a Path is a checkpoint folder."""
+    source = _source(place)
+    name = source.config("vae").get("_class_name")
     if name == "AutoencoderTiny":
         from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny as Vae
     elif name == "AutoencoderKL":
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL as Vae
     else:
-        raise ConfigError(f"{folder}/vae: {name} is not supported; use AutoencoderTiny or AutoencoderKL")
-    return _ready(Vae.from_pretrained(folder, subfolder="vae", torch_dtype=dtype), device)
+        text = f"{name} is not supported; use AutoencoderTiny or AutoencoderKL"
+        raise ConfigError(f"{source.place('vae')}: {text}")
+    if source.single_file("vae") is not None and name != "AutoencoderKL":
+        raise ConfigError("a single file holds an AutoencoderKL: name another VAE in model.vae")
+    return _ready(_load(Vae, source, "vae", dtype), device)
 
 
-def load_denoiser(folder: Path, device: torch.device, dtype: torch.dtype) -> Denoiser:
-    """UNet, text encoder, tokenizer and schedule."""
+def load_denoiser(place: Source | Path, device: torch.device, dtype: torch.dtype) -> Denoiser:
+    """UNet, text encoder, tokenizer and schedule, without adapters."""
+    return load_denoisers(place, device, dtype, Additions())[NO_ADAPTERS]
+
+
+def load_denoisers(
+    place: Source | Path, device: torch.device, dtype: torch.dtype, additions: Additions
+) -> dict[str, Denoiser]:
+    """One denoiser per adapter set, `NO_ADAPTERS` among them, over one UNet and one text encoder."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from rearview.engine.attention.processors import install_processors
 
-    unet = _ready(UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype), device)
+    source = _source(place)
+    schedule = Schedule(source.config("scheduler", "scheduler_config.json"))
+    tokenizer = _local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
+    unet = _ready(_load(UNet2DConditionModel, source, "unet", dtype), device)
     if unet.config.time_cond_proj_dim is not None:
-        raise ConfigError(f"{folder}/unet: guidance-distilled UNets (time_cond_proj_dim) are not supported")
-    text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
-    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-    conditioning = Conditioning(tokenizer, text_encoder.eval().to(device), dtype)
-    schedule = Schedule(_config(folder, "scheduler", "scheduler_config.json"))
-    return Denoiser(unet, schedule, conditioning, dtype, install_processors(unet))
+        text = "guidance-distilled UNets (time_cond_proj_dim) are not supported"
+        raise ConfigError(f"{source.place('unet')}: {text}")
+    text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
+    fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
+    sets = merge_adapters(unet, text_encoder, fused, additions.adapters)
+    layout = install_processors(unet)
+
+    def under(name: str) -> Denoiser:
+        conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype)
+        return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout)
+
+    return {name: under(name) for name in sets.names}
 
 
-def latent_shape(checkpoint: str, height: int, width: int) -> tuple[int, int, int]:
+def latent_shape(
+    checkpoint: str, height: int, width: int, additions: Additions | None = None
+) -> tuple[int, int, int]:
     """Shape (C, h, w) of a frame's latent; that of its pixels for the null model."""
     if checkpoint == NULL_CHECKPOINT:
         return 3, height, width
-    config = _config(checkpoint_folder(checkpoint), "vae")
+    config = find_checkpoint(checkpoint, (), additions).config("vae")
     # Both VAEs halve the size between blocks; the tiny one says so only by its number of blocks.
     scale = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
     return int(config["latent_channels"]), height // scale, width // scale
 
 
+def _source(place: Source | Path) -> Source:
+    return place if isinstance(place, Source) else Source(place)
+
+
+def _switched(network: Any, sets: AdapterSets, name: str) -> Any:
+    return network if len(sets.names) == 1 else Switched(network, sets, name)
+
+
+def _check_vae_fits(source: Source) -> None:
+    latent, taken = source.config("vae").get("latent_channels"), source.config("unet").get("in_channels")
+    if latent != taken:
+        text = f"makes latents of {latent} channels, the UNet takes {taken}"
+        raise ConfigError(f"the VAE in {source.place('vae')} {text}: name another one in model.vae")
+
+
+def _load(network: Any, source: Source, part: str, dtype: torch.dtype) -> Any:
+    """A network of diffusers' from its folder or from the single file."""
+    if (file := source.single_file(part)) is not None:
+        config = source.config(part)
+        with torch.device("meta"):  # No time is spent on weights that are replaced.
+            empty = network.from_config(config)
+        return _filled(empty, file, part, from_original(part, read_weights(file)[0], config), dtype)
+    folder = source.place(part)
+    loaded, report = _local(
+        network.from_pretrained, folder, torch_dtype=dtype, variant=_variant(folder), output_loading_info=True
+    )
+    return _checked(loaded, folder, report["missing_keys"])
+
+
+def _load_text_encoder(network: Any, source: Source, dtype: torch.dtype) -> Any:
+    folder, file = source.place("text_encoder"), source.single_file("text_encoder")
+    if file is None:
+        loaded, report = _local(network.from_pretrained, folder, dtype=dtype, output_loading_info=True)
+        return _checked(loaded, folder, report["missing_keys"])
+    empty = network(_local(network.config_class.from_pretrained, folder))
+    weights = from_original("text_encoder", read_weights(file)[0], source.config("text_encoder"))
+    prefix = "" if hasattr(empty, "text_model") else "text_model."
+    weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return _filled(
+        empty, file, "text_encoder", {k: v for k, v in weights.items() if k in empty.state_dict()}, dtype
+    )
+
+
+def _filled(network: Any, file: Path, part: str, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+    """`network` with all of `weights` and no others."""
+    if not weights:
+        raise ConfigError(f"model.checkpoint: {file} holds no {part}")
+    try:
+        network.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{file} does not fit model.single_file_config in {part}: {reason}") from None
+    return network.to(dtype)
+
+
+def _local(load: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
+    """What a library loads from a folder, without asking the hub for what is not there."""
+    try:
+        return load(folder, local_files_only=True, **arguments)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise ConfigError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+
+
+def _variant(folder: Path) -> str | None:
+    """`fp16` if a folder has its weights only so."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    return "fp16" if names and all(".fp16." in name for name in names) else None
+
+
+def _checked(network: Any, folder: Path, missing: Sequence[str]) -> Any:
+    if missing:
+        raise ConfigError(f"{folder} lacks {len(missing)} weights, for instance {sorted(missing)[0]}")
+    return network
+
+
 def _ready(network: Any, device: torch.device) -> Any:
     # channels_last is what both oneDNN and cuDNN convolve fastest in.
     return network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-
-
-def _config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
-    path = folder / part / name
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return content
 
 
 def _quiet_libraries() -> None:

@@ -1,7 +1,7 @@
 """Where weights lie and in which format: diffusers folders, single files, ids on the Hugging Face hub.
 
 Owns paths, downloads and the keys of the original Stable Diffusion layout; `checkpoint.py` makes networks
-of them. What is missing, unreachable or unreadable is a ConfigError that names the option; pickles are
+of them. What is missing, unreachable or unreadable is a ConfigError that names the option. Pickles are
 only ever read as plain weights.
 """
 
@@ -10,34 +10,58 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rearview.engine.card import SINGLE_FILE_SUFFIXES, checkpoint_folder, is_hub_id
+from rearview.engine.card import checkpoint_folder, is_hub_id, is_single_file
 from rearview.errors import ConfigError
 
 __all__ = [
-    "NETWORK_PARTS",
+    "Additions",
+    "LoraFile",
     "Source",
     "find_checkpoint",
     "find_lora",
-    "find_vae",
-    "from_single_file",
+    "from_original",
     "read_config",
     "read_weights",
 ]
 
-NETWORK_PARTS = ("unet", "vae", "text_encoder")
-"""Parts of a diffusers folder that hold weights; the others hold settings only."""
+SD15_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """Under which diffusers and peft save a LoRA."""
-WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+SETTINGS_FILES = ("rearview.json", "*/*.json", "tokenizer/*.txt")
+WEIGHT_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+PICKLE_NAMES = {**WEIGHT_NAMES, "text_encoder": "pytorch_model"}
 
-Weights = Mapping[str, Tensor]
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA to apply."""
+
+    path: str
+    """File, folder, or on the hub owner/name[/file]."""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What replaces parts of a checkpoint or is added to it."""
+
+    vae: str = ""
+    """Folder or hub id of a VAE to use instead of the checkpoint's own. Empty: its own."""
+    lcm_lora: str = ""
+    """LoRA that is fused into the weights, for few-step sampling. Empty: none."""
+    adapters: Mapping[str, Sequence[LoraFile]] = field(default_factory=dict)
+    """Named adapter sets, one of which a session may ask for."""
+    single_file_config: str = SD15_CONFIG
+    """Folder or hub id in diffusers format with settings and tokenizer for a single-file checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,58 +69,174 @@ class Source:
     """Where the parts of one checkpoint lie, on this machine."""
 
     folder: Path
-    """In diffusers format: settings of every part and, without `file`, their weights."""
+    """In diffusers format: the settings of every part and, without `file`, the weights."""
     file: Path | None = None
     """Weights of all networks in the original Stable Diffusion layout."""
+    vae: Path | None = None
+    """Folder of another VAE."""
+
+    def place(self, part: str) -> Path:
+        """Folder of a part. Raises ConfigError if there is none."""
+        folder = self.vae if part == "vae" and self.vae is not None else self.folder / part
+        if not folder.is_dir():
+            raise ConfigError(f"{self.folder} has no part {part}: name another one in model.checkpoint")
+        return folder
 
     def config(self, part: str, name: str = "config.json") -> dict[str, Any]:
         """The settings of a part. Raises ConfigError."""
-        return read_config(self.folder / part / name)
+        return read_config(self.place(part) / name)
 
-    def has_weights(self, part: str) -> bool:
-        """Whether the folder holds weights of a part."""
-        return self.file is not None or any(
-            file.name.startswith(WEIGHT_STEMS) and file.suffix in (".safetensors", ".bin")
-            for file in (self.folder / part).glob("*")
-        )
+    def single_file(self, part: str) -> Path | None:
+        """The file with the weights of a part, if they are not in its folder."""
+        return None if part == "vae" and self.vae is not None else self.file
 
 
-def find_checkpoint(checkpoint: str, parts: Sequence[str], single_file_config: str) -> Source:
-    """The parts of `checkpoint`: a bundled name, a folder, a single file or a hub id (downloaded).
+def find_checkpoint(checkpoint: str, parts: Sequence[str] = (), additions: Additions | None = None) -> Source:
+    """A bundled name, a folder, a single file or a hub id. Raises ConfigError.
 
-    `single_file_config`: folder or hub id with the settings for a single file. Raises ConfigError.
+    From the hub come the settings of every part and the weights of `parts`; what is cached is not
+    downloaded again.
     """
-    if Path(checkpoint).suffix in SINGLE_FILE_SUFFIXES:
-        settings = _settings_folder(single_file_config, parts)
-        return Source(settings, _existing_file("model.checkpoint", checkpoint))
-    if is_hub_id(checkpoint):
-        return Source(_hub_checkpoint(checkpoint, parts))
-    return Source(checkpoint_folder(checkpoint))
-
-
-def find_vae(vae: str) -> Source:
-    """A VAE by itself: a folder that holds one (itself, or as its part `vae`) or a hub id."""
-    folder = Path(vae)
-    if is_hub_id(vae):
-        names = ["config.json", "diffusion_pytorch_model.safetensors"]
-        folder = _hub_folder("model.vae", vae, [*names, *(f"vae/{name}" for name in names)])
-    if not folder.is_dir():
-        raise ConfigError(f"model.vae {vae!r} is neither a folder nor a hub id (owner/name)")
-    # `load_vae` looks for the part `vae` of a source's folder.
-    return Source(folder if (folder / "vae" / "config.json").is_file() else _as_part(folder, "model.vae"))
+    additions = additions or Additions()
+    vae = _find_vae(additions.vae) if additions.vae else None
+    parts = [part for part in parts if part != "vae" or vae is None]
+    if is_single_file(checkpoint):
+        settings = _find_folder("model.single_file_config", additions.single_file_config, ())
+        return Source(settings, _existing_file("model.checkpoint", Path(checkpoint)), vae)
+    return Source(_find_folder("model.checkpoint", checkpoint, parts), None, vae)
 
 
 def find_lora(option: str, path: str) -> Path:
-    """The file of a LoRA: itself, the one in a folder, or on the hub (owner/name, owner/name/file)."""
-    place = Path(path)
-    owner_name, _, name = path.partition("/")[0] + "/" + "/".join(path.split("/")[1:2]), "", path
+    """The file of a LoRA. Raises ConfigError."""
+    place, names = Path(path), path.split("/")
     if place.is_file():
         return place
     if place.is_dir():
-        return _lora_in(place, option)
+        return _lora_in(option, place)
     if is_hub_id(path):
-        return _lora_in(_hub_folder(option, path, ["*.safetensors", "adapter_config.json"]), option)
-    name = "/".join(path.split("/")[2:])
-    if name and is_hub_id(owner_name):
-        return _existing_file(option, str(_hub_folder(option, owner_name, [name]) / name))
-    raise ConfigError(f"{option} {path!r} is neither a file, nor a folder, nor on the hub (owner/name[/file])")
+        return _lora_in(option, _hub_folder(option, path, ("*.safetensors", "adapter_config.json")))
+    if len(names) > 2 and is_hub_id("/".join(names[:2])):
+        name = "/".join(names[2:])
+        return _existing_file(option, _hub_folder(option, "/".join(names[:2]), (name,)) / name)
+    raise ConfigError(
+        f"{option} {path!r} is neither a file, nor a folder, nor on the hub (owner/name[/file])"
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ConfigError."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return content
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Tensors and metadata of a .safetensors file, or of a pickle that holds nothing else, on the CPU.
+
+    Raises ConfigError: a pickle with anything but weights in it could run code, and is not read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except pickle.UnpicklingError:
+        raise ConfigError(f"{path} holds more than weights: convert it to .safetensors") from None
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    weights = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise ConfigError(f"{path} holds no weights")
+    return weights, {}
+
+
+def from_original(part: str, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of one part of a file in the original layout, under diffusers' keys; empty if not there.
+
+    The keys of a text encoder keep the prefix `text_model.`.
+    """
+    from diffusers.loaders import single_file_utils as original
+
+    if part == "unet":
+        converted = original.convert_ldm_unet_checkpoint(dict(weights), config)
+    elif part == "vae":
+        held = {key: value for key, value in weights.items() if key.startswith(tuple(original.LDM_VAE_KEYS))}
+        converted = original.convert_ldm_vae_checkpoint(held, config) if held else {}
+    elif original.is_open_clip_model(weights):
+        converted = _from_open_clip(weights, config)
+    else:
+        converted = original.convert_ldm_clip_checkpoint(dict(weights))
+    # A checkpoint of another depth makes the converter look up keys that are not there.
+    return {key: value for key, value in converted.items() if value is not None}
+
+
+def _from_open_clip(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The text encoder of Stable Diffusion 2."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    # All that the converter reads of the module.
+    module = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
+    converted: dict[str, Tensor] = convert_open_clip_checkpoint(module, dict(weights))
+    return {key: value for key, value in converted.items() if key.startswith("text_model.")}
+
+
+def _find_folder(option: str, name: str, parts: Sequence[str]) -> Path:
+    return _hub_checkpoint(option, name, parts) if is_hub_id(name) else checkpoint_folder(name, option)
+
+
+def _find_vae(vae: str) -> Path:
+    folder = Path(vae)
+    if is_hub_id(vae):
+        names = ("config.json", "diffusion_pytorch_model.safetensors")
+        folder = _hub_folder("model.vae", vae, (*names, *(f"vae/{name}" for name in names)))
+    for place in (folder, folder / "vae"):
+        if (place / "config.json").is_file():
+            return place
+    raise ConfigError(f"model.vae {vae!r} is neither a folder with a VAE (config.json) nor a hub id")
+
+
+def _lora_in(option: str, folder: Path) -> Path:
+    known = [folder / name for name in LORA_NAMES if (folder / name).is_file()]
+    found = known[:1] or sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "no .safetensors file"
+        raise ConfigError(f"{option}: {folder} has {names}: name one file")
+    return found[0]
+
+
+def _existing_file(option: str, path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{option} {str(path)!r} is not a file")
+    return path
+
+
+def _hub_checkpoint(option: str, repo: str, parts: Sequence[str]) -> Path:
+    """Settings and the weights of `parts`: as safetensors, else pickled."""
+    safe = [
+        f"{part}/{WEIGHT_NAMES[part]}{end}" for part in parts for end in (".safetensors", "-0*.safetensors")
+    ]
+    folder = _hub_folder(option, repo, (*SETTINGS_FILES, *safe))
+    pickled = [f"{part}/{PICKLE_NAMES[part]}.bin" for part in parts if not _has_safetensors(folder / part)]
+    return _hub_folder(option, repo, pickled) if pickled else folder
+
+
+def _has_safetensors(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _hub_folder(option: str, repo: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
+    except Exception as error:  # Whatever its client raises (httpx's errors change), nothing was found.
+        reason = type(error).__name__
+        text = "is not on this machine, and the Hugging Face hub did not give it"
+        raise ConfigError(
+            f"{option} {repo!r} {text} ({reason}): name a folder, or check the network"
+        ) from None

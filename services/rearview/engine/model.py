@@ -6,7 +6,7 @@ networks. A model holds weights only. What a session remembers is an argument an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,9 +21,11 @@ from rearview.engine.operators.decode import decode
 from rearview.engine.operators.denoise import Denoiser
 from rearview.engine.operators.encode import encode
 from rearview.engine.rows import Row
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.session import SessionSpec, Settings, check_adapters
 
 __all__ = ["DiffusionModel", "Forward", "Model", "NullModel"]
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,11 @@ class DiffusionModel:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        adapted: Mapping[str, Denoiser] | None = None,
     ) -> None:
+        """`adapted`: the denoiser under each adapter set; `denoiser` is the one without adapters."""
         self._vae, self._denoiser = vae, denoiser
+        self._adapted = {} if denoiser is None else {"": denoiser, **(adapted or {})}
         self._device, self._dtype = device, dtype
 
     @property
@@ -69,26 +74,42 @@ class DiffusionModel:
         return None if self._denoiser is None else self._denoiser.bank_layout
 
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
-        memory = bank_group(spec.bank) if operator.kind is OperatorKind.DENOISE else None
-        return operator.kind, spec.height, spec.width, memory
+        if operator.kind is not OperatorKind.DENOISE:
+            return operator.kind, spec.height, spec.width
+        return operator.kind, spec.height, spec.width, bank_group(spec.bank), settings.adapters
 
     def prepare(self, settings: Settings) -> None:
-        if self._denoiser is not None:
-            self._denoiser.conditioning.embed(settings.prompt)
+        if self._adapted:
+            self._denoiser_under(settings).conditioning.prepare(settings)
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
         kind = rows[0].operator.kind
-        batch = torch.stack([row.payload for row in rows]).to(self._device)
-        update = None
+        payloads = _moved([row.payload for row in rows], self._device)
         if kind is OperatorKind.DENOISE:
-            assert self._denoiser is not None, "this span owns no UNet"
-            output, update = self._denoiser(batch, rows, view)
-        else:
-            assert self._vae is not None, "this span owns no VAE"
-            operator: Callable[..., Tensor] = encode if kind is OperatorKind.ENCODE else decode
-            output = operator(self._vae, batch, self._dtype)
-        return Forward(list(output.cpu().unbind(0)), update)
+            outputs, update = self._denoiser_under(rows[0].settings)(payloads, rows, view)
+            return Forward(_moved(outputs, CPU), update)
+        assert self._vae is not None, "this span owns no VAE"
+        operator: Callable[..., Tensor] = encode if kind is OperatorKind.ENCODE else decode
+        return Forward(list(operator(self._vae, torch.stack(payloads), self._dtype).to(CPU).unbind(0)))
+
+    def _denoiser_under(self, settings: Settings) -> Denoiser:
+        """Raises InvalidRequest if there is no such adapter set."""
+        assert self._adapted, "this span owns no UNet"
+        check_adapters(settings.adapters, self._adapted)
+        return self._adapted[settings.adapters]
+
+
+def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """The tensors on `device`, in their order; those of one shape go together, in one copy."""
+    members: dict[torch.Size, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        members.setdefault(tensor.shape, []).append(index)
+    moved: dict[int, Tensor] = {}
+    for group in members.values():
+        together = torch.stack([tensors[index] for index in group]).to(device)
+        moved.update(zip(group, together.unbind(0), strict=True))
+    return [moved[index] for index in range(len(tensors))]
 
 
 class NullModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -97,19 +97,27 @@ class Schedule:
 
     def predict(self, x_BCHW: Tensor, output_BCHW: Tensor, steps: list[StepCoefficients]) -> Tensor:
         """The clean latent x0_hat (B, C, h, w) from a UNet output, one step's constants per row."""
-        alpha, beta, c_skip, c_out = (
-            torch.tensor(
-                [getattr(step, name) for step in steps], dtype=x_BCHW.dtype, device=x_BCHW.device
-            ).view(-1, 1, 1, 1)
-            for name in ("alpha", "beta", "c_skip", "c_out")
-        )
-        if self.prediction_type == "epsilon":
-            clean = (x_BCHW - beta * output_BCHW) / alpha
-        elif self.prediction_type == "v_prediction":
-            clean = alpha * x_BCHW - beta * output_BCHW
-        else:  # "sample"
-            clean = output_BCHW
-        return c_out * clean + c_skip * x_BCHW
+        return self.bound(self.clean(x_BCHW, output_BCHW, steps), x_BCHW, steps)
+
+    def clean(self, x_BCHW: Tensor, output_BCHW: Tensor, steps: Sequence[StepCoefficients]) -> Tensor:
+        """The clean latent that a UNet output stands for, whatever kind of prediction it is."""
+        if self.prediction_type == "sample":
+            return output_BCHW
+        alpha, beta = (_column(x_BCHW, steps, name) for name in ("alpha", "beta"))
+        if self.prediction_type == "v_prediction":
+            return alpha * x_BCHW - beta * output_BCHW
+        return (x_BCHW - beta * output_BCHW) / alpha
+
+    def bound(self, clean_BCHW: Tensor, x_BCHW: Tensor, steps: Sequence[StepCoefficients]) -> Tensor:
+        """x0_hat from a clean latent: LCM's boundary condition, c_out clean + c_skip x."""
+        c_skip, c_out = (_column(x_BCHW, steps, name) for name in ("c_skip", "c_out"))
+        return c_out * clean_BCHW + c_skip * x_BCHW
+
+
+def _column(like_BCHW: Tensor, steps: Sequence[StepCoefficients], name: str) -> Tensor:
+    """One constant per row, (B, 1, 1, 1)."""
+    values = [getattr(step, name) for step in steps]
+    return torch.tensor(values, dtype=like_BCHW.dtype, device=like_BCHW.device).view(-1, 1, 1, 1)
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -19,6 +20,7 @@ __all__ = [
     "Settings",
     "SettingsChange",
     "WeightedPrompt",
+    "check_adapters",
 ]
 
 MAX_GUIDANCE_SCALE = 20.0
@@ -101,6 +103,8 @@ class Settings:
     """Ordinals over which a change of prompt is spread. 0 and 1: at once."""
     blend: Blend | None = None
     """Set by `blending.settings_under`, never by a client."""
+    adapters: str = ""
+    """Name of an adapter set of the deployment. Empty: none."""
 
     def __post_init__(self) -> None:
         # Comparisons with NaN are false, so NaN is never allowed.
@@ -134,10 +138,13 @@ class Settings:
 
     @property
     def wording(self) -> str:
-        """Stands for the mix: equal iff the mixes are. A blend's frames share the one that it leads to."""
-        if not self.prompts:
-            return self.prompt
-        return "\n".join(f"{one.weight:.9g} {one.prompt}" for one in self.mix)
+        """Stands for the mix and the adapter set: equal iff they are. A blend's frames share the one that
+        it leads to.
+        """
+        words = (
+            "\n".join(f"{one.weight:.9g} {one.prompt}" for one in self.mix) if self.prompts else self.prompt
+        )
+        return f"{self.adapters}\n{words}" if self.adapters else words
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,7 @@ class SettingsChange:
     negative_prompt: str | None = None
     prompts: tuple[WeightedPrompt, ...] | None = None
     blend_frames: int | None = None
+    adapters: str | None = None
 
     def apply(self, settings: Settings) -> Settings:
         """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt."""
@@ -170,6 +178,13 @@ class SettingsChange:
         """Every prompt that the change names and that may not be blank."""
         mixed = tuple(one.prompt for one in self.prompts or ())
         return mixed if self.prompt is None else (self.prompt, *mixed)
+
+
+def check_adapters(adapters: str, known: Collection[str]) -> None:
+    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) unless `adapters` is empty or one of the `known` sets."""
+    if adapters and adapters not in known:
+        sets = ", ".join(sorted(filter(None, known))) or "none"
+        raise _out_of_range("adapters", f"there is no such adapter set; there are: {sets}")
 
 
 class BankPolicy(Enum):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from enum import Enum
+from typing import Any
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from rearview.engine.session import NoiseRule, Settings, SettingsChange
+from rearview.engine.session import BankPolicy, NoiseRule, PromptChange, Settings, SettingsChange
 from rearview.errors import DropReason, InvalidRequest, Reason
 from rearview.ingress.image_gate import ImageKind
 from rearview.ingress.pacing import DropPolicy
 from rearview.ingress.service import OpenRequest, Record
 from rearview.ingress.session import Answer, FrameIn, IngressSession, SessionOptions
+from rearview.stages.methods import Method
 from rearview.v1 import session_service_pb2, translation_service_pb2
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonProto
 from rearview.v1.error_reason_pb2 import ErrorReason
@@ -30,6 +34,15 @@ __all__ = [
 pb = translation_service_pb2
 
 DEFAULT_BUDGET_S = 0.5
+_BANK_POLICIES: Mapping[int, BankPolicy] = {
+    pb.FeatureBank.POLICY_MERGE: BankPolicy.MERGE,
+    pb.FeatureBank.POLICY_QUEUE: BankPolicy.QUEUE,
+}
+_PROMPT_CHANGES: Mapping[int, PromptChange] = {
+    pb.FeatureBank.PROMPT_CHANGE_KEEP: PromptChange.KEEP,
+    pb.FeatureBank.PROMPT_CHANGE_CLEAR: PromptChange.CLEAR,
+    pb.FeatureBank.PROMPT_CHANGE_FADE: PromptChange.FADE,
+}
 DEFAULT_FRAME_RATE = 30.0
 DEFAULT_JPEG_QUALITY = 85
 
@@ -60,7 +73,27 @@ def open_request(message: pb.Open, *, opaque: bool) -> OpenRequest:
         frame_rate=message.frame_rate or DEFAULT_FRAME_RATE,
         options=options,
         max_steps=message.max_steps,
+        method=Method(_known("method", message.method, Method)) if message.method else None,
+        bank=_bank_overrides(message.feature_bank),
     )
+
+
+def _bank_overrides(message: pb.FeatureBank) -> dict[str, Any]:
+    """The fields of a feature bank that the client has set."""
+    overrides: dict[str, Any] = {
+        name: getattr(message, name)
+        for name in ("interval", "max_frames", "fusion_strength", "fusion_threshold")
+        if message.HasField(name)
+    }
+    for name in ("fusion_strength", "fusion_threshold"):
+        if name in overrides:
+            overrides[name] = _float32(overrides[name])
+    if message.policy:
+        overrides["policy"] = _BANK_POLICIES[_known("feature_bank.policy", message.policy, _BANK_POLICIES)]
+    if message.prompt_change:
+        change = _known("feature_bank.prompt_change", message.prompt_change, _PROMPT_CHANGES)
+        overrides["prompt_change"] = _PROMPT_CHANGES[change]
+    return overrides
 
 
 def settings_change(message: pb.Settings) -> SettingsChange:
@@ -99,6 +132,7 @@ def opened_response(
         continuity=pb.CONTINUITY_EXACT,
         received_frames=session.received,
         advice=advice,
+        method=pb.METHOD_PER_FRAME if session.spec.bank is None else pb.METHOD_STREAMV2V,
     )
     return pb.TranslateResponse(opened=opened, frame_credit=session.frame_credit)
 
@@ -209,8 +243,9 @@ def _float32(value: float) -> float:
     return round(value, 6)
 
 
-def _known(field: str, value: int, values: type[DropPolicy] | type[ImageKind] | type[NoiseRule]) -> int:
-    if value not in {item.value for item in values}:
+def _known(field: str, value: int, values: type[Enum] | Mapping[int, Enum]) -> int:
+    known = values if isinstance(values, Mapping) else {item.value for item in values}
+    if value not in known:
         raise _out_of_range(field)
     return value
 

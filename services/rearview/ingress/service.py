@@ -27,6 +27,7 @@ from rearview.ingress.session import IngressSession, SessionOptions
 from rearview.stages.directory import open_directory
 from rearview.stages.directory.protocol import DirectoryUnavailable, Lease, LeaseLost
 from rearview.stages.lanes import Lane, Lanes
+from rearview.stages.methods import Method, choose_bank
 from rearview.stages.wire import FrameMessage
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
@@ -60,6 +61,9 @@ class OpenRequest:
     frame_rate: float
     options: SessionOptions
     max_steps: int
+    method: Method | None
+    bank: Mapping[str, Any]
+    """Fields of the feature bank that differ from the deployment's."""
 
 
 class Feeder(Protocol):
@@ -265,7 +269,11 @@ class Ingress:
         settings = request.change.apply(defaults)
         self.admission.check_prompt(settings.prompt)
         check_settings(max_steps=max_steps, steps=settings.steps)
-        return SessionSpec(uuid.uuid4().hex, width, height, max_steps, settings, tenant.name, tenant.weight)
+        session_id = uuid.uuid4().hex
+        bank = choose_bank(self.config.bank, request.method, request.bank, session_id)
+        return SessionSpec(
+            session_id, width, height, max_steps, settings, tenant.name, tenant.weight, bank=bank
+        )
 
     async def _place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
         refused: Refused | None = None

@@ -19,7 +19,7 @@ import shutil
 import socket
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 PROTOCOL = b"rearview-link-1"
 NONCE_BYTES = 32
 HANDSHAKE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 0.5
 MAX_UNSENT_BYTES = 64 << 20
 """A peer that leaves more than this unread is taken for dead: frames in flight are bounded by far less."""
 TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
@@ -122,6 +123,15 @@ class Link:
         """Close at once; idempotent. `on_closed` is called once, later, from the loop."""
         self._task.cancel()
 
+    async def wait_closed(self) -> None:
+        """After `close`: wait until the socket is closed; what a peer does not read by then is let go."""
+        await asyncio.wait({self._task})
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._writer.wait_closed()
+        except (TimeoutError, OSError):
+            self._writer.transport.abort()
+
     async def _read(self) -> None:
         try:
             while True:
@@ -163,7 +173,7 @@ class LinkServer:
         self._folder = Path(tempfile.mkdtemp(prefix="rearview-", dir=config.unix_dir))
         self._links: set[Link] = set()
         self._servers: list[asyncio.Server] = []
-        self._stopped = False
+        self._handshakes: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> Address:
         """Listen; returns where. The TCP port is a free one."""
@@ -183,14 +193,15 @@ class LinkServer:
 
     async def stop(self) -> None:
         """Stop listening and close every link."""
-        self._stopped = True
         for server in self._servers:
             server.close()
-        for link in tuple(self._links):
-            link.close()
+        for writer in tuple(self._handshakes):
+            writer.close()
+        await _close_all(self._links)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._handshakes.add(writer)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 await _handshake(reader, writer, self._config.secret.encode(), dialled=False)
@@ -198,8 +209,9 @@ class LinkServer:
             logger.warning("link refused: the peer did not authenticate")
             writer.close()
             return
-        if self._stopped:
-            writer.close()
+        finally:
+            self._handshakes.discard(writer)
+        if writer.is_closing():
             return
         _detect_dead_peer(writer)
         self._links.add(Link(reader, writer, self._on_message, self._forget, self._config.max_frame_bytes))
@@ -234,11 +246,11 @@ class LinkPool:
 
     async def stop(self) -> None:
         """Close every link."""
-        for link in tuple(self._links.values()):
-            link.close()
+        await _close_all(self._links.values())
 
     async def _dial(self, text: str) -> Link:
         address = Address.parse(text)
+        writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 if address.node == self._node:
@@ -246,7 +258,11 @@ class LinkPool:
                 else:
                     reader, writer = await asyncio.open_connection(address.host, address.port)
                 await _handshake(reader, writer, self._config.secret.encode(), dialled=True)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        except BaseException as error:
+            if writer is not None:
+                writer.close()
+            if not isinstance(error, OSError | asyncio.IncompleteReadError | TimeoutError):
+                raise
             raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
         _detect_dead_peer(writer)
         return Link(reader, writer, self._on_message, self._closed, self._config.max_frame_bytes)
@@ -256,6 +272,13 @@ class LinkPool:
         address = self.address(link)
         if address is not None:
             del self._links[address]
+
+
+async def _close_all(links: Iterable[Link]) -> None:
+    closing = tuple(links)
+    for link in closing:
+        link.close()
+    await asyncio.gather(*(link.wait_closed() for link in closing))
 
 
 def _reachable(host: str) -> str:

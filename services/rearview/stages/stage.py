@@ -14,24 +14,19 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from rearview.config import ServiceConfig, SpanConfig
-from rearview.engine.calibration import example_payloads, measure_costs
-from rearview.engine.card import ModelCard
-from rearview.engine.chain import Span
-from rearview.engine.checkpoint import load_model, pick_device, pick_dtype
+from rearview.config import ServiceConfig
 from rearview.engine.engine import Engine, StepResult
-from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.rows import FrameInput
-from rearview.engine.scheduler import Scheduler
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.session import SessionSpec
 from rearview.errors import Fault, RearviewError, Reason, Refused
 from rearview.stages.links import Link, LinkClosed, LinkPool, LinkServer
+from rearview.stages.loading import build_engine
 from rearview.stages.runner import EngineRunner
 from rearview.stages.wire import (
     FrameMessage,
@@ -47,7 +42,7 @@ from rearview.stages.wire import (
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
 
-__all__ = ["Stage", "build_engine"]
+__all__ = ["Stage"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,22 +60,6 @@ class _Session:
     """Frames that have left this stage."""
     timings: dict[int, list[Timing]] = field(default_factory=dict)
     """Of the frames in flight here, by ordinal: what earlier spans took."""
-
-
-def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
-    """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
-    torch.set_num_threads(span_config.num_threads)
-    span = Span.parse(span_config.name, span_config.operators)
-    device = pick_device(config.model.device)
-    dtype = pick_dtype(config.model.dtype, device)
-    model = load_model(config.model.checkpoint, span, device, dtype)
-    memory = Memoryless(span_config.slots)
-    card = ModelCard.read(config.model.checkpoint)
-    settings = Settings(prompt="warm-up", strength=card.strength, steps=config.model.max_steps)
-    spec = SessionSpec("", config.model.width, config.model.height, config.model.max_steps, settings)
-    payloads = example_payloads(config.model.checkpoint, span, spec)
-    costs = measure_costs(model, memory, span, spec, payloads)
-    return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
 
 
 def _refusal(error: RearviewError) -> dict[str, Any]:
@@ -222,7 +201,7 @@ class Stage:
 
     async def _open(self, owner: Link, request: dict[str, Any]) -> None:
         try:
-            await self._try_open(owner, decode_spec(request["session"]), request["epoch"], request["next"])
+            await self._try_open(owner, self._spec(request), request["epoch"], request["next"])
         except RearviewError as error:
             owner.reply(request, _refusal(error))
         except Exception as error:  # The edge of one open: the session does not start, the replica goes on.
@@ -230,6 +209,12 @@ class Stage:
             owner.reply(request, _refusal(Fault(metadata={"error_id": error_id})))
         else:
             owner.reply(request, {})
+
+    def _spec(self, request: Mapping[str, Any]) -> SessionSpec:
+        """The session as this span sees it: only a span that denoises remembers anything."""
+        spec = decode_spec(request["session"])
+        denoises = any(operator.startswith("denoise") for operator in self._span.operators)
+        return spec if denoises else replace(spec, bank=None)
 
     async def _try_open(self, owner: Link, spec: SessionSpec, epoch: int, next_address: str) -> None:
         if self._draining or self._runner is None:
@@ -281,8 +266,10 @@ class Stage:
             self._epochs.popitem(last=False)
 
     def _close(self, session_id: str, epoch: int) -> None:
+        if epoch > self._epochs.get(session_id, 0):
+            self._remember(session_id, epoch)  # Its open is still to run, and will be refused.
         if self._opening.get(session_id) == epoch:
-            self._abandon(session_id, epoch)  # `_try_open` finds it gone.
+            self._abandon(session_id, epoch)  # Its open is under way, and will find itself gone.
         session = self._sessions.get(session_id)
         if session is None or epoch != session.epoch or self._runner is None:
             return

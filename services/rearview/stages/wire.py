@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from rearview.engine.session import NoiseRule, SessionSpec, Settings
+from rearview.engine.session import SessionSpec, Settings
 
 __all__ = [
     "FrameMessage",
@@ -89,6 +90,8 @@ _HEADER = struct.Struct("<16sIQIdBBB")
 _TIMING = struct.Struct("<Bff")
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
 _NO_PAYLOAD = 255
+_SETTINGS = TypeAdapter(Settings)
+_SPEC = TypeAdapter(SessionSpec)
 
 
 def encode_frame(message: FrameMessage) -> Sequence[bytes | memoryview]:
@@ -148,19 +151,27 @@ def decode_json(body: bytes) -> dict[str, Any]:
 
 def encode_settings(settings: Settings) -> dict[str, Any]:
     """Settings as JSON content."""
-    return {**asdict(settings), "noise_rule": settings.noise_rule.value}
+    content: dict[str, Any] = _SETTINGS.dump_python(settings, mode="json")
+    return content
 
 
 def decode_settings(content: Mapping[str, Any]) -> Settings:
-    """Undo `encode_settings`."""
-    return Settings(**{**content, "noise_rule": NoiseRule(content["noise_rule"])})
+    """Undo `encode_settings`. Raises WireError."""
+    try:
+        return _SETTINGS.validate_python(content)
+    except ValidationError as error:
+        raise WireError(f"settings: {error.error_count()} fields cannot be read") from None
 
 
 def encode_spec(spec: SessionSpec) -> dict[str, Any]:
     """A session as JSON content."""
-    return {**asdict(spec), "settings": encode_settings(spec.settings)}
+    content: dict[str, Any] = _SPEC.dump_python(spec, mode="json")
+    return content
 
 
 def decode_spec(content: Mapping[str, Any]) -> SessionSpec:
-    """Undo `encode_spec`."""
-    return SessionSpec(**{**content, "settings": decode_settings(content["settings"])})
+    """Undo `encode_spec`. Raises WireError."""
+    try:
+        return _SPEC.validate_python(content)
+    except ValidationError as error:
+        raise WireError(f"session: {error.error_count()} fields cannot be read") from None

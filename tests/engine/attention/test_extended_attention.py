@@ -234,7 +234,7 @@ def test_segments_in_the_unet_equal_the_concatenation_with_a_real_bank() -> None
     try:
         for attend in (attend_concatenated, attend_segments):
             install_processors(denoiser.unet, attend)
-            outputs.append(denoiser(row.payload[None], [row], memory.gather([row]))[0])
+            outputs.extend(denoiser([row.payload], [row], memory.gather([row]))[0])
     finally:
         install_processors(denoiser.unet)
     assert gap(outputs[:1], outputs[1:]) <= 1e-10

@@ -164,6 +164,14 @@ class BankView:
         )
         return BankUpdate(self._writes)
 
+    def beside(self, indices: Sequence[int]) -> BankView:
+        """A view of these rows followed by copies of some that remember nothing and write nothing.
+
+        They see themselves alone, as rows of a session without a bank do.
+        """
+        strangers = [RowPlan(self._plans[index].pool_row, None) for index in indices]
+        return BankView(self._layers, self._storage, [*self._plans, *strangers], self._device)
+
     @property
     def plans(self) -> Sequence[RowPlan]:
         """What each row does, in the order of the rows."""

@@ -1,0 +1,99 @@
+"""Guidance: pushing a prediction away from something by the factor g (none, full, and RCFG's two).
+
+With p the noise that the UNet predicts and u the noise to get away from, e = u + g (p - u). In `full`
+guidance u is the prediction under the negative prompt. In RCFG it is delta * s, the frame's *virtual
+residual noise*: the s for which x = alpha z + beta s holds with a clean latent z, the encoded frame
+(`self`) or what the negative prompt made of it in the first step (`initialize`). What surprises: s is
+not handed on from step to step. The z that defines it is, which is exact, where a recursion over s
+drifts by c_skip at every step and has to know how noise was added. Everything is in terms of clean
+latents, since every prediction type is affine in them: u's is delta z + (1 - delta) x / alpha.
+Shape legend: B rows, N negative rows, G guided rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rearview.engine.conditioning import needs_negative
+from rearview.engine.rows import Row
+from rearview.engine.sampling import StepCoefficients
+from rearview.engine.session import Guidance, Settings
+
+__all__ = ["Anchors", "anchored", "guide", "negative_rows", "pack", "unpack"]
+
+Anchors = dict[int, Tensor]
+"""Index of a row to the clean latent (C, h, w) that it is guided away from."""
+
+
+def anchored(settings: Settings) -> bool:
+    """Whether frames under `settings` take an anchor along, from their first step to their last."""
+    return settings.acting_guidance in (Guidance.SELF, Guidance.INITIALIZE)
+
+
+def negative_rows(rows: Sequence[Row]) -> list[int]:
+    """The rows that are also predicted under their negative prompt: one UNet row more for each."""
+    return [
+        index
+        for index, row in enumerate(rows)
+        if needs_negative(row.settings)
+        and (row.settings.acting_guidance is Guidance.FULL or row.operator.step == 0)
+    ]
+
+
+def unpack(payloads: Sequence[Tensor], rows: Sequence[Row]) -> tuple[list[Tensor], Anchors]:
+    """Latents (C, h, w), and the anchors that came with them or, in a first step, are them."""
+    latents, anchors = [], {}
+    for index, (payload, row) in enumerate(zip(payloads, rows, strict=True)):
+        if row.operator.step > 0 and anchored(row.settings):
+            assert payload.shape[0] == 2, f"no anchor came with step {row.operator.step}: {payload.shape}"
+            assert payload.ndim == 4, f"no anchor came with step {row.operator.step}: {payload.shape}"
+            latents.append(payload[0])
+            anchors[index] = payload[1]
+            continue
+        latents.append(payload)
+        if row.settings.acting_guidance is Guidance.SELF:
+            anchors[index] = payload
+    return latents, anchors
+
+
+def pack(latent_CHW: Tensor, anchor_CHW: Tensor | None, row: Row) -> Tensor:
+    """What a row hands on: its latent, with its anchor (2, C, h, w) if the next step needs that."""
+    is_last = row.operator.step + 1 >= row.settings.steps
+    if is_last or not anchored(row.settings):
+        return latent_CHW
+    assert anchor_CHW is not None, "guidance lost its anchor"
+    return torch.stack([latent_CHW, anchor_CHW])
+
+
+def guide(
+    clean_BCHW: Tensor,
+    x_BCHW: Tensor,
+    anchors: Mapping[int, Tensor],
+    rows: Sequence[Row],
+    steps: Sequence[StepCoefficients],
+) -> Tensor:
+    """Clean predictions (B, C, h, w), pushed away from the anchors by each row's own g and delta.
+
+    Rows without guidance are returned bit by bit as they came.
+    """
+    guided = [i for i, row in enumerate(rows) if row.settings.acting_guidance is not Guidance.NONE]
+    if not guided:
+        return clean_BCHW
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=x_BCHW.dtype, device=x_BCHW.device).view(-1, 1, 1, 1)
+
+    scale = column([rows[i].settings.guidance_scale for i in guided])
+    delta = column([_delta(rows[i].settings) for i in guided])
+    alpha = column([steps[i].alpha for i in guided])
+    anchor_GCHW = torch.stack([anchors[i] for i in guided])
+    away_GCHW = delta * anchor_GCHW + (1.0 - delta) * x_BCHW[guided] / alpha
+    pushed = away_GCHW + scale * (clean_BCHW[guided] - away_GCHW)
+    return clean_BCHW.index_copy(0, torch.tensor(guided, device=x_BCHW.device), pushed)
+
+
+def _delta(settings: Settings) -> float:
+    return 1.0 if settings.acting_guidance is Guidance.FULL else settings.delta

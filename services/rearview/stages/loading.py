@@ -1,0 +1,63 @@
+"""From a configuration to the engine of one span: networks, memory, measured costs."""
+
+from __future__ import annotations
+
+import torch
+
+from rearview.config import ServiceConfig, SpanConfig
+from rearview.engine.calibration import example_payloads, measure_costs
+from rearview.engine.card import ModelCard
+from rearview.engine.chain import OperatorKind, Span
+from rearview.engine.checkpoint import latent_shape, load_model, pick_device, pick_dtype
+from rearview.engine.engine import Engine
+from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.memory.protocol import TemporalMemory
+from rearview.engine.model import DiffusionModel, Model
+from rearview.engine.scheduler import Scheduler
+from rearview.engine.session import SessionSpec, Settings
+from rearview.stages.methods import default_bank
+
+__all__ = ["build_engine"]
+
+
+def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
+    """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
+    torch.set_num_threads(span_config.num_threads)
+    span = Span.parse(span_config.name, span_config.operators)
+    device = pick_device(config.model.device)
+    dtype = pick_dtype(config.model.dtype, device)
+    model = load_model(config.model.checkpoint, span, device, dtype)
+    memory = _memory(config, span_config, span, model, device, dtype)
+    settings = Settings(
+        "warm-up", ModelCard.read(config.model.checkpoint).strength, steps=config.model.max_steps
+    )
+    bank = default_bank(config.bank) if config.bank and isinstance(memory, FeatureBank) else None
+    size = (config.model.width, config.model.height, config.model.max_steps)
+    spec = SessionSpec("", *size, settings, bank=bank)
+    costs = measure_costs(model, memory, span, spec, example_payloads(config.model.checkpoint, span, spec))
+    return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
+
+
+def _memory(
+    config: ServiceConfig,
+    span_config: SpanConfig,
+    span: Span,
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> TemporalMemory:
+    """A feature bank where the span denoises and banks are configured; else only slots."""
+    layout = model.bank_layout if isinstance(model, DiffusionModel) else None
+    if config.bank is None or layout is None:
+        return Memoryless(span_config.slots)
+    _, latent_height, _ = latent_shape(config.model.checkpoint, config.model.height, config.model.width)
+    shape = BankShape(
+        num_slots=span_config.slots,
+        steps=tuple(op.step for op in span.operators if op.kind is OperatorKind.DENOISE),
+        height=config.model.height,
+        width=config.model.width,
+        size_frames=default_bank(config.bank).size_frames,
+        latent_scale=config.model.height // latent_height,
+    )
+    return FeatureBank(layout, shape, dtype=dtype, device=device)

@@ -1,0 +1,32 @@
+"""The chain and its names."""
+
+from __future__ import annotations
+
+import pytest
+from rearview.engine.chain import Operator, OperatorKind, Span, chain
+
+pytestmark = pytest.mark.unit
+
+
+def test_the_chain_encodes_denoises_in_order_and_decodes() -> None:
+    assert [link.name for link in chain(3)] == ["encode", "denoise-0", "denoise-1", "denoise-2", "decode"]
+
+
+def test_names_are_read_back() -> None:
+    for link in chain(12):
+        assert Operator.parse(link.name) == link
+
+
+@pytest.mark.parametrize(
+    "name", ["", "denoise", "denoise-", "denoise--1", "denoise-x", "encode-1", "decode-0", "Encode", "depth"]
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError):
+        Operator.parse(name)
+
+
+def test_a_span_knows_its_networks_and_whether_it_has_memory() -> None:
+    span = Span.parse("edges", ["encode", "decode"])
+    assert span.kinds == {OperatorKind.ENCODE, OperatorKind.DECODE}
+    assert not span.keeps_order
+    assert Span.parse("middle", ["denoise-1"]).keeps_order

@@ -1,0 +1,321 @@
+"""Choices of the scheduler, one by one and over many forwards. Costs are milliseconds written as seconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rearview.engine.chain import Operator
+from rearview.engine.rows import Frame, Row
+from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.session import SessionSpec, Settings
+
+pytestmark = pytest.mark.unit
+
+INF = float("inf")
+PLAN = CostTable({"g": {1: 0.006, 2: 0.007}})
+"""t(rows) = 5 + rows ms."""
+
+
+def row(
+    session_id: str,
+    *,
+    tenant: str = "t",
+    weight: float = 1.0,
+    due_s: float = INF,
+    group: Hashable = "g",
+    operator: str = "denoise-0",
+    ordinal: int = 0,
+    ready_s: float = 0.0,
+    failures: int = 0,
+    write_due: bool = False,
+    later: tuple[Hashable, ...] = (),
+    costs: CostTable = PLAN,
+) -> Row:
+    spec = SessionSpec(session_id, 64, 64, 4, Settings(), tenant, weight)
+    link = Operator.parse(operator)
+    deadline_s = due_s + sum(costs.seconds(each, 1) for each in later)
+    frame = Frame(
+        spec,
+        ordinal,
+        spec.settings,
+        0,
+        torch.zeros(1),
+        deadline_s,
+        (link,),
+        ready_s=ready_s,
+        failures=failures,
+    )
+    return Row(frame, link, group, due_s, write_due, later)
+
+
+def names(rows: Sequence[Row]) -> list[str]:
+    return [each.session_id for each in rows]
+
+
+# The cost table.
+
+
+def test_costs_are_a_line_through_what_was_measured() -> None:
+    table = CostTable({"g": {1: 1.0, 2: 1.5, 4: 3.5}}, write_s=0.25)
+    expected = {1: 1.0, 2: 1.5, 3: 2.5, 4: 3.5, 6: 5.5}
+    assert {n: table.seconds("g", n) for n in expected} == expected
+    assert table.seconds("g", 2, writes=2) == 2.0
+
+
+def test_one_measurement_is_taken_as_proportional() -> None:
+    table = CostTable({"g": {2: 1.0}})
+    assert [table.seconds("g", n) for n in (1, 2, 4)] == [1.0, 1.0, 2.0]
+
+
+def test_a_larger_batch_never_counts_as_cheaper() -> None:
+    """A forward of two is sometimes measured faster than one: 16 rows must not cost less than nothing."""
+    table = CostTable({"g": {1: 1.0, 2: 0.9, 4: 0.95}})
+    assert [table.seconds("g", n) for n in (1, 2, 4, 64)] == [1.0] * 4
+
+
+def test_an_unknown_group_holds_nothing_back_and_is_charged_as_the_dearest() -> None:
+    table = CostTable({"g": {1: 1.0, 2: 2.0}, "h": {1: 3.0, 2: 3.0}})
+    assert table.seconds("other", 4) == 0.0
+    assert table.service("other", 1) == 3.0
+    assert table.service("other", 8) == 8.0
+    assert CostTable().service("other", 4) == 4.0
+
+
+# Growth.
+
+
+def test_nothing_ready_is_nothing_chosen() -> None:
+    assert Scheduler(PLAN, 4).choose([], 0.0) == []
+
+
+def test_earliest_deadline_first() -> None:
+    rows = [row("c", due_s=3.0), row("a", due_s=1.0), row("b", due_s=2.0)]
+    assert names(Scheduler(PLAN, 1).choose(rows, 0.0)) == ["a"]
+    assert names(Scheduler(PLAN, 2).choose(rows, 0.0)) == ["a", "b"]
+
+
+def test_the_batch_stops_growing_before_its_earliest_deadline_is_missed() -> None:
+    for due_ms, rows in ((6, 1), (7, 2), (9, 4), (9.9, 4), (10, 5), (40, 16), (5.9, 16)):
+        ready = [row("a", due_s=due_ms / 1e3 + 1e-9), *(row(f"b{i:02}", due_s=1.0) for i in range(20))]
+        chosen = Scheduler(PLAN, 16).choose(ready, 0.0)
+        assert (len(chosen), chosen[0].session_id) == (rows, "a"), due_ms
+
+
+def test_it_leaves_time_for_the_steps_that_follow_in_the_same_company() -> None:
+    """Two rows with two steps before them and 14 ms: 7 + 7. A third would leave 8 + 7."""
+    pair = [row(name, due_s=0.008 + 1e-9, later=("g",)) for name in "ab"]
+    chosen = Scheduler(PLAN, 8).choose([*pair, row("c", due_s=1.0, later=("g",))], 0.0)
+    assert names(chosen) == ["a", "b"]
+
+
+def test_a_late_row_grows_its_batch_to_the_best_throughput() -> None:
+    late, others = row("late", due_s=0.001), [row(f"b{i}", due_s=0.0061) for i in range(9)]
+    assert len(Scheduler(PLAN, 8).choose([late, *others], 0.0)) == 8
+    # Here four rows take as long as one, and a fifth as long as all four.
+    steps = CostTable({"g": {1: 1.0, 4: 1.0, 5: 2.0, 8: 2.6}})
+    assert len(Scheduler(steps, 8).choose([late, *others], 0.0)) == 4
+
+
+def test_late_company_holds_nobody_back() -> None:
+    ready = [row("a", due_s=0.008 + 1e-9), row("late", tenant="u", due_s=0.0), row("b", due_s=1.0)]
+    scheduler = Scheduler(PLAN, 8)
+    scheduler._served["u"] = 1.0  # So that it is not the head, which would make it a batch of its own kind.
+    assert set(names(scheduler.choose(ready, 0.0))) == {"a", "late", "b"}
+
+
+def test_writes_count_in_the_cost() -> None:
+    table = CostTable({"g": {1: 0.006, 2: 0.007}}, write_s=0.010)
+    ready = [row("a", due_s=0.008), row("b", due_s=1.0, write_due=True)]
+    assert names(Scheduler(table, 8).choose(ready, 0.0)) == ["a"]
+    assert names(Scheduler(PLAN, 8).choose(ready, 0.0)) == ["a", "b"]
+
+
+def test_of_equal_deadlines_the_furthest_frame_goes_first_then_who_waited_longest() -> None:
+    rows = [row("young", ordinal=0, ready_s=2.0), row("old", ordinal=900, ready_s=1.0)]
+    assert names(Scheduler(PLAN, 1).choose(rows, 3.0)) == ["old"]
+    far = row("far", ready_s=2.5)
+    far.frame.position = 2
+    assert names(Scheduler(PLAN, 1).choose([*rows, far], 3.0)) == ["far"]
+
+
+def test_a_row_that_failed_goes_first_and_alone() -> None:
+    rows = [row("a", due_s=1.0), row("failed", due_s=2.0, failures=1), row("b", due_s=1.0)]
+    scheduler = Scheduler(PLAN, 8)
+    assert names(scheduler.choose(rows, 0.0)) == ["failed"]
+    assert names(scheduler.choose([rows[0], rows[2]], 0.0)) == ["a", "b"]
+
+
+# Encoding before denoising.
+
+
+BOTH = CostTable({"g": {1: 0.006, 2: 0.007}, "e": {1: 0.002, 2: 0.003}})
+FLAT = CostTable({"g": {1: 0.006, 2: 0.012}, "e": {1: 0.002, 2: 0.004}})
+
+
+def first(costs: CostTable, due_s: float, max_batch: int = 8) -> str:
+    ready = [row("d", due_s=due_s), row("e", due_s=1.0, group="e", operator="encode")]
+    return Scheduler(costs, max_batch).choose(ready, 0.0)[0].session_id
+
+
+def test_a_frame_is_encoded_first_if_it_then_shares_the_denoising_forward() -> None:
+    assert first(BOTH, due_s=0.009 + 1e-9) == "e"
+
+
+def test_it_is_not_if_that_makes_another_late() -> None:
+    assert first(BOTH, due_s=0.0089) == "d"
+
+
+def test_it_is_if_the_other_is_late_anyway() -> None:
+    assert first(BOTH, due_s=0.005) == "e"
+
+
+def test_it_is_not_if_larger_batches_spare_no_time() -> None:
+    assert first(FLAT, due_s=1.0) == "d"
+
+
+def test_it_is_not_if_the_forward_is_full_without_it() -> None:
+    assert first(BOTH, due_s=1.0, max_batch=1) == "d"
+
+
+# Fairness.
+
+
+def rounds(scheduler: Scheduler, rows: Sequence[Row], forwards: int, counted_from: int = 0) -> Counter[str]:
+    """Rows by tenant over many forwards in which the same rows are always ready."""
+    served: Counter[str] = Counter()
+    for number in range(forwards):
+        chosen = scheduler.choose(rows, 0.0)
+        if number >= counted_from:
+            served.update(each.frame.spec.tenant for each in chosen)
+    return served
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 5, 8])
+def test_service_follows_the_weights(max_batch: int) -> None:
+    rows = [row(f"{t}{i}", tenant=t, weight=w) for t, w in (("a", 2.0), ("b", 1.0)) for i in range(12)]
+    served = rounds(Scheduler(PLAN, max_batch), rows, 300)
+    assert abs(served["a"] - 2 * served["b"]) <= 2 * max_batch
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4])
+def test_a_tenant_of_ten_sessions_gets_no_more_than_a_tenant_of_as_many_as_its_share(max_batch: int) -> None:
+    rows = [row(f"big{i}", tenant="big", due_s=1.0) for i in range(10)]
+    rows += [row(f"small{i}", tenant="small", due_s=2.0) for i in range(max_batch)]
+    served = rounds(Scheduler(PLAN, max_batch), rows, 100)
+    assert abs(served["big"] - served["small"]) <= 2 * max_batch
+
+
+def test_a_tenant_of_one_session_is_in_every_batch_beside_ten() -> None:
+    rows = [row(f"big{i}", tenant="big", due_s=1.0) for i in range(10)] + [
+        row("one", tenant="small", due_s=2.0)
+    ]
+    assert rounds(Scheduler(PLAN, 4), rows, 100)["small"] >= 99
+
+
+def test_an_idle_tenant_earns_no_credit() -> None:
+    busy = [row(f"busy{i}", tenant="busy") for i in range(8)]
+    idle = [row(f"idle{i}", tenant="idle") for i in range(8)]
+    scheduler = Scheduler(PLAN, 2)
+    rounds(scheduler, busy, 500)
+    served = rounds(scheduler, [*busy, *idle], 20)
+    assert abs(served["busy"] - served["idle"]) <= 4
+
+
+def test_a_tenant_with_little_to_do_earns_no_credit() -> None:
+    """It always has one row ready, and that is always taken: it lacks nothing, so it is owed nothing."""
+    busy = [row(f"busy{i}", tenant="busy") for i in range(8)]
+    light = [row(f"light{i}", tenant="light") for i in range(8)]
+    scheduler = Scheduler(PLAN, 4)
+    rounds(scheduler, [*busy, light[0]], 500)
+    served = rounds(scheduler, [*busy, *light], 20)
+    assert abs(served["busy"] - served["light"]) <= 8
+
+
+def test_a_pause_forgives_no_debt() -> None:
+    """Who takes turns at being away still gets its share of the whole and no more."""
+    steady = [row(f"steady{i}", tenant="steady") for i in range(4)]
+    flapping = [row(f"flapping{i}", tenant="flapping") for i in range(4)]
+    scheduler = Scheduler(PLAN, 2)
+    served: Counter[str] = Counter()
+    for number in range(300):
+        ready = [*steady, *flapping] if number % 3 else steady
+        served.update(each.frame.spec.tenant for each in scheduler.choose(ready, 0.0))
+    assert served["flapping"] <= served["steady"] + 4
+
+
+def test_tenants_that_never_meet_owe_each_other_nothing() -> None:
+    scheduler = Scheduler(PLAN, 1)
+    for _ in range(200):
+        scheduler.choose([row("a", tenant="a")], 0.0)
+    rows = [row("a", tenant="a"), row("b", tenant="b")]
+    served = rounds(scheduler, rows, 10)
+    assert served == {"a": 5, "b": 5}
+
+
+def test_tenants_that_have_gone_are_forgotten() -> None:
+    scheduler = Scheduler(PLAN, 2)
+    for number in range(200):
+        scheduler.choose([row(str(number), tenant=str(number)), row("s", tenant="steady")], 0.0)
+    assert len(scheduler._served) <= 4
+
+
+def test_a_tenant_of_a_group_without_costs_is_charged_like_the_others() -> None:
+    rows = [row("a", tenant="a"), row("b", tenant="b", group="unmeasured")]
+    served = rounds(Scheduler(PLAN, 1, max_wait_forwards=10**6), rows, 100)
+    assert abs(served["a"] - served["b"]) <= 2
+
+
+# Waiting.
+
+
+@pytest.mark.parametrize(("groups", "max_wait"), [(2, 1), (3, 2), (3, 8), (8, 8), (9, 8)])
+def test_no_group_waits_for_more_forwards_than_promised(groups: int, max_wait: int) -> None:
+    """Group 0 has the earliest deadlines and would otherwise run for ever."""
+    scheduler = Scheduler(PLAN, 4, max_wait)
+    rows = [row(f"{g}-{i}", group=g, due_s=float(g + 1)) for g in range(groups) for i in range(4)]
+    waited = Counter[Hashable]()
+    for _ in range(100):
+        (chosen,) = {each.group for each in scheduler.choose(rows, 0.0)}
+        waited.update(g for g in range(groups) if g != chosen)
+        waited[chosen] = 0
+        assert max(waited.values()) <= max_wait
+
+
+ready_rows = st.lists(
+    st.builds(
+        row,
+        session_id=st.text("abcdef", min_size=1, max_size=2),
+        tenant=st.sampled_from("xyz"),
+        weight=st.sampled_from([0.5, 1.0, 3.0]),
+        due_s=st.sampled_from([-1.0, 0.0, 0.007, 0.02, 1.0, INF]),
+        group=st.sampled_from(["g", "h", "unmeasured"]),
+        operator=st.sampled_from(["encode", "denoise-0", "denoise-1", "decode"]),
+        failures=st.sampled_from([0, 0, 0, 1]),
+        write_due=st.booleans(),
+        later=st.sampled_from([(), ("g",), ("g", "h")]),
+    ),
+    max_size=12,
+    unique_by=lambda each: (each.session_id, each.operator),
+)
+
+
+@given(st.lists(ready_rows, min_size=1, max_size=6), st.integers(1, 6), st.integers(1, 4))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_chosen_rows_are_ready_of_one_group_and_few_enough(
+    rounds_of_ready: list[list[Row]], max_batch: int, max_wait: int
+) -> None:
+    costs = CostTable({"g": {1: 0.006, 2: 0.007}, "h": {1: 0.002, 4: 0.001}}, write_s=0.001)
+    scheduler = Scheduler(costs, max_batch, max_wait)
+    for ready in rounds_of_ready:
+        chosen = scheduler.choose(ready, 0.0)
+        assert bool(chosen) == bool(ready)
+        assert len(chosen) <= max_batch
+        assert len({each.group for each in chosen}) <= 1
+        assert all(any(each is known for known in ready) for each in chosen)
+        assert len({(each.session_id, each.operator) for each in chosen}) == len(chosen)
+        assert len(chosen) <= 1 or not any(each.frame.failures for each in chosen)
