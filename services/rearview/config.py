@@ -65,7 +65,7 @@ class ModelConfig(_Section):
     vae: str = ""
     """Folder or hub id of a VAE instead of the checkpoint's own (`madebyollin/taesd`). Empty: its own."""
     lcm_lora: str = ""
-    """LoRA that is fused into the weights, for few steps (`latent-consistency/lcm-lora-sdv1-5`). Empty: none."""
+    """LoRA fused into the weights, for few steps (`latent-consistency/lcm-lora-sdv1-5`). Empty: none."""
     adapters: dict[str, tuple[AdapterConfig, ...]] = Field(default_factory=dict)
     """Named adapter sets: a session may ask for one (`Settings.adapters`). Each takes the memory of the
     layers that it changes; sessions with different sets do not share forwards."""

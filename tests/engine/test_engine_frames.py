@@ -74,6 +74,21 @@ def test_a_row_that_fails_once_runs_again_and_gives_the_same_picture(operator: s
     assert sum(("a", 1, operator) in batch for batch in model.batches) == 2
 
 
+def test_a_frame_may_fail_once_at_each_of_its_operators() -> None:
+    failed = set()
+
+    def once_each(rows: Sequence[Row]) -> bool:
+        fails = rows[0].operator not in failed
+        failed.add(rows[0].operator)
+        return fails
+
+    engine = toy_engine(ToyModel(fails=once_each), whole_chain(MAX_STEPS))
+    engine.open(spec("a"))
+    admit(engine, "a", 0)
+    expect(drain(engine), spec("a"), [0])
+    assert len(failed) == 4
+
+
 @pytest.mark.parametrize("operator", ["encode", "denoise-0", "denoise-1", "decode"])
 @pytest.mark.parametrize("order", Order)
 def test_a_frame_that_fails_alone_a_second_time_is_dropped_and_later_ones_are_not(

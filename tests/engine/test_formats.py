@@ -135,7 +135,7 @@ def test_a_single_file_of_another_size_is_refused(
     shutil.copytree(settings_only, other)
     content = json.loads((other / "unet" / "config.json").read_text())
     (other / "unet" / "config.json").write_text(json.dumps({**content, "block_out_channels": [16, 64]}))
-    with pytest.raises(ConfigError, match="does not fit model.single_file_config in unet"):
+    with pytest.raises(ConfigError, match=r"does not fit model\.single_file_config in unet"):
         weights_of(str(single_file), Additions(single_file_config=str(other)))
 
 
@@ -267,7 +267,8 @@ def test_a_hub_id_is_loaded_from_the_cache_without_the_network(folder: Path, tmp
 
 def test_a_hub_that_refuses_connections_ends_in_one_line(folder: Path, tmp_path: Path) -> None:
     program = (
-        "import torch; from rearview.engine.checkpoint import load_model; from rearview.engine.chain import Span\n"
+        "import torch\nfrom rearview.engine.checkpoint import load_model\n"
+        "from rearview.engine.chain import Span\n"
         "load_model('owner/name', Span.parse('decode', ['decode']), torch.device('cpu'), torch.float32)"
     )
     env = {**os.environ, "HF_ENDPOINT": UNREACHABLE, "HF_HOME": str(tmp_path), "PYTHONPATH": "services"}

@@ -184,7 +184,7 @@ def test_c3_the_virtual_residual_noise_is_that_of_the_recursion(kind: Guidance, 
     with torch.inference_mode():
         xs, residuals = by_recursion(settings, z)
     payloads = run_steps(tiny_denoiser(), settings, z)
-    assert [tuple(p.shape)[0] for p in payloads] == [2, 2, LATENT_CHANNELS]
+    assert [len(payload) for payload in payloads] == [2, 2, LATENT_CHANNELS]
     for i, step in enumerate(tiny_denoiser().schedule.steps(settings)):
         if i > 0:
             x, anchor = payloads[i - 1]
@@ -269,7 +269,7 @@ def test_g1_sessions_of_every_guidance_are_in_one_batch_as_alone(bank: bool, ord
 def test_g11_mixed_steps_and_kinds_in_one_forward_equal_forwards_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    streams = [stream for stream in mixed_sessions(8, bank=False)]
+    streams = mixed_sessions(8, bank=False)
     calls = spied(monkeypatch)
     together = play(tiny_engine(Memoryless(8), order=Order.STREAM_BATCH), streams, seed=1)
     batched = max(calls)

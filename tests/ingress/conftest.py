@@ -25,7 +25,7 @@ def plant_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Model], None]:
     """Make stages run a model of the test's own."""
 
     def plant(model: Model) -> None:
-        monkeypatch.setattr("rearview.stages.stage.load_model", lambda *_: model)
+        monkeypatch.setattr("rearview.stages.loading.load_model", lambda *_: model)
 
     return plant
 

@@ -231,6 +231,18 @@ async def test_silence_after_open_ends_the_stream_at_the_limit() -> None:
         assert 0.25 <= time.monotonic() - started_s < 0.3 + ANSWER_WITHIN_S + LOADED_MACHINE_S
 
 
+async def test_a_stream_that_waits_for_its_frames_is_not_silent(plant_model: Callable[[Model], None]) -> None:
+    plant_model(Slow(0.1))
+    async with running(ingress=QUICK) as service, RawStream(service.address) as stream:
+        await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        for index in range(3):
+            await stream.frame(index)
+        await stream.read_answers(3)
+        (last,) = stream.answers[-1:]
+        assert last.frame.timings.total.ToMilliseconds() > 1000 * QUICK["idle_timeout_s"]
+        assert_ended(await stream.read_to_end(), Reason.IDLE)
+
+
 BAD_IMAGES = {
     "empty": DropReason.IMAGE_EMPTY,
     "other_size": DropReason.IMAGE_SIZE_MISMATCH,

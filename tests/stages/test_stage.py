@@ -148,6 +148,8 @@ async def test_a_newer_epoch_takes_the_session_over() -> None:
         await eventually(lambda: len(old.frames) == 1)
         assert await new.open(session, epoch=2) is None
         assert stage.num_sessions == await engine_holds(stage) == 1
+        await eventually(lambda: bool(old.told))
+        assert old.told == [(Kind.LOST, {"session_id": session.session_id, "epoch": 1})]
         old.send(session, 1, epoch=1)
         old.close(session, epoch=1)
         await old.settle()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.translate import MethodChoice
 from rearview.cli.up import TopologyChoice
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def demo(
     ] = None,
     topology: Annotated[
         TopologyChoice, typer.Option(help="How the chain is cut into replicas.")
-    ] = TopologyChoice.FUSED,
+    ] = TopologyChoice.PIPELINE,
+    method: Annotated[MethodChoice, typer.Option(help="What relates a frame to those before it.")] = (
+        MethodChoice.PER_FRAME
+    ),
     frames: Annotated[int, typer.Option(help="Frames to translate.", min=1)] = 120,
 ) -> None:
     """Start the service, translate the bundled clip in several styles, and show the figures."""
@@ -59,14 +63,15 @@ def demo(
     with show_progress(console) as progress:
         watcher = _Demo(progress, total, list(prompts), starts)
         with local_server(config, progress.step) as server:
-            report = _run(server, _job(source, out, list(prompts.values()), starts, total), watcher)
+            report = _run(server, _job(source, out, list(prompts.values()), starts, total, method), watcher)
         progress.step("writing the contact sheet")
         write_contact_sheet(out / "demo.png", watcher.rows)
     watcher.check()
     report.write(out / "demo.json")
     report.show(console)
     console.print(
-        f"service ready after {report.service_ready_s:.1f} s, topology {topology.value}; "
+        f"service ready after {report.service_ready_s:.1f} s, "
+        f"topology {topology.value}, method {method.value}; "
         f"wrote {out / 'demo.mp4'}, {out / 'demo.png'}, {out / 'demo.json'}",
         highlight=False,
         soft_wrap=True,
@@ -87,14 +92,16 @@ def segment_starts(total: int, segments: int) -> list[int]:
     return [total * number // segments for number in range(segments)]
 
 
-def _job(source: object, out: Path, prompts: list[str], starts: list[int], total: int) -> Job:
+def _job(
+    source: object, out: Path, prompts: list[str], starts: list[int], total: int, method: MethodChoice
+) -> Job:
     from rearview.cli.translation import Job, options_for
-    from rearview.client import Settings
+    from rearview.client import Method, Settings
     from rearview.client.media import VideoSource
 
     assert isinstance(source, VideoSource)
     options = options_for(source, None)
-    options["prompt"] = prompts[0]
+    options["prompt"], options["method"] = prompts[0], Method[method.name]
     changes = zip(starts[1:], prompts[1:], strict=False)
     controls = {start: Settings(prompt=prompt) for start, prompt in changes}
     return Job(source, str(out / "demo.mp4"), options, compare=True, max_frames=total, controls=controls)
@@ -136,7 +143,7 @@ class _Demo:
         self._rejected: Reason | None = None
 
     def opened(self, advice: str) -> None:
-        self._progress.begin(f"translating: {self._labels[0]}", self._total)
+        self._progress.begin("translating", self._total)
 
     def control(self, applied: ControlApplied) -> None:
         self._rejected = applied.rejected_reason or self._rejected

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rearview.cli.translation import Job
     from rearview.client import ControlApplied, Image
 
-__all__ = ["translate"]
+__all__ = ["MethodChoice", "translate"]
 
 
 class Policy(StrEnum):
@@ -28,6 +28,13 @@ class Policy(StrEnum):
 
     LOSSLESS = "lossless"
     LATEST = "latest"
+
+
+class MethodChoice(StrEnum):
+    """`--method`."""
+
+    PER_FRAME = "per-frame"
+    STREAMV2V = "streamv2v"
 
 
 class FitChoice(StrEnum):
@@ -56,6 +63,7 @@ def translate(
     strength: Annotated[float | None, typer.Option(help="How far from the input, 0 to 1.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
+    method: Annotated[MethodChoice | None, typer.Option(help="Default: the deployment's.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT. Default: the model's.")] = None,
     fit: Annotated[FitChoice, typer.Option(help="How another shape is brought to it.")] = FitChoice.CROP,
     compare: Annotated[bool, typer.Option(help="Write input and output side by side.")] = False,
@@ -77,7 +85,7 @@ def translate(
     from rearview.cli.progress import show_progress
     from rearview.cli.server import Server, local_config, local_server
     from rearview.cli.translation import Job, options_for
-    from rearview.client import DropPolicy
+    from rearview.client import DropPolicy, Method
     from rearview.client.media import Fit, open_source
 
     if not prompt.strip():
@@ -91,6 +99,8 @@ def translate(
         options["strength"] = strength
     if steps is not None:
         options["steps"] = steps
+    if method is not None:
+        options["method"] = Method[method.name]
     if dimensions is not None:
         options["width"], options["height"] = dimensions
     job = Job(opened, out, options, Fit(fit.value), compare, max_frames)

@@ -22,16 +22,20 @@ from rearview.errors import DropReason, Reason
 
 __all__ = [
     "Answer",
+    "BankPolicy",
     "Continuity",
     "ControlApplied",
     "DropPolicy",
     "Dropped",
+    "FeatureBank",
     "Image",
     "ImageFormat",
+    "Method",
     "NoiseRule",
     "Notice",
     "NoticeKind",
     "Opened",
+    "PromptChange",
     "Settings",
     "SpanTiming",
     "Timings",
@@ -63,6 +67,46 @@ class NoiseRule(Enum):
 
     FIXED = 1
     FRESH = 2
+
+
+class Method(Enum):
+    """How a frame relates to the frames before it (`rearview.v1.Method`)."""
+
+    PER_FRAME = 1
+    STREAMV2V = 2
+
+
+class BankPolicy(Enum):
+    """What a write does to a feature bank (`rearview.v1.FeatureBank.Policy`)."""
+
+    MERGE = 1
+    QUEUE = 2
+
+
+class PromptChange(Enum):
+    """What happens to the bank when the prompt changes (`rearview.v1.FeatureBank.PromptChange`)."""
+
+    KEEP = 1
+    CLEAR = 2
+    FADE = 3
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """How a session's feature bank is kept (Method.STREAMV2V); None keeps the deployment's value."""
+
+    policy: BankPolicy | None = None
+    interval: int | None = None
+    """Frames from one write to the next."""
+    phase: int | None = None
+    """Writes are at frames n with (n - phase) mod interval = 0."""
+    max_frames: int | None = None
+    """Frames that a queue keeps; 1 for a merged bank."""
+    fusion_strength: float | None = None
+    """How much of a matching past feature replaces the present one, 0 to 1."""
+    fusion_threshold: float | None = None
+    """Cosine similarity from which a past feature matches."""
+    prompt_change: PromptChange | None = None
 
 
 class Continuity(Enum):

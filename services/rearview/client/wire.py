@@ -18,8 +18,10 @@ from rearview.client.answers import (
     ControlApplied,
     Dropped,
     DropPolicy,
+    FeatureBank,
     Image,
     ImageFormat,
+    Method,
     NoiseRule,
     Notice,
     NoticeKind,
@@ -83,6 +85,10 @@ class OpenOptions(TypedDict, total=False):
     """Of the answers, 1 to 100. Default 85."""
     max_steps: int
     """The most steps that a control may ask for. Default: the model's."""
+    method: Method
+    """Default: the deployment's."""
+    feature_bank: FeatureBank
+    """For Method.STREAMV2V. Default: the deployment's."""
     answer_window: int
     """Answers held for a slow reader before the server is stopped. Default 32."""
     send_quality: int
@@ -112,7 +118,25 @@ def open_request(options: OpenOptions, answer_credit: int) -> pb.TranslateReques
     )
     if "frame_budget_s" in options:
         message.frame_budget.CopyFrom(_duration(options["frame_budget_s"]))
+    if "method" in options:
+        message.method = pb.Method.ValueType(options["method"].value)
+    if "feature_bank" in options:
+        message.feature_bank.CopyFrom(_bank_message(options["feature_bank"]))
     return pb.TranslateRequest(open=message)
+
+
+def _bank_message(bank: FeatureBank) -> pb.FeatureBank:
+    return pb.FeatureBank(
+        policy=pb.FeatureBank.Policy.ValueType(bank.policy.value if bank.policy else 0),
+        interval=bank.interval,
+        phase=bank.phase,
+        max_frames=bank.max_frames,
+        fusion_strength=bank.fusion_strength,
+        fusion_threshold=bank.fusion_threshold,
+        prompt_change=pb.FeatureBank.PromptChange.ValueType(
+            bank.prompt_change.value if bank.prompt_change else 0
+        ),
+    )
 
 
 def resume_request(

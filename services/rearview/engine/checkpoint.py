@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from rearview.engine.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
 from rearview.engine.card import NULL_CHECKPOINT
@@ -208,7 +209,7 @@ def _local(load: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
     """What a library loads from a folder, without asking the hub for what is not there."""
     try:
         return load(folder, local_files_only=True, **arguments)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise ConfigError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 
 

@@ -101,8 +101,8 @@ def find_checkpoint(checkpoint: str, parts: Sequence[str] = (), additions: Addit
     vae = _find_vae(additions.vae) if additions.vae else None
     parts = [part for part in parts if part != "vae" or vae is None]
     if is_single_file(checkpoint):
-        settings = _find_folder("model.single_file_config", additions.single_file_config, ())
-        return Source(settings, _existing_file("model.checkpoint", Path(checkpoint)), vae)
+        file = _existing_file("model.checkpoint", Path(checkpoint))
+        return Source(_find_folder("model.single_file_config", additions.single_file_config, ()), file, vae)
     return Source(_find_folder("model.checkpoint", checkpoint, parts), None, vae)
 
 

@@ -82,7 +82,7 @@ def _bank_overrides(message: pb.FeatureBank) -> dict[str, Any]:
     """The fields of a feature bank that the client has set."""
     overrides: dict[str, Any] = {
         name: getattr(message, name)
-        for name in ("interval", "max_frames", "fusion_strength", "fusion_threshold")
+        for name in ("interval", "phase", "max_frames", "fusion_strength", "fusion_threshold")
         if message.HasField(name)
     }
     for name in ("fusion_strength", "fusion_threshold"):

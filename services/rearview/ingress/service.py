@@ -25,7 +25,7 @@ from rearview.ingress.auth import Tenants
 from rearview.ingress.pacing import DropPolicy, Pacer
 from rearview.ingress.session import IngressSession, SessionOptions
 from rearview.stages.directory import open_directory
-from rearview.stages.directory.protocol import DirectoryUnavailable, Lease, LeaseLost
+from rearview.stages.directory.protocol import DirectoryUnavailable, Lease, LeaseHeld, LeaseLost
 from rearview.stages.lanes import Lane, Lanes
 from rearview.stages.methods import Method, choose_bank
 from rearview.stages.wire import FrameMessage
@@ -270,7 +270,7 @@ class Ingress:
         self.admission.check_prompt(settings.prompt)
         check_settings(max_steps=max_steps, steps=settings.steps)
         session_id = uuid.uuid4().hex
-        bank = choose_bank(self.config.bank, request.method, request.bank, session_id)
+        bank = choose_bank(self.config.bank, request.method, request.bank)
         return SessionSpec(
             session_id, width, height, max_steps, settings, tenant.name, tenant.weight, bank=bank
         )
@@ -366,10 +366,28 @@ class Ingress:
         try:
             record.session.lease = await self._directory.renew(lease.session_id, lease.epoch, time.time())
         except LeaseLost as error:
-            ended = StreamEnded(Reason.CLOSED, "the session was closed") if error.current is None else error
-            self.close(record, ended)
+            if error.current is None:
+                await self._acquire_again(record)
+            else:
+                self.close(record, error)
         except DirectoryUnavailable:
             logger.warning("the session directory does not answer; sessions go on")
+
+    async def _acquire_again(self, record: Record) -> None:
+        """The store forgot the lease of a live session: it came back empty."""
+        session, held = record.session, record.session.lease
+        try:
+            lease = await self._directory.acquire(
+                held.session_id, held.tenant, held.lane, self._id, time.time(), min_epoch=held.epoch
+            )
+        except LeaseHeld as error:
+            self.close(record, StreamEnded(error.reason, error.message))
+            return
+        except DirectoryUnavailable:
+            return  # The next renewal tries again.
+        session.lease = lease
+        if self._records.get(held.session_id) is not record:  # Closed meanwhile.
+            await self._release(lease)
 
     async def _release(self, lease: Lease) -> None:
         with contextlib.suppress(DirectoryUnavailable):  # The lease then expires by itself.

@@ -250,19 +250,18 @@ class LinkPool:
 
     async def _dial(self, text: str) -> Link:
         address = Address.parse(text)
-        writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 if address.node == self._node:
                     reader, writer = await asyncio.open_unix_connection(address.unix_path)
                 else:
                     reader, writer = await asyncio.open_connection(address.host, address.port)
-                await _handshake(reader, writer, self._config.secret.encode(), dialled=True)
-        except BaseException as error:
-            if writer is not None:
-                writer.close()
-            if not isinstance(error, OSError | asyncio.IncompleteReadError | TimeoutError):
-                raise
+                try:
+                    await _handshake(reader, writer, self._config.secret.encode(), dialled=True)
+                except BaseException:
+                    writer.close()
+                    raise
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
         _detect_dead_peer(writer)
         return Link(reader, writer, self._on_message, self._closed, self._config.max_frame_bytes)

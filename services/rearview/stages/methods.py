@@ -34,13 +34,12 @@ def default_bank(config: BankConfig) -> BankSettings:
 
 
 def choose_bank(
-    config: BankConfig | None, method: Method | None, overrides: Mapping[str, Any], session_id: str
+    config: BankConfig | None, method: Method | None, overrides: Mapping[str, Any]
 ) -> BankSettings | None:
     """The bank of a new session; None if it has none.
 
-    `method` None is the deployment's default. The phase spreads the sessions' writes over time; it comes
-    from the session's id, so that it is the same wherever the session runs. Raises InvalidRequest:
-    METHOD_UNSUPPORTED, or SETTING_OUT_OF_RANGE naming the field.
+    `method` None is the deployment's default; `overrides` are fields of BankSettings that the client has
+    set. Raises InvalidRequest: METHOD_UNSUPPORTED, or SETTING_OUT_OF_RANGE naming the field.
     """
     if method is None:
         method = Method.STREAMV2V if config is not None and config.default else Method.PER_FRAME
@@ -50,5 +49,4 @@ def choose_bank(
         raise InvalidRequest(
             Reason.METHOD_UNSUPPORTED, "this deployment has no feature bank", metadata={"field": "method"}
         )
-    bank = replace(default_bank(config), **overrides)
-    return replace(bank, phase=int(session_id[:8], 16) % bank.interval)
+    return replace(default_bank(config), **overrides)

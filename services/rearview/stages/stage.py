@@ -62,6 +62,11 @@ class _Session:
     """Of the frames in flight here, by ordinal: what earlier spans took."""
 
 
+def _tell_lost(session_id: str, session: _Session) -> None:
+    with contextlib.suppress(LinkClosed):  # An owner that is gone needs no word.
+        session.owner.send(Kind.LOST, encode_json({"session_id": session_id, "epoch": session.epoch}))
+
+
 def _refusal(error: RearviewError) -> dict[str, Any]:
     """The reply to an open that has failed."""
     return {
@@ -221,8 +226,10 @@ class Stage:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
         if epoch <= self._epochs.get(spec.session_id, 0):
             raise Refused(Reason.TAKEN_OVER, "a newer epoch of the session is known here")
-        if spec.session_id in self._sessions:
-            self._close(spec.session_id, self._sessions[spec.session_id].epoch)
+        if (former := self._sessions.get(spec.session_id)) is not None:
+            if former.owner is not owner:
+                _tell_lost(spec.session_id, former)
+            self._close(spec.session_id, former.epoch)
         self._remember(spec.session_id, epoch)
         self._opening[spec.session_id] = epoch
         self._changed()
@@ -292,9 +299,7 @@ class Stage:
     def _on_next_closed(self, link: Link) -> None:
         for session_id, session in tuple(self._sessions.items()):
             if session.next_link is link:
-                lost = encode_json({"session_id": session_id, "epoch": session.epoch})
-                with contextlib.suppress(LinkClosed):
-                    session.owner.send(Kind.LOST, lost)
+                _tell_lost(session_id, session)
                 self._close(session_id, session.epoch)
 
     def _on_step(self, result: StepResult) -> None:

@@ -53,7 +53,7 @@ class Kind(IntEnum):
     DRAINING = 6
     """The replica will stop: no new sessions."""
     LOST = 7
-    """To the owner: a session has ended here, since its next replica is gone."""
+    """To the owner: a session has ended here, since its next replica is gone or another owner has it."""
 
 
 class WireError(ValueError):

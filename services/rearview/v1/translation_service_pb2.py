@@ -26,23 +26,23 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from rearview.v1 import error_reason_pb2 as rearview_dot_v1_dot_error__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%rearview/v1/translation_service.proto\x12\x0brearview.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1erearview/v1/error_reason.proto\"\xdc\x01\n\x10TranslateRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.rearview.v1.OpenH\x00\x12%\n\x06resume\x18\x02 \x01(\x0b\x32\x13.rearview.v1.ResumeH\x00\x12#\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x12.rearview.v1.FrameH\x00\x12\'\n\x07\x63ontrol\x18\x04 \x01(\x0b\x32\x14.rearview.v1.ControlH\x00\x12%\n\x06\x63redit\x18\x05 \x01(\x0b\x32\x13.rearview.v1.CreditH\x00\x42\t\n\x07message\"\x92\x02\n\x11TranslateResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.rearview.v1.OpenedH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.rearview.v1.TranslatedFrameH\x00\x12\'\n\x07\x64ropped\x18\x03 \x01(\x0b\x32\x14.rearview.v1.DroppedH\x00\x12\x36\n\x0f\x63ontrol_applied\x18\x04 \x01(\x0b\x32\x1b.rearview.v1.ControlAppliedH\x00\x12%\n\x06notice\x18\x05 \x01(\x0b\x32\x13.rearview.v1.NoticeH\x00\x12\x14\n\x0c\x66rame_credit\x18\x06 \x01(\x04\x42\t\n\x07message\"\xc8\x01\n\x08Settings\x12\x13\n\x06prompt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08strength\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12/\n\nnoise_rule\x18\x05 \x01(\x0e\x32\x16.rearview.v1.NoiseRuleH\x04\x88\x01\x01\x42\t\n\x07_promptB\x0b\n\t_strengthB\x08\n\x06_stepsB\x07\n\x05_seedB\r\n\x0b_noise_rule\"\x96\x03\n\x04Open\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\'\n\x08settings\x18\x04 \x01(\x0b\x32\x15.rearview.v1.Settings\x12,\n\x0b\x64rop_policy\x18\x05 \x01(\x0e\x32\x17.rearview.v1.DropPolicy\x12/\n\x0c\x66rame_budget\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nframe_rate\x18\x07 \x01(\x01\x12/\n\ranswer_format\x18\x08 \x01(\x0e\x32\x18.rearview.v1.ImageFormat\x12\x14\n\x0cjpeg_quality\x18\t \x01(\r\x12\x11\n\tmax_steps\x18\n \x01(\r\x12\x15\n\ranswer_credit\x18\x0b \x01(\x04\x12#\n\x06method\x18\x0c \x01(\x0e\x32\x13.rearview.v1.Method\x12.\n\x0c\x66\x65\x61ture_bank\x18\r \x01(\x0b\x32\x18.rearview.v1.FeatureBank\"\xec\x03\n\x0b\x46\x65\x61tureBank\x12/\n\x06policy\x18\x01 \x01(\x0e\x32\x1f.rearview.v1.FeatureBank.Policy\x12\x15\n\x08interval\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_frames\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0f\x66usion_strength\x18\x04 \x01(\x02H\x02\x88\x01\x01\x12\x1d\n\x10\x66usion_threshold\x18\x05 \x01(\x02H\x03\x88\x01\x01\x12<\n\rprompt_change\x18\x06 \x01(\x0e\x32%.rearview.v1.FeatureBank.PromptChange\"D\n\x06Policy\x12\x16\n\x12POLICY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOLICY_MERGE\x10\x01\x12\x10\n\x0cPOLICY_QUEUE\x10\x02\"v\n\x0cPromptChange\x12\x1d\n\x19PROMPT_CHANGE_UNSPECIFIED\x10\x00\x12\x16\n\x12PROMPT_CHANGE_KEEP\x10\x01\x12\x17\n\x13PROMPT_CHANGE_CLEAR\x10\x02\x12\x16\n\x12PROMPT_CHANGE_FADE\x10\x03\x42\x0b\n\t_intervalB\r\n\x0b_max_framesB\x12\n\x10_fusion_strengthB\x13\n\x11_fusion_threshold\"c\n\x06Resume\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x18\n\x10received_answers\x18\x03 \x01(\x04\x12\x15\n\ranswer_credit\x18\x04 \x01(\x04\"\x8d\x01\n\x05\x46rame\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x04\x12\x36\n\x13presentation_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.rearview.v1.ImageFormat\x12\r\n\x05image\x18\x04 \x01(\x0c\"F\n\x07\x43ontrol\x12\x12\n\ncontrol_id\x18\x01 \x01(\x04\x12\'\n\x08settings\x18\x02 \x01(\x0b\x32\x15.rearview.v1.Settings\"9\n\x06\x43redit\x12\x15\n\ranswer_credit\x18\x01 \x01(\x04\x12\x18\n\x10received_answers\x18\x02 \x01(\x04\"\xe6\x02\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\'\n\x08settings\x18\x06 \x01(\x0b\x32\x15.rearview.v1.Settings\x12/\n\x0cidle_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cresume_grace\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ncontinuity\x18\t \x01(\x0e\x32\x17.rearview.v1.Continuity\x12\x17\n\x0freceived_frames\x18\n \x01(\x04\x12\x0e\n\x06\x61\x64vice\x18\x0b \x01(\t\x12#\n\x06method\x18\x0c \x01(\x0e\x32\x13.rearview.v1.Method\"\xbe\x01\n\x0fTranslatedFrame\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x04\x12\x36\n\x13presentation_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.rearview.v1.ImageFormat\x12\r\n\x05image\x18\x04 \x01(\x0c\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.rearview.v1.Timings\"n\n\x07\x44ropped\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x04\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.rearview.v1.DropReason\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.rearview.v1.Timings\"\xb3\x01\n\x07Timings\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tadmission\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x63odec\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05spans\x18\x04 \x03(\x0b\x32\x17.rearview.v1.SpanTiming\"p\n\nSpanTiming\x12\x0c\n\x04span\x18\x01 \x01(\t\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa9\x01\n\x0e\x43ontrolApplied\x12\x12\n\ncontrol_id\x18\x01 \x01(\x04\x12\'\n\x08settings\x18\x02 \x01(\x0b\x32\x15.rearview.v1.Settings\x12\x31\n\x0frejected_reason\x18\x03 \x01(\x0e\x32\x18.rearview.v1.ErrorReason\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\x12\x17\n\x0freceived_frames\x18\x05 \x01(\x04\"\xc5\x01\n\x06Notice\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.rearview.v1.Notice.Kind\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ncontinuity\x18\x03 \x01(\x0e\x32\x17.rearview.v1.Continuity\"<\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_DRAIN\x10\x01\x12\x0e\n\nKIND_MOVED\x10\x02*q\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x01\x12\x14\n\x10IMAGE_FORMAT_RGB\x10\x02\x12\x17\n\x13IMAGE_FORMAT_OPAQUE\x10\x03*u\n\nDropPolicy\x12\x1b\n\x17\x44ROP_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44ROP_POLICY_LATEST\x10\x01\x12\x18\n\x14\x44ROP_POLICY_LOSSLESS\x10\x02\x12\x18\n\x14\x44ROP_POLICY_DEADLINE\x10\x03*S\n\tNoiseRule\x12\x1a\n\x16NOISE_RULE_UNSPECIFIED\x10\x00\x12\x14\n\x10NOISE_RULE_FIXED\x10\x01\x12\x14\n\x10NOISE_RULE_FRESH\x10\x02*L\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x14\n\x10METHOD_PER_FRAME\x10\x01\x12\x14\n\x10METHOD_STREAMV2V\x10\x02*p\n\nContinuity\x12\x1a\n\x16\x43ONTINUITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43ONTINUITY_EXACT\x10\x01\x12\x1a\n\x16\x43ONTINUITY_APPROXIMATE\x10\x02\x12\x14\n\x10\x43ONTINUITY_RESET\x10\x03\x32\x64\n\x12TranslationService\x12N\n\tTranslate\x12\x1d.rearview.v1.TranslateRequest\x1a\x1e.rearview.v1.TranslateResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%rearview/v1/translation_service.proto\x12\x0brearview.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1erearview/v1/error_reason.proto\"\xdc\x01\n\x10TranslateRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.rearview.v1.OpenH\x00\x12%\n\x06resume\x18\x02 \x01(\x0b\x32\x13.rearview.v1.ResumeH\x00\x12#\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x12.rearview.v1.FrameH\x00\x12\'\n\x07\x63ontrol\x18\x04 \x01(\x0b\x32\x14.rearview.v1.ControlH\x00\x12%\n\x06\x63redit\x18\x05 \x01(\x0b\x32\x13.rearview.v1.CreditH\x00\x42\t\n\x07message\"\x92\x02\n\x11TranslateResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.rearview.v1.OpenedH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.rearview.v1.TranslatedFrameH\x00\x12\'\n\x07\x64ropped\x18\x03 \x01(\x0b\x32\x14.rearview.v1.DroppedH\x00\x12\x36\n\x0f\x63ontrol_applied\x18\x04 \x01(\x0b\x32\x1b.rearview.v1.ControlAppliedH\x00\x12%\n\x06notice\x18\x05 \x01(\x0b\x32\x13.rearview.v1.NoticeH\x00\x12\x14\n\x0c\x66rame_credit\x18\x06 \x01(\x04\x42\t\n\x07message\"\xc8\x01\n\x08Settings\x12\x13\n\x06prompt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08strength\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12/\n\nnoise_rule\x18\x05 \x01(\x0e\x32\x16.rearview.v1.NoiseRuleH\x04\x88\x01\x01\x42\t\n\x07_promptB\x0b\n\t_strengthB\x08\n\x06_stepsB\x07\n\x05_seedB\r\n\x0b_noise_rule\"\x96\x03\n\x04Open\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\'\n\x08settings\x18\x04 \x01(\x0b\x32\x15.rearview.v1.Settings\x12,\n\x0b\x64rop_policy\x18\x05 \x01(\x0e\x32\x17.rearview.v1.DropPolicy\x12/\n\x0c\x66rame_budget\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nframe_rate\x18\x07 \x01(\x01\x12/\n\ranswer_format\x18\x08 \x01(\x0e\x32\x18.rearview.v1.ImageFormat\x12\x14\n\x0cjpeg_quality\x18\t \x01(\r\x12\x11\n\tmax_steps\x18\n \x01(\r\x12\x15\n\ranswer_credit\x18\x0b \x01(\x04\x12#\n\x06method\x18\x0c \x01(\x0e\x32\x13.rearview.v1.Method\x12.\n\x0c\x66\x65\x61ture_bank\x18\r \x01(\x0b\x32\x18.rearview.v1.FeatureBank\"\x8a\x04\n\x0b\x46\x65\x61tureBank\x12/\n\x06policy\x18\x01 \x01(\x0e\x32\x1f.rearview.v1.FeatureBank.Policy\x12\x15\n\x08interval\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_frames\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0f\x66usion_strength\x18\x04 \x01(\x02H\x02\x88\x01\x01\x12\x1d\n\x10\x66usion_threshold\x18\x05 \x01(\x02H\x03\x88\x01\x01\x12<\n\rprompt_change\x18\x06 \x01(\x0e\x32%.rearview.v1.FeatureBank.PromptChange\x12\x12\n\x05phase\x18\x07 \x01(\rH\x04\x88\x01\x01\"D\n\x06Policy\x12\x16\n\x12POLICY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOLICY_MERGE\x10\x01\x12\x10\n\x0cPOLICY_QUEUE\x10\x02\"v\n\x0cPromptChange\x12\x1d\n\x19PROMPT_CHANGE_UNSPECIFIED\x10\x00\x12\x16\n\x12PROMPT_CHANGE_KEEP\x10\x01\x12\x17\n\x13PROMPT_CHANGE_CLEAR\x10\x02\x12\x16\n\x12PROMPT_CHANGE_FADE\x10\x03\x42\x0b\n\t_intervalB\r\n\x0b_max_framesB\x12\n\x10_fusion_strengthB\x13\n\x11_fusion_thresholdB\x08\n\x06_phase\"c\n\x06Resume\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x18\n\x10received_answers\x18\x03 \x01(\x04\x12\x15\n\ranswer_credit\x18\x04 \x01(\x04\"\x8d\x01\n\x05\x46rame\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x04\x12\x36\n\x13presentation_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.rearview.v1.ImageFormat\x12\r\n\x05image\x18\x04 \x01(\x0c\"F\n\x07\x43ontrol\x12\x12\n\ncontrol_id\x18\x01 \x01(\x04\x12\'\n\x08settings\x18\x02 \x01(\x0b\x32\x15.rearview.v1.Settings\"9\n\x06\x43redit\x12\x15\n\ranswer_credit\x18\x01 \x01(\x04\x12\x18\n\x10received_answers\x18\x02 \x01(\x04\"\xe6\x02\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\'\n\x08settings\x18\x06 \x01(\x0b\x32\x15.rearview.v1.Settings\x12/\n\x0cidle_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cresume_grace\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ncontinuity\x18\t \x01(\x0e\x32\x17.rearview.v1.Continuity\x12\x17\n\x0freceived_frames\x18\n \x01(\x04\x12\x0e\n\x06\x61\x64vice\x18\x0b \x01(\t\x12#\n\x06method\x18\x0c \x01(\x0e\x32\x13.rearview.v1.Method\"\xbe\x01\n\x0fTranslatedFrame\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x04\x12\x36\n\x13presentation_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.rearview.v1.ImageFormat\x12\r\n\x05image\x18\x04 \x01(\x0c\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.rearview.v1.Timings\"n\n\x07\x44ropped\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x04\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.rearview.v1.DropReason\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.rearview.v1.Timings\"\xb3\x01\n\x07Timings\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tadmission\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x63odec\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05spans\x18\x04 \x03(\x0b\x32\x17.rearview.v1.SpanTiming\"p\n\nSpanTiming\x12\x0c\n\x04span\x18\x01 \x01(\t\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa9\x01\n\x0e\x43ontrolApplied\x12\x12\n\ncontrol_id\x18\x01 \x01(\x04\x12\'\n\x08settings\x18\x02 \x01(\x0b\x32\x15.rearview.v1.Settings\x12\x31\n\x0frejected_reason\x18\x03 \x01(\x0e\x32\x18.rearview.v1.ErrorReason\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\x12\x17\n\x0freceived_frames\x18\x05 \x01(\x04\"\xc5\x01\n\x06Notice\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.rearview.v1.Notice.Kind\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\ncontinuity\x18\x03 \x01(\x0e\x32\x17.rearview.v1.Continuity\"<\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_DRAIN\x10\x01\x12\x0e\n\nKIND_MOVED\x10\x02*q\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x01\x12\x14\n\x10IMAGE_FORMAT_RGB\x10\x02\x12\x17\n\x13IMAGE_FORMAT_OPAQUE\x10\x03*u\n\nDropPolicy\x12\x1b\n\x17\x44ROP_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44ROP_POLICY_LATEST\x10\x01\x12\x18\n\x14\x44ROP_POLICY_LOSSLESS\x10\x02\x12\x18\n\x14\x44ROP_POLICY_DEADLINE\x10\x03*S\n\tNoiseRule\x12\x1a\n\x16NOISE_RULE_UNSPECIFIED\x10\x00\x12\x14\n\x10NOISE_RULE_FIXED\x10\x01\x12\x14\n\x10NOISE_RULE_FRESH\x10\x02*L\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x14\n\x10METHOD_PER_FRAME\x10\x01\x12\x14\n\x10METHOD_STREAMV2V\x10\x02*p\n\nContinuity\x12\x1a\n\x16\x43ONTINUITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43ONTINUITY_EXACT\x10\x01\x12\x1a\n\x16\x43ONTINUITY_APPROXIMATE\x10\x02\x12\x14\n\x10\x43ONTINUITY_RESET\x10\x03\x32\x64\n\x12TranslationService\x12N\n\tTranslate\x12\x1d.rearview.v1.TranslateRequest\x1a\x1e.rearview.v1.TranslateResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rearview.v1.translation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMAGEFORMAT']._serialized_start=3435
-  _globals['_IMAGEFORMAT']._serialized_end=3548
-  _globals['_DROPPOLICY']._serialized_start=3550
-  _globals['_DROPPOLICY']._serialized_end=3667
-  _globals['_NOISERULE']._serialized_start=3669
-  _globals['_NOISERULE']._serialized_end=3752
-  _globals['_METHOD']._serialized_start=3754
-  _globals['_METHOD']._serialized_end=3830
-  _globals['_CONTINUITY']._serialized_start=3832
-  _globals['_CONTINUITY']._serialized_end=3944
+  _globals['_IMAGEFORMAT']._serialized_start=3465
+  _globals['_IMAGEFORMAT']._serialized_end=3578
+  _globals['_DROPPOLICY']._serialized_start=3580
+  _globals['_DROPPOLICY']._serialized_end=3697
+  _globals['_NOISERULE']._serialized_start=3699
+  _globals['_NOISERULE']._serialized_end=3782
+  _globals['_METHOD']._serialized_start=3784
+  _globals['_METHOD']._serialized_end=3860
+  _globals['_CONTINUITY']._serialized_start=3862
+  _globals['_CONTINUITY']._serialized_end=3974
   _globals['_TRANSLATEREQUEST']._serialized_start=119
   _globals['_TRANSLATEREQUEST']._serialized_end=339
   _globals['_TRANSLATERESPONSE']._serialized_start=342
@@ -52,35 +52,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPEN']._serialized_start=822
   _globals['_OPEN']._serialized_end=1228
   _globals['_FEATUREBANK']._serialized_start=1231
-  _globals['_FEATUREBANK']._serialized_end=1723
-  _globals['_FEATUREBANK_POLICY']._serialized_start=1466
-  _globals['_FEATUREBANK_POLICY']._serialized_end=1534
-  _globals['_FEATUREBANK_PROMPTCHANGE']._serialized_start=1536
-  _globals['_FEATUREBANK_PROMPTCHANGE']._serialized_end=1654
-  _globals['_RESUME']._serialized_start=1725
-  _globals['_RESUME']._serialized_end=1824
-  _globals['_FRAME']._serialized_start=1827
-  _globals['_FRAME']._serialized_end=1968
-  _globals['_CONTROL']._serialized_start=1970
-  _globals['_CONTROL']._serialized_end=2040
-  _globals['_CREDIT']._serialized_start=2042
-  _globals['_CREDIT']._serialized_end=2099
-  _globals['_OPENED']._serialized_start=2102
-  _globals['_OPENED']._serialized_end=2460
-  _globals['_TRANSLATEDFRAME']._serialized_start=2463
-  _globals['_TRANSLATEDFRAME']._serialized_end=2653
-  _globals['_DROPPED']._serialized_start=2655
-  _globals['_DROPPED']._serialized_end=2765
-  _globals['_TIMINGS']._serialized_start=2768
-  _globals['_TIMINGS']._serialized_end=2947
-  _globals['_SPANTIMING']._serialized_start=2949
-  _globals['_SPANTIMING']._serialized_end=3061
-  _globals['_CONTROLAPPLIED']._serialized_start=3064
-  _globals['_CONTROLAPPLIED']._serialized_end=3233
-  _globals['_NOTICE']._serialized_start=3236
-  _globals['_NOTICE']._serialized_end=3433
-  _globals['_NOTICE_KIND']._serialized_start=3373
-  _globals['_NOTICE_KIND']._serialized_end=3433
-  _globals['_TRANSLATIONSERVICE']._serialized_start=3946
-  _globals['_TRANSLATIONSERVICE']._serialized_end=4046
+  _globals['_FEATUREBANK']._serialized_end=1753
+  _globals['_FEATUREBANK_POLICY']._serialized_start=1486
+  _globals['_FEATUREBANK_POLICY']._serialized_end=1554
+  _globals['_FEATUREBANK_PROMPTCHANGE']._serialized_start=1556
+  _globals['_FEATUREBANK_PROMPTCHANGE']._serialized_end=1674
+  _globals['_RESUME']._serialized_start=1755
+  _globals['_RESUME']._serialized_end=1854
+  _globals['_FRAME']._serialized_start=1857
+  _globals['_FRAME']._serialized_end=1998
+  _globals['_CONTROL']._serialized_start=2000
+  _globals['_CONTROL']._serialized_end=2070
+  _globals['_CREDIT']._serialized_start=2072
+  _globals['_CREDIT']._serialized_end=2129
+  _globals['_OPENED']._serialized_start=2132
+  _globals['_OPENED']._serialized_end=2490
+  _globals['_TRANSLATEDFRAME']._serialized_start=2493
+  _globals['_TRANSLATEDFRAME']._serialized_end=2683
+  _globals['_DROPPED']._serialized_start=2685
+  _globals['_DROPPED']._serialized_end=2795
+  _globals['_TIMINGS']._serialized_start=2798
+  _globals['_TIMINGS']._serialized_end=2977
+  _globals['_SPANTIMING']._serialized_start=2979
+  _globals['_SPANTIMING']._serialized_end=3091
+  _globals['_CONTROLAPPLIED']._serialized_start=3094
+  _globals['_CONTROLAPPLIED']._serialized_end=3263
+  _globals['_NOTICE']._serialized_start=3266
+  _globals['_NOTICE']._serialized_end=3463
+  _globals['_NOTICE_KIND']._serialized_start=3403
+  _globals['_NOTICE_KIND']._serialized_end=3463
+  _globals['_TRANSLATIONSERVICE']._serialized_start=3976
+  _globals['_TRANSLATIONSERVICE']._serialized_end=4076
 # @@protoc_insertion_point(module_scope)

@@ -456,6 +456,7 @@ class FeatureBank(_message.Message):
     FUSION_STRENGTH_FIELD_NUMBER: _builtins.int
     FUSION_THRESHOLD_FIELD_NUMBER: _builtins.int
     PROMPT_CHANGE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     policy: Global___FeatureBank.Policy.ValueType
     """What a write does to the bank."""
     interval: _builtins.int
@@ -468,6 +469,10 @@ class FeatureBank(_message.Message):
     """Cosine similarity from which a past feature matches; above 1: none does."""
     prompt_change: Global___FeatureBank.PromptChange.ValueType
     """What happens to the bank when the prompt changes."""
+    phase: _builtins.int
+    """Writes are at frames n with (n - phase) mod interval = 0. Default 0. Sessions
+    that start together may spread the cost of their writes with it.
+    """
     def __init__(
         self,
         *,
@@ -477,10 +482,11 @@ class FeatureBank(_message.Message):
         fusion_strength: _builtins.float | None = ...,
         fusion_threshold: _builtins.float | None = ...,
         prompt_change: Global___FeatureBank.PromptChange.ValueType = ...,
+        phase: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength", "_fusion_threshold", b"_fusion_threshold", "_interval", b"_interval", "_max_frames", b"_max_frames", "fusion_strength", b"fusion_strength", "fusion_threshold", b"fusion_threshold", "interval", b"interval", "max_frames", b"max_frames"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength", "_fusion_threshold", b"_fusion_threshold", "_interval", b"_interval", "_max_frames", b"_max_frames", "_phase", b"_phase", "fusion_strength", b"fusion_strength", "fusion_threshold", b"fusion_threshold", "interval", b"interval", "max_frames", b"max_frames", "phase", b"phase"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength", "_fusion_threshold", b"_fusion_threshold", "_interval", b"_interval", "_max_frames", b"_max_frames", "fusion_strength", b"fusion_strength", "fusion_threshold", b"fusion_threshold", "interval", b"interval", "max_frames", b"max_frames", "policy", b"policy", "prompt_change", b"prompt_change"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength", "_fusion_threshold", b"_fusion_threshold", "_interval", b"_interval", "_max_frames", b"_max_frames", "_phase", b"_phase", "fusion_strength", b"fusion_strength", "fusion_threshold", b"fusion_threshold", "interval", b"interval", "max_frames", b"max_frames", "phase", b"phase", "policy", b"policy", "prompt_change", b"prompt_change"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fusion_strength: _TypeAlias = _typing.Literal["fusion_strength"]  # noqa: Y015
     _WhichOneofArgType__fusion_strength: _TypeAlias = _typing.Literal["_fusion_strength", b"_fusion_strength"]  # noqa: Y015
@@ -490,6 +496,8 @@ class FeatureBank(_message.Message):
     _WhichOneofArgType__interval: _TypeAlias = _typing.Literal["_interval", b"_interval"]  # noqa: Y015
     _WhichOneofReturnType__max_frames: _TypeAlias = _typing.Literal["max_frames"]  # noqa: Y015
     _WhichOneofArgType__max_frames: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames"]  # noqa: Y015
+    _WhichOneofReturnType__phase: _TypeAlias = _typing.Literal["phase"]  # noqa: Y015
+    _WhichOneofArgType__phase: _TypeAlias = _typing.Literal["_phase", b"_phase"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fusion_strength) -> _WhichOneofReturnType__fusion_strength | None: ...
     @_typing.overload
@@ -498,6 +506,8 @@ class FeatureBank(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__interval) -> _WhichOneofReturnType__interval | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_frames) -> _WhichOneofReturnType__max_frames | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__phase) -> _WhichOneofReturnType__phase | None: ...
 
 Global___FeatureBank: _TypeAlias = FeatureBank  # noqa: Y015
 

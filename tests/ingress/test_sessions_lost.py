@@ -1,0 +1,150 @@
+"""What clients see when a replica, a lease or the service goes; and affinity over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+import pytest
+from rearview.errors import Reason
+from rearview.stages.directory.memory import MemoryDirectory
+from rearview.v1 import translation_service_pb2 as pb
+from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, running
+
+pytestmark = pytest.mark.integration
+
+PIPELINE = ((OPERATORS[0],), OPERATORS[1:3], (OPERATORS[3],))
+
+
+@pytest.mark.parametrize("span", range(len(PIPELINE)))
+async def test_a_lost_replica_ends_its_sessions_and_no_others(span: int) -> None:
+    async with running(spans=PIPELINE, replicas=2) as service:
+        streams = [RawStream(service.address) for _ in range(4)]
+        lanes: list[tuple[str, ...]] = []
+        for stream in streams:
+            opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+            lanes.append(service.ingress._records[opened.session_id].session.lane.replicas)
+            await stream.frame(0)
+            await stream.read_answers(1)
+        lost = lanes[0][span]
+        stage = next(s for s in service.stages if s.describe()["replica_id"] == lost)
+        service.stages.remove(stage)
+        await stage.stop()
+        for stream, lane in zip(streams, lanes, strict=True):
+            if lost in lane:
+                end = await stream.read_to_end()
+                assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
+                assert end.retry_after_s is not None
+            else:
+                await stream.frame(1)
+                await stream.read_answers(1)
+        left = sum(lost not in lane for lane in lanes)
+        assert 0 < left < 4
+        await assert_nothing_held(service, sessions=left)
+        async with RawStream(service.address) as again:  # As its RetryInfo tells it.
+            await again.start()
+        for stream in streams:
+            await stream.__aexit__()
+
+
+async def test_a_break_between_two_spans_ends_the_session_and_never_in_silence() -> None:
+    async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
+        await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        await stream.frame(0)
+        await stream.read_answers(1)
+        for link in tuple(service.stages[0]._pool._links.values()):
+            link.close()
+        end = await stream.read_to_end()
+        assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
+        await assert_nothing_held(service)
+        async with RawStream(service.address) as again:
+            await again.start()
+            await again.frame(0)
+            await again.read_answers(1)
+
+
+async def test_a_session_meets_the_same_replicas_for_life_while_others_spread() -> None:
+    async with running(spans=PIPELINE, replicas=2) as service:
+        streams = [RawStream(service.address) for _ in range(4)]
+        for stream in streams:
+            await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        for number in range(12):
+            await asyncio.gather(*(stream.frame(number) for stream in streams))
+            await asyncio.gather(*(stream.read_answers(1) for stream in streams))
+        for stage in service.stages:
+            frames = stage.describe()["frames_by_session"]
+            assert sorted(frames.values()) == [12, 12]
+        for stream in streams:
+            record = service.ingress._records[stream.opened.session_id]
+            met = [
+                stage.describe()["replica_id"]
+                for stage in service.stages
+                if stream.opened.session_id in stage.describe()["sessions"]
+            ]
+            assert tuple(met) == record.session.lane.replicas
+        for stream in streams:
+            await stream.__aexit__()
+
+
+async def test_leases_are_renewed_and_a_lease_that_was_taken_ends_the_stream() -> None:
+    async with running(directory={"lease_s": 1.2}) as service, RawStream(service.address) as stream:
+        opened = await stream.start()
+        record = service.ingress._records[opened.session_id]
+        first = record.session.lease
+        await eventually(lambda: record.session.lease.expiry_s > first.expiry_s)
+        await service.ingress._directory.move(
+            opened.session_id, first.epoch, first.lane, "another ingress", time.time()
+        )
+        end = await stream.read_to_end()
+        assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, Reason.TAKEN_OVER)
+        assert service.ingress.num_sessions == 0
+
+
+async def test_a_directory_that_came_back_empty_stops_no_session() -> None:
+    async with running(directory={"lease_s": 1.2}) as service, RawStream(service.address) as stream:
+        opened = await stream.start()
+        record = service.ingress._records[opened.session_id]
+        first = record.session.lease
+        directory = service.ingress._directory
+        assert isinstance(directory, MemoryDirectory)
+        directory._entries.clear()
+        await eventually(lambda: record.session.lease.epoch > first.epoch)
+        assert await directory.get(opened.session_id) == record.session.lease
+        await stream.frame(1)
+        await stream.read_answers(1)
+        await stream.half_close()
+        assert (await stream.read_to_end()).code is grpc.StatusCode.OK
+        await assert_nothing_held(service)
+
+
+async def test_a_service_that_stops_tells_its_streams_and_releases_its_leases() -> None:
+    async with running() as service, RawStream(service.address) as stream:
+        await stream.start()
+        await service.server.stop()
+        end = await stream.read_to_end()
+        assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
+        assert end.retry_after_s is not None
+        assert await service.ingress._directory.list(None) == []
+
+
+async def test_a_fault_while_a_picture_is_taken_ends_its_session_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as service, RawStream(service.address) as other, RawStream(service.address) as one:
+        await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        opened = await one.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        session = service.ingress._records[opened.session_id].session
+
+        def fail(_: object) -> None:
+            raise KeyError("secret")
+
+        monkeypatch.setattr(session, "on_frame", fail)
+        await one.frame(0)
+        end = await one.read_to_end()
+        assert (end.code, end.reason) == (grpc.StatusCode.INTERNAL, Reason.INTERNAL)
+        assert set(end.metadata) == {"error_id"}
+        assert "secret" not in repr(end)
+        await other.frame(0)
+        await other.read_answers(1)
+        await assert_nothing_held(service, sessions=1)
