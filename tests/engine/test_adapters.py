@@ -1,4 +1,4 @@
-"""LoRA sets: what is read from files, what is merged, and that sessions with different sets share a replica."""
+"""LoRA sets: what is read and merged, and that sessions with different sets share a replica."""
 
 from __future__ import annotations
 
@@ -104,15 +104,18 @@ def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor
     }
 
 
-@pytest.mark.parametrize("alpha", [None, 6.0, 1.0])
 @pytest.mark.parametrize(
-    ("write", "layers"),
+    ("write", "layers", "alpha"),
     [
-        (write_kohya, ALL),
-        (write_peft, ALL),
-        (write_peft_folder, ATTENTION),
-        (write_diffusers, ALL),
-        (write_attention_processors, ATTENTION),
+        (write_kohya, ALL, None),
+        (write_kohya, ALL, 6.0),
+        (write_kohya, ALL, 1.0),
+        (write_peft, ALL, None),
+        (write_peft, ALL, 6.0),
+        (write_peft_folder, ATTENTION, None),
+        (write_peft_folder, ATTENTION, 1.0),
+        (write_diffusers, ALL, None),
+        (write_attention_processors, ATTENTION, None),
     ],
 )
 def test_every_format_adds_scale_times_alpha_over_rank(
@@ -123,8 +126,6 @@ def test_every_format_adds_scale_times_alpha_over_rank(
     layers: list[str],
     alpha: float | None,
 ) -> None:
-    if alpha is not None and write in (write_diffusers, write_attention_processors):
-        pytest.skip("the format has no alpha")
     lora = random_lora(plain, layers, rank=3)
     file = write(tmp_path / "style.safetensors", lora, alpha)
     denoisers = load(checkpoint, Additions(adapters={"style": [LoraFile(str(file), SCALE)]}))
@@ -199,7 +200,7 @@ def test_each_set_has_embeddings_of_its_own(checkpoint: Path, styled: Additions)
     ("key", "complaint"),
     [
         ("lora_unet_input_blocks_1_1_proj_in.lora_down.weight", "has not"),
-        (f"unet.{LINEAR}.lora_magnitude_vector", "cannot be merged|can be merged"),
+        (f"unet.{LINEAR}.lora_magnitude_vector", "can be merged"),
         (f"lora_unet_{LINEAR.replace('.', '_')}.hada_w1_a", "can be merged"),
         ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "has not"),
     ],
@@ -327,7 +328,7 @@ def test_a_live_switch_changes_the_pictures_from_its_frame_on(checkpoint: Path, 
     stays = play(engine_of(model), [Stream(spec, frames)])["live"]
     changes = {2: replace(spec.settings, adapters="ink")}
     switches = play(engine_of(model), [Stream(spec, frames, changes)])["live"]
-    assert gap(stays[:2], switches[:2]) == 0.0
+    assert gap(stays[:2], switches[:2]) <= 1e-9
     assert all(gap([a], [b]) > 1e-3 for a, b in zip(stays[2:], switches[2:], strict=True))
 
 

@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.engine.blending import is_blending, mix_at, progress, settings_under
 from rearview.engine.conditioning import slerp
-from rearview.engine.engine import Engine, Order
+from rearview.engine.engine import Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.rows import FrameInput
 from rearview.engine.session import (
     BankSettings,
     Guidance,
     PromptChange,
-    SessionSpec,
     Settings,
     SettingsChange,
     WeightedPrompt,
@@ -39,6 +38,7 @@ from support.tiny_bank import (
     tiny_engine,
     video,
 )
+from support.tiny_pipeline import in_pieces
 
 pytestmark = pytest.mark.unit
 
@@ -262,43 +262,10 @@ def test_a_blend_is_visible_in_every_frame_of_it() -> None:
     assert moves == [False, True, True, True, True, False, False]
 
 
-class Pipeline:
-    """Engines in a row, each with its own piece of the steps; settings go over the wire."""
-
-    def __init__(self, spec: SessionSpec, cuts: list[range]) -> None:
-        from rearview.engine.scheduler import CostTable, Scheduler
-        from support.tiny_bank import denoise_span, tiny_model
-
-        self.engines = [
-            Engine(
-                denoise_span(steps),
-                tiny_model(),
-                tiny_bank(1, steps=steps),
-                Scheduler(CostTable(), 16),
-                clock=lambda: 0.0,
-            )
-            for steps in cuts
-        ]
-        for engine in self.engines:
-            engine.open(spec)
-
-
-def test_a_blend_is_the_same_in_every_cut_of_the_chain() -> None:
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_blend_is_the_same_in_every_cut_of_the_chain(cut: int) -> None:
     stream = blended("s", BankSettings(interval=2, fusion_threshold=0.9), seed=2)
-    pipeline = Pipeline(stream.spec, [range(1), range(1, 3)])
-    pictures: list[torch.Tensor | None] = []
-    for ordinal, latent in enumerate(stream.latents):
-        payload: torch.Tensor | None = latent
-        for engine in pipeline.engines:
-            if ordinal in stream.changes:
-                told = decode_settings(encode_settings(stream.changes[ordinal]))
-                engine.update("s", stream.version(ordinal), told)
-            engine.admit(FrameInput("s", ordinal, payload, stream.version(ordinal)), 0.0)
-            while engine.has_work:
-                for emission in engine.step(0.0).emissions:
-                    payload = emission.payload
-        pictures.append(payload)
-    assert gap(pictures, by_reference(stream)) <= EXACT
+    assert gap(in_pieces(stream, [range(cut), range(cut, 3)]), by_reference(stream)) <= EXACT
 
 
 @pytest.mark.parametrize("policy", PromptChange)

@@ -11,26 +11,21 @@ import torch
 from diffusers import AutoencoderTiny, LCMScheduler
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as pipeline_module
 from diffusers.schedulers import scheduling_lcm as scheduler_module
-from rearview.engine.engine import Engine, Order
+from rearview.engine.engine import Order
 from rearview.engine.guidance import negative_rows
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.model import DiffusionModel
 from rearview.engine.operators.denoise import Denoiser
 from rearview.engine.reference import denoise_latent
 from rearview.engine.rows import FrameInput
 from rearview.engine.sampling import Schedule, noise
-from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.session import BankPolicy, BankSettings, Guidance, NoiseRule, Settings
 from rearview.errors import InvalidRequest
-from rearview.stages.wire import FrameMessage, decode_frame, decode_settings, encode_frame, encode_settings
+from rearview.stages.wire import decode_settings, encode_settings
 from support.tiny import LATENT_CHANNELS, SCHEDULER
 from support.tiny_bank import (
-    CPU,
-    MAX_STEPS,
     Stream,
     banked,
     by_reference,
-    denoise_span,
     gap,
     make_row,
     play,
@@ -39,6 +34,7 @@ from support.tiny_bank import (
     tiny_engine,
     video,
 )
+from support.tiny_pipeline import in_pieces
 
 pytestmark = pytest.mark.unit
 
@@ -281,42 +277,6 @@ def test_g11_mixed_steps_and_kinds_in_one_forward_equal_forwards_apart(
         assert gap(together[stream.spec.session_id], apart[stream.spec.session_id]) <= EXACT
 
 
-def in_two_spans(stream: Stream, cut: int) -> list[torch.Tensor | None]:
-    """The stream through two engines with a link between them: frames and settings as on the wire."""
-    spans = (range(cut), range(cut, MAX_STEPS))
-    engines = [
-        Engine(
-            denoise_span(steps),
-            DiffusionModel(None, tiny_denoiser(), device=CPU, dtype=torch.float64),
-            tiny_bank(1, steps=steps),
-            Scheduler(CostTable(), 16),
-            clock=lambda: 0.0,
-        )
-        for steps in spans
-    ]
-    for engine in engines:
-        engine.open(stream.spec)
-    outputs: dict[int, torch.Tensor | None] = {}
-    for ordinal, latent in enumerate(stream.latents):
-        if ordinal in stream.changes:
-            settings = decode_settings(encode_settings(stream.changes[ordinal]))
-            for engine in engines:
-                engine.update("s", stream.version(ordinal), settings)
-        payload: torch.Tensor | None = latent
-        for engine in engines:
-            engine.admit(FrameInput("s", ordinal, payload, stream.version(ordinal)), 0.0)
-            while engine.has_work:
-                for emission in engine.step(0.0).emissions:
-                    payload = emission.payload
-            assert payload is not None
-            message = FrameMessage("ab" * 16, 1, ordinal, 0, 1.0, payload.numpy())
-            received = decode_frame(b"".join(bytes(part) for part in encode_frame(message)))
-            assert received.payload is not None
-            payload = torch.from_numpy(received.payload.copy())
-        outputs[ordinal] = payload
-    return [outputs[n] for n in sorted(outputs)]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cut", [1, 2])
 def test_the_residual_noise_crosses_the_cuts_of_a_pipeline(kind: Guidance, cut: int) -> None:
@@ -327,7 +287,7 @@ def test_the_residual_noise_crosses_the_cuts_of_a_pipeline(kind: Guidance, cut: 
         video(4),
         {2: replace(settings, guidance_scale=1.8, delta=0.7, negative_prompt="b")},
     )
-    assert gap(in_two_spans(stream, cut), by_reference(stream)) <= EXACT
+    assert gap(in_pieces(stream, [range(cut), range(cut, 3)]), by_reference(stream)) <= EXACT
 
 
 def test_negative_rows_neither_read_nor_write_the_bank() -> None:

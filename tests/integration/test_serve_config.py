@@ -1,0 +1,97 @@
+"""The Serve configuration of the Kubernetes manifests, run by a real local Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import yaml
+from rearview.v1 import session_service_pb2 as sessions_pb
+from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
+from rearview.v1 import translation_service_pb2 as pb
+from support.manifests import kubectl, pick, render
+from support.require import skip_or_fail
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+SIZE = 256
+LOOPBACK = "127.0.0.1"
+
+
+def serve_config(root: Path, tenants: Path) -> dict[str, Any]:
+    """`serveConfigV2` of the dev overlay; only what names the pod's network and files is changed."""
+    if kubectl() is None:
+        skip_or_fail("kubectl is not installed")
+    (service,) = pick(render(root / "k8s" / "overlays" / "dev"), "RayService")
+    config: dict[str, Any] = yaml.safe_load(service["spec"]["serveConfigV2"])
+    args = config["applications"][0]["args"]["config"]
+    args["ingress"].update(host=LOOPBACK, port=0, metrics_port=0)
+    args["link"].update(host=LOOPBACK)
+    args["tenants_file"] = str(tenants)
+    return config
+
+
+@pytest.fixture
+def address(root: Path) -> Iterator[str]:
+    """Where the deployed application serves."""
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    config = serve_config(root, root / "k8s" / "overlays" / "dev" / "tenants.yaml")
+    with tempfile.TemporaryDirectory(prefix="rv-", ignore_cleanup_errors=True) as temp_dir:
+        ray.init(
+            address="local",
+            num_cpus=4,
+            resources={"ingress": 1},  # What the manifest's ingress pods bring.
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=temp_dir,
+        )
+        try:
+            serve.start(proxy_location="Disabled")
+            client = _get_global_client()
+            assert client is not None
+            client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=True)
+            name = config["applications"][0]["name"]
+            handle = serve.get_deployment_handle("ingress", name)
+            yield handle.describe.remote().result(timeout_s=60)["address"]
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+def test_the_manifests_serve_configuration_translates_for_its_tenant_only(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        stub = translation_service_pb2_grpc.TranslationServiceStub(channel)
+        sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            sessions.ListSessions(sessions_pb.ListSessionsRequest())
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+        image = np.full((SIZE, SIZE, 3), 90, np.uint8).tobytes()
+        requests = [
+            pb.TranslateRequest(
+                open=pb.Open(
+                    settings=pb.Settings(prompt="oil painting"),
+                    drop_policy=pb.DROP_POLICY_LOSSLESS,
+                    answer_format=pb.IMAGE_FORMAT_RGB,
+                )
+            ),
+            *(
+                pb.TranslateRequest(
+                    frame=pb.Frame(frame_index=index, format=pb.IMAGE_FORMAT_RGB, image=image)
+                )
+                for index in range(3)
+            ),
+        ]
+        token = [("authorization", "Bearer example-token-studio")]
+        answers = list(stub.Translate(iter(requests), metadata=token))
+        assert [answer.WhichOneof("message") for answer in answers] == ["opened", *["frame"] * 3]
+        assert all(len(answer.frame.image) == SIZE * SIZE * 3 for answer in answers[1:])
