@@ -19,7 +19,8 @@ from rearview.engine.engine import Order
 from rearview.engine.scheduler import CostTable
 from rearview.engine.session import SessionSpec, Settings
 from support.tiny import whole_chain
-from support.virtual import FPS, ISSUE_COSTS, Answer, Clock, Source, ToyModel, simulate, toy_engine
+from support.toy import Clock, ToyModel, toy_engine
+from support.virtual import FPS, ISSUE_COSTS, Answer, Source, simulate
 
 pytestmark = pytest.mark.unit
 

@@ -145,6 +145,13 @@ def test_a_frame_under_other_settings_is_always_let_through() -> None:
     assert found == [False, True, False, True, False, False, True]
 
 
+def test_after_a_frame_that_got_no_picture_the_next_is_let_through() -> None:
+    filter = SimilarityFilter(SimilaritySettings())
+    assert answers(filter, [scene(0)] * 2) == [False, True]
+    filter.forget()
+    assert answers(filter, [scene(0)] * 2) == [False, True]
+
+
 def test_a_frame_of_another_size_is_let_through() -> None:
     filter = SimilarityFilter(SimilaritySettings())
     assert not filter.is_unchanged(scene(0), 0, 0)

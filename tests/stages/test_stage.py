@@ -304,12 +304,27 @@ async def test_health_follows_the_engine_thread() -> None:
 
 
 async def test_a_command_that_fails_does_not_stop_the_engine() -> None:
+    def fail(engine: Engine) -> None:
+        raise KeyError("planted")
+
     async with driven() as (stage, (owner,)):
         session = spec()
         assert await owner.open(session) is None
-        owner.send(session, 0, version=77)  # Settings that were never announced.
-        second = spec()
-        assert await owner.open(second) is None
-        owner.send(second, 0)
+        assert stage._runner is not None
+        stage._runner.post(fail)
+        with pytest.raises(KeyError):
+            await stage._runner.call(fail)
+        owner.send(session, 0)
         await eventually(lambda: len(owner.frames) == 1)
+        stage.check_health()
+
+
+async def test_a_frame_under_settings_that_were_never_announced_harms_no_other_session() -> None:
+    async with driven() as (stage, (owner,)):
+        first, second = spec(), spec()
+        assert await owner.open(first) is None
+        assert await owner.open(second) is None
+        owner.send(first, 0, version=77)
+        owner.send(second, 0)
+        await eventually(lambda: second.session_id in {frame.session_id for frame in owner.frames})
         stage.check_health()

@@ -26,12 +26,9 @@ from grpc_status import rpc_status
 from rearview.errors import DOMAIN, STATUS_OF_REASON, DropReason, Reason
 from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1 import translation_service_pb2 as pb
+from rearview.v1 import translation_service_pb2_grpc as pb_grpc
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonPb
 from rearview.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
-from rearview.v1.translation_service_pb2_grpc import (
-    TranslationServiceServicer,
-    add_TranslationServiceServicer_to_server,
-)
 
 __all__ = ["FakeServer", "Faults", "Log", "serving_in_thread"]
 
@@ -135,7 +132,7 @@ class FakeServer(TranslationServiceServicer, SessionServiceServicer):
     async def start(self) -> None:
         """Listen; on the same port as before, if there was one."""
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 << 20)])
-        add_TranslationServiceServicer_to_server(self, self._server)
+        pb_grpc.add_TranslationServiceServicer_to_server(self, self._server)
         add_SessionServiceServicer_to_server(self, self._server)
         self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
         await self._server.start()

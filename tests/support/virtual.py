@@ -1,101 +1,22 @@
-"""An engine in virtual time: a clock that only forwards move, arrivals on schedule, answers with their times.
-
-`ToyModel` computes exact integers per row, so that pictures are bit-equal in whatever order and company
-rows run; its forwards take the time that a cost table says, and fail where a test wants them to.
-"""
+"""Whole streams through an engine in virtual time: arrivals on schedule, a clock that forwards move."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
-from zlib import crc32
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import torch
-from rearview.engine.chain import Operator, OperatorKind, Span
-from rearview.engine.engine import Emission, Engine, Order
-from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.model import Forward
-from rearview.engine.rows import FrameInput, Row
-from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.chain import OperatorKind
+from rearview.engine.engine import Emission, Engine
+from rearview.engine.rows import FrameInput
+from rearview.engine.scheduler import CostTable
+from rearview.engine.session import SessionSpec
 from rearview.ingress.pacing import DropPolicy, Pacer
-from torch import Tensor
+
+from support.toy import Clock, toy_payload
 
 ISSUE_COSTS = CostTable({OperatorKind.DENOISE: {1: 0.006, 2: 0.007}})
 """t(rows) = 5 + rows ms for a denoising step; encode and decode cost nothing."""
 FPS = 30.0
-MODULUS = 2**31 - 1
-
-
-@dataclass
-class Clock:
-    """Seconds; moves when it is told to."""
-
-    now_s: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def toy_output(operator: Operator, payload: Tensor, settings: Settings, ordinal: int) -> Tensor:
-    """What the toy model makes of one row: depends on everything that a picture may depend on."""
-    key = hash((operator.step, settings.seed, settings.steps, ordinal)) % MODULUS
-    prompt = sum(settings.prompt.encode()) if operator.kind is OperatorKind.DENOISE else 0
-    return (payload * 48_271 + key + prompt) % MODULUS
-
-
-def toy_picture(payload: Tensor, settings: Settings, ordinal: int) -> Tensor:
-    """What the whole chain makes of a frame."""
-    steps = [Operator(OperatorKind.DENOISE, step) for step in range(settings.steps)]
-    for operator in (Operator(OperatorKind.ENCODE), *steps, Operator(OperatorKind.DECODE)):
-        payload = toy_output(operator, payload, settings, ordinal)
-    return payload
-
-
-@dataclass
-class ToyModel:
-    """A row-wise model in exact arithmetic."""
-
-    clock: Clock = field(default_factory=Clock)
-    costs: CostTable = field(default_factory=CostTable)
-    fails: Callable[[Sequence[Row]], bool] = lambda rows: False
-    groups: Callable[[SessionSpec], Hashable] = lambda spec: None
-    """What keeps sessions apart beside the kind of operator."""
-    batches: list[list[tuple[str, int, str]]] = field(default_factory=list)
-    """(session, ordinal, operator) of every row of every forward, failed ones included."""
-
-    def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
-        apart = self.groups(spec)
-        return operator.kind if apart is None else (operator.kind, apart)
-
-    def prepare(self, settings: Settings) -> None:
-        pass
-
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        self.batches.append([(row.session_id, row.ordinal, row.operator.name) for row in rows])
-        self.clock.now_s += self.costs.seconds(rows[0].group, len(rows))
-        if self.fails(rows):
-            raise RuntimeError("the test lets this forward fail")
-        return Forward([toy_output(row.operator, row.payload, row.settings, row.ordinal) for row in rows])
-
-
-def toy_engine(
-    model: ToyModel,
-    span: Span,
-    *,
-    slots: int = 64,
-    max_batch: int = 16,
-    max_wait_forwards: int = 8,
-    order: Order = Order.BACK_TO_BACK,
-) -> Engine:
-    scheduler = Scheduler(model.costs, max_batch, max_wait_forwards)
-    return Engine(span, model, Memoryless(slots), scheduler, order=order, clock=model.clock)
-
-
-def toy_payload(session_id: str, ordinal: int) -> Tensor:
-    """A frame that no other session and no other ordinal has."""
-    return torch.tensor([ordinal + 1, crc32(session_id.encode()) % MODULUS])
 
 
 @dataclass

@@ -122,6 +122,8 @@ def load_denoisers(
     source = _source(place)
     schedule = Schedule(source.config("scheduler", "scheduler_config.json"))
     tokenizer = _local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
+    if (name := source.config("unet").get("_class_name")) != "UNet2DConditionModel":
+        raise ConfigError(f"{source.place('unet')}: {name} is not supported; use UNet2DConditionModel")
     unet = _ready(_load(UNet2DConditionModel, source, "unet", dtype), device)
     if unet.config.time_cond_proj_dim is not None:
         text = "guidance-distilled UNets (time_cond_proj_dim) are not supported"

@@ -76,6 +76,8 @@ class StepResult:
     emissions: Sequence[Emission]
     batch: Batch | None
     """None: no row was ready."""
+    queue_age_s: float = 0.0
+    """How long the oldest row has waited that was ready and not chosen; 0 with none."""
 
 
 @dataclass(slots=True)
@@ -178,10 +180,13 @@ class Engine:
 
     def step(self, now: float) -> StepResult:
         """Run one batch of ready rows; returns every frame that has left the span since the last call."""
-        rows = self._scheduler.choose(list(self._ready()), now)
+        ready = list(self._ready())
+        rows = self._scheduler.choose(ready, now)
+        chosen = {id(row) for row in rows}
+        age_s = now - min((row.frame.ready_s for row in ready if id(row) not in chosen), default=now)
         batch = self._run(rows, now) if rows else None
         emissions, self._emissions = self._emissions, []
-        return StepResult(emissions, batch)
+        return StepResult(emissions, batch, age_s)
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps."""

@@ -88,10 +88,10 @@ class DiffusionModel:
         payloads = _moved([row.payload for row in rows], self._device)
         if kind is OperatorKind.DENOISE:
             outputs, update = self._denoiser_under(rows[0].settings)(payloads, rows, view)
-            return Forward(_moved(outputs, CPU), update)
+            return Forward(_apart(_moved(outputs, CPU)), update)
         assert self._vae is not None, "this span owns no VAE"
         operator: Callable[..., Tensor] = encode if kind is OperatorKind.ENCODE else decode
-        return Forward(list(operator(self._vae, torch.stack(payloads), self._dtype).to(CPU).unbind(0)))
+        return Forward(_apart(operator(self._vae, torch.stack(payloads), self._dtype).to(CPU).unbind(0)))
 
     def _denoiser_under(self, settings: Settings) -> Denoiser:
         """Raises InvalidRequest if there is no such adapter set."""
@@ -110,6 +110,11 @@ def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         together = torch.stack([tensors[index] for index in group]).to(device)
         moved.update(zip(group, together.unbind(0), strict=True))
     return [moved[index] for index in range(len(tensors))]
+
+
+def _apart(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each in storage of its own: an output that is kept must not keep its whole batch."""
+    return [tensor.clone() for tensor in tensors]
 
 
 class NullModel:

@@ -1,6 +1,6 @@
 """Frames in flight and the rows that they make ready.
 
-A row is one (session, frame, operator). `ready_rows` holds the whole ready rule: a denoising row
+A row is one (session, frame, operator). `Engine._ready` holds the whole ready rule: a denoising row
 (n, k) may run when (n, k-1) is done and no earlier ordinal in flight still has step k before it.
 """
 

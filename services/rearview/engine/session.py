@@ -137,6 +137,12 @@ class Settings:
         return tuple(WeightedPrompt(prompt, weights[prompt]) for prompt in sorted(weights))
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Every prompt in it; the negative one only if there is any."""
+        positive = tuple(one.prompt for one in self.mix)
+        return (*positive, self.negative_prompt) if self.negative_prompt else positive
+
+    @property
     def wording(self) -> str:
         """Stands for the mix and the adapter set: equal iff they are. A blend's frames share the one that
         it leads to.
@@ -172,12 +178,6 @@ class SettingsChange:
         elif self.prompts:
             named["prompt"] = ""
         return replace(settings, **named)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Every prompt that the change names and that may not be blank."""
-        mixed = tuple(one.prompt for one in self.prompts or ())
-        return mixed if self.prompt is None else (self.prompt, *mixed)
 
 
 def check_adapters(adapters: str, known: Collection[str]) -> None:

@@ -9,12 +9,21 @@ from typing import Any
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from rearview.engine.session import BankPolicy, NoiseRule, PromptChange, Settings, SettingsChange
+from rearview.engine.session import (
+    BankPolicy,
+    Guidance,
+    NoiseRule,
+    PromptChange,
+    Settings,
+    SettingsChange,
+    WeightedPrompt,
+)
 from rearview.errors import DropReason, InvalidRequest, Reason
 from rearview.ingress.image_gate import ImageKind
 from rearview.ingress.pacing import DropPolicy
 from rearview.ingress.service import OpenRequest, Record
 from rearview.ingress.session import Answer, FrameIn, IngressSession, SessionOptions
+from rearview.ingress.similarity import SimilaritySettings
 from rearview.stages.methods import Method
 from rearview.v1 import session_service_pb2, translation_service_pb2
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonProto
@@ -61,6 +70,7 @@ def open_request(message: pb.Open, *, opaque: bool) -> OpenRequest:
         else DEFAULT_BUDGET_S,
         answer_format=ImageKind.OPAQUE if opaque else answer_format,
         jpeg_quality=message.jpeg_quality or DEFAULT_JPEG_QUALITY,
+        similarity=_similarity(message.similarity_filter) if message.HasField("similarity_filter") else None,
     )
     if answer_format is ImageKind.OPAQUE and not opaque:
         raise _out_of_range("answer_format")
@@ -96,15 +106,31 @@ def _bank_overrides(message: pb.FeatureBank) -> dict[str, Any]:
     return overrides
 
 
+def _similarity(message: pb.SimilarityFilter) -> SimilaritySettings:
+    given: dict[str, Any] = {}
+    if message.HasField("threshold"):
+        given["threshold"] = _float32(message.threshold)
+    if message.HasField("max_skip_frames"):
+        given["max_skip_frames"] = message.max_skip_frames
+    return SimilaritySettings(**given)
+
+
 def settings_change(message: pb.Settings) -> SettingsChange:
-    """The fields that are present."""
+    """The fields that are present. Raises InvalidRequest for enum values that are not known."""
     rule = message.noise_rule if message.HasField("noise_rule") else None
+    mixed = tuple(WeightedPrompt(one.prompt, _float32(one.weight)) for one in message.prompts)
     return SettingsChange(
         prompt=message.prompt if message.HasField("prompt") else None,
         strength=_float32(message.strength) if message.HasField("strength") else None,
         steps=message.steps if message.HasField("steps") else None,
         seed=message.seed if message.HasField("seed") else None,
         noise_rule=None if not rule else NoiseRule(_known("noise_rule", rule, NoiseRule)),
+        guidance=Guidance(_known("guidance", message.guidance, Guidance)) if message.guidance else None,
+        guidance_scale=_float32(message.guidance_scale) if message.HasField("guidance_scale") else None,
+        delta=_float32(message.delta) if message.HasField("delta") else None,
+        negative_prompt=message.negative_prompt if message.HasField("negative_prompt") else None,
+        prompts=mixed or None,
+        blend_frames=message.blend_frames if message.HasField("blend_frames") else None,
     )
 
 
@@ -187,6 +213,8 @@ def session_message(record: Record) -> session_service_pb2.Session:
     session = record.session
     settings = _settings(session.settings)
     settings.ClearField("prompt")
+    settings.ClearField("prompts")
+    settings.ClearField("negative_prompt")
     states = session_service_pb2.Session.State
     opened = timestamp_pb2.Timestamp()
     opened.FromMicroseconds(int(record.open_time_s * 1e6))
@@ -214,6 +242,12 @@ def _settings(settings: Settings) -> pb.Settings:
         steps=settings.steps,
         seed=settings.seed,
         noise_rule=pb.NoiseRule.ValueType(settings.noise_rule.value),
+        guidance=pb.Guidance.ValueType(settings.guidance.value),
+        guidance_scale=settings.guidance_scale,
+        delta=settings.delta,
+        negative_prompt=settings.negative_prompt,
+        prompts=[pb.WeightedPrompt(prompt=one.prompt, weight=one.weight) for one in settings.prompts],
+        blend_frames=settings.blend_frames,
     )
 
 

@@ -187,10 +187,11 @@ class Ingress:
         check_settings(
             max_steps=session.spec.max_steps, strength=change.strength, steps=change.steps, seed=change.seed
         )
-        if change.prompt is not None:
-            self.admission.check_prompt(change.prompt)
-        session.apply(change.apply(session.settings))
-        return self.card.advice(session.settings.prompt)
+        settings = change.apply(session.settings)
+        for text in settings.texts:
+            self.admission.check_prompt(text)
+        session.apply(settings)
+        return self.card.advice(settings.wording)
 
     def find(self, tenant: TenantConfig, session_id: str) -> Record:
         """A session of the tenant that this ingress feeds. Raises NotFound."""
@@ -267,7 +268,8 @@ class Ingress:
         )
         defaults = Settings(strength=self.card.strength, steps=min(self.card.steps, max_steps))
         settings = request.change.apply(defaults)
-        self.admission.check_prompt(settings.prompt)
+        for text in settings.texts:
+            self.admission.check_prompt(text)
         check_settings(max_steps=max_steps, steps=settings.steps)
         session_id = uuid.uuid4().hex
         bank = choose_bank(self.config.bank, request.method, request.bank)

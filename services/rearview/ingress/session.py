@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearview.config import TenantConfig
+from rearview.engine.blending import is_blending, settings_under
 from rearview.engine.session import SessionSpec, Settings
 from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
 from rearview.ingress.codec import BadImage, decode_image, encode_image
 from rearview.ingress.image_gate import ImageKind
 from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.similarity import SimilarityFilter, SimilaritySettings, thumbnail
 from rearview.stages.directory.protocol import Lease
 from rearview.stages.lanes import Lane, Lanes
 from rearview.stages.links import LinkClosed
@@ -49,6 +51,8 @@ class SessionOptions:
     frame_budget_s: float
     answer_format: ImageKind
     jpeg_quality: int
+    similarity: SimilaritySettings | None = None
+    """None: every frame is translated, however much it looks like the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,10 @@ class Answer:
     timings: Sequence[Timing] = field(default_factory=tuple)
 
 
+Waiting = tuple[FrameIn, Answer, int, Settings]
+"""A frame that waits for its turn, with the version of its settings and these themselves."""
+
+
 class IngressSession:
     """One session. For one event loop; `executor` decodes and encodes images."""
 
@@ -92,7 +100,7 @@ class IngressSession:
         lease: Lease,
         lane: Lane,
         lanes: Lanes,
-        pacer: Pacer[tuple[FrameIn, Answer, int]],
+        pacer: Pacer[Waiting],
         metrics: Metrics,
         executor: Executor,
         on_fault: Callable[[BaseException], None],
@@ -107,9 +115,12 @@ class IngressSession:
         self.dropped = 0
         self._lanes, self._pacer = lanes, pacer
         self._metrics, self._executor, self._on_fault = metrics, executor, on_fault
+        self._filter = None if options.similarity is None else SimilarityFilter(options.similarity)
         self._version = 0
         self._announced = 0
         """The last version of the settings that the lane knows."""
+        self._in_force = spec.settings
+        """That version, with the blend that is under way."""
         self._next_ordinal = 0
         self._last_index = -1
         self._open: deque[Answer] = deque()
@@ -142,8 +153,7 @@ class IngressSession:
             self._open.append(answer)
             self._settle(answer, refusal)
             return
-        self._announce()
-        dropped = self._pacer.offer((frame, answer, self._version), frame.received_s)
+        dropped = self._pacer.offer((frame, answer, self._version, self.settings), frame.received_s)
         self._last_index = frame.frame_index
         self._open.append(answer)
         self._drop(dropped)
@@ -153,13 +163,6 @@ class IngressSession:
         """Frames received from now on are translated under `settings`."""
         self.settings = settings
         self._version += 1
-
-    def _announce(self) -> None:
-        # With the first frame under them, so that controls alone cost the engine nothing.
-        if self._announced != self._version:
-            self._announced = self._version
-            with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
-                self._lanes.send_settings(self.lane, self._version, self.settings)
 
     def acknowledge(self, received_answers: int) -> None:
         """The client has so many answers: they need not be kept.
@@ -243,11 +246,16 @@ class IngressSession:
         self._pacer.finished()
         self._startable.set()
         if message.payload is None:
-            self._settle(answer, DropReason.FAULT)
+            self._refuse(answer, DropReason.FAULT)
         elif self._pacer.is_late(answer.received_s, time.monotonic()):
-            self._settle(answer, DropReason.LATE)
+            self._refuse(answer, DropReason.LATE)
         else:
             self._spawn(self._finish(answer, message.payload))
+
+    def _refuse(self, answer: Answer, reason: DropReason) -> None:
+        if self._filter is not None:
+            self._filter.forget()
+        self._settle(answer, reason)
 
     async def _start_frames(self) -> None:
         while True:
@@ -259,16 +267,21 @@ class IngressSession:
                 continue
             await self._start(*taken)
 
-    async def _start(self, frame: FrameIn, answer: Answer, version: int) -> None:
+    async def _start(self, frame: FrameIn, answer: Answer, version: int, settings: Settings) -> None:
         try:
             payload = await self._decode(frame, answer)
         except BadImage as error:
             self._pacer.finished()
             self._settle(answer, error.reason)
             return
+        if await self._is_unchanged(frame, payload, version, settings.seed):
+            self._pacer.finished()
+            self._settle(answer, DropReason.UNCHANGED)
+            return
         answer.started_s = time.monotonic()
         ordinal = self._next_ordinal
         self._next_ordinal += 1
+        self._announce(version, settings, ordinal)
         self._in_lane[ordinal] = answer
         message = FrameMessage(
             self.spec.session_id, self.lane.epoch, ordinal, version, self._budget_s(answer), payload
@@ -276,6 +289,24 @@ class IngressSession:
         with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
             sent = self._lanes.send_frame(self.lane, message)
             self._metrics.link_bytes.labels("ingress", "sent").inc(sent)
+
+    def _announce(self, version: int, settings: Settings, ordinal: int) -> None:
+        # With the first frame under them: controls alone cost the engine nothing, and a blend counts
+        # from the ordinal that this frame has.
+        if self._announced == version:
+            return
+        self._announced = version
+        self._in_force = settings_under(self._in_force, settings, ordinal)
+        with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
+            self._lanes.send_settings(self.lane, version, self._in_force)
+
+    async def _is_unchanged(self, frame: FrameIn, pixels: NDArray[np.uint8], version: int, seed: int) -> bool:
+        if self._filter is None or frame.format is ImageKind.OPAQUE:
+            return False
+        seen = await asyncio.get_running_loop().run_in_executor(self._executor, thumbnail, pixels)
+        # Every frame of a blend is under another mix.
+        place = self._next_ordinal if is_blending(self._in_force, self._next_ordinal) else None
+        return self._filter.is_unchanged(seen, frame.frame_index, seed, (version, place))
 
     def _budget_s(self, answer: Answer) -> float:
         if self.options.policy is DropPolicy.LOSSLESS:
@@ -312,8 +343,8 @@ class IngressSession:
         self._metrics.image_codec_seconds.labels(operation).observe(seconds)
         return seconds
 
-    def _drop(self, dropped: Sequence[tuple[tuple[FrameIn, Answer, int], DropReason]]) -> None:
-        for (_, answer, _), reason in dropped:
+    def _drop(self, dropped: Sequence[tuple[Waiting, DropReason]]) -> None:
+        for (_, answer, *_), reason in dropped:
             self._settle(answer, reason)
 
     def _settle(self, answer: Answer, outcome: bytes | DropReason) -> None:

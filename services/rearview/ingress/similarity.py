@@ -71,6 +71,10 @@ class SimilarityFilter:
         self._reference, self._under, self._skipped = seen, under, 0
         return False
 
+    def forget(self) -> None:
+        """The frame that was let through last got no picture: the next one is let through."""
+        self._reference = None
+
     def _may_skip(self, seen: Thumbnail, under: Hashable) -> bool:
         known = self._reference is not None and self._reference.shape == seen.shape
         return known and under == self._under and self._skipped < self._settings.max_skip_frames

@@ -126,7 +126,7 @@ class TranslateStream:
         else:
             raise InvalidRequest(Reason.NOT_OPEN, "the first message must be `open` or `resume`")
         edge = self._ingress.config.ingress
-        advice = self._ingress.card.advice(record.session.settings.prompt)
+        advice = self._ingress.card.advice(record.session.settings.wording)
         self._outgoing.append(
             opened_response(
                 record.session,

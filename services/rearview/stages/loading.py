@@ -21,6 +21,10 @@ from rearview.stages.methods import default_bank
 __all__ = ["build_engine"]
 
 
+BATCH_SIZES = ((1, 2), (1, 2, 4, 8, 16, 32))
+"""Rows that are timed at start-up: on a CPU, where batches gain little and cost seconds; elsewhere."""
+
+
 def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
     torch.set_num_threads(span_config.num_threads)
@@ -35,7 +39,9 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     bank = default_bank(config.bank) if config.bank and isinstance(memory, FeatureBank) else None
     size = (config.model.width, config.model.height, config.model.max_steps)
     spec = SessionSpec("", *size, settings, bank=bank)
-    costs = measure_costs(model, memory, span, spec, example_payloads(config.model.checkpoint, span, spec))
+    sizes = [size for size in BATCH_SIZES[device.type != "cpu"] if size <= span_config.max_batch]
+    payloads = example_payloads(config.model.checkpoint, span, spec)
+    costs = measure_costs(model, memory, span, spec, payloads, sizes)
     return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
 
 

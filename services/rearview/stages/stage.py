@@ -305,6 +305,7 @@ class Stage:
     def _on_step(self, result: StepResult) -> None:
         if result.batch is not None:
             self._metrics.batch_rows.labels(self._span.name).observe(result.batch.rows)
+            self._metrics.queue_age_seconds.labels(self._span.name).set(result.queue_age_s)
         now = time.monotonic()
         for emission in result.emissions:
             session = self._sessions.get(emission.session_id)

@@ -101,6 +101,42 @@ NOISE_RULE_FRESH: NoiseRule.ValueType  # 2
 """A new noise per frame and step."""
 Global___NoiseRule: _TypeAlias = NoiseRule  # noqa: Y015
 
+class _Guidance:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuidanceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guidance.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUIDANCE_UNSPECIFIED: _Guidance.ValueType  # 0
+    """The same as GUIDANCE_NONE."""
+    GUIDANCE_NONE: _Guidance.ValueType  # 1
+    """Nothing."""
+    GUIDANCE_SELF: _Guidance.ValueType  # 2
+    """The frame as it came: costs nothing."""
+    GUIDANCE_INITIALIZE: _Guidance.ValueType  # 3
+    """What the negative prompt makes of the frame in its first step: one network
+    row more for every frame.
+    """
+    GUIDANCE_FULL: _Guidance.ValueType  # 4
+    """What the negative prompt makes of it in every step: twice the cost."""
+
+class Guidance(_Guidance, metaclass=_GuidanceEnumTypeWrapper):
+    """What the prediction of a denoising step is pushed away from."""
+
+GUIDANCE_UNSPECIFIED: Guidance.ValueType  # 0
+"""The same as GUIDANCE_NONE."""
+GUIDANCE_NONE: Guidance.ValueType  # 1
+"""Nothing."""
+GUIDANCE_SELF: Guidance.ValueType  # 2
+"""The frame as it came: costs nothing."""
+GUIDANCE_INITIALIZE: Guidance.ValueType  # 3
+"""What the negative prompt makes of the frame in its first step: one network
+row more for every frame.
+"""
+GUIDANCE_FULL: Guidance.ValueType  # 4
+"""What the negative prompt makes of it in every step: twice the cost."""
+Global___Guidance: _TypeAlias = Guidance  # noqa: Y015
+
 class _Method:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -260,6 +296,32 @@ class TranslateResponse(_message.Message):
 Global___TranslateResponse: _TypeAlias = TranslateResponse  # noqa: Y015
 
 @_typing.final
+class WeightedPrompt(_message.Message):
+    """One prompt of a mix."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """The description, as `Settings.prompt`."""
+    weight: _builtins.float
+    """Its weight beside those of the others, above 0 and at most 1000."""
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedPrompt: _TypeAlias = WeightedPrompt  # noqa: Y015
+
+@_typing.final
 class Settings(_message.Message):
     """What a frame is translated under. In a control, an absent field keeps its value."""
 
@@ -270,8 +332,16 @@ class Settings(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     NOISE_RULE_FIELD_NUMBER: _builtins.int
+    GUIDANCE_FIELD_NUMBER: _builtins.int
+    GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    NEGATIVE_PROMPT_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    BLEND_FRAMES_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """The picture's description, at most 2 KiB of UTF-8; it may not be blank."""
+    """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
+    Replaces `prompts`.
+    """
     strength: _builtins.float
     """How far the picture may leave the input, in (0, 1]. Default: the model's."""
     steps: _builtins.int
@@ -280,6 +350,30 @@ class Settings(_message.Message):
     """Seed of the noise. Default 0."""
     noise_rule: Global___NoiseRule.ValueType
     """How noise is chosen. Default NOISE_RULE_FIXED."""
+    guidance: Global___Guidance.ValueType
+    """What predictions are pushed away from. Default GUIDANCE_NONE."""
+    guidance_scale: _builtins.float
+    """How far they are pushed, 1 to 20. Default 1: no guidance, of whatever kind."""
+    delta: _builtins.float
+    """For GUIDANCE_SELF and GUIDANCE_INITIALIZE, 0 to 10: the share of the frame's
+    noise that counts as negative. Less adds grain, more softens. Default 1.
+    """
+    negative_prompt: _builtins.str
+    """What the picture should not be, for GUIDANCE_INITIALIZE and GUIDANCE_FULL: at
+    most 2 KiB of UTF-8. Default: empty.
+    """
+    blend_frames: _builtins.int
+    """Translated frames over which a change of prompt is spread, at most 10000: the
+    first is 1/n on the way, the n-th is there. Holds for changes of prompt in the
+    same control and after it. Default 0: at once, as 1.
+    """
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedPrompt]:
+        """Up to 8 prompts at a time, mixed by weight. Replaces `prompt`; to set both is
+        refused. Empty: keeps its value. A prompt that comes twice counts with both
+        weights; the order is of no meaning.
+        """
+
     def __init__(
         self,
         *,
@@ -288,11 +382,27 @@ class Settings(_message.Message):
         steps: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
         noise_rule: Global___NoiseRule.ValueType | None = ...,
+        guidance: Global___Guidance.ValueType | None = ...,
+        guidance_scale: _builtins.float | None = ...,
+        delta: _builtins.float | None = ...,
+        negative_prompt: _builtins.str | None = ...,
+        prompts: _abc.Iterable[Global___WeightedPrompt] | None = ...,
+        blend_frames: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__blend_frames: _TypeAlias = _typing.Literal["blend_frames"]  # noqa: Y015
+    _WhichOneofArgType__blend_frames: _TypeAlias = _typing.Literal["_blend_frames", b"_blend_frames"]  # noqa: Y015
+    _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
+    _WhichOneofArgType__delta: _TypeAlias = _typing.Literal["_delta", b"_delta"]  # noqa: Y015
+    _WhichOneofReturnType__guidance: _TypeAlias = _typing.Literal["guidance"]  # noqa: Y015
+    _WhichOneofArgType__guidance: _TypeAlias = _typing.Literal["_guidance", b"_guidance"]  # noqa: Y015
+    _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
+    _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
+    _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
     _WhichOneofReturnType__noise_rule: _TypeAlias = _typing.Literal["noise_rule"]  # noqa: Y015
     _WhichOneofArgType__noise_rule: _TypeAlias = _typing.Literal["_noise_rule", b"_noise_rule"]  # noqa: Y015
     _WhichOneofReturnType__prompt: _TypeAlias = _typing.Literal["prompt"]  # noqa: Y015
@@ -303,6 +413,16 @@ class Settings(_message.Message):
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blend_frames) -> _WhichOneofReturnType__blend_frames | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__delta) -> _WhichOneofReturnType__delta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance) -> _WhichOneofReturnType__guidance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_rule) -> _WhichOneofReturnType__noise_rule | None: ...
     @_typing.overload
@@ -335,6 +455,7 @@ class Open(_message.Message):
     ANSWER_CREDIT_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     FEATURE_BANK_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FILTER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. Default: the one that the server serves."""
     width: _builtins.int
@@ -369,6 +490,12 @@ class Open(_message.Message):
     def feature_bank(self) -> Global___FeatureBank:
         """For METHOD_STREAMV2V: how the bank is kept. Absent fields: the deployment's."""
 
+    @_builtins.property
+    def similarity_filter(self) -> Global___SimilarityFilter:
+        """Set: frames that look like the last translated one are answered by
+        DROP_REASON_UNCHANGED. Absent: every frame is translated.
+        """
+
     def __init__(
         self,
         *,
@@ -385,14 +512,53 @@ class Open(_message.Message):
         answer_credit: _builtins.int = ...,
         method: Global___Method.ValueType = ...,
         feature_bank: Global___FeatureBank | None = ...,
+        similarity_filter: Global___SimilarityFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "settings", b"settings", "similarity_filter", b"similarity_filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "answer_format", b"answer_format", "drop_policy", b"drop_policy", "feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "frame_rate", b"frame_rate", "height", b"height", "jpeg_quality", b"jpeg_quality", "max_steps", b"max_steps", "method", b"method", "model", b"model", "settings", b"settings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "answer_format", b"answer_format", "drop_policy", b"drop_policy", "feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "frame_rate", b"frame_rate", "height", b"height", "jpeg_quality", b"jpeg_quality", "max_steps", b"max_steps", "method", b"method", "model", b"model", "settings", b"settings", "similarity_filter", b"similarity_filter", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
+
+@_typing.final
+class SimilarityFilter(_message.Message):
+    """Which frames look so much like the last translated one that they are left out.
+    The likelier, the more alike; by chance, but always the same for a seed and
+    frame index. A frame under settings that have changed is never left out.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    MAX_SKIP_FRAMES_FIELD_NUMBER: _builtins.int
+    threshold: _builtins.float
+    """Cosine similarity of the two pictures in small, 0 to 1, above which a frame
+    may be left out; at similarity 1 it always is. Default 0.98.
+    """
+    max_skip_frames: _builtins.int
+    """The most frames that are left out one after another, 1 to 1000. Default 10."""
+    def __init__(
+        self,
+        *,
+        threshold: _builtins.float | None = ...,
+        max_skip_frames: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_skip_frames", b"_max_skip_frames", "_threshold", b"_threshold", "max_skip_frames", b"max_skip_frames", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_skip_frames", b"_max_skip_frames", "_threshold", b"_threshold", "max_skip_frames", b"max_skip_frames", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_skip_frames: _TypeAlias = _typing.Literal["max_skip_frames"]  # noqa: Y015
+    _WhichOneofArgType__max_skip_frames: _TypeAlias = _typing.Literal["_max_skip_frames", b"_max_skip_frames"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_skip_frames) -> _WhichOneofReturnType__max_skip_frames | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___SimilarityFilter: _TypeAlias = SimilarityFilter  # noqa: Y015
 
 @_typing.final
 class FeatureBank(_message.Message):

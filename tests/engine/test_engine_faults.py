@@ -1,0 +1,119 @@
+"""What a failing forward costs: a second try, then one frame, never another session.
+
+Without a bank; the toy model is exact: equal means bit-equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from rearview.engine.engine import Order
+from rearview.engine.rows import Row
+from support.tiny import whole_chain
+from support.toy import (
+    TOY_STEPS,
+    Faults,
+    ToyModel,
+    admit,
+    drain,
+    expect,
+    toy_engine,
+    toy_spec,
+)
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("operator", ["encode", "denoise-0", "denoise-1", "decode"])
+def test_a_row_that_fails_once_runs_again_and_gives_the_same_picture(operator: str) -> None:
+    model = ToyModel(fails=Faults(lambda row: row.ordinal == 1 and row.operator.name == operator, times=1))
+    engine = toy_engine(model, whole_chain(TOY_STEPS))
+    engine.open(toy_spec("a"))
+    admit(engine, "a", 0, 1, 2)
+    expect(drain(engine), toy_spec("a"), [0, 1, 2])
+    assert sum(("a", 1, operator) in batch for batch in model.batches) == 2
+
+
+def test_a_frame_may_fail_once_at_each_of_its_operators() -> None:
+    failed = set()
+
+    def once_each(rows: Sequence[Row]) -> bool:
+        fails = rows[0].operator not in failed
+        failed.add(rows[0].operator)
+        return fails
+
+    engine = toy_engine(ToyModel(fails=once_each), whole_chain(TOY_STEPS))
+    engine.open(toy_spec("a"))
+    admit(engine, "a", 0)
+    expect(drain(engine), toy_spec("a"), [0])
+    assert len(failed) == 4
+
+
+@pytest.mark.parametrize("operator", ["encode", "denoise-0", "denoise-1", "decode"])
+@pytest.mark.parametrize("order", Order)
+def test_a_frame_that_fails_alone_a_second_time_is_dropped_and_later_ones_are_not(
+    operator: str, order: Order
+) -> None:
+    model = ToyModel(fails=Faults(lambda row: row.ordinal == 1 and row.operator.name == operator))
+    engine = toy_engine(model, whole_chain(TOY_STEPS), order=order)
+    engine.open(toy_spec("a"))
+    admit(engine, "a", 0, 1, 2, 3)
+    engine.flush("a")
+    left = {emission.ordinal: emission for emission in drain(engine)}
+    assert left.pop(1).payload is None
+    expect(list(left.values()), toy_spec("a"), [0, 2, 3])
+    tries = [batch for batch in model.batches if ("a", 1, operator) in batch]
+    assert len(tries[-1]) == 1, "it was given up without having been tried alone"
+    assert len(tries) == 2
+
+
+def test_those_who_share_a_batch_with_a_failing_row_lose_nothing() -> None:
+    model = ToyModel(fails=Faults(lambda row: row.session_id == "bad" and row.operator.name == "denoise-1"))
+    engine = toy_engine(model, whole_chain(TOY_STEPS))
+    names = ["a", "b", "bad", "c"]
+    for name in names:
+        engine.open(toy_spec(name))
+        admit(engine, name, 0, 1)
+    emissions = drain(engine)
+    for name in names:
+        own = [left for left in emissions if left.session_id == name]
+        if name == "bad":
+            assert [(left.ordinal, left.payload) for left in own] == [(0, None), (1, None)]
+        else:
+            expect(own, toy_spec(name), [0, 1])
+
+
+def test_a_failing_row_runs_next_though_others_keep_coming_without_deadlines() -> None:
+    model = ToyModel(fails=Faults(lambda row: row.session_id == "bad" and row.operator.name == "encode"))
+    engine = toy_engine(model, whole_chain(TOY_STEPS), max_batch=2)
+    engine.open(toy_spec("bad"))
+    admit(engine, "bad", 0)
+    engine.open(toy_spec("busy"))
+    dropped_after = None
+    for ordinal in range(20):
+        admit(engine, "busy", ordinal)
+        if any(left.session_id == "bad" for left in engine.step(0.0).emissions):
+            dropped_after = ordinal
+            break
+    assert dropped_after is not None
+    assert dropped_after <= 3
+    expect(
+        [left for left in drain(engine) if left.session_id == "busy"], toy_spec("busy"), range(ordinal + 1)
+    )
+
+
+def test_a_forward_changes_no_payload_before_it_commits() -> None:
+    """What a failed forward read is what the next one reads."""
+    seen: list[torch.Tensor] = []
+
+    def watch(rows: Sequence[Row]) -> bool:
+        seen.append(rows[0].payload.clone())
+        return len(seen) == 1
+
+    engine = toy_engine(ToyModel(fails=watch), whole_chain(TOY_STEPS))
+    engine.open(toy_spec("a"))
+    admit(engine, "a", 0)
+    drain(engine)
+    assert torch.equal(seen[0], seen[1])
