@@ -103,10 +103,10 @@ class Bench:
         """Run a cell after a warm-up."""
         sessions = specs(cell, self.size)
         costs = self._costs(cell, sessions[0])
-        drive(self._engine(cell, costs), sessions, WARMUP_FRAMES, self._pictures)
+        drive(self._engine(cell, costs), sessions, WARMUP_FRAMES, self._pictures, cell.order)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        run = drive(self._engine(cell, costs), sessions, self.frames, self._pictures)
+        run = drive(self._engine(cell, costs), sessions, self.frames, self._pictures, cell.order)
         work = sum(self.work.of_frame(spec.settings.steps, spec.bank is not None) for spec in sessions)
         flops = work * self.frames / run.seconds
         return Measured(
@@ -204,8 +204,9 @@ def drive(
     sessions: Sequence[SessionSpec],
     frames: int,
     payload: Callable[[str, int], torch.Tensor],
+    order: Order = Order.BACK_TO_BACK,
 ) -> Run:
-    """Send `frames` of every session, so many in flight as its order of rows needs, until all are back."""
+    """Send `frames` of every session, so many in flight as the engine's `order` needs, until all are back."""
     run = Run(0.0, [], [], {})
     sent = {spec.session_id: 0 for spec in sessions}
     started: dict[tuple[str, int], float] = {}
@@ -223,7 +224,7 @@ def drive(
         engine.open(spec)
     begin_s = time.monotonic()
     for spec in sessions:
-        for _ in range(spec.settings.steps if engine._order is Order.STREAM_BATCH else 1):
+        for _ in range(spec.settings.steps if order is Order.STREAM_BATCH else 1):
             send(spec.session_id)
     while engine.has_work:
         result = engine.step(time.monotonic())

@@ -306,3 +306,38 @@ def test_a_lora_is_found_as_file_as_folder_and_by_its_usual_name(tmp_path: Path)
         find_lora("model.adapters.oil", str(tmp_path))
     with pytest.raises(ConfigError, match=r"model\.adapters\.oil"):
         find_lora("model.adapters.oil", str(tmp_path / "missing"))
+
+
+def test_weights_under_the_names_of_older_libraries_are_loaded(folder: Path, tmp_path: Path) -> None:
+    """As Stable Diffusion 1.5 was published: other names in the VAE's attention, a wrapped text encoder."""
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    (file,) = (old / "vae").glob("*.safetensors")
+    vae = load_file(file)
+    for new, name in renamed.items():
+        for key in [key for key in vae if f"attentions.0.{new}." in key]:
+            vae[key.replace(f"attentions.0.{new}.", f"attentions.0.{name}.")] = vae.pop(key)
+    assert any("proj_attn" in key for key in vae)
+    save_file(vae, file, metadata={"format": "pt"})
+    (file,) = (old / "text_encoder").glob("*.safetensors")
+    text = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(file).items()}
+    positions = text["text_model.embeddings.position_embedding.weight"].shape[0]
+    text["text_model.embeddings.position_ids"] = torch.arange(positions)[None]
+    save_file(text, file, metadata={"format": "pt"})
+    assert_same(weights_of(str(old)), weights_of(str(folder)))
+
+
+def test_pickled_weights_of_a_folder_are_loaded(folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    names = {
+        "unet": "diffusion_pytorch_model.bin",
+        "vae": "diffusion_pytorch_model.bin",
+        "text_encoder": "pytorch_model.bin",
+    }
+    for part, name in names.items():
+        (file,) = (old / part).glob("*.safetensors")
+        torch.save(load_file(file), old / part / name)
+        file.unlink()
+    assert_same(weights_of(str(old)), weights_of(str(folder)))

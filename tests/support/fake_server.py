@@ -107,7 +107,7 @@ class _Ended(Exception):
         self.reason, self.message, self.retry_after_s = reason, message, retry_after_s
 
 
-class FakeServer(TranslationServiceServicer, SessionServiceServicer):
+class FakeServer(pb_grpc.TranslationServiceServicer, SessionServiceServicer):
     """Sessions live in this object and survive `stop` and `start`."""
 
     def __init__(self, faults: Faults | None = None) -> None:

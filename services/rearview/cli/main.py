@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from rearview.cli import sessions, train
+from rearview.cli import models, sessions, train
 from rearview.cli.demo import demo
 from rearview.cli.doctor import doctor
 from rearview.cli.translate import translate
@@ -24,6 +24,7 @@ app.command()(translate)
 app.add_typer(sessions.app, name="sessions")
 app.command()(doctor)
 app.add_typer(train.app, name="train")
+app.add_typer(models.app, name="models")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ class DiffusionModel:
         self._device, self._dtype = device, dtype
 
     @property
+    def vae(self) -> torch.nn.Module | None:
+        """None if the span has neither encode nor decode."""
+        return self._vae
+
+    @property
     def bank_layout(self) -> BankLayout | None:
         """What a feature bank over this model remembers; None if the span has no UNet that takes one."""
         return None if self._denoiser is None else self._denoiser.bank_layout

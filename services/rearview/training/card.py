@@ -157,8 +157,8 @@ def _limits() -> str:
 * Only style phrases have an effect: "a cat" draws no cat. Unknown styles fall back to natural.
 * It imitates deterministic filters. Fine lines and small faces come out softer than the filter's own.
 * It saw few photographs and no video; portraits in the data are drawings.
-* More than two steps, or a strength above about 0.6, lose detail: a model that predicts the mean gains
-  nothing from added noise.
+* More than one or two steps gain nothing, and a strength above about 0.6 loses detail: a model that predicts
+  the mean cannot invent what noise removed.
 * Trained at 128 x 128, meant for 256 x 256; larger pictures work, with strokes of the same size in pixels.
 * Its self-attention is diffuse. It exercises the temporal feature bank but shows no visible gain from it.
 """

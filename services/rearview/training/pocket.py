@@ -62,7 +62,7 @@ class Options:
     device: str = "auto"
     num_threads: int = 2
     """Torch threads on the CPU."""
-    machine: str = "2 CPU cores"
+    machine: str = "2 CPU cores, shared with other work"
     """Named in the model card."""
 
 

@@ -85,15 +85,16 @@ def label(picture: Image, text: str, cell: int) -> Image:
 def write_picture(path: Path, picture: Image, *, max_bytes: int = 1_000_000) -> None:
     """Write a PNG, shrinking the picture until it fits."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = picture.shape[:2]
+    scale = 1.0
     while True:
-        ok, encoded = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        size = (round(width * scale), round(height * scale))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        ok, encoded = cv2.imencode(".png", small[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
         if ok and encoded.size <= max_bytes:
             path.write_bytes(encoded.tobytes())
             return
-        width, height = int(picture.shape[1] * 0.92), int(picture.shape[0] * 0.92)
-        picture = np.asarray(
-            cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8
-        )
+        scale *= 0.95
 
 
 def held_out_pictures(size: int = 256) -> list[Image]:

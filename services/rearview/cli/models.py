@@ -1,0 +1,220 @@
+"""`rearview models`: run released weights through the engine on this machine, and look at what comes out."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rearview.cli.failure import fails_in_one_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from rearview.client.answers import Image
+    from rearview.engine.model import DiffusionModel
+    from rearview.engine.session import SessionSpec
+
+__all__ = ["Figures", "app", "problems"]
+
+STEPS = 4
+SHOWN_PAIRS = 3
+MIN_AUTOENCODER_DB = 18.0
+"""What the VAE gives back of an input must be its picture: wrong weights or scaling give far less."""
+MIN_CONTRAST = 8.0
+"""Standard deviation of a picture, in levels of 255: less is a flat or broken one."""
+
+app = typer.Typer(no_args_is_help=True, help="Check model weights.")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What translating the clip in one way gave."""
+
+    fps: float
+    latency_p50_ms: float
+    contrast: float
+    """Standard deviation of the pictures, levels of 255."""
+    distance: float
+    """Mean absolute difference from the input, levels of 255."""
+    flicker: float
+    """Mean absolute difference between neighbouring pictures, levels of 255."""
+
+
+@app.callback()
+def models() -> None:
+    """Check model weights."""
+
+
+@app.command()
+@fails_in_one_line
+def verify(
+    checkpoint: Annotated[
+        str, typer.Option(help="Folder, single file or hub id.")
+    ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    lcm_lora: Annotated[
+        str, typer.Option(help="LoRA to fuse; empty: none.")
+    ] = "latent-consistency/lcm-lora-sdv1-5",
+    vae: Annotated[str, typer.Option(help="VAE to use; empty: the checkpoint's.")] = "madebyollin/taesd",
+    prompt: Annotated[
+        str, typer.Option(help="What to make of the clip.")
+    ] = "oil painting, thick brush strokes",
+    strength: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.6,
+    frames: Annotated[int, typer.Option(help="Frames of the bundled clip.", min=2, max=60)] = 8,
+    size: Annotated[int, typer.Option(help="Side of the pictures, pixels.", min=64, max=1024)] = 512,
+    device: Annotated[str, typer.Option(help="auto: CUDA if there is any, else the CPU.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for models.png and models.json.")] = Path("out"),
+) -> None:
+    """Load released weights (from the hub's cache or the hub), translate the bundled clip with and without a
+    feature bank, print the figures and write a contact sheet to look at. Exit code 1 if a picture is broken.
+    """
+    import torch
+
+    from rearview.cli.contact_sheet import Row, write_contact_sheet
+    from rearview.engine.checkpoint import load_model, pick_device, pick_dtype
+    from rearview.engine.formats import Additions
+    from rearview.engine.model import DiffusionModel
+    from rearview.engine.session import BankSettings, SessionSpec, Settings
+
+    place = pick_device(device)
+    dtype = pick_dtype("auto", place)
+    started_s = time.perf_counter()
+    model = load_model(checkpoint, _span(), place, dtype, Additions(vae=vae, lcm_lora=lcm_lora))
+    if not isinstance(model, DiffusionModel):
+        raise typer.BadParameter("this checkpoint has no weights")
+    load_s = time.perf_counter() - started_s
+    typer.echo(f"loaded in {load_s:.1f} s on {place}, {str(dtype).removeprefix('torch.')}")
+    clip = _clip(frames, size)
+    quality_db = _autoencoder_db(model, clip, dtype, place)
+    typer.echo(f"autoencoder: {quality_db:.1f} dB")
+    settings = Settings(prompt=prompt, strength=strength, steps=STEPS)
+    found: dict[str, Figures] = {}
+    rows = []
+    for name, bank in (("per frame", None), ("feature bank", BankSettings())):
+        spec = SessionSpec(name, size, size, STEPS, settings, bank=bank)
+        pictures, latencies_s = _translate(model, spec, clip, dtype, place)
+        found[name] = _figures(clip, pictures, latencies_s)
+        typer.echo(
+            f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in asdict(found[name]).items())
+        )
+        shown = range(0, frames, max(1, frames // SHOWN_PAIRS))[:SHOWN_PAIRS]
+        rows.append(Row(f"{name}: {prompt}", [(clip[n], pictures[n]) for n in shown]))
+    out.mkdir(parents=True, exist_ok=True)
+    write_contact_sheet(out / "models.png", rows)
+    broken = problems(quality_db, found)
+    report = {
+        "checkpoint": checkpoint,
+        "lcm_lora": lcm_lora,
+        "vae": vae,
+        "device": torch.cuda.get_device_name() if place.type == "cuda" else "CPU",
+        "dtype": str(dtype).removeprefix("torch."),
+        "size": size,
+        "steps": STEPS,
+        "load_s": load_s,
+        "autoencoder_db": quality_db,
+        "figures": {name: asdict(figures) for name, figures in found.items()},
+        "problems": broken,
+    }
+    (out / "models.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    typer.echo(f"wrote {out / 'models.png'} and {out / 'models.json'}: look at the pictures")
+    for problem in broken:
+        typer.secho(f"problem: {problem}", fg="red", err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+def problems(autoencoder_db: float, figures: Mapping[str, Figures]) -> list[str]:
+    """What cannot be right, whatever the style."""
+    found = []
+    if not autoencoder_db >= MIN_AUTOENCODER_DB:
+        found.append(f"the VAE gives inputs back at {autoencoder_db:.1f} dB, not {MIN_AUTOENCODER_DB:g}")
+    found += [
+        f"{name}: pictures are flat, contrast {one.contrast:.1f}"
+        for name, one in figures.items()
+        if not one.contrast >= MIN_CONTRAST
+    ]
+    return found
+
+
+def _span() -> Any:
+    from rearview.engine.chain import Span, chain
+
+    return Span("fused", chain(STEPS))
+
+
+def _clip(frames: int, size: int) -> list[Image]:
+    from itertools import islice
+
+    from rearview.client.media import Fit, open_source
+    from rearview.samples import sample_clip_path
+
+    pictures = open_source(str(sample_clip_path())).pictures(size, size, Fit.CROP)
+    return [picture.image for picture in islice(pictures, frames)]
+
+
+def _autoencoder_db(
+    model: DiffusionModel, clip: Sequence[Image], dtype: torch.dtype, device: torch.device
+) -> float:
+    """Peak signal to noise of the first frame through the VAE and back."""
+    import torch
+
+    from rearview.engine.operators.decode import decode
+    from rearview.engine.operators.encode import encode
+
+    with torch.inference_mode():
+        source = torch.from_numpy(clip[0].copy())[None].to(device)
+        back = decode(model.vae, encode(model.vae, source, dtype), dtype)
+        error = (back.float() - source.float()).square().mean()
+    return float(10.0 * torch.log10(255.0**2 / error.clamp(min=1e-6)))
+
+
+def _translate(
+    model: DiffusionModel, spec: SessionSpec, clip: Sequence[Image], dtype: torch.dtype, device: torch.device
+) -> tuple[list[Image], list[float]]:
+    """The clip's pictures, one frame after another, and the seconds that each took."""
+    import torch
+
+    from rearview.engine.engine import Engine
+    from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+    from rearview.engine.memory.memoryless import Memoryless
+    from rearview.engine.rows import FrameInput
+    from rearview.engine.scheduler import CostTable, Scheduler
+
+    memory: FeatureBank | Memoryless = Memoryless(1)
+    if spec.bank is not None:
+        assert model.bank_layout is not None
+        shape = BankShape(1, tuple(range(STEPS)), spec.height, spec.width)
+        memory = FeatureBank(model.bank_layout, shape, dtype=dtype, device=device)
+    engine = Engine(_span(), model, memory, Scheduler(CostTable(), 1))
+    engine.open(spec)
+    pictures, latencies_s = [], []
+    for ordinal, image in enumerate(clip):
+        started_s = time.perf_counter()
+        engine.admit(FrameInput(spec.session_id, ordinal, torch.from_numpy(image.copy())), 0.0)
+        while engine.has_work:
+            for emission in engine.step(time.monotonic()).emissions:
+                if emission.payload is None:
+                    raise RuntimeError(f"frame {ordinal} could not be translated: the log says why")
+                pictures.append(emission.payload.numpy())
+        latencies_s.append(time.perf_counter() - started_s)
+    return pictures, latencies_s
+
+
+def _figures(clip: Sequence[Image], pictures: Sequence[Image], latencies_s: Sequence[float]) -> Figures:
+    import numpy as np
+
+    levels = np.stack(pictures).astype(np.float32)
+    steady_s = latencies_s[1:]  # The first frame also warms up.
+    return Figures(
+        fps=len(steady_s) / sum(steady_s),
+        latency_p50_ms=1e3 * statistics.median(steady_s),
+        contrast=float(levels.std(axis=(1, 2, 3)).mean()),
+        distance=float(np.abs(levels - np.stack(clip)).mean()),
+        flicker=float(np.abs(np.diff(levels, axis=0)).mean()),
+    )
