@@ -72,7 +72,7 @@ def _common(checkpoint: str, max_steps: int) -> dict[str, Any]:
 def running(config: ServiceConfig) -> Iterator[RunningService]:
     """The service, started and stopped. Ends the command with one line if it cannot start."""
     try:
-        from rearview.stages.local import LocalService
+        from rearview.local import LocalService
     except ImportError as error:
         fail(f"the service cannot be imported ({error}): install the project first (make test does)")
     with ExitStack() as stack:

@@ -144,13 +144,15 @@ class Settings:
 
     @property
     def wording(self) -> str:
-        """Stands for the mix and the adapter set: equal iff they are. A blend's frames share the one that
-        it leads to.
-        """
-        words = (
-            "\n".join(f"{one.weight:.9g} {one.prompt}" for one in self.mix) if self.prompts else self.prompt
-        )
-        return f"{self.adapters}\n{words}" if self.adapters else words
+        """Stands for the mix: equal iff the mixes are. A blend's frames share the one that it leads to."""
+        if not self.prompts:
+            return self.prompt
+        return "\n".join(f"{one.weight:.9g} {one.prompt}" for one in self.mix)
+
+    @property
+    def style(self) -> str:
+        """Stands for the mix and the adapter set: what a feature bank calls a change of prompt."""
+        return f"{self.adapters}\n{self.wording}" if self.adapters else self.wording
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,6 +338,7 @@ class Settings(_message.Message):
     NEGATIVE_PROMPT_FIELD_NUMBER: _builtins.int
     PROMPTS_FIELD_NUMBER: _builtins.int
     BLEND_FRAMES_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
     Replaces `prompts`.
@@ -367,6 +368,11 @@ class Settings(_message.Message):
     first is 1/n on the way, the n-th is there. Holds for changes of prompt in the
     same control and after it. Default 0: at once, as 1.
     """
+    adapters: _builtins.str
+    """Name of one of the deployment's adapter sets (LoRA styles), from the next
+    frame on; another name is refused, and the refusal lists those there are.
+    Default: empty, none.
+    """
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedPrompt]:
         """Up to 8 prompts at a time, mixed by weight. Replaces `prompt`; to set both is
@@ -388,11 +394,14 @@ class Settings(_message.Message):
         negative_prompt: _builtins.str | None = ...,
         prompts: _abc.Iterable[Global___WeightedPrompt] | None = ...,
         blend_frames: _builtins.int | None = ...,
+        adapters: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
+    _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015
     _WhichOneofReturnType__blend_frames: _TypeAlias = _typing.Literal["blend_frames"]  # noqa: Y015
     _WhichOneofArgType__blend_frames: _TypeAlias = _typing.Literal["_blend_frames", b"_blend_frames"]  # noqa: Y015
     _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
@@ -413,6 +422,8 @@ class Settings(_message.Message):
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adapters) -> _WhichOneofReturnType__adapters | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blend_frames) -> _WhichOneofReturnType__blend_frames | None: ...
     @_typing.overload

@@ -33,7 +33,7 @@ class BankRecord:
 
 def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRecord:
     """The record as this frame finds it: its bank may count as empty, its prompt as new."""
-    prompt = _digest(row.settings.wording)
+    prompt = _digest(row.settings.style)
     timestep_index = timestep_indices(row.settings.strength, row.settings.steps)[row.operator.step]
     is_changed = record.prompt not in ("", prompt)
     is_cleared = is_changed and settings.prompt_change is PromptChange.CLEAR

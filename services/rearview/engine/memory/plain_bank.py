@@ -42,8 +42,8 @@ class PlainBank:
     def view(self, frame: Settings, ordinal: int, step: int) -> PlainView:
         """Begin one forward of one frame. Applies what a changed prompt or timestep does."""
         timestep_index = timestep_indices(frame.strength, frame.steps)[step]
-        if self.prompt.setdefault(step, frame.wording) != frame.wording:
-            self.prompt[step], self.changed_at[step] = frame.wording, ordinal
+        if self.prompt.setdefault(step, frame.style) != frame.style:
+            self.prompt[step], self.changed_at[step] = frame.style, ordinal
             if self.settings.prompt_change is PromptChange.CLEAR:
                 self._clear(step)
         moved = self.timestep_index.get(step, timestep_index) != timestep_index
