@@ -153,6 +153,8 @@ def _stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
     scale: dict[str, Any] = {"num_replicas": span.replicas}
     if span.max_replicas is not None:
         scale = {"autoscaling_config": _autoscaling(span)}
+    if span.metrics_port:
+        scale["max_replicas_per_node"] = 1
     return {"ray_actor_options": actor, **scale, **_common_options(config)}
 
 

@@ -35,6 +35,9 @@ __all__ = [
     "load_config",
 ]
 
+MESSAGE_OVERHEAD_BYTES = 64 << 10
+"""A message holds an image and little else."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -137,6 +140,9 @@ class SpanConfig(_Section):
     """Further Ray resources, to tie the span to some nodes."""
     max_batch: int = Field(default=16, ge=1, le=256)
     """Most rows in one forward."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of `/metrics` of its replicas, for scrapers that must know it; 0 takes a free one. Set: a host
+    takes one replica of the span, so that the port is its own."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -196,6 +202,11 @@ class LimitsConfig(_Section):
     max_waiting: int = Field(default=4, ge=1, le=256)
     """Frames of one session that may wait at the ingress (policies `lossless` and `deadline`)."""
 
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message that carries a frame: encoded, raw RGB, or opaque."""
+        return max(self.max_image_bytes, 3 * self.max_pixels) + MESSAGE_OVERHEAD_BYTES
+
 
 class TenantConfig(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -229,7 +240,7 @@ class LinkConfig(_Section):
     secret: str = ""
     """Shared secret of all replicas of the service. Empty: made at start by `build_app`."""
     max_frame_bytes: int = Field(default=32 << 20, ge=1 << 16)
-    """Largest message on a link."""
+    """Largest message on a link; a larger one closes it. No less than the frames that `limits` let in."""
 
 
 class ServiceConfig(_Section):
@@ -274,6 +285,17 @@ class ServiceConfig(_Section):
         loopback = self.ingress.host in ("127.0.0.1", "localhost", "::1")
         if self.tenants_file is None and not loopback:
             raise ValueError(f"ingress.host {self.ingress.host} is open to others: set tenants_file")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        needed = self.limits.max_message_bytes
+        if self.link.max_frame_bytes < needed:
+            raise ValueError(
+                f"link.max_frame_bytes {self.link.max_frame_bytes} < {needed}, which frames may take by "
+                f"limits.max_image_bytes {self.limits.max_image_bytes} and "
+                f"limits.max_pixels {self.limits.max_pixels}"
+            )
         return self
 
     @property

@@ -71,4 +71,4 @@ def test_rules_ask_only_for_metrics_that_the_service_has(rules: Path) -> None:
     Metrics(registry)
     exposed = set(re.findall(r"^# TYPE (\w+)", generate_latest(registry).decode(), re.MULTILINE))
     assert asked
-    assert {re.sub(r"_bucket$", "", name) for name in asked} <= exposed
+    assert {re.sub(r"_(bucket|count)$", "", name) for name in asked} <= exposed

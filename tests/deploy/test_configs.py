@@ -54,6 +54,19 @@ def test_configuration_with_an_unknown_key_is_refused(path: Path) -> None:
     load_config(content)
 
 
+@pytest.mark.parametrize(
+    ("limits", "needed"),
+    [({"max_image_bytes": 8 << 20}, 8 << 20), ({"max_pixels": 4096 * 2160}, 3 * 4096 * 2160)],
+    ids=["encoded", "raw"],
+)
+def test_links_must_carry_every_frame_that_the_limits_let_in(limits: dict[str, int], needed: int) -> None:
+    needed += 64 << 10
+    assert load_config({"limits": limits, "link": {"max_frame_bytes": needed}})
+    with pytest.raises(ConfigError, match=r"link\.max_frame_bytes .*limits\.max_image_bytes") as caught:
+        load_config({"limits": limits, "link": {"max_frame_bytes": needed - 1}})
+    assert "limits.max_pixels" in str(caught.value)
+
+
 def test_readme_lists_every_configuration(path: Path) -> None:
     assert f"`{path.name}`" in (DEPLOY / "README.md").read_text(encoding="utf-8")
 

@@ -108,6 +108,8 @@ def test_serve_builds_one_scaling_deployment_per_span_behind_the_ingress(
     for built, span in zip(spans, content["spans"], strict=True):
         scaling = built._deployment_config.autoscaling_config
         assert (scaling.min_replicas, scaling.max_replicas) == (span.get("replicas", 1), span["max_replicas"])
+        per_pod = built._replica_config.max_replicas_per_node
+        assert per_pod == (1 if span.get("metrics_port") else None)  # Two could not have the same port.
 
 
 def test_grpc_port_is_the_same_everywhere(objects: list[Manifest]) -> None:
@@ -123,20 +125,58 @@ def test_grpc_port_is_the_same_everywhere(objects: list[Manifest]) -> None:
     assert policies["rearview-clients"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
 
 
-def test_metrics_ports_are_scraped_and_open_to_the_scraper(base: list[Manifest]) -> None:
-    known = {name: port for template in templates(base).values() for name, port in ports(template).items()}
-    scraped = {
+def test_metrics_ports_of_the_pods_are_those_of_the_configuration(objects: list[Manifest]) -> None:
+    spans = {
+        f"span-{index}-metrics": span.metrics_port
+        for index, span in enumerate(config(objects).spans)
+        if span.metrics_port
+    }
+    listed = ports(templates(objects)["spans"])
+    assert {name: port for name, port in listed.items() if name.startswith("span-")} == spans
+    assert len(set(listed.values())) == len(listed)
+    assert ports(templates(objects)["ingress"])["app-metrics"] == config(objects).ingress.metrics_port
+
+
+def test_metrics_ports_are_scraped_and_open_to_the_scraper(objects: list[Manifest]) -> None:
+    monitors = pick(objects, "PodMonitor")
+    policies = [item for item in pick(objects, "NetworkPolicy") if "metrics" in item["metadata"]["name"]]
+    if not monitors:
+        assert policies == []
+        return
+    listed = {role: metrics_ports(template) for role, template in templates(objects).items()}
+    assert {role: scraped_ports(monitors, template) for role, template in templates(objects).items()} == {
+        role: set(known) for role, known in listed.items()
+    }
+    opened = {port["port"] for policy in policies for port in policy["spec"]["ingress"][0]["ports"]}
+    assert opened == {port for known in listed.values() for port in known.values()}
+
+
+def metrics_ports(template: dict[str, Any]) -> dict[str, int]:
+    return {name: port for name, port in ports(template).items() if name.endswith("metrics")}
+
+
+def scraped_ports(monitors: list[Manifest], template: dict[str, Any]) -> set[str]:
+    """Names of the pod's ports that a PodMonitor which selects the pod asks."""
+    labels = template["metadata"]["labels"].items()
+    asked = {
         endpoint["port"]
-        for item in pick(base, "PodMonitor")
+        for item in monitors
+        if item["spec"]["selector"]["matchLabels"].items() <= labels
         for endpoint in item["spec"]["podMetricsEndpoints"]
     }
-    policy = next(
-        item for item in pick(base, "NetworkPolicy") if item["metadata"]["name"].endswith("metrics")
-    )
-    opened = {port["port"] for port in policy["spec"]["ingress"][0]["ports"]}
-    assert known["app-metrics"] == config(base).ingress.metrics_port
-    assert scraped == {name for name in known if name.endswith("metrics")}
-    assert opened == {known[name] for name in scraped}
+    return asked & set(ports(template))
+
+
+def test_every_scraped_port_is_some_pods(objects: list[Manifest]) -> None:
+    monitors = pick(objects, "PodMonitor")
+    found = {name for template in templates(objects).values() for name in scraped_ports(monitors, template)}
+    asked = {endpoint["port"] for item in monitors for endpoint in item["spec"]["podMetricsEndpoints"]}
+    assert asked == found
+
+
+def test_every_span_is_scraped_where_there_is_monitoring(objects: list[Manifest]) -> None:
+    if pick(objects, "PodMonitor"):
+        assert all(span.metrics_port for span in config(objects).spans)
 
 
 def test_every_selector_finds_pods(objects: list[Manifest]) -> None:

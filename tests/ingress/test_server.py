@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import subprocess
+import threading
 import urllib.request
+from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from rearview.errors import Reason
+from rearview.ingress.server import IngressServer
+from rearview.ingress.service import Ingress
+from rearview.stages.stage import Stage
+from rearview.telemetry.metrics import MetricsServer
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
-from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, running
+from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, null_config, running
 from support.require import skip_or_fail
 
 pytestmark = pytest.mark.integration
@@ -220,6 +227,44 @@ async def test_promtool_finds_nothing_in_the_metrics_after_traffic(
         assert b'rearview_span_compute_seconds_count{span="span-1"} 2.0' in texts[2]
         for text in texts:
             assert await asyncio.to_thread(check_metrics, promtool, text) == (0, b"", b"")
+
+
+async def test_the_event_loop_answers_while_the_metrics_server_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, close, answers = asyncio.get_running_loop(), MetricsServer.close, []
+
+    def close_once_the_loop_answers(server: MetricsServer) -> None:
+        answered = threading.Event()
+        loop.call_soon_threadsafe(answered.set)
+        answers.append(answered.wait(5))
+        close(server)
+
+    monkeypatch.setattr(MetricsServer, "close", close_once_the_loop_answers)
+    async with running():
+        pass
+    assert answers == [True, True]  # Of the ingress and its stage.
+
+
+async def test_metrics_of_a_service_that_is_open_to_others_name_an_address_that_they_can_dial(
+    root: Path,
+) -> None:
+    everyone = {"host": "0.0.0.0"}
+    tenants = root / "deploy/tenants.example.yaml"
+    config = null_config(ingress=everyone, link=everyone, tenants_file=tenants)
+    stage = Stage(config, 0, "stage", "node")  # Not started, so that nothing of it is open to others.
+
+    async def members() -> list[dict[str, object]]:
+        return [dict(stage.describe())]
+
+    server = IngressServer(Ingress(config, "ingress", "node", members))
+    own = socket.gethostbyname(socket.gethostname())
+    try:
+        assert stage.describe()["metrics_url"] == f"http://{own}:0/metrics"
+        assert server.metrics_url == f"http://{own}:0/metrics"
+    finally:
+        await stage.stop()
+        await server.stop()
 
 
 async def test_only_opens_count_as_refused_opens() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from rearview.config import ServiceConfig
+from rearview.config import ServiceConfig, load_config
 from rearview.engine.engine import Engine
 from rearview.engine.session import SessionSpec, Settings
 from rearview.stages.links import Link, LinkPool, LinkServer
@@ -26,7 +28,7 @@ from rearview.stages.wire import (
     encode_settings,
     encode_spec,
 )
-from support.raw_stream import eventually, null_config, quickly_stopped
+from support.raw_stream import OPERATORS, eventually, null_config, quickly_stopped
 
 pytestmark = pytest.mark.integration
 
@@ -292,6 +294,23 @@ async def test_a_drain_waits_no_longer_than_its_grace() -> None:
         assert await owner.open(spec()) is None
         await asyncio.wait_for(stage.drain(0.05), 10)
         assert stage.num_sessions == 1
+
+
+async def test_the_metrics_of_a_span_are_at_the_port_that_its_configuration_names() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spans = [{"name": "fused", "operators": OPERATORS, "metrics_port": port, "slots": 3}]
+    config = load_config({"model": {"checkpoint": "null"}, "spans": spans})
+    stage = Stage(config, 0, "stage", "node")
+    with quickly_stopped():
+        await stage.start()
+    try:
+        assert stage.describe()["metrics_url"] == f"http://127.0.0.1:{port}/metrics"
+        with await asyncio.to_thread(urlopen, stage.describe()["metrics_url"], timeout=10) as response:
+            assert b'rearview_slots{span="fused"} 3.0' in await asyncio.to_thread(response.read)
+    finally:
+        await stage.stop()
 
 
 async def test_health_follows_the_engine_thread() -> None:

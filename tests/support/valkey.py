@@ -34,6 +34,8 @@ class Server:
     folder: Path
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    password: str | None = None
+    """What callers must know; None: nothing."""
 
     @property
     def url(self) -> str:
@@ -45,12 +47,14 @@ class Server:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
+        if self.password is not None:
+            options += ["--requirepass", self.password]
         # Ends with the test process, even if that is killed.
         guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen([*guard, _server_binary(), *options], stdout=log, stderr=log)
         deadline = time.monotonic() + START_DEADLINE_S
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis(port=self.port, password=self.password) as client:
             while True:
                 with contextlib.suppress(redis.ConnectionError):
                     client.ping()

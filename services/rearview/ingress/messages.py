@@ -131,6 +131,7 @@ def settings_change(message: pb.Settings) -> SettingsChange:
         negative_prompt=message.negative_prompt if message.HasField("negative_prompt") else None,
         prompts=mixed or None,
         blend_frames=message.blend_frames if message.HasField("blend_frames") else None,
+        adapters=message.adapters if message.HasField("adapters") else None,
     )
 
 
@@ -248,6 +249,7 @@ def _settings(settings: Settings) -> pb.Settings:
         negative_prompt=settings.negative_prompt,
         prompts=[pb.WeightedPrompt(prompt=one.prompt, weight=one.weight) for one in settings.prompts],
         blend_frames=settings.blend_frames,
+        adapters=settings.adapters,
     )
 
 

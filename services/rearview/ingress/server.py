@@ -13,6 +13,7 @@ from rearview.config import ServiceConfig
 from rearview.errors import Reason, StreamEnded
 from rearview.ingress.service import Ingress
 from rearview.ingress.servicer import SessionServicer, TranslationServicer
+from rearview.stages.links import reachable
 from rearview.telemetry.metrics import MetricsServer, serve_metrics
 from rearview.v1 import (
     session_service_pb2,
@@ -23,8 +24,6 @@ from rearview.v1 import (
 
 __all__ = ["IngressServer"]
 
-MESSAGE_OVERHEAD_BYTES = 64 << 10
-"""A message holds an image and little else."""
 FLUSH_S = 1.5
 """How long calls have to send why they end; those that watch the health never end by themselves."""
 KEEPALIVE_MS = 5_000
@@ -73,7 +72,7 @@ class IngressServer:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self._config.ingress.host}:{self.metrics_port}/metrics"
+        return f"http://{reachable(self._config.ingress.host)}:{self.metrics_port}/metrics"
 
     async def drain(self) -> None:
         """Refuse new streams, tell the others, and give them the drain grace to finish."""
@@ -92,7 +91,7 @@ class IngressServer:
         await self._ingress.stop()
         await self._server.stop(FLUSH_S)
         if self._metrics_server is not None:
-            self._metrics_server.close()
+            await asyncio.to_thread(self._metrics_server.close)
 
     def _listen(self) -> int:
         edge = self._config.ingress
@@ -104,8 +103,7 @@ class IngressServer:
 
 
 def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
-    limits = config.limits
-    largest = max(limits.max_image_bytes, limits.max_pixels * 3) + MESSAGE_OVERHEAD_BYTES
+    largest = config.limits.max_message_bytes
     return [
         ("grpc.so_reuseport", int(config.ingress.replicas > 1)),
         ("grpc.max_receive_message_length", largest),

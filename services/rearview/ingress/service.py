@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.engine.card import ModelCard
-from rearview.engine.session import SessionSpec, Settings, SettingsChange
+from rearview.engine.session import SessionSpec, Settings, SettingsChange, check_adapters
 from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import Admission, check_settings
 from rearview.ingress.auth import Tenants
@@ -188,6 +188,7 @@ class Ingress:
             max_steps=session.spec.max_steps, strength=change.strength, steps=change.steps, seed=change.seed
         )
         settings = change.apply(session.settings)
+        check_adapters(settings.adapters, self.config.model.adapters)
         for text in settings.texts:
             self.admission.check_prompt(text)
         session.apply(settings)
@@ -268,6 +269,7 @@ class Ingress:
         )
         defaults = Settings(strength=self.card.strength, steps=min(self.card.steps, max_steps))
         settings = request.change.apply(defaults)
+        check_adapters(settings.adapters, model.adapters)
         for text in settings.texts:
             self.admission.check_prompt(text)
         check_settings(max_steps=max_steps, steps=settings.steps)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import hmac
 import itertools
@@ -27,7 +28,7 @@ from typing import Any
 from rearview.config import LinkConfig
 from rearview.stages.wire import Kind, WireError, decode_json, encode_json
 
-__all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer"]
+__all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "reachable"]
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ class LinkServer:
             await asyncio.start_server(self._accept, self._config.host, 0),
         ]
         port = self._servers[1].sockets[0].getsockname()[1]
-        return Address(self._node, str(path), _reachable(self._config.host), port)
+        return Address(self._node, str(path), reachable(self._config.host), port)
 
     def broadcast(self, kind: Kind, *parts: bytes) -> None:
         """Send to every peer that has dialled here."""
@@ -273,16 +274,24 @@ class LinkPool:
             del self._links[address]
 
 
+@functools.cache
+def reachable(host: str) -> str:
+    """What others dial when this process listens on `host`.
+
+    `host` itself where the machine's name has no address: good for this machine, and for no other.
+    """
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with contextlib.suppress(OSError):
+        return socket.gethostbyname(socket.gethostname())
+    return host
+
+
 async def _close_all(links: Iterable[Link]) -> None:
     closing = tuple(links)
     for link in closing:
         link.close()
     await asyncio.gather(*(link.wait_closed() for link in closing))
-
-
-def _reachable(host: str) -> str:
-    """What peers dial when this process listens on `host`."""
-    return socket.gethostbyname(socket.gethostname()) if host in ("0.0.0.0", "::") else host
 
 
 def _detect_dead_peer(writer: asyncio.StreamWriter) -> None:

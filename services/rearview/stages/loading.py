@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from rearview.config import ServiceConfig, SpanConfig
+from rearview.config import ModelConfig, ServiceConfig, SpanConfig
 from rearview.engine.calibration import example_payloads, measure_costs
 from rearview.engine.card import ModelCard
 from rearview.engine.chain import OperatorKind, Span
 from rearview.engine.checkpoint import latent_shape, load_model, pick_device, pick_dtype
 from rearview.engine.engine import Engine
+from rearview.engine.formats import Additions, LoraFile
 from rearview.engine.memory.feature_bank import BankShape, FeatureBank
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import TemporalMemory
@@ -31,7 +32,7 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     span = Span.parse(span_config.name, span_config.operators)
     device = pick_device(config.model.device)
     dtype = pick_dtype(config.model.dtype, device)
-    model = load_model(config.model.checkpoint, span, device, dtype)
+    model = load_model(config.model.checkpoint, span, device, dtype, additions(config.model))
     memory = _memory(config, span_config, span, model, device, dtype)
     settings = Settings(
         "warm-up", ModelCard.read(config.model.checkpoint).strength, steps=config.model.max_steps
@@ -40,9 +41,15 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     size = (config.model.width, config.model.height, config.model.max_steps)
     spec = SessionSpec("", *size, settings, bank=bank)
     sizes = [size for size in BATCH_SIZES[device.type != "cpu"] if size <= span_config.max_batch]
-    payloads = example_payloads(config.model.checkpoint, span, spec)
-    costs = measure_costs(model, memory, span, spec, payloads, sizes)
+    payloads = example_payloads(config.model.checkpoint, span, spec, additions(config.model))
+    costs = measure_costs(model, memory, span, spec, payloads, sizes, tuple(config.model.adapters))
     return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
+
+
+def additions(model: ModelConfig) -> Additions:
+    """What the configuration replaces or adds to the checkpoint."""
+    sets = {name: [LoraFile(one.path, one.scale) for one in files] for name, files in model.adapters.items()}
+    return Additions(model.vae, model.lcm_lora, sets, model.single_file_config)
 
 
 def _memory(
@@ -57,7 +64,8 @@ def _memory(
     layout = model.bank_layout if isinstance(model, DiffusionModel) else None
     if config.bank is None or layout is None:
         return Memoryless(span_config.slots)
-    _, latent_height, _ = latent_shape(config.model.checkpoint, config.model.height, config.model.width)
+    size = (config.model.height, config.model.width)
+    _, latent_height, _ = latent_shape(config.model.checkpoint, *size, additions(config.model))
     shape = BankShape(
         num_slots=span_config.slots,
         steps=tuple(op.step for op in span.operators if op.kind is OperatorKind.DENOISE),

@@ -25,7 +25,7 @@ from rearview.engine.engine import Engine, StepResult
 from rearview.engine.rows import FrameInput
 from rearview.engine.session import SessionSpec
 from rearview.errors import Fault, RearviewError, Reason, Refused
-from rearview.stages.links import Link, LinkClosed, LinkPool, LinkServer
+from rearview.stages.links import Link, LinkClosed, LinkPool, LinkServer, reachable
 from rearview.stages.loading import build_engine
 from rearview.stages.runner import EngineRunner
 from rearview.stages.wire import (
@@ -120,7 +120,7 @@ class Stage:
         self._runner = EngineRunner(engine, self._on_step, num_threads=self._span.num_threads)
         self._address = str(await self._server.start())
         self._metrics_server, self._metrics_port = serve_metrics(
-            self._metrics.registry, host=self._config.link.host
+            self._metrics.registry, self._span.metrics_port, self._config.link.host
         )
         self._metrics.slots.labels(self._span.name).set(self._span.slots)
 
@@ -137,7 +137,7 @@ class Stage:
             "frames_by_session": {key: session.frames for key, session in self._sessions.items()},
             "pid": os.getpid(),
             "draining": self._draining,
-            "metrics_url": f"http://{self._config.link.host}:{self._metrics_port}/metrics",
+            "metrics_url": f"http://{reachable(self._config.link.host)}:{self._metrics_port}/metrics",
         }
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rearview.config import environment
 from rearview.stages.directory.memory import MemoryDirectory
 from rearview.stages.directory.protocol import (
     Directory,
@@ -30,11 +31,17 @@ __all__ = [
 def open_directory(config: DirectoryConfig) -> Directory:
     """The directory that `config` asks for: Redis with a `redis_url`, else this process's memory.
 
-    Connects on first use, so a Redis that is not there yet shows as DirectoryUnavailable then.
+    `REARVIEW_REDIS_PASSWORD` is used with a URL that names no password. Connects on first use, so a Redis
+    that is not there yet, or refuses the password, shows as DirectoryUnavailable then.
     Raises ConfigError if the URL cannot be read.
     """
     if config.redis_url is None:
         return MemoryDirectory(lease_s=config.lease_s)
     from rearview.stages.directory.redis_store import RedisDirectory
 
-    return RedisDirectory.from_url(config.redis_url, lease_s=config.lease_s, key_prefix=config.key_prefix)
+    return RedisDirectory.from_url(
+        config.redis_url,
+        lease_s=config.lease_s,
+        key_prefix=config.key_prefix,
+        password=environment("REDIS_PASSWORD") or None,
+    )

@@ -69,14 +69,24 @@ class RedisDirectory:
 
     @classmethod
     def from_url(
-        cls, url: str, *, lease_s: float, key_prefix: str, remember_s: float = REMEMBER_S
+        cls,
+        url: str,
+        *,
+        lease_s: float,
+        key_prefix: str,
+        password: str | None = None,
+        remember_s: float = REMEMBER_S,
     ) -> RedisDirectory:
-        """For `redis://…` or `rediss://…`. Raises ConfigError if the URL is not one of these."""
+        """For `redis://…` or `rediss://…`. Raises ConfigError if the URL is not one of these.
+
+        `password` is for a URL without one; the URL's own goes first.
+        """
         try:
             if not url.startswith(("redis://", "rediss://")):
                 raise ValueError
             client = Redis.from_url(
                 url,
+                password=password,
                 decode_responses=True,
                 socket_timeout=SOCKET_TIMEOUT_S,
                 socket_connect_timeout=SOCKET_TIMEOUT_S,
