@@ -160,6 +160,6 @@ def _limits() -> str:
 * More than one or two steps gain nothing, and a strength above about 0.6 loses detail: a model that predicts
   the mean cannot invent what noise removed.
 * Trained at 128 x 128, meant for 256 x 256; larger pictures work, with strokes of the same size in pixels.
-* Trained without a feature bank, it gains next to nothing from one: on 40 frames of the sample clip the bank
-  lowered the warp error by at most 2 % (natural 0 %, oil 1.7 %, neon 0.4 %; fixed noise, a write every frame).
+* Trained without a feature bank, it gains next to nothing from one: on 40 frames of the sample clip the
+  bank lowered the warp error by at most 2 % (natural 0 %, oil 1.7 %, neon 0.4 %; a write every frame).
 """
