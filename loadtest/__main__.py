@@ -17,15 +17,30 @@ app.command("demo-time")(demo_time.main)
 app.command("report")(report.main)
 
 
+@app.command(
+    "engine",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def engine(context: typer.Context) -> None:
+    """Measure the engine with no service around it; its own --help says more."""
+    raise typer.Exit(_run("engine_bench", *context.args))
+
+
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context) -> None:
     """Run what needs no clone, each in a process of its own."""
     if context.invoked_subcommand is not None:
         return
     for name in ("transport", "throughput", "report"):
-        status = subprocess.run([sys.executable, "-m", f"loadtest.{name}"], check=False).returncode
+        status = _run(name)
         if status:
             raise typer.Exit(status)
+
+
+def _run(name: str, *arguments: str) -> int:
+    """Exit code of a benchmark in a process of its own."""
+    return subprocess.run([sys.executable, "-m", f"loadtest.{name}", *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ many sessions together look as each alone, and what batching gains over the same
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -36,7 +34,7 @@ from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.session import BankSettings, SessionSpec, Settings
 
 from loadtest.engine_models import MAX_STEPS, SIZES, Size, Work, build, count_work
-from loadtest.machine import describe_machine
+from loadtest.engine_report import header, line, write
 
 __all__ = ["Bench", "Cell", "Measured", "drive", "main", "percentile", "specs"]
 
@@ -317,18 +315,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = pick_device(options.device)
     dtype = pick_dtype("auto" if device.type == "cuda" else options.dtype, device)
     bench = Bench.prepare(SIZES[options.size], device, dtype, options.frames)
-    print(_header(bench), flush=True)
+    print(header(bench), flush=True)
     table = []
     for cell in () if options.check_only else cells(bench.size, options.max_sessions):
         measured = bench.measure(cell)
         table.append({**asdict(cell), "order": cell.order.value, **asdict(measured)})
-        print(_line(cell, measured), flush=True)
+        print(line(cell, measured), flush=True)
     checks = _checks(bench, options.rounds)
     for check in checks:
         print(f"{check['what']} ({check['setting']}): {check['value']:.3g}", flush=True)
     problems = [f"{c['what']} ({c['setting']})" for c in checks if not _is_met(c)]
     if options.out is not None:
-        _write(options.out, bench, table, checks, problems)
+        write(options.out, bench, table, checks, problems)
     for problem in problems:
         print(f"missed: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -383,54 +381,6 @@ def _figure(what: str, setting: str, value: float, unit: str, target: float) -> 
 def _is_met(figure: dict[str, Any]) -> bool:
     value, target = figure["value"], figure["target"]
     return bool(value <= target if figure["at_most"] else value >= target)
-
-
-def _write(
-    path: Path, bench: Bench, table: list[dict[str, Any]], checks: list[dict[str, Any]], problems: list[str]
-) -> None:
-    content = {
-        "name": f"engine_{bench.size.name}",
-        "command": f"python -m loadtest.engine_bench {shlex.join(sys.argv[1:])}",
-        "machine": describe_machine(),
-        "figures": checks,
-        "problems": problems,
-        "detail": {
-            "device": _device_name(bench.device),
-            "dtype": str(bench.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "pixels": bench.size.pixels,
-            "peak_tflops": bench.peak_flops / 1e12,
-            "tflop": {name: value / 1e12 for name, value in asdict(bench.work).items()},
-            "cells": table,
-        },
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def _header(bench: Bench) -> str:
-    work = bench.work
-    return (
-        f"{bench.size.name}, {bench.size.pixels}², {_device_name(bench.device)}, {bench.dtype}, "
-        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n"
-        f"GFLOP: UNet {work.unet / 1e9:.3g}, with a bank {(work.unet + work.bank) / 1e9:.3g}, "
-        f"VAE {work.encode / 1e9:.3g} + {work.decode / 1e9:.3g}; "
-        f"bound {bench.peak_flops / 1e12:.3g} TFLOP/s\n"
-        f"{'memory':7}{'steps':>6}{'sessions':>9}  {'order':13}{'FPS':>8}{'p50 ms':>9}{'p95 ms':>9}"
-        f"{'rows':>6}{'MiB':>7}{'bound':>7}"
-    )
-
-
-def _line(cell: Cell, m: Measured) -> str:
-    return (
-        f"{cell.memory:7}{cell.steps:6}{cell.sessions:9}  {cell.order.value:13}{m.fps:8.2f}"
-        f"{m.latency_p50_ms:9.1f}{m.latency_p95_ms:9.1f}{m.rows_per_forward:6.1f}{m.memory_mib:7.0f}"
-        f"{m.share_of_bound:7.1%}"
-    )
 
 
 if __name__ == "__main__":

@@ -103,6 +103,14 @@ class BankConfig(_Section):
     """Frames from one write to the next."""
     max_frames: int = Field(default=1, ge=1, le=16)
     """Frames that a queue keeps: memory and attention grow with it. The pool has room for so many."""
+    merge_ratio: float = Field(default=0.5, ge=0.1, le=0.9)
+    """Share of old and new tokens that each write merges away. 0.5: the bank keeps the size of one frame;
+    less lets it grow to (1 - ratio) / ratio frames, for which the pool has room then."""
+    metric: Literal["keys", "values", "outputs"] = "keys"
+    """Features whose likeness decides what is merged. `outputs`: the pool keeps them in all layers."""
+    layers: tuple[str, ...] = ()
+    """Paths in the UNet of the layers that take part, with all below them: `mid_block`, `up_blocks.1`.
+    Empty: all layers. One that leads to no self-attention is refused at start-up."""
     fusion_strength: float = Field(default=0.8, ge=0.0, le=1.0)
     """How much of a matching past feature replaces the present one; 0: no fusion."""
     fusion_threshold: float = Field(default=0.98, ge=-1.0, le=2.0)

@@ -11,15 +11,20 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import typer
 from rearview.cli import doctor
+from rearview.cli.choices import MethodChoice
 from rearview.cli.contact_sheet import Row, write_contact_sheet
+from rearview.cli.demo import _job as demo_job
 from rearview.cli.demo import choose_prompts, sample_frames, segment_starts
 from rearview.cli.main import app
 from rearview.cli.report import Report, percentiles
 from rearview.cli.server import local_config
-from rearview.client import Client, Dropped, SpanTiming, Timings, Translated
+from rearview.client import Client, Dropped, Settings, SpanTiming, Timings, Translated
 from rearview.client.answers import ImageFormat
+from rearview.client.media import open_source
 from rearview.errors import DropReason
+from rearview.samples import sample_clip_path
 from support.fake_server import FakeServer, serving_in_thread
 from typer.testing import CliRunner
 
@@ -53,6 +58,24 @@ def test_help_loads_no_grpc_or_codecs() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_every_option_of_translate_stands_in_a_panel_of_its_help() -> None:
+    panels: dict[str, list[str]] = {}
+    for parameter in typer.main.get_command(app).commands["translate"].params:  # type: ignore[attr-defined]
+        if parameter.param_type_name == "option":
+            panels.setdefault(parameter.rich_help_panel, []).append(parameter.name)
+    assert list(panels) == ["Picture", "Method", "Server", "Files"]
+    assert {"prompt", "guidance", "negative_prompt", "adapters"} <= set(panels["Picture"])
+    assert {"method", "bank_interval", "bank_policy", "skip_unchanged"} <= set(panels["Method"])
+
+
+def test_a_blend_of_styles_is_asked_for_at_opening(tmp_path: Path) -> None:
+    source = open_source(str(sample_clip_path()))
+    prompts = ["ink", "neon"]
+    job = demo_job(source, tmp_path, prompts, [0, 10], 20, MethodChoice.PER_FRAME, 6)
+    assert job.options["blend_frames"] == 6
+    assert job.controls == {10: Settings(prompt="neon")}
 
 
 def test_sessions_are_listed_shown_and_closed(server: FakeServer) -> None:

@@ -13,6 +13,7 @@ from client.clips import audio_packets, picture, times_ms, video_times, write_cl
 from rearview.cli.main import app
 from rearview.client.media_writer import write_image
 from rearview.errors import DropReason, Reason
+from rearview.v1 import translation_service_pb2 as pb
 from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
 from typer.testing import CliRunner, Result
 
@@ -114,6 +115,60 @@ def test_settings_reach_the_service(server: FakeServer, tmp_path: Path) -> None:
     assert session.open.drop_policy == 2  # LOSSLESS
 
 
+def opened_with(server: FakeServer, tmp_path: Path, *options: str) -> pb.Open:
+    """The opening message of a run with these options."""
+    clip = write_clip(tmp_path / "in.mp4", count=3)
+    server.faults.end_after_answers = (1, Reason.CLOSED)
+    translate(server, clip, tmp_path / "out.mp4", *options)
+    (session,) = server.sessions.values()
+    return session.open
+
+
+def test_guidance_and_adapters_reach_the_service(server: FakeServer, tmp_path: Path) -> None:
+    options = ["--guidance", "initialize", "--guidance-scale", "2.5", "--delta", "0.5"]
+    options += ["--negative-prompt", "blur", "--adapters", "ink"]
+    settings = opened_with(server, tmp_path, *options).settings
+    assert settings.guidance == pb.GUIDANCE_INITIALIZE
+    assert (settings.guidance_scale, settings.delta) == (2.5, 0.5)
+    assert (settings.negative_prompt, settings.adapters) == ("blur", "ink")
+
+
+def test_guidance_without_a_scale_gets_one_at_which_it_acts(server: FakeServer, tmp_path: Path) -> None:
+    assert opened_with(server, tmp_path, "--guidance", "self").settings.guidance_scale > 1
+
+
+def test_guidance_none_is_said_and_has_no_scale(server: FakeServer, tmp_path: Path) -> None:
+    settings = opened_with(server, tmp_path, "--guidance", "none").settings
+    assert settings.guidance == pb.GUIDANCE_NONE
+    assert not settings.HasField("guidance_scale")
+
+
+def test_what_is_not_chosen_is_left_to_the_service(server: FakeServer, tmp_path: Path) -> None:
+    opened = opened_with(server, tmp_path)
+    assert [field.name for field, _ in opened.settings.ListFields()] == ["prompt", "seed"]
+    assert opened.method == pb.METHOD_UNSPECIFIED
+    assert not opened.HasField("feature_bank")
+    assert not opened.HasField("similarity_filter")
+
+
+def test_options_of_the_bank_choose_its_method(server: FakeServer, tmp_path: Path) -> None:
+    opened = opened_with(server, tmp_path, "--bank-interval", "2", "--bank-policy", "queue")
+    assert opened.method == pb.METHOD_STREAMV2V
+    assert opened.feature_bank == pb.FeatureBank(policy=pb.FeatureBank.POLICY_QUEUE, interval=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "threshold"),
+    [(["--skip-unchanged"], None), (["--skip-threshold", "0.75"], 0.75)],
+)
+def test_frames_that_do_not_change_are_left_out_if_that_is_asked_for(
+    server: FakeServer, tmp_path: Path, options: list[str], threshold: float | None
+) -> None:
+    opened = opened_with(server, tmp_path, *options)
+    assert opened.HasField("similarity_filter")
+    assert opened.similarity_filter == pb.SimilarityFilter(threshold=threshold)
+
+
 def test_max_frames_ends_the_video_and_its_sound(server: FakeServer, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "in.mp4", count=60)
     assert translate(server, clip, tmp_path / "out.mp4", "--max-frames", "7").exit_code == 0
@@ -173,6 +228,15 @@ def test_bad_files_are_named_in_one_line(
         ["--steps", "0"],
         ["--drop-policy", "never"],
         ["--prompt", " "],
+        ["--guidance", "some"],
+        ["--guidance-scale", "2"],
+        ["--guidance", "none", "--guidance-scale", "2"],
+        ["--guidance", "full", "--guidance-scale", "0.5"],
+        ["--guidance", "full", "--delta", "0.5"],
+        ["--guidance", "self", "--negative-prompt", "blur"],
+        ["--method", "per-frame", "--bank-interval", "2"],
+        ["--method", "per-frame", "--bank-policy", "merge"],
+        ["--skip-threshold", "1.5"],
     ],
 )
 def test_wrong_usage_ends_with_two(server: FakeServer, tmp_path: Path, options: list[str]) -> None:

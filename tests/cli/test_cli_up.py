@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rearview.client import Translated
+from rearview.client import DropPolicy, Translated
 from rearview.client.answers import ImageFormat
 from rearview.client.exchange import Frame
 from rearview.client.sync import Client
@@ -75,7 +75,14 @@ def test_up_serves_until_it_is_told_to_stop_and_leaves_nothing(process: subproce
     address = ready_address(process)
     with Client(address) as client:
         frames = [Frame(bytes([number] * 64), index=number, format=ImageFormat.OPAQUE) for number in range(8)]
-        answers = list(client.translate_frames(frames, prompt="none", answer_format=ImageFormat.OPAQUE))
+        answers = list(
+            client.translate_frames(
+                frames,
+                prompt="none",
+                answer_format=ImageFormat.OPAQUE,
+                drop_policy=DropPolicy.LOSSLESS,
+            )
+        )
     assert [a.frame_index for a in answers if isinstance(a, Translated)] == list(range(8))
     assert all(a.data == bytes([a.frame_index] * 64) for a in answers if isinstance(a, Translated))
     started = descendants(process.pid)

@@ -107,6 +107,50 @@ def test_frames_lost_from_before_an_answered_control_are_sent_again_under_their_
     assert ledger.control_answered(2, pb.Settings(seed=2)) is None
 
 
+def test_the_mix_that_is_restored_comes_without_the_blank_prompt_beside_it() -> None:
+    mixed = pb.Settings(prompt="", prompts=[pb.WeightedPrompt(prompt="a", weight=2.0)], adapters="ink")
+    ledger = filled(control(1))
+    ledger.settings = mixed
+    take_all(ledger)
+    ledger.resume(received_frames=0, frame_credit=100)
+    restore = ledger.take(0.0)
+    assert restore is not None
+    wanted = pb.Settings(prompts=mixed.prompts, adapters="ink")
+    assert restore.message.control == pb.Control(control_id=RESTORE_ID, settings=wanted)
+    assert ledger.settings == mixed
+
+
+def test_going_back_is_not_blended_and_the_control_behind_it_is() -> None:
+    ledger = filled(frame(0), frame(1), control(1), frame(2))
+    ledger.settings = pb.Settings(prompt="a", blend_frames=8)
+    take_all(ledger)
+    ledger.control_answered(1, pb.Settings(prompt="b", blend_frames=8))
+    ledger.resume(received_frames=1, frame_credit=100)
+    sent = []
+    while (item := ledger.take(0.0)) is not None:
+        sent.append(item)
+    assert [(item.is_frame, item.number) for item in sent] == [
+        (False, RESTORE_ID),
+        (True, 1),
+        (False, RESTORE_ID),
+        (False, 1),
+        (True, 2),
+    ]
+    assert sent[0].message.control.settings == pb.Settings(prompt="a", blend_frames=0)
+    assert sent[2].message.control.settings == pb.Settings(blend_frames=8)
+
+
+def test_a_blend_is_restored_whole_where_no_frame_comes_between() -> None:
+    ledger = filled(frame(0), control(1), frame(1))
+    ledger.settings = pb.Settings(prompt="a", blend_frames=8)
+    take_all(ledger)
+    ledger.resume(received_frames=1, frame_credit=100)
+    restore = ledger.take(0.0)
+    assert restore is not None
+    assert restore.message.control.settings == pb.Settings(prompt="a", blend_frames=8)
+    assert take_all(ledger) == ["c1", "f1"]
+
+
 def test_frames_sent_again_respect_the_credit_of_the_new_connection() -> None:
     ledger = filled(*map(frame, range(4)))
     take_all(ledger)

@@ -6,6 +6,7 @@ Without a bank; the toy model is exact: equal means bit-equal.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,3 +118,19 @@ def test_a_forward_changes_no_payload_before_it_commits() -> None:
     admit(engine, "a", 0)
     drain(engine)
     assert torch.equal(seen[0], seen[1])
+
+
+def test_a_frame_that_asks_for_more_steps_than_its_session_has_is_dropped_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its last steps have no slots and perhaps no span: it would be decoded with its noise."""
+    engine = toy_engine(ToyModel(), whole_chain(TOY_STEPS))
+    engine.open(toy_spec("a"))
+    engine.update("a", 1, replace(toy_spec("a").settings, steps=TOY_STEPS + 1))
+    engine.update("a", 2, toy_spec("a").settings)
+    for version in (0, 1, 2):
+        admit(engine, "a", version, version=version)
+    left = drain(engine)
+    assert [(each.ordinal, each.settings_version) for each in left if each.payload is None] == [(1, 1)]
+    expect([each for each in left if each.payload is not None], toy_spec("a"), [0, 2])
+    assert f"{TOY_STEPS + 1} steps, but the session has {TOY_STEPS}" in caplog.text

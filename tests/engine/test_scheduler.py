@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.engine.chain import Operator
-from rearview.engine.rows import Frame, Row
+from rearview.engine.rows import Frame, LaterRow, Row, row_width
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.session import Guidance, SessionSpec, Settings
 
 pytestmark = pytest.mark.unit
 
@@ -33,12 +33,14 @@ def row(
     ready_s: float = 0.0,
     failures: int = 0,
     write_due: bool = False,
-    later: tuple[Hashable, ...] = (),
+    later: tuple[LaterRow, ...] = (),
     costs: CostTable = PLAN,
+    guidance: Guidance = Guidance.NONE,
 ) -> Row:
-    spec = SessionSpec(session_id, 64, 64, 4, Settings(), tenant, weight)
+    under = Settings(guidance=guidance, guidance_scale=2.0)
+    spec = SessionSpec(session_id, 64, 64, 4, under, tenant, weight)
     link = Operator.parse(operator)
-    deadline_s = due_s + sum(costs.seconds(each, 1) for each in later)
+    deadline_s = due_s + sum(costs.seconds(*each) for each in later)
     frame = Frame(
         spec,
         ordinal,
@@ -108,8 +110,8 @@ def test_the_batch_stops_growing_before_its_earliest_deadline_is_missed() -> Non
 
 def test_it_leaves_time_for_the_steps_that_follow_in_the_same_company() -> None:
     """Two rows with two steps before them and 14 ms: 7 + 7. A third would leave 8 + 7."""
-    pair = [row(name, due_s=0.008 + 1e-9, later=("g",)) for name in "ab"]
-    chosen = Scheduler(PLAN, 8).choose([*pair, row("c", due_s=1.0, later=("g",))], 0.0)
+    pair = [row(name, due_s=0.008 + 1e-9, later=(LaterRow("g"),)) for name in "ab"]
+    chosen = Scheduler(PLAN, 8).choose([*pair, row("c", due_s=1.0, later=(LaterRow("g"),))], 0.0)
     assert names(chosen) == ["a", "b"]
 
 
@@ -133,6 +135,71 @@ def test_writes_count_in_the_cost() -> None:
     ready = [row("a", due_s=0.008), row("b", due_s=1.0, write_due=True)]
     assert names(Scheduler(table, 8).choose(ready, 0.0)) == ["a"]
     assert names(Scheduler(PLAN, 8).choose(ready, 0.0)) == ["a", "b"]
+
+
+# Rows with guidance, which are wider.
+
+
+FULL = Guidance.FULL
+
+
+@pytest.mark.parametrize(
+    ("guidance", "widths"),
+    [
+        (Guidance.NONE, [1, 1, 1, 1]),
+        (Guidance.SELF, [1, 1, 1, 1]),
+        (Guidance.INITIALIZE, [1, 2, 1, 1]),
+        (FULL, [1, 2, 2, 1]),
+    ],
+)
+def test_a_row_is_as_wide_as_its_samples_in_the_network(guidance: Guidance, widths: list[int]) -> None:
+    operators = ("encode", "denoise-0", "denoise-1", "decode")
+    assert [row("a", operator=name, guidance=guidance).width for name in operators] == widths
+    idle = Settings(guidance=guidance, guidance_scale=1.0)
+    assert row_width(Operator.parse("denoise-0"), idle) == 1
+
+
+def test_the_batch_is_bounded_in_samples() -> None:
+    rows = [row(f"{i}", guidance=FULL) for i in range(8)]
+    assert [len(Scheduler(PLAN, most).choose(rows, 0.0)) for most in (1, 2, 3, 4, 16)] == [1, 1, 1, 2, 8]
+    mixed = [row("a", guidance=FULL), row("b"), row("c", guidance=FULL), row("d")]
+    assert names(Scheduler(PLAN, 4).choose(mixed, 0.0)) == ["a", "b"]
+
+
+def test_the_second_sample_of_a_row_counts_in_the_cost() -> None:
+    for due_ms, rows in ((7.9, 1), (8, 2)):
+        ready = [row("a", due_s=due_ms / 1e3 + 1e-9), row("b", due_s=1.0, guidance=FULL)]
+        assert len(Scheduler(PLAN, 8).choose(ready, 0.0)) == rows, due_ms
+
+
+def test_a_wide_row_that_cannot_be_in_time_counts_as_late() -> None:
+    ready = [row("a", due_s=0.0065, guidance=FULL), *(row(f"b{i}", due_s=1.0) for i in range(9))]
+    assert len(Scheduler(PLAN, 8).choose(ready, 0.0)) == 7
+
+
+def test_the_second_sample_of_the_steps_that_follow_counts_too() -> None:
+    """Two wide rows take 9 ms, and then a wide one 7 and not 6."""
+    for deadline_ms, rows in ((15.9, 1), (16, 2)):
+        due_s = (deadline_ms - 7) / 1e3 + 1e-9
+        pair = [row(name, due_s=due_s, later=(LaterRow("g", 2),), guidance=FULL) for name in "ab"]
+        assert len(Scheduler(PLAN, 8).choose(pair, 0.0)) == rows, deadline_ms
+
+
+def test_feeding_counts_the_samples_that_the_fed_frame_will_be() -> None:
+    """Encoding for a wide row spares as much and takes a millisecond more."""
+    for due_ms, chosen in ((9.9, "d"), (10, "e")):
+        later = (LaterRow("g", 2),)
+        feeder = row("e", due_s=1.0, group="e", operator="encode", guidance=FULL, later=later)
+        ready = [row("d", due_s=due_ms / 1e3 + 1e-9), feeder]
+        assert names(Scheduler(BOTH, 8).choose(ready, 0.0)) == [chosen], due_ms
+
+
+@pytest.mark.parametrize("max_batch", [2, 5, 8])
+def test_tenants_are_charged_for_samples(max_batch: int) -> None:
+    plain = [row(f"plain{i}", tenant="plain") for i in range(12)]
+    guided = [row(f"guided{i}", tenant="guided", guidance=FULL) for i in range(12)]
+    served = rounds(Scheduler(PLAN, max_batch), [*plain, *guided], 300)
+    assert served["plain"] == pytest.approx(2 * served["guided"], rel=0.05)
 
 
 def test_of_equal_deadlines_the_furthest_frame_goes_first_then_who_waited_longest() -> None:
@@ -297,7 +364,8 @@ ready_rows = st.lists(
         operator=st.sampled_from(["encode", "denoise-0", "denoise-1", "decode"]),
         failures=st.sampled_from([0, 0, 0, 1]),
         write_due=st.booleans(),
-        later=st.sampled_from([(), ("g",), ("g", "h")]),
+        later=st.sampled_from([(), (LaterRow("g", 2),), (LaterRow("g"), LaterRow("h"))]),
+        guidance=st.sampled_from(Guidance),
     ),
     max_size=12,
     unique_by=lambda each: (each.session_id, each.operator),
@@ -314,7 +382,7 @@ def test_chosen_rows_are_ready_of_one_group_and_few_enough(
     for ready in rounds_of_ready:
         chosen = scheduler.choose(ready, 0.0)
         assert bool(chosen) == bool(ready)
-        assert len(chosen) <= max_batch
+        assert len(chosen) == 1 or sum(each.width for each in chosen) <= max_batch
         assert len({each.group for each in chosen}) <= 1
         assert all(any(each is known for known in ready) for each in chosen)
         assert len({(each.session_id, each.operator) for each in chosen}) == len(chosen)

@@ -17,7 +17,7 @@ import pytest
 from rearview.engine.chain import Operator, OperatorKind, Span
 from rearview.engine.engine import Order
 from rearview.engine.scheduler import CostTable
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.session import Guidance, SessionSpec, Settings
 from support.tiny import whole_chain
 from support.toy import Clock, ToyModel, toy_engine
 from support.virtual import FPS, ISSUE_COSTS, Answer, Source, simulate
@@ -29,8 +29,15 @@ BUDGET_S = 0.1
 TINY_S = 1e-9
 
 
-def spec(session_id: str, steps: int = STEPS, tenant: str = "t", weight: float = 1.0) -> SessionSpec:
-    return SessionSpec(session_id, 512, 512, STEPS, Settings(steps=steps), tenant, weight)
+def spec(
+    session_id: str,
+    steps: int = STEPS,
+    tenant: str = "t",
+    weight: float = 1.0,
+    guidance: Guidance = Guidance.NONE,
+) -> SessionSpec:
+    settings = Settings(steps=steps, guidance=guidance, guidance_scale=2.0)
+    return SessionSpec(session_id, 512, 512, STEPS, settings, tenant, weight)
 
 
 def play(
@@ -47,10 +54,18 @@ def play(
     return simulate(engine, clock, sources, until_s)
 
 
-def streams(count: int, num_frames: int = 60, **options: object) -> list[Source]:
+def streams(
+    count: int, num_frames: int = 60, guidance: Guidance = Guidance.NONE, **options: object
+) -> list[Source]:
     """Streams that start one after another within a frame interval."""
     return [
-        Source(spec(f"s{i}"), num_frames, start_s=i / count / FPS, budget_s=BUDGET_S, **options)  # type: ignore[arg-type]
+        Source(
+            spec(f"s{i}", guidance=guidance),
+            num_frames,
+            start_s=i / count / FPS,
+            budget_s=BUDGET_S,
+            **options,
+        )  # type: ignore[arg-type]
         for i in range(count)
     ]
 
@@ -81,6 +96,36 @@ def test_as_many_streams_as_fit_miss_no_deadline(count: int, aligned: bool) -> N
             source.start_s = 0.0
     answers = play(sources)
     assert in_time(answers) == len(answers) == 60 * count
+
+
+@pytest.mark.parametrize(
+    ("guidance", "milliseconds"),
+    [
+        (Guidance.NONE, 4 * 6),
+        (Guidance.SELF, 4 * 6),
+        (Guidance.INITIALIZE, 7 + 3 * 6),
+        (Guidance.FULL, 4 * 7),
+    ],
+)
+def test_a_picture_takes_as_long_as_the_samples_of_its_guidance(
+    guidance: Guidance, milliseconds: float
+) -> None:
+    assert p50_ms(play(streams(1, guidance=guidance))) == pytest.approx(milliseconds)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_as_many_streams_with_full_guidance_as_fit_miss_no_deadline(count: int) -> None:
+    answers = play(streams(count, guidance=Guidance.FULL))
+    assert in_time(answers) == len(answers) == 60 * count
+
+
+def test_a_guided_stream_takes_no_other_streams_deadline() -> None:
+    """Of its 25 ms a frame can spare the one for a second sample once, and not the two for a guided row."""
+    for guidance, joined in ((Guidance.NONE, True), (Guidance.FULL, False)):
+        tight = Source(spec("tight"), 1, budget_s=0.025 + TINY_S)
+        other = Source(spec("other", guidance=guidance), 1, budget_s=1.0)
+        answers = {each.session_id: each for each in play([tight, other])}
+        assert answers["tight"].latency_s == pytest.approx(0.025 if joined else 0.024)
 
 
 def test_eight_streams_are_more_than_fit_and_none_that_was_started_is_late() -> None:

@@ -11,6 +11,7 @@ import torch
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from rearview.config import ServiceConfig, load_config
+from rearview.errors import InvalidRequest
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 from support.service import InProcessService, in_process_service
@@ -94,6 +95,23 @@ async def test_pipeline_and_fused_give_the_same_pictures_with_the_bank_on(checkp
             wanted = request(pb.METHOD_STREAMV2V, fusion_threshold=-1.0)
             results.append((await translate(running.address, wanted, frames))[1])
     assert results[0] == results[1]
+
+
+async def test_every_default_of_the_bank_in_the_configuration_changes_pictures(checkpoint: Path) -> None:
+    frames, seen = random_frames(FRAMES), []
+    base: dict[str, object] = {"interval": 1, "fusion_threshold": -1.0}
+    for own in ({}, {"layers": ["mid_block"]}, {"metric": "outputs"}, {"merge_ratio": 0.4}):
+        async with in_process_service(config(checkpoint, bank=base | own, pipeline=False)) as running:
+            seen.append((await translate(running.address, request(pb.METHOD_STREAMV2V), frames))[1])
+    assert len({tuple(pictures) for pictures in seen}) == len(seen)
+    assert len({pictures[0] for pictures in seen}) == 1, "an empty bank is plain attention"
+
+
+async def test_a_service_whose_banks_layers_lead_nowhere_does_not_start(checkpoint: Path) -> None:
+    wrong = config(checkpoint, bank={"layers": ["middle"]}, pipeline=False)
+    with pytest.raises(InvalidRequest, match=r"bank\.layers"):
+        async with in_process_service(wrong):
+            pass
 
 
 @pytest.mark.parametrize(

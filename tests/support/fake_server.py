@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import grpc
-import numpy as np
-import simplejpeg
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from rearview.errors import DOMAIN, STATUS_OF_REASON, DropReason, Reason
@@ -28,7 +26,10 @@ from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1 import translation_service_pb2_grpc as pb_grpc
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonPb
+from rearview.v1.error_reason_pb2 import ErrorReason
 from rearview.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
+
+from support.fake_answers import changed, duration, first_settings, invert, refusal, timings, unusable
 
 __all__ = ["FakeServer", "Faults", "Log", "serving_in_thread"]
 
@@ -76,6 +77,8 @@ class Log:
 
     received: list[int] = field(default_factory=list)
     """frame_index of every frame that came, also when it came again."""
+    received_under: dict[int, pb.Settings] = field(default_factory=dict)
+    """frame_index -> the session's settings when it came last."""
     max_unanswered: int = 0
     """The most frames that were received and not answered at a time."""
     max_unread_answers: int = 0
@@ -181,10 +184,9 @@ class FakeServer(pb_grpc.TranslationServiceServicer, SessionServiceServicer):
         if self.faults.refuse:
             reason, retry_after_s = self.faults.refuse.pop(0)
             raise _Ended(reason, "refused", retry_after_s)
-        if request.settings.HasField("prompt") and not request.settings.prompt.strip():
-            raise _Ended(Reason.PROMPT_EMPTY, "the prompt is blank")
-        settings = pb.Settings(prompt="invert", strength=0.5, steps=1, seed=0, noise_rule=pb.NOISE_RULE_FIXED)
-        settings.MergeFrom(request.settings)
+        if (refused := refusal(request.settings)) is not None:
+            raise _Ended(refused, "no such settings")
+        settings = changed(first_settings(), request.settings)
         session = _Session(secrets.token_hex(8), secrets.token_hex(8), request, settings)
         request.width, request.height = request.width or SIZE, request.height or SIZE
         self.sessions[session.session_id] = session
@@ -329,17 +331,18 @@ class _Stream:
         session.received += 1
         session.held.append(frame)
         self._log.received.append(frame.frame_index)
+        self._log.received_under[frame.frame_index] = session.settings
         self._log.max_unanswered = max(self._log.max_unanswered, session.received - self._sent)
         self._release(self._faults.depth)
 
     def _control(self, control: pb.Control) -> None:
         session = self._session
         applied = pb.ControlApplied(control_id=control.control_id, received_frames=session.received)
-        if control.settings.HasField("prompt") and not control.settings.prompt.strip():
-            applied.rejected_reason = 7  # PROMPT_EMPTY
+        if (refused := refusal(control.settings)) is not None:
+            applied.rejected_reason = ErrorReason.ValueType(refused.value)
         else:
             self._release(0)  # frames before it are done under the former prompt
-            session.settings.MergeFrom(control.settings)
+            session.settings = changed(session.settings, control.settings)
         applied.settings.CopyFrom(session.settings)
         session.entries.append(pb.TranslateResponse(control_applied=applied))
 
@@ -350,14 +353,13 @@ class _Stream:
 
     def _answer(self, frame: pb.Frame) -> pb.TranslateResponse:
         index = frame.frame_index + (1000 if self._faults.wrong_index else 0)
-        timings = _timings()
-        reason = self._faults.drop.get(frame.frame_index) or _unusable(frame, self._session.open)
+        reason = self._faults.drop.get(frame.frame_index) or unusable(frame, self._session.open)
         if reason is not None:
-            dropped = pb.Dropped(frame_index=index, timings=timings)
+            dropped = pb.Dropped(frame_index=index, timings=timings())
             dropped.reason = DropReasonPb.ValueType(reason.value)
             return pb.TranslateResponse(dropped=dropped)
-        image = _invert(frame, self._session.open)
-        answer = pb.TranslatedFrame(frame_index=index, image=image, timings=timings)
+        image = invert(frame, self._session.open)
+        answer = pb.TranslatedFrame(frame_index=index, image=image, timings=timings())
         answer.presentation_offset.CopyFrom(frame.presentation_offset)
         answer.format = self._session.open.answer_format or pb.IMAGE_FORMAT_JPEG
         return pb.TranslateResponse(frame=answer)
@@ -422,9 +424,10 @@ class _Stream:
             width=session.open.width,
             height=session.open.height,
             settings=session.settings,
-            idle_timeout=_duration(self._faults.idle_timeout_s),
-            resume_grace=_duration(self._faults.resume_grace_s),
+            idle_timeout=duration(self._faults.idle_timeout_s),
+            resume_grace=duration(self._faults.resume_grace_s),
             continuity=pb.CONTINUITY_EXACT,
+            method=session.open.method or pb.METHOD_PER_FRAME,
             received_frames=session.received,
         )
 
@@ -436,37 +439,6 @@ def _position_after(entries: list[pb.TranslateResponse], answers: int) -> int:
             return position
         answers -= entry.WhichOneof("message") != "control_applied"
     return len(entries)
-
-
-def _unusable(frame: pb.Frame, opened: pb.Open) -> DropReason | None:
-    if not frame.image:
-        return DropReason.IMAGE_EMPTY
-    if frame.format != pb.IMAGE_FORMAT_JPEG:
-        return None
-    try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(frame.image)
-    except ValueError:
-        return DropReason.IMAGE_INVALID
-    return None if (width, height) == (opened.width, opened.height) else DropReason.IMAGE_SIZE_MISMATCH
-
-
-def _invert(frame: pb.Frame, opened: pb.Open) -> bytes:
-    if frame.format == pb.IMAGE_FORMAT_RGB:
-        pixels = np.frombuffer(frame.image, np.uint8).reshape(opened.height, opened.width, 3)
-    else:
-        pixels = simplejpeg.decode_jpeg(frame.image, colorspace="RGB")
-    inverted = np.ascontiguousarray(255 - pixels)
-    if opened.answer_format == pb.IMAGE_FORMAT_RGB:
-        return inverted.tobytes()
-    data: bytes = simplejpeg.encode_jpeg(inverted, quality=opened.jpeg_quality or 85, colorspace="RGB")
-    return data
-
-
-def _timings() -> pb.Timings:
-    span = pb.SpanTiming(span="fused", queue=_duration(0.001), compute=_duration(0.004))
-    return pb.Timings(
-        total=_duration(0.008), admission=_duration(0.001), codec=_duration(0.002), spans=[span]
-    )
 
 
 def _described(session: _Session) -> session_pb.Session:
@@ -490,11 +462,6 @@ def _status(end: _Ended) -> Any:
     details = [any_pb2.Any(), *([any_pb2.Any()] if end.retry_after_s is not None else [])]
     details[0].Pack(info)
     if end.retry_after_s is not None:
-        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=_duration(end.retry_after_s)))
+        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=duration(end.retry_after_s)))
     code = code_pb2.Code.Value(STATUS_OF_REASON[end.reason])
     return rpc_status.to_status(status_pb2.Status(code=code, message=end.message, details=details))
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    nanos = round(seconds * 1e9)
-    return duration_pb2.Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)

@@ -71,7 +71,7 @@ class ToyModel:
 
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
         self.batches.append([(row.session_id, row.ordinal, row.operator.name) for row in rows])
-        self.clock.now_s += self.costs.seconds(rows[0].group, len(rows))
+        self.clock.now_s += self.costs.seconds(rows[0].group, sum(row.width for row in rows))
         if self.fails(rows):
             raise RuntimeError("the test lets this forward fail")
         return Forward([toy_output(row.operator, row.payload, row.settings, row.ordinal) for row in rows])

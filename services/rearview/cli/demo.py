@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rearview.cli.choices import MethodChoice
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
-from rearview.cli.translate import MethodChoice
 from rearview.cli.up import TopologyChoice
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def demo(
         MethodChoice.PER_FRAME
     ),
     frames: Annotated[int, typer.Option(help="Frames to translate.", min=1)] = 120,
+    blend_frames: Annotated[
+        int, typer.Option(help="Frames over which a style becomes the next.", min=0, max=10_000)
+    ] = 0,
 ) -> None:
     """Start the service, translate the bundled clip in several styles, and show the figures."""
     from rich.console import Console
@@ -62,8 +65,9 @@ def demo(
     console = Console(stderr=True)
     with show_progress(console) as progress:
         watcher = _Demo(progress, total, list(prompts), starts)
+        job = _job(source, out, list(prompts.values()), starts, total, method, blend_frames)
         with local_server(config, progress.step) as server:
-            report = _run(server, _job(source, out, list(prompts.values()), starts, total, method), watcher)
+            report = _run(server, job, watcher)
         progress.step("writing the contact sheet")
         write_contact_sheet(out / "demo.png", watcher.rows)
     watcher.check()
@@ -93,7 +97,13 @@ def segment_starts(total: int, segments: int) -> list[int]:
 
 
 def _job(
-    source: object, out: Path, prompts: list[str], starts: list[int], total: int, method: MethodChoice
+    source: object,
+    out: Path,
+    prompts: list[str],
+    starts: list[int],
+    total: int,
+    method: MethodChoice,
+    blend_frames: int,
 ) -> Job:
     from rearview.cli.translation import Job, options_for
     from rearview.client import Method, Settings
@@ -102,6 +112,7 @@ def _job(
     assert isinstance(source, VideoSource)
     options = options_for(source, None)
     options["prompt"], options["method"] = prompts[0], Method[method.name]
+    options["blend_frames"] = blend_frames
     changes = zip(starts[1:], prompts[1:], strict=False)
     controls = {start: Settings(prompt=prompt) for start, prompt in changes}
     return Job(source, str(out / "demo.mp4"), options, compare=True, max_frames=total, controls=controls)

@@ -90,6 +90,7 @@ class Report:
             "connections": self.num_connections,
             "service_ready_s": self.service_ready_s,
             "model": session.model if session else None,
+            "method": session.method.name.lower() if session and session.method else None,
             "width": session.width if session else None,
             "height": session.height if session else None,
         }

@@ -6,11 +6,13 @@ import asyncio
 import signal
 from enum import StrEnum
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rearview.cli.choices import BankPolicyChoice, GuidanceChoice, Look, MethodChoice, Past, parse_size
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
     from rearview.cli.translation import Job
     from rearview.client import ControlApplied, Image
 
-__all__ = ["MethodChoice", "translate"]
+__all__ = ["translate"]
+
+
+PICTURE, METHOD, SERVER, FILES = "Picture", "Method", "Server", "Files"
+"""Panels of `--help`."""
 
 
 class Policy(StrEnum):
@@ -28,13 +34,6 @@ class Policy(StrEnum):
 
     LOSSLESS = "lossless"
     LATEST = "latest"
-
-
-class MethodChoice(StrEnum):
-    """`--method`."""
-
-    PER_FRAME = "per-frame"
-    STREAMV2V = "streamv2v"
 
 
 class FitChoice(StrEnum):
@@ -45,39 +44,65 @@ class FitChoice(StrEnum):
     PAD = "pad"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """ "256x192" as (256, 192). Raises BadParameter."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise typer.BadParameter(f"{text!r} is no size; write WIDTHxHEIGHT, such as 256x256")
-    if int(width) % 8 or int(height) % 8:
-        raise typer.BadParameter(f"{text}: width and height must be multiples of 8")
-    return int(width), int(height)
+def _option(panel: str, help: str, *flags: str, **more: Any) -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
+
+
+_picture, _method = partial(_option, PICTURE), partial(_option, METHOD)
+_server, _files = partial(_option, SERVER), partial(_option, FILES)
 
 
 @fails_in_one_line
 def translate(
     source: Annotated[str, typer.Argument(metavar="IN", help="A video, a folder of images, or - (camera).")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="A .mp4, .mov or .mkv file, or a folder.")],
-    prompt: Annotated[str, typer.Option(help="What the pictures shall look like.")],
-    strength: Annotated[float | None, typer.Option(help="How far from the input, 0 to 1.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
-    method: Annotated[MethodChoice | None, typer.Option(help="Default: the deployment's.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT. Default: the model's.")] = None,
-    fit: Annotated[FitChoice, typer.Option(help="How another shape is brought to it.")] = FitChoice.CROP,
-    compare: Annotated[bool, typer.Option(help="Write input and output side by side.")] = False,
-    server: Annotated[str | None, typer.Option(help="host:port. Default: start a service here.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File with the tenant's token.")] = None,
-    tls: Annotated[bool, typer.Option(help="Speak TLS.")] = False,
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM of who signed the server.")] = None,
-    drop_policy: Annotated[
-        Policy | None, typer.Option(help="Default: lossless for files, latest for a camera.")
+    prompt: Annotated[str, _picture("What the pictures shall look like.")],
+    strength: Annotated[float | None, _picture("How far from the input, 0 to 1.")] = None,
+    steps: Annotated[int | None, _picture("Denoising steps.", min=1)] = None,
+    seed: Annotated[int, _picture("Seed of the noise.", min=0)] = 0,
+    guidance: Annotated[
+        GuidanceChoice | None,
+        _picture(
+            "self: away from the input; initialize, full: from the negative prompt; none.", metavar="<kind>"
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write figures to this JSON file.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.", min=1)] = None,
-    camera: Annotated[str | None, typer.Option(help="Camera device, for IN = -.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Of a folder or camera. Default 30.", min=0.1)] = None,
+    guidance_scale: Annotated[
+        float | None, _picture("How far. Default with --guidance: 1.5.", min=1, max=20)
+    ] = None,
+    delta: Annotated[
+        float | None, _picture("Of guidance self, initialize: less adds grain, more softens.", min=0, max=10)
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, _picture("What they shall not look like (guidance initialize, full).")
+    ] = None,
+    adapters: Annotated[str | None, _picture("One of the deployment's adapter sets.")] = None,
+    size: Annotated[str | None, _picture("WIDTHxHEIGHT. Default: the model's.")] = None,
+    fit: Annotated[FitChoice, _picture("How another shape is brought to it.")] = FitChoice.CROP,
+    method: Annotated[MethodChoice | None, _method("Default: the deployment's.")] = None,
+    bank_interval: Annotated[
+        int | None, _method("Frames from one write to the feature bank to the next.", min=1)
+    ] = None,
+    bank_policy: Annotated[
+        BankPolicyChoice | None, _method("Merge new features into the bank, or keep the last ones whole.")
+    ] = None,
+    skip_unchanged: Annotated[
+        bool, _method("Repeat the last picture while little changes.", "--skip-unchanged")
+    ] = False,
+    skip_threshold: Annotated[
+        float | None, _method("The same, from this similarity on. Default 0.98.", min=0, max=1)
+    ] = None,
+    server: Annotated[str | None, _server("host:port. Default: start a service here.")] = None,
+    token_file: Annotated[Path | None, _server("File with the tenant's token.")] = None,
+    tls: Annotated[bool, _server("Speak TLS.", "--tls")] = False,
+    tls_ca: Annotated[Path | None, _server("PEM of who signed the server.")] = None,
+    drop_policy: Annotated[
+        Policy | None, _server("Default: lossless for files, latest for a camera.")
+    ] = None,
+    compare: Annotated[bool, _files("Write input and output side by side.", "--compare")] = False,
+    report: Annotated[Path | None, _files("Write figures to this JSON file.")] = None,
+    max_frames: Annotated[int | None, _files("Stop after so many frames.", min=1)] = None,
+    camera: Annotated[str | None, _files("Camera device, for IN = -.")] = None,
+    fps: Annotated[float | None, _files("Of a folder or camera. Default 30.", min=0.1)] = None,
 ) -> None:
     """Translate a video, a folder of images or a camera. Keeps frame times and the audio track."""
     from rich.console import Console
@@ -85,22 +110,32 @@ def translate(
     from rearview.cli.progress import show_progress
     from rearview.cli.server import Server, local_config, local_server
     from rearview.cli.translation import Job, options_for
-    from rearview.client import DropPolicy, Method
+    from rearview.client import DropPolicy
     from rearview.client.media import Fit, open_source
 
-    if not prompt.strip():
-        raise typer.BadParameter("is empty", param_hint="--prompt")
+    look = Look(
+        prompt=prompt,
+        strength=strength,
+        steps=steps,
+        seed=seed,
+        guidance=guidance,
+        guidance_scale=guidance_scale,
+        delta=delta,
+        negative_prompt=negative_prompt,
+        adapters=adapters,
+    )
+    past = Past(
+        method=method,
+        bank_interval=bank_interval,
+        bank_policy=bank_policy,
+        skip_unchanged=skip_unchanged,
+        skip_threshold=skip_threshold,
+    )
     dimensions = parse_size(size) if size else None
     rate = Fraction(fps).limit_denominator(1001) if fps else None
     opened = open_source(source, device=camera, frame_rate=rate)
     options = options_for(opened, DropPolicy[drop_policy.name] if drop_policy else None)
-    options["prompt"], options["seed"] = prompt, seed
-    if strength is not None:
-        options["strength"] = strength
-    if steps is not None:
-        options["steps"] = steps
-    if method is not None:
-        options["method"] = Method[method.name]
+    options.update({**look.options(), **past.options()})
     if dimensions is not None:
         options["width"], options["height"] = dimensions
     job = Job(opened, out, options, Fit(fit.value), compare, max_frames)

@@ -6,31 +6,36 @@ It imports the stubs, the errors, gRPC, numpy, simplejpeg and (media only) PyAV;
 from rearview.client.aio import Client, Tls
 from rearview.client.answers import (
     Answer,
-    BankPolicy,
     Continuity,
     ControlApplied,
     Dropped,
-    DropPolicy,
-    FeatureBank,
     Image,
     ImageFormat,
-    Method,
-    NoiseRule,
     Notice,
     NoticeKind,
     Opened,
-    PromptChange,
-    Settings,
     SpanTiming,
     Timings,
     Translated,
 )
 from rearview.client.exchange import Frame, exchange
 from rearview.client.faults import Unreachable
+from rearview.client.options import OpenOptions, SettingOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session
 from rearview.client.sessions import SessionInfo, SessionState
-from rearview.client.wire import OpenOptions
+from rearview.client.settings import (
+    BankPolicy,
+    DropPolicy,
+    FeatureBank,
+    Guidance,
+    Method,
+    NoiseRule,
+    PromptChange,
+    Settings,
+    SimilarityFilter,
+    WeightedPrompt,
+)
 
 __all__ = [
     "Answer",
@@ -42,6 +47,7 @@ __all__ = [
     "Dropped",
     "FeatureBank",
     "Frame",
+    "Guidance",
     "Image",
     "ImageFormat",
     "Method",
@@ -55,11 +61,14 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionState",
+    "SettingOptions",
     "Settings",
+    "SimilarityFilter",
     "SpanTiming",
     "Timings",
     "Tls",
     "Translated",
     "Unreachable",
+    "WeightedPrompt",
     "exchange",
 ]

@@ -25,9 +25,9 @@ from rearview.client.answers import Answer
 from rearview.client.call import Call
 from rearview.client.exchange import Frame, Item, exchange
 from rearview.client.faults import error_of
+from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session
-from rearview.client.wire import OpenOptions
 from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1.session_service_pb2_grpc import SessionServiceStub
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub

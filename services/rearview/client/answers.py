@@ -18,25 +18,19 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from rearview.client.settings import Method, Settings
 from rearview.errors import DropReason, Reason
 
 __all__ = [
     "Answer",
-    "BankPolicy",
     "Continuity",
     "ControlApplied",
-    "DropPolicy",
     "Dropped",
-    "FeatureBank",
     "Image",
     "ImageFormat",
-    "Method",
-    "NoiseRule",
     "Notice",
     "NoticeKind",
     "Opened",
-    "PromptChange",
-    "Settings",
     "SpanTiming",
     "Timings",
     "Translated",
@@ -52,61 +46,6 @@ class ImageFormat(Enum):
     JPEG = 1
     RGB = 2
     OPAQUE = 3
-
-
-class DropPolicy(Enum):
-    """What happens to a frame when frames come too fast (`rearview.v1.DropPolicy`)."""
-
-    LATEST = 1
-    LOSSLESS = 2
-    DEADLINE = 3
-
-
-class NoiseRule(Enum):
-    """How the noise of a denoising step is chosen (`rearview.v1.NoiseRule`)."""
-
-    FIXED = 1
-    FRESH = 2
-
-
-class Method(Enum):
-    """How a frame relates to the frames before it (`rearview.v1.Method`)."""
-
-    PER_FRAME = 1
-    STREAMV2V = 2
-
-
-class BankPolicy(Enum):
-    """What a write does to a feature bank (`rearview.v1.FeatureBank.Policy`)."""
-
-    MERGE = 1
-    QUEUE = 2
-
-
-class PromptChange(Enum):
-    """What happens to the bank when the prompt changes (`rearview.v1.FeatureBank.PromptChange`)."""
-
-    KEEP = 1
-    CLEAR = 2
-    FADE = 3
-
-
-@dataclass(frozen=True)
-class FeatureBank:
-    """How a session's feature bank is kept (Method.STREAMV2V); None keeps the deployment's value."""
-
-    policy: BankPolicy | None = None
-    interval: int | None = None
-    """Frames from one write to the next."""
-    phase: int | None = None
-    """Writes are at frames n with (n - phase) mod interval = 0."""
-    max_frames: int | None = None
-    """Frames that a queue keeps; 1 for a merged bank."""
-    fusion_strength: float | None = None
-    """How much of a matching past feature replaces the present one, 0 to 1."""
-    fusion_threshold: float | None = None
-    """Cosine similarity from which a past feature matches."""
-    prompt_change: PromptChange | None = None
 
 
 class Continuity(Enum):
@@ -129,17 +68,6 @@ class NoticeKind(Enum):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What frames are translated under. None: the model's default, or in a control: unchanged."""
-
-    prompt: str | None = None
-    strength: float | None = None
-    steps: int | None = None
-    seed: int | None = None
-    noise_rule: NoiseRule | None = None
-
-
-@dataclass(frozen=True)
 class Opened:
     """An open session."""
 
@@ -148,11 +76,14 @@ class Opened:
     width: int
     height: int
     settings: Settings
+    """The settings in use, every field set but one of `prompt` and `prompts`."""
     idle_timeout_s: float
     resume_grace_s: float
     continuity: Continuity
     advice: str
     """Something that the user should be told, or empty."""
+    method: Method | None = None
+    """The method in use; None if the server does not say."""
     resume_token: str = field(repr=False, default="")
 
 

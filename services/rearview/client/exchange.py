@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from rearview.client.answers import Answer, Image, ImageFormat, Settings
+from rearview.client.answers import Answer, Image, ImageFormat
 from rearview.client.session import Session
+from rearview.client.settings import Settings
 from rearview.errors import RearviewError, Reason, StreamEnded
 
 __all__ = ["Frame", "Item", "exchange"]

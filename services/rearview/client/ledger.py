@@ -10,7 +10,9 @@ before the frame that follows it. Two things about controls after a lost connect
 
 * One whose answer is missing is sent again, although the server may have applied it, and so is one that
   was answered if the server lost a frame from before it. To make that exact, the settings from before the
-  first of them go ahead (`RESTORE_ID`): settings are absolute values.
+  first of them go ahead (`RESTORE_ID`): settings are absolute values. All but a blend, which counts from
+  the frame of its change: going back is no such change, so frames sent again under the restored settings
+  find them at once, and `blend_frames` is restored behind them.
 * One that was answered is kept until the frames before it are answered, for that reason.
 """
 
@@ -144,11 +146,11 @@ class Ledger:
             )
         self.sent_frames, self.frame_credit = received_frames, frame_credit
         again = self._lacking(received_frames)
-        self._outgoing = deque(again)
         redone = [item for item in again if not item.is_frame and item.taken_s is not None]
         if redone:
             self.settings = redone[0].settings_before if redone[0].is_acknowledged else self.settings
-            self._outgoing.appendleft(_restoring(self.settings))
+            again = _with_restored(self.settings, again, again.index(redone[0]))
+        self._outgoing = deque(again)
         for item in redone:
             item.is_acknowledged = False
 
@@ -172,6 +174,19 @@ class Ledger:
             if self._items[0].frames_before > self.received_answers:
                 return
             self._items.popleft()
+
+
+def _with_restored(settings: pb.Settings, again: list[Input], first_control: int) -> list[Input]:
+    """`again` with `settings` restored ahead, so that its first frames and controls find what they found."""
+    restored = pb.Settings()
+    restored.CopyFrom(settings)
+    if restored.prompts:
+        restored.ClearField("prompt")  # the two replace each other
+    if first_control == 0 or not settings.blend_frames:
+        return [_restoring(restored), *again]
+    restored.blend_frames = 0
+    behind = _restoring(pb.Settings(blend_frames=settings.blend_frames))
+    return [_restoring(restored), *again[:first_control], behind, *again[first_control:]]
 
 
 def _restoring(settings: pb.Settings) -> Input:

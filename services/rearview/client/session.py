@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from itertools import count
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import grpc
 import numpy as np
@@ -28,16 +28,15 @@ from rearview.client.answers import (
     Dropped,
     Image,
     ImageFormat,
-    NoiseRule,
     Notice,
     NoticeKind,
     Opened,
-    Settings,
     Translated,
 )
 from rearview.client.call import Call
 from rearview.client.faults import Unreachable, error_of, is_transient
 from rearview.client.ledger import Input, Ledger
+from rearview.client.options import OpenOptions, SettingOptions, settings_of
 from rearview.client.reconnect import Attempts, Reconnect
 from rearview.errors import Fault, NotFound, RearviewError, Reason, StreamEnded
 from rearview.v1 import translation_service_pb2 as pb
@@ -60,7 +59,7 @@ class Session:
         self,
         connect: Callable[[], Call],
         close: Callable[[str], Awaitable[None]],
-        options: wire.OpenOptions,
+        options: OpenOptions,
         reconnect: Reconnect,
         address: str,
     ) -> None:
@@ -154,20 +153,14 @@ class Session:
         await self._submit(Input(wire.frame_request(index, presentation_s, frame, format), index, True))
         return index
 
-    async def control(
-        self,
-        *,
-        prompt: str | None = None,
-        strength: float | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
-        noise_rule: NoiseRule | None = None,
-    ) -> int:
-        """Change settings from the next frame on; returns the id that `ControlApplied` will carry."""
+    async def control(self, **changes: Unpack[SettingOptions]) -> int:
+        """Change settings (the fields of `Settings`) from the next frame on.
+
+        Returns the id that `ControlApplied` will carry.
+        """
         self._check_open()
         number = next(self._control_ids)
-        settings = Settings(prompt, strength, steps, seed, noise_rule)
-        await self._submit(Input(wire.control_request(number, settings), number, False))
+        await self._submit(Input(wire.control_request(number, settings_of(changes)), number, False))
         return number
 
     async def finish(self) -> None:

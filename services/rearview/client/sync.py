@@ -21,11 +21,11 @@ from typing import Any, Self, TypeVar, Unpack
 from rearview.client import aio
 from rearview.client import session as aio_session
 from rearview.client.aio import Tls
-from rearview.client.answers import Answer, Image, ImageFormat, NoiseRule, Opened
+from rearview.client.answers import Answer, Image, ImageFormat, Opened
 from rearview.client.exchange import Item
+from rearview.client.options import OpenOptions, SettingOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.sessions import SessionInfo
-from rearview.client.wire import OpenOptions
 
 __all__ = ["Client", "Session"]
 
@@ -156,20 +156,9 @@ class Session:
             session.send(frame, index=index, presentation_s=presentation_s, format=format)
         )
 
-    def control(
-        self,
-        *,
-        prompt: str | None = None,
-        strength: float | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
-        noise_rule: NoiseRule | None = None,
-    ) -> int:
+    def control(self, **changes: Unpack[SettingOptions]) -> int:
         """Change settings from the next frame on; returns the control's id."""
-        session = self._open_session()
-        return self._thread.run(
-            session.control(prompt=prompt, strength=strength, steps=steps, seed=seed, noise_rule=noise_rule)
-        )
+        return self._thread.run(self._open_session().control(**changes))
 
     def finish(self) -> None:
         """Half-close: nothing more will be sent; the iteration goes on to the last answer."""

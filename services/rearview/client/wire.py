@@ -1,4 +1,5 @@
-"""Between the client's dataclasses and `rearview.v1`. The only module that builds or reads messages.
+"""Between the client's dataclasses and `rearview.v1`. With `wire_settings`, the
+only module that builds or reads messages.
 
 An enum value that this client does not know (a newer server) becomes the nearest meaning that it does
 know, never an exception: a stream must not break because a reason was added.
@@ -7,7 +8,7 @@ know, never an exception: a stream must not break because a reason was added.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -17,26 +18,23 @@ from rearview.client.answers import (
     Continuity,
     ControlApplied,
     Dropped,
-    DropPolicy,
-    FeatureBank,
     Image,
     ImageFormat,
-    Method,
-    NoiseRule,
     Notice,
     NoticeKind,
     Opened,
-    Settings,
     SpanTiming,
     Timings,
     Translated,
 )
+from rearview.client.options import OpenOptions, settings_of
+from rearview.client.settings import DropPolicy, Method, Settings
+from rearview.client.wire_settings import bank_message, settings_from, settings_message, similarity_message
 from rearview.errors import DropReason, Reason
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = [
     "MAX_JPEG_BYTES",
-    "OpenOptions",
     "control_applied",
     "control_request",
     "credit_request",
@@ -54,61 +52,12 @@ MAX_JPEG_BYTES = 1 << 20
 """The largest JPEG that the service takes."""
 
 
-class OpenOptions(TypedDict, total=False):
-    """The keyword arguments of `Client.open`; all but the prompt may be left out."""
-
-    prompt: str
-    """The picture's description; the service refuses to open without one."""
-    strength: float
-    """How far the picture may leave the input, in (0, 1]. Default: the model's."""
-    steps: int
-    """Denoising steps. Default: the model's."""
-    seed: int
-    """Seed of the noise. Default 0."""
-    noise_rule: NoiseRule
-    """Default FIXED."""
-    model: str
-    """Default: the one that the server serves."""
-    width: int
-    """Pixels, a multiple of 8. Default: the model's."""
-    height: int
-    """Pixels, a multiple of 8. Default: the model's."""
-    drop_policy: DropPolicy
-    """Default LATEST, for live video; use LOSSLESS for files."""
-    frame_budget_s: float
-    """For DropPolicy.DEADLINE: the age at which a frame is worthless."""
-    frame_rate: float
-    """Frames per second that will be sent, for admission. Default 30."""
-    answer_format: ImageFormat
-    """Default JPEG."""
-    jpeg_quality: int
-    """Of the answers, 1 to 100. Default 85."""
-    max_steps: int
-    """The most steps that a control may ask for. Default: the model's."""
-    method: Method
-    """Default: the deployment's."""
-    feature_bank: FeatureBank
-    """For Method.STREAMV2V. Default: the deployment's."""
-    answer_window: int
-    """Answers held for a slow reader before the server is stopped. Default 32."""
-    send_quality: int
-    """JPEG quality of frames sent as arrays, 1 to 100; 0 sends raw RGB. Default 90."""
-
-
 def open_request(options: OpenOptions, answer_credit: int) -> pb.TranslateRequest:
     message = pb.Open(
         model=options.get("model", ""),
         width=options.get("width", 0),
         height=options.get("height", 0),
-        settings=_settings_message(
-            Settings(
-                prompt=options.get("prompt"),
-                strength=options.get("strength"),
-                steps=options.get("steps"),
-                seed=options.get("seed"),
-                noise_rule=options.get("noise_rule"),
-            )
-        ),
+        settings=settings_message(settings_of(options)),
         drop_policy=pb.DropPolicy.ValueType(options.get("drop_policy", DropPolicy.LATEST).value),
         frame_rate=options.get("frame_rate", 30.0),
         answer_format=pb.ImageFormat.ValueType(options.get("answer_format", ImageFormat.JPEG).value),
@@ -121,22 +70,10 @@ def open_request(options: OpenOptions, answer_credit: int) -> pb.TranslateReques
     if "method" in options:
         message.method = pb.Method.ValueType(options["method"].value)
     if "feature_bank" in options:
-        message.feature_bank.CopyFrom(_bank_message(options["feature_bank"]))
+        message.feature_bank.CopyFrom(bank_message(options["feature_bank"]))
+    if "similarity_filter" in options:
+        message.similarity_filter.CopyFrom(similarity_message(options["similarity_filter"]))
     return pb.TranslateRequest(open=message)
-
-
-def _bank_message(bank: FeatureBank) -> pb.FeatureBank:
-    return pb.FeatureBank(
-        policy=pb.FeatureBank.Policy.ValueType(bank.policy.value if bank.policy else 0),
-        interval=bank.interval,
-        phase=bank.phase,
-        max_frames=bank.max_frames,
-        fusion_strength=bank.fusion_strength,
-        fusion_threshold=bank.fusion_threshold,
-        prompt_change=pb.FeatureBank.PromptChange.ValueType(
-            bank.prompt_change.value if bank.prompt_change else 0
-        ),
-    )
 
 
 def resume_request(
@@ -166,9 +103,7 @@ def frame_request(
 
 
 def control_request(control_id: int, settings: Settings) -> pb.TranslateRequest:
-    return pb.TranslateRequest(
-        control=pb.Control(control_id=control_id, settings=_settings_message(settings))
-    )
+    return pb.TranslateRequest(control=pb.Control(control_id=control_id, settings=settings_message(settings)))
 
 
 def credit_request(answer_credit: int, received_answers: int) -> pb.TranslateRequest:
@@ -196,11 +131,12 @@ def opened(message: pb.Opened) -> Opened:
         model=message.model,
         width=message.width,
         height=message.height,
-        settings=_settings(message.settings),
+        settings=settings_from(message.settings),
         idle_timeout_s=_seconds(message.idle_timeout),
         resume_grace_s=_seconds(message.resume_grace),
         continuity=_enum(Continuity, message.continuity, Continuity.EXACT),
         advice=message.advice,
+        method=_method(message.method),
     )
 
 
@@ -230,7 +166,7 @@ def control_applied(message: pb.ControlApplied, received_frames: int) -> Control
     rejected = _enum(Reason, message.rejected_reason, Reason.INTERNAL) if message.rejected_reason else None
     return ControlApplied(
         control_id=message.control_id,
-        settings=_settings(message.settings),
+        settings=settings_from(message.settings),
         rejected_reason=rejected,
         advice=message.advice,
         received_frames=received_frames,
@@ -255,29 +191,8 @@ def _enum(kind: type[_E], value: int, unknown: _E) -> _E:
         return unknown
 
 
-def _settings_message(settings: Settings) -> pb.Settings:
-    message = pb.Settings()
-    if settings.prompt is not None:
-        message.prompt = settings.prompt
-    if settings.strength is not None:
-        message.strength = settings.strength
-    if settings.steps is not None:
-        message.steps = settings.steps
-    if settings.seed is not None:
-        message.seed = settings.seed
-    if settings.noise_rule is not None:
-        message.noise_rule = pb.NoiseRule.ValueType(settings.noise_rule.value)
-    return message
-
-
-def _settings(message: pb.Settings) -> Settings:
-    return Settings(
-        prompt=message.prompt if message.HasField("prompt") else None,
-        strength=message.strength if message.HasField("strength") else None,
-        steps=message.steps if message.HasField("steps") else None,
-        seed=message.seed if message.HasField("seed") else None,
-        noise_rule=_enum(NoiseRule, message.noise_rule, NoiseRule.FIXED),
-    )
+def _method(value: int) -> Method | None:
+    return Method(value) if value in {method.value for method in Method} else None
 
 
 def _timings(message: pb.Timings) -> Timings:

@@ -23,7 +23,7 @@ from torch import Tensor
 from rearview.engine.chain import OperatorKind, Span
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.model import Forward, Model
-from rearview.engine.rows import Frame, FrameInput, Row, SpanTiming
+from rearview.engine.rows import Frame, FrameInput, LaterRow, Row, SpanTiming, row_width
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.session import SessionSpec, Settings
 
@@ -210,6 +210,10 @@ class Engine:
             # Versions never fall from one ordinal to the next, so no later frame asks for an older one.
             for version in [v for v in session.settings if v < entering.settings_version]:
                 del session.settings[version]
+            if settings.steps > session.spec.max_steps:
+                steps, most = settings.steps, session.spec.max_steps
+                logger.error("%d steps, but the session has %d: the frame is dropped", steps, most)
+                settings = None
         frame = self._frame(session.spec, entering, settings, now)
         session.frames[frame.ordinal] = frame
         self._emit_if_done(session, frame)
@@ -254,10 +258,12 @@ class Engine:
     def _row(self, frame: Frame) -> Row:
         group = self._model.group(frame.spec, frame.settings, frame.operator)
         later = tuple(
-            self._model.group(frame.spec, frame.settings, operator)
+            LaterRow(
+                self._model.group(frame.spec, frame.settings, operator), row_width(operator, frame.settings)
+            )
             for operator in frame.operators[frame.position + 1 :]
         )
-        due_s = frame.deadline_s - sum(self._scheduler.costs.seconds(each, 1) for each in later)
+        due_s = frame.deadline_s - sum(self._scheduler.costs.seconds(*each) for each in later)
         row = Row(frame, frame.operator, group, due_s, later=later)
         if frame.operator.kind is not OperatorKind.DENOISE or not self._memory.write_due(row):
             return row

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rearview.engine.conditioning import needs_negative
 from rearview.engine.rows import Row
 from rearview.engine.sampling import StepCoefficients
 from rearview.engine.session import Guidance, Settings
@@ -35,12 +34,7 @@ def anchored(settings: Settings) -> bool:
 
 def negative_rows(rows: Sequence[Row]) -> list[int]:
     """The rows that are also predicted under their negative prompt: one UNet row more for each."""
-    return [
-        index
-        for index, row in enumerate(rows)
-        if needs_negative(row.settings)
-        and (row.settings.acting_guidance is Guidance.FULL or row.operator.step == 0)
-    ]
+    return [index for index, row in enumerate(rows) if row.width > 1]
 
 
 def unpack(payloads: Sequence[Tensor], rows: Sequence[Row]) -> tuple[list[Tensor], Anchors]:

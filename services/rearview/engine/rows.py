@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
 from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.session import Guidance, SessionSpec, Settings
 
-__all__ = ["Frame", "FrameInput", "Row", "SpanTiming"]
+__all__ = ["Frame", "FrameInput", "LaterRow", "Row", "SpanTiming", "row_width"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,23 @@ class Frame:
                 yield operator.step
 
 
+class LaterRow(NamedTuple):
+    """A row that a frame has still before it."""
+
+    group: Hashable
+    width: int = 1
+
+
+def row_width(operator: Operator, settings: Settings) -> int:
+    """Samples that a row takes in its network's batch: 2 where the UNet also predicts under the negative
+    prompt, in every step (FULL) or in the first one (INITIALIZE).
+    """
+    if operator.kind is not OperatorKind.DENOISE:
+        return 1
+    guidance = settings.acting_guidance
+    return 1 + (guidance is Guidance.FULL or (guidance is Guidance.INITIALIZE and operator.step == 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One (session, frame, operator), ready to run. Reads only; the engine commits."""
@@ -91,8 +109,12 @@ class Row:
     """When it must be done for its frame to meet the deadline, going on alone."""
     write_due: bool = False
     """Whether this row's commit writes temporal memory."""
-    later: tuple[Hashable, ...] = ()
-    """Groups of its frame's rows after this one, in this span."""
+    later: tuple[LaterRow, ...] = ()
+    """Its frame's rows after this one, in this span."""
+
+    @property
+    def width(self) -> int:
+        return row_width(self.operator, self.settings)
 
     @property
     def session_id(self) -> str:

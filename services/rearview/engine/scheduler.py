@@ -2,7 +2,8 @@
 
 Fairness orders the tenants (least service received for its weight), earliest deadline first orders
 inside each, and the batch grows in that order until the earliest deadline in it would be missed, by the
-cost table. A row that would be late even alone counts as late, and its batch grows to the best
+cost table. A row of a frame with guidance can be two samples wide; costs, charges and `max_batch` count
+samples. A row that would be late even alone counts as late, and its batch grows to the best
 throughput instead of collapsing to one. No group waits for more than `max_wait_forwards` forwards.
 
 Service is remembered as in start-time fair queueing: who had all its rows taken, or had none, goes on
@@ -12,21 +13,25 @@ from the level of those who wait, so that idleness earns no credit and a pause f
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, pairwise
 from math import inf
 
 from rearview.engine.chain import OperatorKind
-from rearview.engine.rows import Row
+from rearview.engine.rows import LaterRow, Row
 
 __all__ = ["CostTable", "Scheduler"]
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """t(group, rows, writes due), seconds, measured at start-up; piecewise linear in rows."""
+    """t(group, rows, writes due), seconds, measured at start-up; piecewise linear in rows.
+
+    Measured with rows of width 1: a wider one counts as so many.
+    """
 
     forward_s: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
     """Per group: seconds of one forward by number of rows. A larger batch counts as no cheaper."""
@@ -69,6 +74,7 @@ class Scheduler:
     """Chooses batches and remembers who was served."""
 
     def __init__(self, costs: CostTable, max_batch: int, max_wait_forwards: int = 8) -> None:
+        """`max_batch`: samples in one forward; a row that is wider runs alone."""
         self.costs = costs
         self._max_batch = max_batch
         self._max_wait = max_wait_forwards
@@ -119,13 +125,14 @@ class Scheduler:
         """
         if head.operator.kind is not OperatorKind.DENOISE or head.frame.failures:
             return False
-        cost, joining = self.costs.seconds, min(len(feeders), self._max_batch)
-        here = sum(row.group == head.group for row in ready)
+        cost, fed = self.costs.seconds, feeders[: self._max_batch]
+        here = _width(row for row in ready if row.group == head.group)
+        joining = sum(row.later[0].width if row.later else 1 for row in fed)
         if here + joining > self._max_batch:
             return False
-        encode_s, together_s = cost(feeders[0].group, joining), cost(head.group, here + joining)
+        encode_s, together_s = cost(feeders[0].group, len(fed)), cost(head.group, here + joining)
         apart_s = cost(head.group, here) + cost(head.group, joining)
-        is_late = now + cost(head.group, 1) > head.due_s
+        is_late = now + cost(head.group, head.width) > head.due_s
         return encode_s < apart_s - together_s and (is_late or now + encode_s + together_s <= head.due_s)
 
     def _overdue(self, groups: set[Hashable]) -> Hashable | None:
@@ -135,27 +142,35 @@ class Scheduler:
         return longest_first[0] if is_due and len(groups) > 1 else None
 
     def _grow(self, rows: Sequence[Row], now: float) -> list[Row]:
-        group, room = rows[0].group, min(self._max_batch, len(rows))
+        group, room = rows[0].group, min(self._max_batch, _width(rows))
         candidates = self._in_turn(rows, self.costs.service(group, room) / room)
         head = next(candidates)
-        batch, writes = [head], int(head.write_due)
-        if now + self.costs.seconds(group, 1, writes) > head.due_s:
-            return [head, *islice(candidates, self._best_throughput(group, room) - 1)]
+        batch, width, writes = [head], head.width, int(head.write_due)
+        if now + self.costs.seconds(group, width, writes) > head.due_s:
+            return [head, *_fitting(candidates, self._best_throughput(group, room) - width)]
         deadlines = {head.later: head.frame.deadline_s}
-        for row in islice(candidates, room - 1):
+        wider = Counter(_wider_later(head))
+        for row in _fitting(candidates, room - width):
             writes += row.write_due
-            done_s = now + self.costs.seconds(group, len(batch) + 1, writes)
-            if done_s > self._earliest_due(deadlines, len(batch)):
+            done_s = now + self.costs.seconds(group, width + row.width, writes)
+            if done_s > self._earliest_due(deadlines, len(batch), wider):
                 break
             batch.append(row)
+            width += row.width
+            wider.update(_wider_later(row))
             if done_s <= row.due_s:  # Else it is late already and holds nobody back.
                 deadlines[row.later] = min(row.frame.deadline_s, deadlines.get(row.later, inf))
         return batch
 
-    def _earliest_due(self, deadlines: Mapping[tuple[Hashable, ...], float], rows: int) -> float:
-        """When a forward must end for `deadlines`, by what is left to do, if its `rows` stay together."""
+    def _earliest_due(
+        self, deadlines: Mapping[tuple[LaterRow, ...], float], rows: int, wider: Mapping[Hashable, int]
+    ) -> float:
+        """When a forward must end for `deadlines`, by what is left to do, if its `rows` stay together.
+
+        `wider`: samples beyond the number of rows that they will be in a later group.
+        """
         return min(
-            deadline_s - sum(self.costs.seconds(group, rows) for group in later)
+            deadline_s - sum(self.costs.seconds(group, rows + wider.get(group, 0)) for group, _ in later)
             for later, deadline_s in deadlines.items()
         )
 
@@ -170,14 +185,14 @@ class Scheduler:
             served, _, name = turns[0]
             row = queues[name].pop()
             if queues[name]:
-                served += share_s / row.frame.spec.weight
+                served += share_s * row.width / row.frame.spec.weight
                 heapq.heapreplace(turns, (served, _urgency(queues[name][-1]), name))
             else:
                 heapq.heappop(turns)
             yield row
 
     def _best_throughput(self, group: Hashable, room: int) -> int:
-        """The number of rows, up to `room`, that a second of this group does most of."""
+        """The number of samples, up to `room`, that a second of this group does most of."""
 
         def rate(rows: int) -> float:
             cost = self.costs.seconds(group, rows)
@@ -186,10 +201,10 @@ class Scheduler:
         return max(range(1, room + 1), key=rate)
 
     def _charge(self, batch: Sequence[Row], ready: Sequence[Row]) -> None:
-        writes = sum(row.write_due for row in batch)
-        share_s = self.costs.service(batch[0].group, len(batch), writes) / len(batch)
+        writes, width = sum(row.write_due for row in batch), _width(batch)
+        share_s = self.costs.service(batch[0].group, width, writes) / width
         for row in batch:
-            self._served[row.frame.spec.tenant] += share_s / row.frame.spec.weight
+            self._served[row.frame.spec.tenant] += share_s * row.width / row.frame.spec.weight
         taken = {id(row) for row in batch}
         waiting = {row.frame.spec.tenant for row in ready if id(row) not in taken}
         # Where nobody waits nobody was served at another's cost: all are level again.
@@ -198,6 +213,24 @@ class Scheduler:
     def _age(self, ready: Sequence[Row], chosen: Hashable) -> None:
         groups = {row.group for row in ready}
         self._waited = {group: self._waited.get(group, 0) + 1 for group in groups if group != chosen}
+
+
+def _width(rows: Iterable[Row]) -> int:
+    return sum(row.width for row in rows)
+
+
+def _fitting(rows: Iterable[Row], room: int) -> Iterator[Row]:
+    """Rows in their order, as far as they fit: a narrow one does not overtake a wide one."""
+    for row in rows:
+        room -= row.width
+        if room < 0:
+            return
+        yield row
+
+
+def _wider_later(row: Row) -> Mapping[Hashable, int]:
+    """Samples beyond one that its frame's widest later row of a group will be."""
+    return {group: width - 1 for group, width in row.later if width > 1}
 
 
 _Urgency = tuple[bool, float, int, float, str, int]

@@ -237,8 +237,12 @@ class BankSettings:
     """Share of the union of old and new tokens that each write merges away. 0.5 keeps the size of one
     frame; less lets the bank grow to (1 - ratio) / ratio frames, more lets it shrink to that."""
     metric: MergeMetric = MergeMetric.KEYS
+    layers: tuple[str, ...] = ()
+    """Paths in the UNet of the layers that take part: `mid_block`, `up_blocks`, `up_blocks.1.attentions.0`,
+    and all that is below them. In the others a frame attends to itself alone. Empty: all layers."""
     fusion_strength: float = 0.8
-    """How much of a matching past feature replaces the present one, in [0, 1]. 0: no fusion."""
+    """How much of a matching past feature replaces the present one, in [0, 1], in those of the `layers`
+    that fuse: the middle block's and the first up block's with attention. 0: no fusion."""
     fusion_threshold: float = 0.98
     """Cosine similarity from which a past feature matches. Above 1: none does."""
     prompt_change: PromptChange = PromptChange.KEEP
@@ -253,6 +257,7 @@ class BankSettings:
             "phase": self.phase >= 0,
             "max_frames": 1 <= self.max_frames <= MAX_QUEUE_FRAMES,
             "merge_ratio": MIN_MERGE_RATIO <= self.merge_ratio <= 1.0 - MIN_MERGE_RATIO,
+            "layers": all(self.layers),
             "fusion_strength": 0.0 <= self.fusion_strength <= 1.0,
             "fusion_threshold": -1.0 <= self.fusion_threshold <= 2.0,
             "fade_frames": self.fade_frames >= 1,

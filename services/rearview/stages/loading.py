@@ -12,11 +12,12 @@ from rearview.engine.checkpoint import latent_shape, load_model, pick_device, pi
 from rearview.engine.engine import Engine
 from rearview.engine.formats import Additions, LoraFile
 from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+from rearview.engine.memory.layers import KeptOutputs
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.model import DiffusionModel, Model
 from rearview.engine.scheduler import Scheduler
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.session import MergeMetric, SessionSpec, Settings
 from rearview.stages.methods import default_bank
 
 __all__ = ["build_engine"]
@@ -64,6 +65,7 @@ def _memory(
     layout = model.bank_layout if isinstance(model, DiffusionModel) else None
     if config.bank is None or layout is None:
         return Memoryless(span_config.slots)
+    default = default_bank(config.bank)
     size = (config.model.height, config.model.width)
     _, latent_height, _ = latent_shape(config.model.checkpoint, *size, additions(config.model))
     shape = BankShape(
@@ -71,7 +73,8 @@ def _memory(
         steps=tuple(op.step for op in span.operators if op.kind is OperatorKind.DENOISE),
         height=config.model.height,
         width=config.model.width,
-        size_frames=default_bank(config.bank).size_frames,
+        size_frames=default.size_frames,
+        kept_outputs=KeptOutputs.ALL if default.metric is MergeMetric.OUTPUTS else KeptOutputs.FUSED,
         latent_scale=config.model.height // latent_height,
     )
     return FeatureBank(layout, shape, dtype=dtype, device=device)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from rearview.config import BankConfig
-from rearview.engine.session import BankPolicy, BankSettings, PromptChange
+from rearview.engine.session import BankPolicy, BankSettings, MergeMetric, PromptChange
 from rearview.errors import InvalidRequest, Reason
 
 __all__ = ["Method", "choose_bank", "default_bank"]
@@ -27,6 +27,9 @@ def default_bank(config: BankConfig) -> BankSettings:
         policy=BankPolicy(config.policy),
         interval=config.interval,
         max_frames=config.max_frames,
+        merge_ratio=config.merge_ratio,
+        metric=MergeMetric(config.metric),
+        layers=config.layers,
         fusion_strength=config.fusion_strength,
         fusion_threshold=config.fusion_threshold,
         prompt_change=PromptChange(config.prompt_change),

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-import torch
-
 from rearview.engine.engine import Engine, StepResult
 
 __all__ = ["EngineRunner"]
@@ -32,19 +30,25 @@ class _StopRunner(Exception):
 
 
 class EngineRunner:
-    """Runs `engine` on its own thread. Construct it on the event loop that takes the results."""
+    """Runs an engine on its own thread. Construct it on the event loop that takes the results.
 
-    def __init__(
-        self, engine: Engine, on_step: Callable[[StepResult], None], *, num_threads: int | None = None
-    ) -> None:
-        """`num_threads`: torch threads of a forward; None leaves them as they are."""
-        self._engine = engine
-        self._num_threads = num_threads
+    The thread builds the engine too, so that it is the only one in which torch starts OpenMP workers:
+    a second team, even an idle one, makes every parallel region of both sleep instead of spin.
+    """
+
+    def __init__(self, build: Callable[[], Engine], on_step: Callable[[StepResult], None]) -> None:
+        """`build` makes the engine; await `ready` for what it raises."""
+        self._build = build
+        self._ready: Future[None] = Future()
         self._on_step = on_step
         self._loop = asyncio.get_running_loop()
         self._mailbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    async def ready(self) -> None:
+        """Return when the engine is built; raises what `build` did."""
+        await asyncio.wrap_future(self._ready)
 
     @property
     def alive(self) -> bool:
@@ -77,8 +81,12 @@ class EngineRunner:
         self._thread.join()
 
     def _run(self) -> None:
-        if self._num_threads is not None:
-            torch.set_num_threads(self._num_threads)  # Here: OpenMP keeps the number per thread.
+        try:
+            self._engine = self._build()
+        except BaseException as error:  # Handed over whole to whoever waits for the engine.
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(None)
         try:
             while True:
                 self._run_commands(wait=not self._engine.has_work)

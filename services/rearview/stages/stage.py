@@ -116,8 +116,9 @@ class Stage:
 
     async def start(self) -> None:
         """Load the model and take links."""
-        engine = await asyncio.to_thread(build_engine, self._config, self._span)
-        self._runner = EngineRunner(engine, self._on_step, num_threads=self._span.num_threads)
+        runner = EngineRunner(partial(build_engine, self._config, self._span), self._on_step)
+        await runner.ready()
+        self._runner = runner
         self._address = str(await self._server.start())
         self._metrics_server, self._metrics_port = serve_metrics(
             self._metrics.registry, self._span.metrics_port, self._config.link.host

@@ -67,6 +67,8 @@ def attend_segments(
     mask_BM: Tensor | None,
 ) -> Tensor:
     """Two attentions, weighted by w = sigmoid(L - L^): L and L^ are their log-sum-exps."""
+    if past_key_BHMD.shape[2] == 0:
+        return F.scaled_dot_product_attention(query_BHND, key_BHND, value_BHND)
     present_BHND, lse_BHN = _attend(query_BHND, key_BHND, value_BHND, None)
     past_BHND, past_lse_BHN = _attend(query_BHND, past_key_BHMD, past_value_BHMD, mask_BM)
     if mask_BM is not None:

@@ -62,7 +62,13 @@ class RowPlan:
         """Writes of one kind have equal shapes and are computed together."""
         settings = self.settings
         assert settings is not None, "a row without a bank cannot write"
-        kind = (settings.policy, settings.max_frames, settings.merge_ratio, settings.metric)
+        kind = (
+            settings.policy,
+            settings.max_frames,
+            settings.merge_ratio,
+            settings.metric,
+            settings.layers,
+        )
         if self.writes == 0:
             return *kind, 0
         if settings.policy is BankPolicy.QUEUE:
@@ -90,6 +96,7 @@ class BankUpdate:
 
 @dataclass(frozen=True, slots=True)
 class _WriteGroup:
+    rows: Sequence[int]
     plans: Sequence[RowPlan]
     batch_rows: Tensor
     pool_rows: Tensor
@@ -97,7 +104,7 @@ class _WriteGroup:
 
 @dataclass(slots=True)
 class _Reach:
-    """How far the rows see, for layers of N tokens."""
+    """How far the rows see, for layers of N tokens that the same rows remember."""
 
     tokens: int
     """M: what is read of every row."""
@@ -118,34 +125,37 @@ class BankView:
         self._layers, self._storage, self._plans = layers, storage, plans
         self._device = device
         self._rows_B = self._tensor([plan.pool_row for plan in plans])
-        self._filled_B11 = self._tensor([plan.writes > 0 for plan in plans])[:, None, None]
         self._strength_B = self._tensor([plan.strength for plan in plans])
         settings = [plan.settings for plan in plans if plan.settings is not None]
         thresholds = [plan.settings.fusion_threshold if plan.settings else 2.0 for plan in plans]
         self._threshold_B = self._tensor(thresholds)
         self._all_keep_size = all(setting.keeps_size for setting in settings)
-        self._reach: dict[int, _Reach] = {}
+        self._readers = [_readers(layer, plans) for layer in layers]
+        self._reach: dict[tuple[int, tuple[int, ...]], _Reach] = {}
         self._groups = self._write_groups()
         self._writes: list[list[LayerWrite]] = [[] for _ in layers]
         self._recorded = 0
 
     def extend(self, layer: int, key_BNC: Tensor, value_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Remembered keys and values. An empty bank is the row's own present, which changes nothing; one
-        that may be partly filled is masked instead. Never zeros: a zero key has weight too.
+        that may be partly filled is masked instead. Never zeros: a zero key has weight too. Where no row
+        remembers the layer there is nothing to read, for some rows it is as if theirs were empty.
         """
-        reach = self._reach_of(key_BNC.shape[1])
+        if not self._readers[layer]:
+            return key_BNC[:, :0], value_BNC[:, :0], None
+        reach = self._reach_of(layer, key_BNC.shape[1])
         storage = self._storage[layer]
         past_key, past_value = self._read(storage.keys, reach), self._read(storage.values, reach)
         if not self._all_keep_size:
             return past_key, past_value, reach.mask
-        filled = self._filled_B11
+        filled = reach.mask[:, :1, None]
         return torch.where(filled, past_key, key_BNC), torch.where(filled, past_value, value_BNC), None
 
     def fuse(self, layer: int, output_BNC: Tensor) -> Tensor:
         storage = self._storage[layer]
-        if not self._layers[layer].fuses or storage.outputs is None:
+        if not self._layers[layer].fuses or storage.outputs is None or not self._readers[layer]:
             return output_BNC
-        reach = self._reach_of(output_BNC.shape[1])
+        reach = self._reach_of(layer, output_BNC.shape[1])
         past_BMC = self._read(storage.outputs, reach)
         return fuse(output_BNC, past_BMC, reach.mask, self._strength_B, self._threshold_B)
 
@@ -153,6 +163,8 @@ class BankView:
         """Compute what the rows whose write is due will hold. Copies nothing of the other rows."""
         kinds = (key_BNC, value_BNC, output_BNC)
         for group in self._groups:
+            if group.rows[0] not in self._readers[layer]:
+                continue
             new = [kind.index_select(0, group.batch_rows) for kind in kinds]
             self._writes[layer].append(self._write(layer, group, new))
         self._recorded += 1
@@ -182,18 +194,20 @@ class BankView:
         dtype = exact if isinstance(values[0], float) else None
         return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)
 
-    def _reach_of(self, tokens: int) -> _Reach:
-        known = self._reach.get(tokens)
+    def _reach_of(self, layer: int, tokens: int) -> _Reach:
+        key = tokens, self._readers[layer]
+        known = self._reach.get(key)
         if known is None:
-            known = self._reach[tokens] = self._make_reach(tokens)
+            known = self._reach[key] = self._make_reach(*key)
         return known
 
-    def _make_reach(self, tokens: int) -> _Reach:
-        sizes = [max_bank_tokens(plan.settings, tokens) for plan in self._plans if plan.settings is not None]
-        visible = [
-            bank_tokens(plan.settings, tokens, plan.writes) if plan.settings is not None else 0
-            for plan in self._plans
-        ]
+    def _make_reach(self, tokens: int, readers: tuple[int, ...]) -> _Reach:
+        sizes, visible = [], [0] * len(self._plans)
+        for index in readers:
+            plan = self._plans[index]
+            assert plan.settings is not None
+            sizes.append(max_bank_tokens(plan.settings, tokens))
+            visible[index] = bank_tokens(plan.settings, tokens, plan.writes)
         places = torch.arange(max(sizes), device=self._device)
         return _Reach(max(sizes), places[None, :] < self._tensor(visible)[:, None])
 
@@ -209,6 +223,7 @@ class BankView:
         assert len(set(written)) == len(written), f"rows {written} of the pool are written twice"
         return [
             _WriteGroup(
+                group,
                 [self._plans[index] for index in group],
                 self._tensor(group),
                 self._tensor([self._plans[index].pool_row for index in group]),
@@ -244,6 +259,15 @@ class BankView:
 
 
 _METRIC_INDEX = {MergeMetric.KEYS: 0, MergeMetric.VALUES: 1, MergeMetric.OUTPUTS: 2}
+
+
+def _readers(layer: BankLayer, plans: Sequence[RowPlan]) -> tuple[int, ...]:
+    """Which rows remember the layer."""
+    return tuple(
+        index
+        for index, plan in enumerate(plans)
+        if plan.settings is not None and layer.is_below(plan.settings.layers)
+    )
 
 
 def _padded(tokens_WTC: Tensor, size: int) -> Tensor:

@@ -215,6 +215,9 @@ class FeatureBank:
             raise _refused("metric", "merging by outputs needs a pool with kept_outputs: all")
         if settings.fusion_strength > 0 and self._shape.kept_outputs is KeptOutputs.NONE:
             raise _refused("fusion_strength", "this pool keeps no outputs: set bank.fusion_strength to 0")
+        for path in settings.layers:
+            if not any(layer.is_below([path]) for layer in self._layout.layers):
+                raise _refused("layers", "a path in bank.layers leads to no self-attention of this UNet")
         for layer in self._layout.layers:
             room = capacity_tokens(self._layer_tokens(layer, self._shape), self._shape.size_frames)
             if max_bank_tokens(settings, self._layer_tokens(layer, spec)) > room:
@@ -230,7 +233,7 @@ class FeatureBank:
 
     def _held(self, spec: SessionSpec, layer: BankLayer, record: BankRecord) -> int:
         """Tokens of a layer that a record stands for."""
-        if spec.bank is None:
+        if spec.bank is None or not layer.is_below(spec.bank.layers):
             return 0
         return bank_tokens(spec.bank, self._layer_tokens(layer, spec), record.writes)
 

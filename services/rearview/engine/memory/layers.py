@@ -8,7 +8,7 @@ Shape legend: N tokens of one frame in a layer, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -48,6 +48,10 @@ class BankLayer:
         for _ in range(self.level):
             height, width = (height + 1) // 2, (width + 1) // 2
         return height * width
+
+    def is_below(self, paths: Sequence[str]) -> bool:
+        """Whether the layer is one of `paths` or below one; with no paths every layer is."""
+        return not paths or any(f"{self.name}.".startswith(f"{path}.") for path in paths)
 
     def keeps_outputs(self, kept: KeptOutputs) -> bool:
         """Whether a bank keeps this layer's outputs."""

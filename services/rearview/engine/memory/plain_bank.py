@@ -60,7 +60,7 @@ class PlainView:
 
     def __init__(self, bank: PlainBank, frame: Settings, ordinal: int, step: int) -> None:
         self._bank, self._frame, self._ordinal, self._step = bank, frame, ordinal, step
-        self._is_empty = (step, 0) not in bank.frames
+        self._is_empty = all(written != step for written, _ in bank.frames)
         self._fresh: dict[int, Features] = {}
 
     def extend(self, layer: int, key_1NC: Tensor, value_1NC: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -84,7 +84,8 @@ class PlainView:
         return fused
 
     def record(self, layer: int, key_1NC: Tensor, value_1NC: Tensor, output_1NC: Tensor) -> None:
-        self._fresh[layer] = (key_1NC[0], value_1NC[0], output_1NC[0])
+        if self._bank.layout.layers[layer].is_below(self._bank.settings.layers):
+            self._fresh[layer] = (key_1NC[0], value_1NC[0], output_1NC[0])
 
     def commit(self) -> None:
         """Write this frame, if the bank is empty or the ordinal's turn has come."""

@@ -1,0 +1,79 @@
+"""`Settings`, `FeatureBank` and `SimilarityFilter` as messages of `rearview.v1`, and settings read back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rearview.client.settings import (
+    FeatureBank,
+    Guidance,
+    NoiseRule,
+    Settings,
+    SimilarityFilter,
+    WeightedPrompt,
+)
+from rearview.v1 import translation_service_pb2 as pb
+
+__all__ = ["bank_message", "settings_from", "settings_message", "similarity_message"]
+
+
+def settings_message(settings: Settings) -> pb.Settings:
+    """A field that is None is absent."""
+    rule, guidance = settings.noise_rule, settings.guidance
+    return pb.Settings(
+        prompt=settings.prompt,
+        strength=settings.strength,
+        steps=settings.steps,
+        seed=settings.seed,
+        noise_rule=None if rule is None else pb.NoiseRule.ValueType(rule.value),
+        guidance=None if guidance is None else pb.Guidance.ValueType(guidance.value),
+        guidance_scale=settings.guidance_scale,
+        delta=settings.delta,
+        negative_prompt=settings.negative_prompt,
+        prompts=[pb.WeightedPrompt(prompt=one.prompt, weight=one.weight) for one in settings.prompts or ()],
+        blend_frames=settings.blend_frames,
+        adapters=settings.adapters,
+    )
+
+
+def settings_from(message: pb.Settings) -> Settings:
+    """An absent field is None, and so is a value that this client does not know."""
+    prompts = tuple(WeightedPrompt(one.prompt, _float32(one.weight)) for one in message.prompts)
+    rules, kinds = {rule.value: rule for rule in NoiseRule}, {kind.value: kind for kind in Guidance}
+    return Settings(
+        prompt=message.prompt if message.HasField("prompt") and not prompts else None,
+        strength=_float32(message.strength) if message.HasField("strength") else None,
+        steps=message.steps if message.HasField("steps") else None,
+        seed=message.seed if message.HasField("seed") else None,
+        noise_rule=rules.get(message.noise_rule),
+        guidance=kinds.get(message.guidance),
+        guidance_scale=_float32(message.guidance_scale) if message.HasField("guidance_scale") else None,
+        delta=_float32(message.delta) if message.HasField("delta") else None,
+        negative_prompt=message.negative_prompt if message.HasField("negative_prompt") else None,
+        prompts=prompts or None,
+        blend_frames=message.blend_frames if message.HasField("blend_frames") else None,
+        adapters=message.adapters if message.HasField("adapters") else None,
+    )
+
+
+def bank_message(bank: FeatureBank) -> pb.FeatureBank:
+    return pb.FeatureBank(
+        policy=pb.FeatureBank.Policy.ValueType(bank.policy.value if bank.policy else 0),
+        interval=bank.interval,
+        phase=bank.phase,
+        max_frames=bank.max_frames,
+        fusion_strength=bank.fusion_strength,
+        fusion_threshold=bank.fusion_threshold,
+        prompt_change=pb.FeatureBank.PromptChange.ValueType(
+            bank.prompt_change.value if bank.prompt_change else 0
+        ),
+    )
+
+
+def similarity_message(similarity: SimilarityFilter) -> pb.SimilarityFilter:
+    return pb.SimilarityFilter(threshold=similarity.threshold, max_skip_frames=similarity.max_skip_frames)
+
+
+def _float32(value: float) -> float:
+    """The decimal that was written, 0.4 for 0.4000000059…; sent again, it is the same number."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,179 @@
+"""Every setting on its way to a server and back, also over lost connections."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from rearview.client import (
+    Client,
+    ControlApplied,
+    Dropped,
+    Guidance,
+    Image,
+    Method,
+    NoiseRule,
+    Reconnect,
+    Settings,
+    SimilarityFilter,
+    Translated,
+    WeightedPrompt,
+)
+from rearview.client.wire import opened as read_opened
+from rearview.client.wire_settings import settings_from, settings_message
+from rearview.errors import InvalidRequest, Reason
+from rearview.v1 import translation_service_pb2 as pb
+from support.fake_server import SIZE, FakeServer, Faults
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(30)]
+
+QUICK = Reconnect(first_wait_s=0.01, max_wait_s=0.05, give_up_after_s=2.0, open_timeout_s=1.0)
+EVERY = Settings(
+    prompt="clay",
+    strength=0.7,
+    steps=3,
+    seed=2**63,
+    noise_rule=NoiseRule.FRESH,
+    guidance=Guidance.INITIALIZE,
+    guidance_scale=1.3,
+    delta=0.4,
+    negative_prompt="blur",
+    blend_frames=12,
+    adapters="ink",
+)
+MIX = (WeightedPrompt("clay", 0.3), WeightedPrompt("neon", 1.1))
+MIXED = replace(EVERY, prompt=None, prompts=MIX, guidance=Guidance.FULL)
+
+
+@contextlib.asynccontextmanager
+async def serving(faults: Faults | None = None) -> AsyncIterator[tuple[FakeServer, Client]]:
+    async with FakeServer(faults) as server, Client(server.address, reconnect=QUICK) as client:
+        yield server, client
+
+
+def picture(value: int) -> Image:
+    return np.full((SIZE, SIZE, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize("settings", [EVERY, MIXED], ids=["prompt", "mix"])
+def test_every_setting_travels_as_it_was_written(settings: Settings) -> None:
+    data = settings_message(settings).SerializeToString()
+    assert settings_from(pb.Settings.FromString(data)) == settings
+
+
+def test_the_client_knows_every_setting_of_the_wire() -> None:
+    on_the_wire = [field.name for field in pb.Settings.DESCRIPTOR.fields]
+    assert [field.name for field in fields(Settings)] == on_the_wire
+
+
+def test_settings_that_are_not_set_are_absent() -> None:
+    assert settings_message(Settings()).ListFields() == []
+    assert settings_from(pb.Settings()) == Settings()
+
+
+def test_enum_values_of_a_newer_server_are_unknown_and_no_error() -> None:
+    message = pb.Settings()
+    message.MergeFromString(b"\x28\x63\x30\x63")  # noise_rule 99, guidance 99
+    read = settings_from(message)
+    assert (read.noise_rule, read.guidance) == (None, None)
+    newer = pb.Opened()
+    newer.MergeFromString(b"\x60\x63")  # method 99
+    assert read_opened(newer).method is None
+
+
+@pytest.mark.parametrize("settings", [EVERY, MIXED], ids=["prompt", "mix"])
+async def test_opening_carries_every_setting_and_the_reply_shows_them(settings: Settings) -> None:
+    async with serving() as (_, client), client.open(**vars(settings), method=Method.STREAMV2V) as session:
+        assert session.opened.settings == settings
+        assert session.opened.method is Method.STREAMV2V
+
+
+async def test_a_control_changes_what_it_names_and_its_answer_shows_all() -> None:
+    async with serving() as (_, client), client.open(**vars(EVERY)) as session:
+        await session.control(prompts=MIX, guidance=Guidance.FULL)
+        await session.control(delta=0.0, adapters="", blend_frames=0, negative_prompt="")
+        await session.finish()
+        first, second = [answer async for answer in session]
+    assert isinstance(first, ControlApplied)
+    assert isinstance(second, ControlApplied)
+    assert first.settings == MIXED
+    assert second.settings == replace(MIXED, delta=0.0, adapters="", blend_frames=0, negative_prompt="")
+
+
+async def test_settings_that_were_read_can_be_sent_back() -> None:
+    async with serving() as (_, client), client.open(**vars(MIXED)) as session:
+        await session.control(prompt="other", seed=1)
+        await session.control(**vars(session.opened.settings))
+        await session.finish()
+        *_, last = [answer async for answer in session]
+    assert isinstance(last, ControlApplied)
+    assert last.rejected_reason is None
+    assert last.settings == MIXED
+
+
+async def test_a_prompt_and_a_mix_at_a_time_are_refused() -> None:
+    async with serving() as (_, client):
+        with pytest.raises(InvalidRequest) as caught:
+            async with client.open(prompt="clay", prompts=MIX):
+                pass
+        assert caught.value.reason is Reason.SETTING_OUT_OF_RANGE
+        async with client.open(prompt="clay") as session:
+            await session.control(prompt="neon", prompts=MIX)
+            await session.finish()
+            (applied,) = [answer async for answer in session]
+    assert isinstance(applied, ControlApplied)
+    assert applied.rejected_reason is Reason.SETTING_OUT_OF_RANGE
+    assert applied.settings.prompt == "clay"
+
+
+async def test_a_similarity_filter_is_asked_for_only_if_it_was_given() -> None:
+    wanted = SimilarityFilter(threshold=0.5, max_skip_frames=3)
+    async with serving() as (server, client):
+        async with client.open(similarity_filter=wanted) as session:
+            asked = server.sessions[session.opened.session_id].open.similarity_filter
+            assert (asked.threshold, asked.max_skip_frames) == (0.5, 3)
+        async with client.open(similarity_filter=SimilarityFilter()) as session:
+            message = server.sessions[session.opened.session_id].open
+            assert message.HasField("similarity_filter")
+            assert not message.similarity_filter.HasField("threshold")
+        async with client.open() as session:
+            assert not server.sessions[session.opened.session_id].open.HasField("similarity_filter")
+
+
+@pytest.mark.parametrize("first", [EVERY, MIXED], ids=["prompt", "mix"])
+@pytest.mark.parametrize("num_lost", [1, 3, 10])
+async def test_frames_sent_again_are_received_under_the_settings_they_were_sent_under(
+    first: Settings, num_lost: int
+) -> None:
+    """The server has applied controls when it loses frames from before them; 10 is all of the unanswered."""
+    changes = Settings(
+        prompt="neon",
+        strength=0.2,
+        steps=1,
+        seed=5,
+        noise_rule=NoiseRule.FIXED,
+        guidance=Guidance.SELF,
+        guidance_scale=4.0,
+        delta=2.0,
+        negative_prompt="",
+        adapters="",
+    )
+    faults = Faults(window=20, depth=6, cut_after_answers=[1], unreceived_on_cut=num_lost)
+    async with serving(faults) as (server, client):
+        items = [*map(picture, range(3)), changes, *map(picture, range(3, 5)), Settings(prompts=MIX)]
+        items += map(picture, range(5, 7))
+        answers = [answer async for answer in client.translate_frames(items, **vars(first))]
+    assert [a.frame_index for a in answers if isinstance(a, Translated | Dropped)] == list(range(7))
+    assert server.log.num_resumes == 1
+    assert num_lost < 10 or server.log.received.count(1) == 2
+    second = replace(changes, blend_frames=first.blend_frames)
+    third = replace(second, prompt=None, prompts=MIX)
+    under = {index: settings_from(message) for index, message in server.log.received_under.items()}
+    # A frame sent again finds its prompt at once: going back is no change to spread.
+    under = {index: replace(settings, blend_frames=first.blend_frames) for index, settings in under.items()}
+    assert under == {0: first, 1: first, 2: first, 3: second, 4: second, 5: third, 6: third}
+    applied = [answer for answer in answers if isinstance(answer, ControlApplied)]
+    assert [answer.settings for answer in applied] == [second, third]

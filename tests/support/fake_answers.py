@@ -1,0 +1,80 @@
+"""What the fake server makes of settings and frames: plain functions over `rearview.v1`."""
+
+from __future__ import annotations
+
+import numpy as np
+import simplejpeg
+from google.protobuf import duration_pb2
+from rearview.errors import DropReason, Reason
+from rearview.v1 import translation_service_pb2 as pb
+
+__all__ = ["changed", "duration", "first_settings", "invert", "refusal", "timings", "unusable"]
+
+
+def first_settings() -> pb.Settings:
+    """Every field present, as the service echoes them."""
+    return pb.Settings(
+        prompt="invert",
+        strength=0.5,
+        steps=1,
+        seed=0,
+        noise_rule=pb.NOISE_RULE_FIXED,
+        guidance=pb.GUIDANCE_NONE,
+        guidance_scale=1.0,
+        delta=1.0,
+        negative_prompt="",
+        blend_frames=0,
+        adapters="",
+    )
+
+
+def refusal(change: pb.Settings) -> Reason | None:
+    """Why a change of settings is refused."""
+    if change.prompts and change.HasField("prompt"):
+        return Reason.SETTING_OUT_OF_RANGE
+    return Reason.PROMPT_EMPTY if change.HasField("prompt") and not change.prompt.strip() else None
+
+
+def changed(settings: pb.Settings, change: pb.Settings) -> pb.Settings:
+    """`settings` with the fields that are present in `change`; `prompt` and `prompts` replace each other."""
+    result = pb.Settings()
+    result.CopyFrom(settings)
+    if change.prompts or change.HasField("prompt"):
+        result.ClearField("prompts")
+        result.prompt = ""
+    result.MergeFrom(change)
+    return result
+
+
+def unusable(frame: pb.Frame, opened: pb.Open) -> DropReason | None:
+    if not frame.image:
+        return DropReason.IMAGE_EMPTY
+    if frame.format != pb.IMAGE_FORMAT_JPEG:
+        return None
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(frame.image)
+    except ValueError:
+        return DropReason.IMAGE_INVALID
+    return None if (width, height) == (opened.width, opened.height) else DropReason.IMAGE_SIZE_MISMATCH
+
+
+def invert(frame: pb.Frame, opened: pb.Open) -> bytes:
+    if frame.format == pb.IMAGE_FORMAT_RGB:
+        pixels = np.frombuffer(frame.image, np.uint8).reshape(opened.height, opened.width, 3)
+    else:
+        pixels = simplejpeg.decode_jpeg(frame.image, colorspace="RGB")
+    inverted = np.ascontiguousarray(255 - pixels)
+    if opened.answer_format == pb.IMAGE_FORMAT_RGB:
+        return inverted.tobytes()
+    data: bytes = simplejpeg.encode_jpeg(inverted, quality=opened.jpeg_quality or 85, colorspace="RGB")
+    return data
+
+
+def timings() -> pb.Timings:
+    span = pb.SpanTiming(span="fused", queue=duration(0.001), compute=duration(0.004))
+    return pb.Timings(total=duration(0.008), admission=duration(0.001), codec=duration(0.002), spans=[span])
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    nanos = round(seconds * 1e9)
+    return duration_pb2.Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
