@@ -23,13 +23,17 @@ _ORDER = ("demo", "throughput", "transport")
 
 
 def markdown(results: Sequence[ResultFile]) -> str:
-    """One table of all figures, then one line per result: machine, versions, date and command."""
+    """A table of frame rates and of all that has a target, then a line per result: how it was measured.
+
+    The other figures are in the results' files.
+    """
     lines = ["| figure | measured with | value | target | |", "|---|---|---:|---:|---|"]
     notes = []
     for result in sorted(results, key=_rank):
         lines += [
             f"| {f.what} | {f.setting} | {f.value_text} | {f.target_text} | {f.met_text} |"
             for f in result.figures
+            if f.target is not None or f.unit == "FPS"
         ]
         notes += [_note(result), *(f"  - **Not to be relied on:** {problem}." for problem in result.problems)]
     return "\n".join([*lines, "", *notes, ""])

@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MIN_SERVICE_RATIO = 0.90
 MIN_PIPELINE_TO_1_THREAD = 1.5
 MIN_PIPELINE_TO_2_THREADS = 1.15
-DEFAULT_CUT = "encode|denoise-0|denoise-1|decode"
+DEFAULT_CUT = "encode+denoise-0|denoise-1+decode"
+"""The cut that serves one stream best on two cores; `deploy/pocket-cpu-pipeline.yaml` has the same."""
 ARM_TIMEOUT_S = 600.0
 
 

@@ -175,9 +175,13 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
 
 def test_the_table_names_figures_targets_machine_and_problems() -> None:
     figure = Figure("added latency", "null", 6.25, "ms", 5.0, at_most=True)
-    result = ResultFile.of("transport", "python -m loadtest.transport", [figure], {}, ["2 x missing"])
+    detail = Figure("its p99", "null", 7.5, "ms")
+    command = "python -m loadtest.transport"
+    result = ResultFile.of("transport", command, [figure, detail], {}, ["2 x missing"])
 
     text = markdown([result])
+
+    assert "its p99" not in text
 
     assert "| added latency | null | 6.25 ms | ≤ 5 ms | missed |" in text
     assert "Not to be relied on:** 2 x missing" in text
