@@ -10,8 +10,9 @@ import torch
 from diffusers import LCMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rearview.engine.sampling import LCM_GRID, Schedule, noise, timestep_indices
+from rearview.engine.sampling import Schedule, noise
 from rearview.engine.session import NoiseRule, Settings
+from rearview.engine.timesteps import LCM_GRID, timestep_indices
 from rearview.errors import ConfigError
 from support.tiny import SCHEDULER
 

@@ -17,7 +17,15 @@ from rearview.engine.memory.bank_records import BankRecord
 from rearview.engine.memory.layers import BankLayout, KeptOutputs
 from rearview.engine.session import SessionSpec
 
-__all__ = ["EXPORT_FORMAT", "check_header", "checked_tensors", "export_header", "records_of"]
+__all__ = [
+    "EXPORT_FORMAT",
+    "check_fields",
+    "check_header",
+    "check_tensors",
+    "checked_tensors",
+    "export_header",
+    "records_of",
+]
 
 EXPORT_FORMAT = 1
 
@@ -35,11 +43,16 @@ def export_header(spec: SessionSpec, dtype: torch.dtype, kept_outputs: KeptOutpu
 
 def check_header(state: Mapping[str, Any], expected: Mapping[str, Any], layout: BankLayout) -> None:
     """Raises ValueError that says what differs."""
+    check_fields(state, expected)
+    if {name for _, name in state["banks"]} != {layer.name for layer in layout.layers}:
+        raise ValueError("the export is of a UNet with other attention layers")
+
+
+def check_fields(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises ValueError that names the first field of a header that differs."""
     for name, value in expected.items():
         if state.get(name) != value:
             raise ValueError(f"the export's {name} is {state.get(name)}, here it is {value}")
-    if {name for _, name in state["banks"]} != {layer.name for layer in layout.layers}:
-        raise ValueError("the export is of a UNet with other attention layers")
 
 
 def records_of(state: Mapping[str, Any], steps: Sequence[int]) -> dict[int, BankRecord]:
@@ -54,7 +67,17 @@ def checked_tensors(
     state: Mapping[str, Any], step: int, layer: str, shapes: Sequence[tuple[int, int]], dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     """The tensors of one (step, layer). Raises ValueError unless they have these shapes and this type."""
-    tensors: tuple[Tensor, ...] = tuple(state["banks"].get((step, layer), ()))
+    return check_tensors(tuple(state["banks"].get((step, layer), ())), step, layer, shapes, dtype)
+
+
+def check_tensors(
+    tensors: tuple[Tensor, ...],
+    step: int,
+    layer: str,
+    shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype,
+) -> tuple[Tensor, ...]:
+    """`tensors`, of one (step, layer). Raises ValueError unless they have these shapes and this type."""
     found = [tuple(tensor.shape) for tensor in tensors]
     if found != list(shapes) or any(tensor.dtype is not dtype for tensor in tensors):
         raise ValueError(

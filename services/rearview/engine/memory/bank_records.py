@@ -8,13 +8,14 @@ frame and on what was committed before it, never on load, so that any order of r
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rearview.engine.rows import Row
-from rearview.engine.sampling import timestep_indices
 from rearview.engine.session import BankSettings, PromptChange
+from rearview.engine.timesteps import timestep_indices
 
-__all__ = ["BankRecord", "fusion_strength", "is_write_due", "record_after", "record_seen"]
+__all__ = ["BankRecord", "bank_samples", "fusion_strength", "is_write_due", "record_after", "record_seen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,35 @@ def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRec
     )
 
 
-def record_after(record: BankRecord, settings: BankSettings, row: Row) -> BankRecord:
-    """The record once this row has committed."""
-    seen = record_seen(record, settings, row)
-    if row.write_due:
-        return replace(seen, writes=seen.writes + 1)
-    assert seen.writes == record.writes, "a bank that counts as empty was not written"
-    return replace(record, prompt=seen.prompt, changed_at=seen.changed_at)
+def record_after(record: BankRecord, settings: BankSettings, samples: Sequence[Row]) -> BankRecord:
+    """The record once a row of these samples has committed, of which at most one writes."""
+    prompt, changed_at = record.prompt, record.changed_at
+    for sample in samples:
+        digest = _digest(sample.settings.style)
+        if prompt not in ("", digest):
+            changed_at = sample.ordinal
+        prompt = digest
+    writers = [sample for sample in samples if sample.write_due]
+    if not writers:
+        writes = {record_seen(record, settings, sample).writes for sample in samples}
+        assert writes == {record.writes}, "a bank that counts as empty was not written"
+        return replace(record, prompt=prompt, changed_at=changed_at)
+    (writer,) = writers
+    seen = record_seen(record, settings, writer)
+    return replace(seen, writes=seen.writes + 1, prompt=prompt, changed_at=changed_at)
+
+
+def bank_samples(record: BankRecord, settings: BankSettings | None, row: Row) -> tuple[Row, ...]:
+    """The row's samples, each with whether it writes. They all see the bank as it is before the row, so
+    of several whose write is due the last one writes alone. A shadow window only reads.
+    """
+    samples = row.samples()
+    last = -1
+    if settings is not None and not row.shadow:
+        for index, sample in enumerate(samples):
+            if is_write_due(record_seen(record, settings, sample), settings, sample.ordinal):
+                last = index
+    return tuple(replace(sample, write_due=index == last) for index, sample in enumerate(samples))
 
 
 def is_write_due(seen: BankRecord, settings: BankSettings, ordinal: int) -> bool:

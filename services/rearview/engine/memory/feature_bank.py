@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearview.engine.chain import OperatorKind
+from rearview.engine.chain import Operator, OperatorKind
 from rearview.engine.memory.bank_export import check_header, checked_tensors, export_header, records_of
 from rearview.engine.memory.bank_records import (
     BankRecord,
+    bank_samples,
     fusion_strength,
-    is_write_due,
     record_after,
     record_seen,
 )
@@ -98,26 +98,33 @@ class FeatureBank:
         for row in rows:
             self._records[row] = BankRecord()
 
+    def warm_up_frames(self, spec: SessionSpec) -> int:
+        return 0
+
+    def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
+        return False
+
     def write_due(self, row: Row) -> bool:
         settings = row.frame.spec.bank
         if settings is None or row.operator.kind is not OperatorKind.DENOISE:
             return False
-        seen = record_seen(self._records[self._pool_row(row)], settings, row)
-        return is_write_due(seen, settings, row.ordinal)
+        record = self._records[self._pool_row(row)]
+        return any(sample.write_due for sample in bank_samples(record, settings, row))
 
     def gather(self, rows: Sequence[Row]) -> BankView | None:
-        """The rows' view, or None if none of them has a bank: their forward is then the plain one."""
+        """The samples' view, or None if none of them has a bank: their forward is then the plain one."""
         if rows[0].operator.kind is not OperatorKind.DENOISE or all(r.frame.spec.bank is None for r in rows):
             return None
-        return BankView(self._layout.layers, self._storage, [self._plan(row) for row in rows], self._device)
+        plans = [self._plan(sample) for row in rows for sample in self._samples(row)]
+        return BankView(self._layout.layers, self._storage, plans, self._device)
 
     @torch.inference_mode()
     def scatter(self, rows: Sequence[Row], update: BankUpdate | None) -> None:
         if update is None:
             return
-        banked = [(self._pool_row(row), row.frame.spec.bank, row) for row in rows]
+        banked = [(self._pool_row(row), row.frame.spec.bank, row) for row in rows if not row.shadow]
         records = {
-            pool_row: record_after(self._records[pool_row], settings, row)
+            pool_row: record_after(self._records[pool_row], settings, self._samples(row))
             for pool_row, settings, row in banked
             if settings is not None
         }
@@ -247,6 +254,11 @@ class FeatureBank:
 
     def _pool_row(self, row: Row) -> int:
         return self._rows_by_step(row.session_id)[row.operator.step]
+
+    def _samples(self, row: Row) -> tuple[Row, ...]:
+        if not row.window:
+            return (row,)
+        return bank_samples(self._records[self._pool_row(row)], row.frame.spec.bank, row)
 
     def _plan(self, row: Row) -> RowPlan:
         settings = row.frame.spec.bank

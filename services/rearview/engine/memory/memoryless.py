@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rearview.engine.chain import Operator
 from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
 from rearview.engine.memory.slot_pool import SlotPool
 from rearview.engine.rows import Row
@@ -21,10 +22,11 @@ class Memoryless:
         self._slots = SlotPool(num_slots)
 
     def allocate(self, spec: SessionSpec) -> None:
-        """Also raises InvalidRequest if the session asks for a bank: it would be ignored in silence."""
-        if spec.bank is not None:
-            text = "this service keeps no feature bank"
-            raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, text, metadata={"field": "bank"})
+        """Also raises InvalidRequest if the session asks for a past: it would be ignored in silence."""
+        for name, kind in {"bank": "feature bank", "cache": "temporal cache"}.items():
+            if getattr(spec, name) is not None:
+                text = f"this service keeps no {kind}"
+                raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, text, metadata={"field": name})
         self._slots.allocate(spec.session_id)
 
     def free(self, session_id: str) -> None:
@@ -32,6 +34,12 @@ class Memoryless:
 
     def reset(self, session_id: str) -> None:
         pass  # There is nothing to forget.
+
+    def warm_up_frames(self, spec: SessionSpec) -> int:
+        return 0
+
+    def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
+        return False
 
     def write_due(self, row: Row) -> bool:
         return False

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from rearview.engine.memory.layers import BankLayout
 from rearview.engine.memory.merge import permutation
-from rearview.engine.sampling import timestep_indices
 from rearview.engine.session import BankPolicy, BankSettings, MergeMetric, PromptChange, Settings
+from rearview.engine.timesteps import timestep_indices
 
 __all__ = ["PlainBank", "PlainView"]
 

@@ -1,8 +1,9 @@
 """The one interface of temporal memory: what a session remembers, in slots that the engine owns.
 
 A forward never changes a pool. It reads a view (`gather`) and returns an update, and `scatter` applies
-that update when the engine commits the row. Both methods sit behind this protocol: the feature bank
-(keys, values and outputs per session, step and layer) and the temporal KV cache.
+that update when the engine commits the row. A window row (`Row.window`) is one sample of the view and of
+the update per frame, and reads what was there before it. All methods sit behind this protocol: the feature
+bank (keys, values and outputs per session, step and layer), the temporal KV cache, the range of depth.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from rearview.engine.chain import Operator
 from rearview.engine.rows import Row
 from rearview.engine.session import SessionSpec
 
@@ -32,6 +34,16 @@ class TemporalMemory(Protocol):
 
     def reset(self, session_id: str) -> None:
         """Forget the past, keep the slots: the next frame finds them as in a new session."""
+
+    def warm_up_frames(self, spec: SessionSpec) -> int:
+        """How many of the session's first frames go through every step together, as one window row, and
+        again after a change that makes what they left worthless. 0: none, frames never wait for others.
+        """
+
+    def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
+        """Whether rows of `operator`, which is not a denoising step, read or write the session's memory,
+        so that one runs after the other. Denoising steps always keep order.
+        """
 
     def write_due(self, row: Row) -> bool:
         """Whether committing `row` would write. Depends on the ordinal and the slot, never on load."""
