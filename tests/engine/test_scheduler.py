@@ -225,7 +225,8 @@ FLAT = CostTable({"g": {1: 0.006, 2: 0.012}, "e": {1: 0.002, 2: 0.004}})
 
 
 def first(costs: CostTable, due_s: float, max_batch: int = 8) -> str:
-    ready = [row("d", due_s=due_s), row("e", due_s=1.0, group="e", operator="encode")]
+    feeder = row("e", due_s=1.0, group="e", operator="encode", later=(LaterRow("g"),))
+    ready = [row("d", due_s=due_s), feeder]
     return Scheduler(costs, max_batch).choose(ready, 0.0)[0].session_id
 
 

@@ -14,7 +14,7 @@ import torch
 from rearview.engine.chain import Operator, OperatorKind, Span
 from rearview.engine.engine import Emission, Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.memory.protocol import MemoryView, TemporalMemory
 from rearview.engine.model import Forward
 from rearview.engine.rows import FrameInput, Row
 from rearview.engine.scheduler import CostTable, Scheduler
@@ -74,7 +74,13 @@ class ToyModel:
         self.clock.now_s += self.costs.seconds(rows[0].group, sum(row.width for row in rows))
         if self.fails(rows):
             raise RuntimeError("the test lets this forward fail")
-        return Forward([toy_output(row.operator, row.payload, row.settings, row.ordinal) for row in rows])
+        samples = [sample for row in rows for sample in row.samples()]
+        seen = [0] * len(samples) if view is None else view.seen
+        outputs = [
+            toy_output(each.operator, each.payload + past, each.settings, each.ordinal)
+            for each, past in zip(samples, seen, strict=True)
+        ]
+        return Forward(outputs, None if view is None else view.update)
 
 
 def toy_engine(
@@ -85,9 +91,10 @@ def toy_engine(
     max_batch: int = 16,
     max_wait_forwards: int = 8,
     order: Order = Order.BACK_TO_BACK,
+    memory: TemporalMemory | None = None,
 ) -> Engine:
     scheduler = Scheduler(model.costs, max_batch, max_wait_forwards)
-    return Engine(span, model, Memoryless(slots), scheduler, order=order, clock=model.clock)
+    return Engine(span, model, memory or Memoryless(slots), scheduler, order=order, clock=model.clock)
 
 
 def toy_payload(session_id: str, ordinal: int) -> Tensor:

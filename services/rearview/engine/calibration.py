@@ -15,7 +15,7 @@ from rearview.engine.checkpoint import latent_shape
 from rearview.engine.formats import Additions
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.model import Model
-from rearview.engine.rows import Frame, Row
+from rearview.engine.rows import Frame, Row, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.session import SessionSpec
 
@@ -34,7 +34,8 @@ def measure_costs(
     batch_sizes: Sequence[int] = (1, 2),
     adapter_sets: Sequence[str] = (),
 ) -> CostTable:
-    """Time forwards of each kind of operator in the span, in seconds by number of rows, and a write.
+    """Time forwards of each kind of operator in the span, in seconds by number of rows, and a write; of a
+    memory that warms up also those of windows, by number of samples.
 
     `payloads`: one example per operator of the span. Nothing is left in memory. `adapter_sets`: rows
     under these cost what rows without do, since only the weights differ.
@@ -48,14 +49,19 @@ def measure_costs(
             continue
         seen.add(operator.kind)
         group = model.group(spec, spec.settings, operator)
-        table[group] = {
-            size: min(
-                _time(model, memory, [_row(spec, operator, group, payload)] * size) for _ in range(REPEATS)
-            )
-            for size in batch_sizes
-        }
+        costs = {}
+        if operator.kind is OperatorKind.DENOISE and (frames := memory.warm_up_frames(spec)):
+            row = _window_row(spec, operator, group, payload, frames)
+            costs[row.group] = {
+                size * frames: _fastest(model, memory, [row] * size) for size in batch_sizes[:1]
+            }
+            memory.scatter([row], model.forward([row], memory.gather([row])).update)
+        row = _row(spec, operator, group, payload)
+        costs[group] = {size: _fastest(model, memory, [row] * size) for size in batch_sizes}
+        table |= costs
         for adapters in adapter_sets:
-            table[model.group(spec, replace(spec.settings, adapters=adapters), operator)] = table[group]
+            under = model.group(spec, replace(spec.settings, adapters=adapters), operator)
+            table |= {window_group(under) if known != group else under: costs[known] for known in costs}
         if operator.kind is OperatorKind.DENOISE:
             write_s = _write_seconds(model, memory, spec, operator, payload)
     memory.free(spec.session_id)
@@ -69,7 +75,13 @@ def example_payloads(
     image = torch.full((spec.height, spec.width, 3), 128, dtype=torch.uint8)
     shape = latent_shape(checkpoint, spec.height, spec.width, additions)
     latent = torch.zeros(shape, dtype=torch.float32)
-    return [image if operator.kind is OperatorKind.ENCODE else latent for operator in span.operators]
+    has_depth = additions is not None and additions.depth and spec.cache is not None
+    by_kind = {
+        OperatorKind.ENCODE: image,
+        OperatorKind.DENOISE: torch.stack([latent, latent]) if has_depth else latent,
+        OperatorKind.DECODE: latent,
+    }
+    return [by_kind[operator.kind] for operator in span.operators]
 
 
 def _write_seconds(
@@ -99,6 +111,16 @@ def _row(
 ) -> Row:
     frame = Frame(spec, ordinal, spec.settings, 0, payload, float("inf"), (operator,))
     return Row(frame, operator, group, float("inf"), write_due)
+
+
+def _window_row(spec: SessionSpec, operator: Operator, group: Hashable, payload: Tensor, frames: int) -> Row:
+    rows = [_row(spec, operator, group, payload, ordinal=n) for n in range(frames)]
+    window = tuple(row.frame for row in rows)
+    return replace(rows[-1], group=window_group(group), window=window)
+
+
+def _fastest(model: Model, memory: TemporalMemory, rows: Sequence[Row]) -> float:
+    return min(_time(model, memory, rows) for _ in range(REPEATS))
 
 
 def _time(model: Model, memory: TemporalMemory, rows: Sequence[Row]) -> float:

@@ -13,19 +13,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import islice
 
 from torch import Tensor
 
-from rearview.engine.chain import OperatorKind, Span
+from rearview.engine.chain import Operator, OperatorKind, Span
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.model import Forward, Model
-from rearview.engine.rows import Frame, FrameInput, LaterRow, Row, SpanTiming, row_width
+from rearview.engine.open_session import OpenSession, SessionState
+from rearview.engine.rows import (
+    Frame,
+    FrameInput,
+    LaterRow,
+    Row,
+    SpanTiming,
+    row_width,
+    window_group,
+)
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.warmup import WarmUp, filled
 
 __all__ = ["Batch", "Emission", "Engine", "Order", "StepResult"]
 
@@ -80,22 +91,6 @@ class StepResult:
     """How long the oldest row has waited that was ready and not chosen; 0 with none."""
 
 
-@dataclass(slots=True)
-class _Session:
-    spec: SessionSpec
-    settings: dict[int, Settings]
-    expected: int = 0
-    """The next ordinal to let in."""
-    early: dict[int, FrameInput] = field(default_factory=dict)
-    """Arrived before an earlier ordinal did."""
-    frames: OrderedDict[int, Frame] = field(default_factory=OrderedDict)
-    """In flight here, by ordinal."""
-    committed: dict[int, int] = field(default_factory=dict)
-    """Denoising step to the last ordinal that committed it."""
-    retained: OrderedDict[int, Emission] = field(default_factory=OrderedDict)
-    flushing: bool = False
-
-
 class Engine:
     """The rows of many sessions through one span."""
 
@@ -115,14 +110,14 @@ class Engine:
         self._scheduler = scheduler
         self._order = order
         self._clock = clock
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, OpenSession] = {}
         self._emissions: list[Emission] = []
 
     def open(self, spec: SessionSpec) -> None:
         """Take a slot. Raises Refused(NO_CAPACITY), and then nothing has changed."""
         assert spec.session_id not in self._sessions, "session is already open"
         self._memory.allocate(spec)
-        self._sessions[spec.session_id] = _Session(spec, {0: spec.settings})
+        self._sessions[spec.session_id] = self._session(spec)
         self._prepare(spec.settings)
 
     def close(self, session_id: str) -> None:
@@ -131,6 +126,28 @@ class Engine:
             self._memory.free(session_id)
             # A session that opens again under this id must not answer for this one.
             self._emissions = [left for left in self._emissions if left.session_id != session_id]
+
+    def export(self, session_id: str) -> SessionState:
+        """The session between two steps, frames in flight and what is retained included; a copy. It goes
+        on from there in another engine of the same span.
+        """
+        return SessionState(deepcopy(self._sessions[session_id]), self._memory.export(session_id))
+
+    def import_(self, state: SessionState) -> None:
+        """Open a session that was exported. Raises Refused(NO_CAPACITY), and ValueError if the memory does
+        not fit; nothing has changed then.
+        """
+        spec = state.session.spec
+        assert spec.session_id not in self._sessions, "session is already open"
+        self._memory.allocate(spec)
+        try:
+            self._memory.import_(spec.session_id, state.memory)
+        except ValueError:
+            self._memory.free(spec.session_id)
+            raise
+        session = self._sessions[spec.session_id] = deepcopy(state.session)
+        for settings in session.settings.values():
+            self._prepare(settings)
 
     def update(self, session_id: str, version: int, settings: Settings) -> None:
         """Frames admitted with `version` from now on are translated under `settings`."""
@@ -195,6 +212,22 @@ class Engine:
             assert all(not frame.done for frame in session.frames.values()), "a done frame was not emitted"
             assert list(session.frames) == sorted(session.frames), "frames are out of order"
             assert all(o >= session.expected for o in session.early), "an early frame was not let in"
+            for step, state in session.warm_up.steps.items() if session.warm_up is not None else ():
+                assert len(state.inputs) <= state.frames, f"step {step} keeps {len(state.inputs)} inputs"
+                assert bool(state.inputs) == (state.shadow is not None), f"step {step} keeps what for?"
+
+    def _session(self, spec: SessionSpec) -> OpenSession:
+        ordered = frozenset(
+            operator
+            for operator in self.span.operators
+            if operator.kind is OperatorKind.DENOISE or self._memory.keeps_order(spec, operator)
+        )
+        frames = self._memory.warm_up_frames(spec)
+        warm_up = None
+        if frames:
+            assert spec.cache is not None, "a warm-up without a temporal cache"
+            warm_up = WarmUp(frames, spec.cache, spec.settings)
+        return OpenSession(spec, {0: spec.settings}, ordered, warm_up)
 
     def _prepare(self, settings: Settings) -> None:
         try:
@@ -202,7 +235,7 @@ class Engine:
         except Exception:  # It only saves time: if it fails again in a forward, frames end there.
             logger.exception("settings could not be prepared")
 
-    def _enter(self, session: _Session, entering: FrameInput, now: float) -> None:
+    def _enter(self, session: OpenSession, entering: FrameInput, now: float) -> None:
         settings = session.settings.get(entering.settings_version)
         if settings is None:
             logger.error("no settings of version %d: the frame is dropped", entering.settings_version)
@@ -215,6 +248,10 @@ class Engine:
                 logger.error("%d steps, but the session has %d: the frame is dropped", steps, most)
                 settings = None
         frame = self._frame(session.spec, entering, settings, now)
+        if session.warm_up is not None:
+            if settings is not None:
+                session.warm_up.enter(frame.ordinal, settings)
+            frame.changes = session.warm_up.changes
         session.frames[frame.ordinal] = frame
         self._emit_if_done(session, frame)
 
@@ -236,17 +273,38 @@ class Engine:
         )
 
     def _ready(self) -> Iterator[Row]:
-        """The ready rule: (n, k) waits until no earlier ordinal in flight has step k before it."""
         for session in self._sessions.values():
-            steps_before: set[int] = set()
-            for frame in session.frames.values():
-                operator = frame.operator
-                denoises = operator.kind is OperatorKind.DENOISE
-                if not (denoises and operator.step in steps_before) and not self._held_back(session, frame):
-                    yield self._row(frame)
-                steps_before.update(frame.remaining_steps())
+            yield from self._ready_in(session)
 
-    def _held_back(self, session: _Session, frame: Frame) -> bool:
+    def _ready_in(self, session: OpenSession) -> Iterator[Row]:
+        """The ready rule: (n, k) waits until no earlier ordinal in flight has step k before it.
+
+        Before a step whose cache is cold the first frames wait for each other, and go on as one row;
+        when the last frame of a shadow window has committed, that window comes before all others.
+        """
+        preceded: set[Operator] = set()
+        for step in session.warm_up.steps if session.warm_up is not None else ():
+            if session.shadow_is_due(step):
+                yield self._shadow_row(session, step)
+                preceded.add(Operator(OperatorKind.DENOISE, step))
+        for frame in session.frames.values():
+            if frame.operator not in preceded:
+                row = self._next_row(session, frame)
+                if row is not None:
+                    yield row
+            preceded.update(session.ordered.intersection(frame.remaining))
+
+    def _next_row(self, session: OpenSession, frame: Frame) -> Row | None:
+        """The row that `frame`, the first one before its operator, is in; None if it has to wait."""
+        operator = frame.operator
+        if operator.kind is OperatorKind.DENOISE:
+            if session.is_cold(frame, operator.step):
+                return self._window_row(session, frame)
+            if session.shadow_is_due(operator.step, frame):
+                return self._shadow_row(session, operator.step)
+        return None if self._held_back(session, frame) else self._row(session, frame)
+
+    def _held_back(self, session: OpenSession, frame: Frame) -> bool:
         """In stream-batch order step k of frame n waits until frame n + k is encoded: they share forwards."""
         if self._order is Order.BACK_TO_BACK or session.flushing:
             return False
@@ -255,19 +313,71 @@ class Engine:
             return session.expected <= frame.ordinal + frame.operator.step
         return newest.operator.kind is OperatorKind.ENCODE and frame.operator.kind is OperatorKind.DENOISE
 
-    def _row(self, frame: Frame) -> Row:
+    def _row(self, session: OpenSession, frame: Frame) -> Row:
         group = self._model.group(frame.spec, frame.settings, frame.operator)
-        later = tuple(
-            LaterRow(
-                self._model.group(frame.spec, frame.settings, operator), row_width(operator, frame.settings)
-            )
-            for operator in frame.operators[frame.position + 1 :]
+        row = Row(frame, frame.operator, group, 0.0, later=tuple(self._later(session, frame)))
+        return self._scheduled(row, frame.deadline_s)
+
+    def _window_row(self, session: OpenSession, head: Frame) -> Row | None:
+        """The row that warms up the step before which `head` is first; None while a frame of it is not
+        there yet.
+        """
+        assert session.warm_up is not None
+        step, operator = session.warm_up.step(head.operator.step), head.operator
+        frames = session.warm_up.window(operator.step, head, session.frames, session.expected)
+        if frames is None or any(frame.operator != operator for frame in frames):
+            return None
+        window = filled(frames, step.start(head), step.frames)
+        group = window_group(self._model.group(head.spec, head.settings, operator))
+        later = tuple(self._later(session, frames[-1], step.frames))
+        return self._scheduled(
+            Row(window[-1], operator, group, 0.0, later=later, window=window), window[-1].deadline_s
         )
-        due_s = frame.deadline_s - sum(self._scheduler.costs.seconds(*each) for each in later)
-        row = Row(frame, frame.operator, group, due_s, later=later)
-        if frame.operator.kind is not OperatorKind.DENOISE or not self._memory.write_due(row):
-            return row
-        return Row(frame, frame.operator, group, due_s, write_due=True, later=later)
+
+    def _shadow_row(self, session: OpenSession, step: int) -> Row:
+        """The row that reads a shadow window; the frame that comes after it waits for it."""
+        assert session.warm_up is not None
+        state = session.warm_up.step(step)
+        assert state.shadow is not None
+        window = filled(state.inputs, state.shadow, state.frames)
+        frame, operator = window[-1], window[-1].operator
+        group = window_group(self._model.group(frame.spec, frame.settings, operator))
+        row = Row(frame, operator, group, 0.0, window=window, shadow=True)
+        waiting = session.frames.get(state.shadow + state.frames)
+        if waiting is None or operator not in waiting.remaining:
+            return self._scheduled(row, frame.deadline_s)
+        before = waiting.operators.index(operator) - 1
+        later = tuple(self._later(session, waiting, position=before))
+        return replace(self._scheduled(replace(row, later=later), waiting.deadline_s), later=())
+
+    def _later(
+        self, session: OpenSession, frame: Frame, frames: int = 1, position: int | None = None
+    ) -> Iterator[LaterRow]:
+        """What is still before `frame` after its operator (or that at `position`), if `frames` go on
+        together.
+        """
+        after = frame.position if position is None else position
+        for operator in frame.operators[after + 1 :]:
+            group = self._model.group(frame.spec, frame.settings, operator)
+            width = row_width(operator, frame.settings)
+            if self._is_in_window(session, frame, operator):
+                assert session.warm_up is not None
+                yield LaterRow(window_group(group), width * session.warm_up.frames)
+            else:
+                yield LaterRow(group, width * frames)
+
+    def _is_in_window(self, session: OpenSession, frame: Frame, operator: Operator) -> bool:
+        """Whether `frame` will run `operator` in a window, unless all frames before it are lost."""
+        if session.warm_up is None or operator.kind is not OperatorKind.DENOISE:
+            return False
+        is_early = frame.ordinal < frame.changes.reset_at + session.warm_up.frames
+        return is_early and session.is_cold(frame, operator.step)
+
+    def _scheduled(self, row: Row, deadline_s: float) -> Row:
+        """`row` with what it is to the scheduler: when it is due, and whether it writes."""
+        due_s = deadline_s - sum(self._scheduler.costs.seconds(*each) for each in row.later)
+        write_due = row.operator.kind is OperatorKind.DENOISE and self._memory.write_due(row)
+        return replace(row, due_s=due_s, write_due=write_due)
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
         failed = False
@@ -284,28 +394,60 @@ class Engine:
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
         self._memory.scatter(rows, forward.update)
         finished_s = self._clock()
-        for row, output in zip(rows, forward.outputs, strict=True):
-            session, frame = self._sessions[row.session_id], row.frame
-            if row.operator.kind is OperatorKind.DENOISE:
-                last = session.committed.get(row.operator.step, -1)
-                assert row.ordinal > last, f"step {row.operator.step}: {row.ordinal} after {last}"
-                session.committed[row.operator.step] = row.ordinal
-            frame.payload = output
-            frame.position += 1
-            frame.failures = 0
-            frame.queue_s += started_s - frame.ready_s
-            frame.compute_s += finished_s - started_s
-            frame.ready_s = finished_s
-            self._emit_if_done(session, frame)
+        samples = sum(len(row.frames) for row in rows)
+        assert len(forward.outputs) == samples, f"{len(forward.outputs)} outputs of {samples} samples"
+        outputs = iter(forward.outputs)
+        for row in rows:
+            session, payloads = self._sessions[row.session_id], list(islice(outputs, len(row.frames)))
+            if row.window:
+                assert session.warm_up is not None
+                session.warm_up.step(row.operator.step).warmed_up(row.frame, shadow=row.shadow)
+            if row.shadow:  # Its pictures are those of frames that have gone on.
+                continue
+            for frame, payload in zip(row.frames, payloads, strict=True):
+                if session.frames.get(frame.ordinal) is frame:
+                    self._hand_over(session, frame, payload, started_s, finished_s)
+
+    def _hand_over(
+        self, session: OpenSession, frame: Frame, payload: Tensor, started_s: float, finished_s: float
+    ) -> None:
+        operator = frame.operator
+        frame.failures = 0
+        frame.queue_s += started_s - frame.ready_s
+        frame.compute_s += finished_s - started_s
+        frame.ready_s = finished_s
+        if operator.kind is OperatorKind.DENOISE:
+            last = session.committed.get(operator.step, -1)
+            assert frame.ordinal > last, f"step {operator.step}: {frame.ordinal} after {last}"
+            session.committed[operator.step] = frame.ordinal
+            if session.warm_up is not None:
+                session.warm_up.step(operator.step).keep(replace(frame))
+        frame.payload = payload
+        frame.position += 1
+        self._emit_if_done(session, frame)
 
     def _fail(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            row.frame.failures += 1
-            if row.frame.failures >= MAX_FAILURES:
-                row.frame.payload = None
-                self._emit_if_done(self._sessions[row.session_id], row.frame)
+            session = self._sessions[row.session_id]
+            if row.shadow:
+                self._fail_shadow(session, row)
+                continue
+            for frame in session.own(row.frames):
+                frame.failures += 1
+                if frame.failures >= MAX_FAILURES:
+                    frame.payload = None
+                    self._emit_if_done(session, frame)
 
-    def _emit_if_done(self, session: _Session, frame: Frame) -> None:
+    def _fail_shadow(self, session: OpenSession, row: Row) -> None:
+        assert session.warm_up is not None
+        state = session.warm_up.step(row.operator.step)
+        for frame in state.inputs:
+            frame.failures += 1
+        if state.inputs[-1].failures >= MAX_FAILURES:
+            logger.error("%s was not warmed up anew: the old cache is kept", row.operator.name)
+            state.warmed_up(row.frame, shadow=True)
+
+    def _emit_if_done(self, session: OpenSession, frame: Frame) -> None:
         if not frame.done:
             return
         del session.frames[frame.ordinal]

@@ -7,12 +7,15 @@ residual noise*: the s for which x = alpha z + beta s holds with a clean latent 
 not handed on from step to step. The z that defines it is, which is exact, where a recursion over s
 drifts by c_skip at every step and has to know how noise was added. Everything is in terms of clean
 latents, since every prediction type is affine in them: u's is delta z + (1 - delta) x / alpha.
-Shape legend: B rows, N negative rows, G guided rows.
+A payload between two steps is a stack: the latent, that of its depth map where the session has depth,
+and the anchor of its guidance, if it has one, last.
+Shape legend: B samples, N negative samples, G guided samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,10 +24,10 @@ from rearview.engine.rows import Row
 from rearview.engine.sampling import StepCoefficients
 from rearview.engine.session import Guidance, Settings
 
-__all__ = ["Anchors", "anchored", "guide", "negative_rows", "pack", "unpack"]
+__all__ = ["Anchors", "Payload", "anchored", "guide", "negative_rows", "pack", "unpack"]
 
 Anchors = dict[int, Tensor]
-"""Index of a row to the clean latent (C, h, w) that it is guided away from."""
+"""Index of a sample to the clean latent (C, h, w) that it is guided away from."""
 
 
 def anchored(settings: Settings) -> bool:
@@ -33,33 +36,40 @@ def anchored(settings: Settings) -> bool:
 
 
 def negative_rows(rows: Sequence[Row]) -> list[int]:
-    """The rows that are also predicted under their negative prompt: one UNet row more for each."""
+    """The samples that are also predicted under their negative prompt: one UNet row more for each."""
     return [index for index, row in enumerate(rows) if row.width > 1]
 
 
-def unpack(payloads: Sequence[Tensor], rows: Sequence[Row]) -> tuple[list[Tensor], Anchors]:
-    """Latents (C, h, w), and the anchors that came with them or, in a first step, are them."""
-    latents, anchors = [], {}
-    for index, (payload, row) in enumerate(zip(payloads, rows, strict=True)):
-        if row.operator.step > 0 and anchored(row.settings):
-            assert payload.shape[0] == 2, f"no anchor came with step {row.operator.step}: {payload.shape}"
-            assert payload.ndim == 4, f"no anchor came with step {row.operator.step}: {payload.shape}"
-            latents.append(payload[0])
-            anchors[index] = payload[1]
-            continue
-        latents.append(payload)
-        if row.settings.acting_guidance is Guidance.SELF:
-            anchors[index] = payload
-    return latents, anchors
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a sample brings to a step and hands on to the next one: latents (C, h, w)."""
+
+    latent: Tensor
+    depth: Tensor | None = None
+    """The latent of its depth map, the same in every step. None: the session has no depth."""
+    anchor: Tensor | None = None
 
 
-def pack(latent_CHW: Tensor, anchor_CHW: Tensor | None, row: Row) -> Tensor:
-    """What a row hands on: its latent, with its anchor (2, C, h, w) if the next step needs that."""
-    is_last = row.operator.step + 1 >= row.settings.steps
-    if is_last or not anchored(row.settings):
-        return latent_CHW
-    assert anchor_CHW is not None, "guidance lost its anchor"
-    return torch.stack([latent_CHW, anchor_CHW])
+def unpack(payload: Tensor, row: Row, *, has_depth: bool) -> Payload:
+    """`payload`: (C, h, w), or (2 or 3, C, h, w) with depth, with an anchor, or with both."""
+    has_anchor = row.operator.step > 0 and anchored(row.settings)
+    parts = payload.unbind(0) if has_depth or has_anchor else (payload,)
+    assert len(parts) == 1 + has_depth + has_anchor, f"step {row.operator.step} got {tuple(payload.shape)}"
+    assert parts[0].ndim == 3, f"step {row.operator.step} got {tuple(payload.shape)}"
+    anchor = parts[-1] if has_anchor else None
+    if row.operator.step == 0 and row.settings.acting_guidance is Guidance.SELF:
+        anchor = parts[0]
+    return Payload(parts[0], parts[1] if has_depth else None, anchor)
+
+
+def pack(payload: Payload, row: Row) -> Tensor:
+    """What a sample hands on; after a frame's last step the latent alone."""
+    if row.operator.step + 1 >= row.settings.steps:
+        return payload.latent
+    assert payload.anchor is not None or not anchored(row.settings), "guidance lost its anchor"
+    anchor = payload.anchor if anchored(row.settings) else None
+    parts = [part for part in (payload.latent, payload.depth, anchor) if part is not None]
+    return torch.stack(parts) if len(parts) > 1 else parts[0]
 
 
 def guide(

@@ -6,7 +6,7 @@ networks. A model holds weights only. What a session remembers is an argument an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,9 +17,11 @@ from rearview.engine.chain import Operator, OperatorKind
 from rearview.engine.memory.feature_bank import bank_group
 from rearview.engine.memory.layers import BankLayout
 from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
+from rearview.engine.memory.temporal_cache import CacheLayout, read_cache_layout
 from rearview.engine.operators.decode import decode
 from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.operators.encode import encode
+from rearview.engine.operators.depth import DepthEstimator
+from rearview.engine.operators.encode import encode, encode_with_depth
 from rearview.engine.rows import Row
 from rearview.engine.session import SessionSpec, Settings, check_adapters
 
@@ -33,7 +35,7 @@ class Forward:
     """What one batched forward returns."""
 
     outputs: Sequence[Tensor]
-    """One payload per row, in order."""
+    """One payload per sample: in order of rows, then of a row's frames."""
     update: MemoryUpdate = None
     """What the rows would write to memory when they commit."""
 
@@ -62,11 +64,20 @@ class DiffusionModel:
         device: torch.device,
         dtype: torch.dtype,
         adapted: Mapping[str, Denoiser] | None = None,
+        depth: DepthEstimator | None = None,
     ) -> None:
-        """`adapted`: the denoiser under each adapter set; `denoiser` is the one without adapters."""
+        """`adapted`: the denoiser under each adapter set; `denoiser` is the one without adapters. `depth`:
+        what frames of sessions with a temporal cache are also conditioned on; None: nothing.
+        """
         self._vae, self._denoiser = vae, denoiser
         self._adapted = {} if denoiser is None else {"": denoiser, **(adapted or {})}
+        self._depth = depth
         self._device, self._dtype = device, dtype
+
+    @property
+    def depth(self) -> DepthEstimator | None:
+        """None if the span makes no depth. Where it does, its memory must have a `DepthRange`."""
+        return self._depth
 
     @property
     def vae(self) -> torch.nn.Module | None:
@@ -78,10 +89,20 @@ class DiffusionModel:
         """What a feature bank over this model remembers; None if the span has no UNet that takes one."""
         return None if self._denoiser is None else self._denoiser.bank_layout
 
+    @property
+    def cache_layout(self) -> CacheLayout | None:
+        """What a temporal cache over this model remembers; None if the span has no motion modules."""
+        unet = None if self._denoiser is None else self._denoiser.unet
+        # Not by its class: with adapter sets it is wrapped.
+        return read_cache_layout(unet) if hasattr(unet, "temporal_layers") else None
+
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
-        if operator.kind is not OperatorKind.DENOISE:
+        if operator.kind is OperatorKind.ENCODE:
+            return operator.kind, spec.height, spec.width, self._depth is not None and spec.cache is not None
+        if operator.kind is OperatorKind.DECODE:
             return operator.kind, spec.height, spec.width
-        return operator.kind, spec.height, spec.width, bank_group(spec.bank), settings.adapters
+        memories = bank_group(spec.bank), spec.cache is not None
+        return operator.kind, spec.height, spec.width, memories, settings.adapters
 
     def prepare(self, settings: Settings) -> None:
         if self._adapted:
@@ -90,19 +111,31 @@ class DiffusionModel:
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
         kind = rows[0].operator.kind
-        payloads = _moved([row.payload for row in rows], self._device)
+        payloads = _moved(_payloads(rows), self._device)
         if kind is OperatorKind.DENOISE:
             outputs, update = self._denoiser_under(rows[0].settings)(payloads, rows, view)
             return Forward(_apart(_moved(outputs, CPU)), update)
         assert self._vae is not None, "this span owns no VAE"
-        operator: Callable[..., Tensor] = encode if kind is OperatorKind.ENCODE else decode
-        return Forward(_apart(operator(self._vae, torch.stack(payloads), self._dtype).to(CPU).unbind(0)))
+        if kind is OperatorKind.ENCODE:
+            return self._encode(torch.stack(payloads), view)
+        return Forward(_apart(decode(self._vae, torch.stack(payloads), self._dtype).to(CPU).unbind(0)))
+
+    def _encode(self, images_BHWC: Tensor, ranges_B2: Tensor | None) -> Forward:
+        """`ranges_B2`: what a `DepthRange` gathered. With it frames become (2, C, h, w): latent, depth."""
+        if self._depth is None or ranges_B2 is None:
+            return Forward(_apart(encode(self._vae, images_BHWC, self._dtype).to(CPU).unbind(0)))
+        latents, update = encode_with_depth(self._vae, self._depth, images_BHWC, ranges_B2, self._dtype)
+        return Forward(_apart(latents.to(CPU).unbind(0)), update)
 
     def _denoiser_under(self, settings: Settings) -> Denoiser:
         """Raises InvalidRequest if there is no such adapter set."""
         assert self._adapted, "this span owns no UNet"
         check_adapters(settings.adapters, self._adapted)
         return self._adapted[settings.adapters]
+
+
+def _payloads(rows: Sequence[Row]) -> list[Tensor]:
+    return [sample.payload for row in rows for sample in row.samples()]
 
 
 def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -132,4 +165,4 @@ class NullModel:
         pass  # There is no prompt to encode.
 
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        return Forward([row.payload for row in rows])
+        return Forward(_payloads(rows))

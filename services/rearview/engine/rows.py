@@ -1,13 +1,15 @@
 """Frames in flight and the rows that they make ready.
 
-A row is one (session, frame, operator). `Engine._ready` holds the whole ready rule: a denoising row
+A row is one (session, frame, operator). `Engine._ready_in` holds the whole ready rule: a denoising row
 (n, k) may run when (n, k-1) is done and no earlier ordinal in flight still has step k before it.
+A row can also span a *window*, the frames that warm a temporal cache up together: it is as many
+samples of its forward as it has frames, and commits all of them or none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from rearview.engine.chain import Operator, OperatorKind
 from rearview.engine.session import Guidance, SessionSpec, Settings
 
-__all__ = ["Frame", "FrameInput", "LaterRow", "Row", "SpanTiming", "row_width"]
+__all__ = ["Changes", "Frame", "FrameInput", "LaterRow", "Row", "SpanTiming", "row_width", "window_group"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,22 @@ class FrameInput:
     """On this process's monotonic clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The last changes behind a frame, each by the ordinal of the first frame that came under it."""
+
+    reset_at: int = 0
+    """What was cached before it means nothing."""
+    changed_at: int = 0
+    """What warmed the cache up before it no longer shows what is to be seen."""
+    reweighted_at: int = 0
+    """Other weights (adapters): frames before it cannot share a forward with those after it."""
+
+    def shares_forward(self, other: Changes) -> bool:
+        """Whether frames under these and under those may warm up together."""
+        return (self.reset_at, self.reweighted_at) == (other.reset_at, other.reweighted_at)
+
+
 @dataclass(slots=True)
 class Frame:
     """A frame in flight in this span. Owned and changed by the engine alone."""
@@ -60,6 +78,8 @@ class Frame:
     compute_s: float = 0.0
     failures: int = 0
     """Times that its next row has failed; from the first on it runs alone."""
+    changes: Changes = Changes()
+    """Of a session with a temporal cache."""
 
     @property
     def faulted(self) -> bool:
@@ -73,11 +93,10 @@ class Frame:
     def operator(self) -> Operator:
         return self.operators[self.position]
 
-    def remaining_steps(self) -> Iterator[int]:
-        """Denoising steps still before this frame in this span."""
-        for operator in self.operators[self.position :]:
-            if operator.kind is OperatorKind.DENOISE:
-                yield operator.step
+    @property
+    def remaining(self) -> tuple[Operator, ...]:
+        """The operators of the span that are still before this frame."""
+        return self.operators[self.position :]
 
 
 class LaterRow(NamedTuple):
@@ -88,7 +107,7 @@ class LaterRow(NamedTuple):
 
 
 def row_width(operator: Operator, settings: Settings) -> int:
-    """Samples that a row takes in its network's batch: 2 where the UNet also predicts under the negative
+    """Samples that a frame takes in its network's batch: 2 where the UNet also predicts under the negative
     prompt, in every step (FULL) or in the first one (INITIALIZE).
     """
     if operator.kind is not OperatorKind.DENOISE:
@@ -97,11 +116,20 @@ def row_width(operator: Operator, settings: Settings) -> int:
     return 1 + (guidance is Guidance.FULL or (guidance is Guidance.INITIALIZE and operator.step == 0))
 
 
+def window_group(group: Hashable) -> Hashable:
+    """The group of window rows over frames whose rows alone would be in `group`: its own cost entry."""
+    return "window", group
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One (session, frame, operator), ready to run. Reads only; the engine commits."""
+    """One (session, frame, operator), ready to run, or one (session, window, step).
+
+    Reads only; the engine commits.
+    """
 
     frame: Frame = field(repr=False)
+    """That of its deadline and failures: the last one of a window."""
     operator: Operator
     group: Hashable
     """Rows may share a forward iff their groups are equal (weights, resolution, dtype)."""
@@ -111,10 +139,26 @@ class Row:
     """Whether this row's commit writes temporal memory."""
     later: tuple[LaterRow, ...] = ()
     """Its frame's rows after this one, in this span."""
+    window: tuple[Frame, ...] = field(default=(), repr=False)
+    """The frames that see each other in it, in order, `frame` last. Empty: `frame` alone."""
+    shadow: bool = False
+    """Whether it reads a window once more, only for what its commit puts into the temporal cache."""
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """What it runs, in order: one sample of the forward each."""
+        return self.window or (self.frame,)
+
+    def samples(self) -> tuple[Row, ...]:
+        """A row of its own for each frame; `write_due` is still that of the whole."""
+        if not self.window:
+            return (self,)
+        return tuple(replace(self, frame=frame, window=()) for frame in self.window)
 
     @property
     def width(self) -> int:
-        return row_width(self.operator, self.settings)
+        """Samples that it takes in its network's batch."""
+        return sum(row_width(self.operator, frame.settings) for frame in self.frames)
 
     @property
     def session_id(self) -> str:

@@ -2,9 +2,10 @@
 
 Fairness orders the tenants (least service received for its weight), earliest deadline first orders
 inside each, and the batch grows in that order until the earliest deadline in it would be missed, by the
-cost table. A row of a frame with guidance can be two samples wide; costs, charges and `max_batch` count
-samples. A row that would be late even alone counts as late, and its batch grows to the best
-throughput instead of collapsing to one. No group waits for more than `max_wait_forwards` forwards.
+cost table. A row of a frame with guidance can be two samples wide, a window row is as wide as its frames
+together; costs, charges and `max_batch` count samples. A row that would be late even alone counts as
+late, and its batch grows to the best throughput instead of collapsing to one. No group waits for more
+than `max_wait_forwards` forwards.
 
 Service is remembered as in start-time fair queueing: who had all its rows taken, or had none, goes on
 from the level of those who wait, so that idleness earns no credit and a pause forgives no debt.
@@ -30,7 +31,7 @@ __all__ = ["CostTable", "Scheduler"]
 class CostTable:
     """t(group, rows, writes due), seconds, measured at start-up; piecewise linear in rows.
 
-    Measured with rows of width 1: a wider one counts as so many.
+    Measured with rows of width 1, or with windows: a wider row counts as so many.
     """
 
     forward_s: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
@@ -111,7 +112,11 @@ class Scheduler:
         if overdue is not None:
             return self._first([row for row in ready if row.group == overdue])
         head = self._first(ready)
-        feeders = [row for row in ready if row.operator.kind is OperatorKind.ENCODE]
+        feeders = [
+            row
+            for row in ready
+            if row.operator.kind is OperatorKind.ENCODE and row.later and row.later[0].group == head.group
+        ]
         return self._first(feeders) if feeders and self._is_worth_feeding(head, feeders, ready, now) else head
 
     def _first(self, rows: Sequence[Row]) -> Row:
@@ -127,7 +132,7 @@ class Scheduler:
             return False
         cost, fed = self.costs.seconds, feeders[: self._max_batch]
         here = _width(row for row in ready if row.group == head.group)
-        joining = sum(row.later[0].width if row.later else 1 for row in fed)
+        joining = sum(row.later[0].width for row in fed)
         if here + joining > self._max_batch:
             return False
         encode_s, together_s = cost(feeders[0].group, len(fed)), cost(head.group, here + joining)

@@ -12,10 +12,12 @@ __all__ = [
     "BankPolicy",
     "BankSettings",
     "Blend",
+    "CacheSettings",
     "Guidance",
     "MergeMetric",
     "NoiseRule",
     "PromptChange",
+    "Rewarm",
     "SessionSpec",
     "Settings",
     "SettingsChange",
@@ -105,6 +107,8 @@ class Settings:
     """Set by `blending.settings_under`, never by a client."""
     adapters: str = ""
     """Name of an adapter set of the deployment. Empty: none."""
+    scene: int = 0
+    """Number of the scene that the frame belongs to. Set by the ingress, never by a client."""
 
     def __post_init__(self) -> None:
         # Comparisons with NaN are false, so NaN is never allowed.
@@ -151,7 +155,7 @@ class Settings:
 
     @property
     def style(self) -> str:
-        """Stands for the mix and the adapter set: what a feature bank calls a change of prompt."""
+        """Stands for the mix and the adapter set: what a session's memory calls a change of prompt."""
         return f"{self.adapters}\n{self.wording}" if self.adapters else self.wording
 
 
@@ -287,6 +291,31 @@ MIN_MERGE_RATIO = 0.1
 """A tenth merged away per write already lets a bank grow to nine frames."""
 
 
+class Rewarm(Enum):
+    """What happens to a temporal cache whose first frames no longer show what is to be seen."""
+
+    RESET = "reset"
+    """The change's first frames warm it up as a session's first ones do: they wait for each other."""
+    SHADOW = "shadow"
+    """They go on against the old cache, and are then read once more, together, into a new one."""
+    KEEP = "keep"
+    """The old first frames stay in it for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How a session treats its temporal cache, the keys and values of its past frames (Live2Diff).
+
+    A change of the visited timesteps (strength, steps) always resets it: keys and values of another
+    timestep mean nothing.
+    """
+
+    prompt_change: Rewarm = Rewarm.SHADOW
+    """When the prompts or the adapter set change."""
+    scene_cut: Rewarm = Rewarm.SHADOW
+    """When `Settings.scene` changes."""
+
+
 def _out_of_range(name: str, message: str) -> InvalidRequest:
     return InvalidRequest(Reason.SETTING_OUT_OF_RANGE, message, metadata={"field": name})
 
@@ -308,4 +337,6 @@ class SessionSpec:
     weight: float = 1.0
     """The tenant's share beside others."""
     bank: BankSettings | None = None
-    """None: every frame is translated by itself."""
+    """None: spatial attention sees the frame itself alone."""
+    cache: CacheSettings | None = None
+    """None: there is no temporal attention."""

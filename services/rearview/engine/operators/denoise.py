@@ -1,4 +1,8 @@
-"""One denoising step for rows of many sessions, at mixed timesteps, prompts and guidance: one UNet call."""
+"""One denoising step for rows of many sessions, at mixed timesteps, prompts and guidance: one UNet call.
+
+A window row is as many samples as it has frames, each with its own noise, prompt and guidance; only the
+memory's view knows which of them see each other.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rearview.engine.conditioning import Conditioning
-from rearview.engine.guidance import Anchors, guide, negative_rows, pack, unpack
+from rearview.engine.guidance import Anchors, Payload, guide, negative_rows, pack, unpack
 from rearview.engine.memory.layers import BankLayout
 from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
 from rearview.engine.rows import Row
@@ -29,7 +33,7 @@ class Denoiser:
         dtype: torch.dtype,
         bank_layout: BankLayout | None = None,
     ) -> None:
-        """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no memory."""
+        """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank."""
         self.unet = unet
         self.bank_layout = bank_layout
         self.schedule = schedule
@@ -41,20 +45,33 @@ class Denoiser:
     ) -> tuple[list[Tensor], MemoryUpdate]:
         """Take each row one step further.
 
-        `payloads`: per row the encoded frame z (C, h, w) for step 0, else what the step before left.
-        Returns per row the noisy latent for the next step, with the anchor of its guidance (2, C, h, w)
-        if it has one, or the clean latent after a frame's last step.
+        `payloads`: per sample the encoded frame z (C, h, w) for step 0, with the latent of its depth map
+        (2, C, h, w) if the session has depth; else what the step before left. Returns per sample the noisy
+        latent for the next step, with its depth and the anchor of its guidance if it has those (up to
+        (3, C, h, w)), or the clean latent after a frame's last step.
         """
-        steps = [self.schedule.steps(row.settings)[row.operator.step] for row in rows]
-        latents, anchors = unpack(payloads, rows)
-        x_BCHW = self._enter(latents, rows)
-        clean_BCHW, update = self._predict(x_BCHW, rows, steps, anchors, view)
-        guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, rows, steps)
-        return self._leave(self.schedule.bound(guided_BCHW, x_BCHW, steps), rows, anchors), update
+        samples = [sample for row in rows for sample in row.samples()]
+        steps = [self.schedule.steps(sample.settings)[sample.operator.step] for sample in samples]
+        has_depth = self.has_depth and rows[0].frame.spec.cache is not None
+        parts = [unpack(each, row, has_depth=has_depth) for each, row in zip(payloads, samples, strict=True)]
+        anchors = {i: part.anchor for i, part in enumerate(parts) if part.anchor is not None}
+        x_BCHW = self._enter(parts, samples)
+        depths = [part.depth for part in parts if part.depth is not None]
+        depth_BCHW = torch.stack(depths) if depths else None
+        clean_BCHW, update = self._predict(x_BCHW, depth_BCHW, samples, steps, anchors, view)
+        guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, steps)
+        bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, steps)
+        return self._leave(bounded_BCHW, depths, samples, anchors), update
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether the UNet is conditioned on depth, in sessions with a temporal cache."""
+        return bool(getattr(self.unet, "has_depth", False))
 
     def _predict(
         self,
         x_BCHW: Tensor,
+        depth_BCHW: Tensor | None,
         rows: Sequence[Row],
         steps: list[StepCoefficients],
         anchors: Anchors,
@@ -69,8 +86,11 @@ class Denoiser:
         if negative:
             x_BCHW = torch.cat([x_BCHW, x_BCHW[negative]])
             steps = steps + [steps[i] for i in negative]
+            depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
             view = None if view is None else view.beside(negative)
         arguments: dict[str, Any] = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
+        if depth_BCHW is not None:
+            arguments["depth"] = depth_BCHW.to(self._dtype)
         output_BCHW = self.unet(
             x_BCHW.to(self._dtype).contiguous(memory_format=torch.channels_last),
             torch.tensor([step.timestep for step in steps], device=x_BCHW.device),
@@ -82,23 +102,26 @@ class Denoiser:
         anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
         return clean_BCHW[: len(rows)], None if view is None else view.collect()
 
-    def _enter(self, latents: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
-        """Noise the rows that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
+    def _enter(self, parts: Sequence[Payload], rows: Sequence[Row]) -> Tensor:
+        """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
         return torch.stack(
             [
-                self._renoise(latent, row, 0) if row.operator.step == 0 else latent
-                for latent, row in zip(latents, rows, strict=True)
+                self._renoise(part.latent, row, 0) if row.operator.step == 0 else part.latent
+                for part, row in zip(parts, rows, strict=True)
             ]
         )
 
-    def _leave(self, clean_BCHW: Tensor, rows: Sequence[Row], anchors: Anchors) -> list[Tensor]:
-        """Noise the rows that have another step before them."""
-        return [
-            pack(self._renoise(clean, row, row.operator.step + 1), anchors.get(index), row)
-            if row.operator.step + 1 < row.settings.steps
-            else clean
-            for index, (clean, row) in enumerate(zip(clean_BCHW, rows, strict=True))
-        ]
+    def _leave(
+        self, clean_BCHW: Tensor, depths: Sequence[Tensor], rows: Sequence[Row], anchors: Anchors
+    ) -> list[Tensor]:
+        """Noise the samples that have another step before them. `depths`: of all samples, or of none."""
+        outputs = []
+        for index, (latent, row) in enumerate(zip(clean_BCHW, rows, strict=True)):
+            if row.operator.step + 1 < row.settings.steps:
+                latent = self._renoise(latent, row, row.operator.step + 1)
+            depth = depths[index] if depths else None
+            outputs.append(pack(Payload(latent, depth, anchors.get(index)), row))
+        return outputs
 
     def _renoise(self, clean_CHW: Tensor, row: Row, step: int) -> Tensor:
         to = self.schedule.steps(row.settings)[step]

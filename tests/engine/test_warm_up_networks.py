@@ -1,0 +1,339 @@
+"""Live2Diff's path through the engine: a tiny UNet with motion modules, in float64, without rounding.
+
+The oracle is `reference.denoise_clip` over a cache of its own, one session and one step at a time. Gaps are
+below 1e-9: a batch of four rounds otherwise than a batch of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from rearview.engine.attention.processors import install_processors
+from rearview.engine.calibration import measure_costs
+from rearview.engine.chain import Operator, OperatorKind, Span
+from rearview.engine.engine import Engine, Order
+from rearview.engine.memory.cache_window import CacheWindow
+from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+from rearview.engine.memory.joint import JointMemory
+from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache, read_cache_layout
+from rearview.engine.model import DiffusionModel
+from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.reference import denoise_clip, step_function
+from rearview.engine.rows import Frame, FrameInput, Row, window_group
+from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.session import BankSettings, CacheSettings, NoiseRule, Rewarm, SessionSpec, Settings
+from support.tiny import SIZE
+from support.tiny_bank import gap, tiny_denoiser, video
+from support.tiny_motion import with_motion
+from torch import Tensor
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+WINDOW = CacheWindow(4, 3)
+W = WINDOW.sink_frames
+MAX_STEPS = 4
+EXACT = 1e-9
+FRAMES = 13
+BASE = Settings("a", 0.8, 2, seed=3, noise_rule=NoiseRule.FRESH)
+
+
+@lru_cache
+def denoiser() -> Denoiser:
+    plain = tiny_denoiser()
+    unet = deepcopy(plain.unet)
+    layout = install_processors(unet)
+    return Denoiser(with_motion(unet), plain.schedule, plain.conditioning, torch.float64, layout)
+
+
+def model() -> DiffusionModel:
+    return DiffusionModel(None, denoiser(), device=CPU, dtype=torch.float64)
+
+
+def memory(steps: Sequence[int] = range(MAX_STEPS), slots: int = 4) -> JointMemory:
+    """A bank and a cache; most sessions here have no bank."""
+    shape = CacheShape(slots, tuple(steps), SIZE, SIZE, WINDOW)
+    layout = denoiser().bank_layout
+    assert layout is not None
+    bank = FeatureBank(layout, BankShape(slots, tuple(steps), SIZE, SIZE), dtype=torch.float64)
+    return JointMemory(bank, TemporalKVCache(read_cache_layout(denoiser().unet), shape, dtype=torch.float64))
+
+
+def span(steps: Sequence[int] = range(MAX_STEPS)) -> Span:
+    return Span("denoise", tuple(Operator(OperatorKind.DENOISE, step) for step in steps))
+
+
+def engine(
+    steps: Sequence[int] = range(MAX_STEPS), *, order: Order = Order.BACK_TO_BACK, max_batch: int = 16
+) -> Engine:
+    scheduler = Scheduler(CostTable(), max_batch)
+    return Engine(span(steps), model(), memory(steps), scheduler, order=order, clock=lambda: 0.0)
+
+
+def cached(name: str = "s", settings: Settings = BASE, cache: CacheSettings | None = None) -> SessionSpec:
+    return SessionSpec(name, SIZE, SIZE, MAX_STEPS, settings, cache=cache or CacheSettings())
+
+
+def per_frame(count: int, changes: Mapping[int, Settings], first: Settings = BASE) -> list[Settings]:
+    settings = []
+    for n in range(count):
+        first = changes.get(n, first)
+        settings.append(first)
+    return settings
+
+
+@torch.inference_mode()
+def plain(spec: SessionSpec, latents: Sequence[Tensor], settings: Sequence[Settings]) -> list[Tensor | None]:
+    """The clip on the plain path."""
+    past = memory(slots=1)
+    past.allocate(spec)
+
+    def gather(step: int, together: bool) -> tuple[Any, Callable[[], None]]:
+        link = Operator(OperatorKind.DENOISE, step)
+        frame = Frame(spec, 0, spec.settings, 0, None, 0.0, (link,))
+        window = tuple(replace(frame, ordinal=n) for n in range(W)) if together else ()
+        row = Row(window[-1] if together else frame, link, "g", 0.0, True, window=window)
+        view = past.gather([row])
+        return view, lambda: past.scatter([row], view.collect())
+
+    assert spec.cache is not None
+    run = step_function(denoiser(), torch.float64, gather)
+    clean = denoise_clip(run, [latent[None] for latent in latents], settings, spec.cache, W)
+    return [None if latent is None else latent[0] for latent in clean]
+
+
+def translate(
+    engines: Sequence[Engine],
+    clips: Mapping[SessionSpec, Sequence[Tensor]],
+    settings: Sequence[Settings],
+    burst: int = 1,
+) -> dict[str, list[Tensor | None]]:
+    """Clips through engines joined one after the other, `burst` frames a session between steps."""
+    found: dict[str, dict[int, Tensor | None]] = {spec.session_id: {} for spec in clips}
+    for each in engines:
+        for spec in clips:
+            each.open(spec)
+            for version, under in enumerate(settings):
+                each.update(spec.session_id, version, under)
+    entered = 0
+    while entered < len(settings) or any(each.has_work for each in engines):
+        for n in range(entered, min(entered + burst, len(settings))):
+            for spec, latents in clips.items():
+                engines[0].admit(FrameInput(spec.session_id, n, latents[n], n), 0.0)
+        entered += burst
+        for each, following in zip(engines, [*engines[1:], None], strict=True):
+            if entered >= len(settings):
+                for spec in clips:
+                    each.flush(spec.session_id)
+            for left in each.step(0.0).emissions:
+                if following is None:
+                    found[left.session_id][left.ordinal] = left.payload
+                else:
+                    frame = FrameInput(left.session_id, left.ordinal, left.payload, left.settings_version)
+                    following.admit(frame, 0.0)
+    return {name: [known[n] for n in sorted(known)] for name, known in found.items()}
+
+
+def only(
+    latents: Sequence[Tensor],
+    settings: Sequence[Settings],
+    *,
+    cut: Sequence[Sequence[int]] = (range(MAX_STEPS),),
+    order: Order = Order.BACK_TO_BACK,
+    burst: int = 1,
+    cache: CacheSettings | None = None,
+    max_batch: int = 16,
+) -> list[Tensor | None]:
+    spec = cached(settings=settings[0], cache=cache)
+    engines = [engine(steps, order=order, max_batch=max_batch) for steps in cut]
+    return translate(engines, {spec: latents}, settings, burst)["s"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_l17_rows_in_one_batch_equal_spans_equal_the_plain_loop(steps: int) -> None:
+    settings, latents = per_frame(FRAMES, {}, replace(BASE, steps=steps)), video(FRAMES)
+    expected = plain(cached(settings=settings[0]), latents, settings)
+    batched = only(latents, settings, order=Order.STREAM_BATCH, burst=FRAMES)
+    apart = only(latents, settings, cut=[[step] for step in range(MAX_STEPS)])
+    assert gap(batched, expected) <= EXACT
+    assert gap(apart, expected) <= EXACT
+
+
+@pytest.mark.parametrize("at", range(1, MAX_STEPS))
+def test_l17_a_cut_between_any_two_steps_changes_no_bit(at: int) -> None:
+    settings, latents = (
+        per_frame(FRAMES, {6: replace(BASE, prompt="b")}, replace(BASE, steps=4)),
+        video(FRAMES),
+    )
+    settings = [replace(each, steps=4) for each in settings]
+    whole = only(latents, settings, max_batch=1)
+    pieces = only(latents, settings, cut=[range(at), range(at, MAX_STEPS)], max_batch=1)
+    assert gap(pieces, whole) == 0.0
+
+
+CHANGES = {
+    "prompt": {6: replace(BASE, prompt="b")},
+    "scene": {6: replace(BASE, scene=1)},
+    "prompt in the warm-up": {2: replace(BASE, prompt="b")},
+    "newer prompt in a shadow": {5: replace(BASE, prompt="b"), 7: replace(BASE, prompt="c")},
+    "steps": {6: replace(BASE, steps=3)},
+    "strength in the warm-up": {2: replace(BASE, strength=0.5)},
+}
+POLICIES = {
+    "shadow": CacheSettings(),
+    "reset": CacheSettings(Rewarm.RESET, Rewarm.RESET),
+    "keep": CacheSettings(Rewarm.KEEP, Rewarm.KEEP),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_give_the_plain_paths_pictures(change: str, policy: str) -> None:
+    settings, latents = per_frame(FRAMES, CHANGES[change]), video(FRAMES)
+    expected = plain(cached(cache=POLICIES[policy]), latents, settings)
+    found = only(latents, settings, cut=[[0], [1, 2, 3]], cache=POLICIES[policy], burst=3)
+    assert gap(found, expected) <= EXACT
+
+
+def test_policies_do_differ() -> None:
+    settings, latents = per_frame(FRAMES, CHANGES["prompt"]), video(FRAMES)
+    shadow, reset, keep = (only(latents, settings, cache=policy) for policy in POLICIES.values())
+    assert gap(shadow[: 6 + W], keep[: 6 + W]) <= EXACT, "until the swap the old cache is read"
+    assert gap(shadow[6 + W :], keep[6 + W :]) > 1e-3
+    assert gap(reset[:6], keep[:6]) <= EXACT
+    assert gap(reset[6:], keep[6:]) > 1e-3
+
+
+def test_l18_a_steps_cache_depends_on_no_other_steps() -> None:
+    """The second step alone, given what entered it, leaves what it left beside the first."""
+    settings, latents = per_frame(FRAMES, {}), video(FRAMES)
+    whole, second = engine(max_batch=1), engine([1, 2, 3], max_batch=1)
+    first = translate([engine([0], max_batch=1)], {cached(): latents}, settings)["s"]
+    for each, inputs in ((whole, latents), (second, first)):
+        each.open(cached())
+        for n, payload in enumerate(inputs):
+            each.admit(FrameInput("s", n, payload), 0.0)
+        while each.has_work:
+            each.step(0.0)
+    found, expected = (each._memory.export("s")["cache"]["tensors"] for each in (second, whole))
+    keys = [key for key in expected if key[0] == 1]
+    assert keys
+    for key in keys:
+        assert all(torch.equal(a, b) for a, b in zip(found[key], expected[key], strict=True))
+
+
+def test_l19_sessions_at_different_n_batched_together_equal_each_alone() -> None:
+    settings = per_frame(FRAMES, CHANGES["prompt"])
+    clips = {
+        cached(f"s{i}", cache=policy): video(FRAMES, seed=i) for i, policy in enumerate(POLICIES.values())
+    }
+    each = engine()
+    late, *early = clips
+    each.open(late)
+    found: dict[str, dict[int, Tensor | None]] = {spec.session_id: {} for spec in clips}
+    for n in range(FRAMES + 5):
+        if n == 5:
+            for spec in early:
+                each.open(spec)
+        for spec, latents in clips.items():
+            ordinal = n if spec is late else n - 5
+            if 0 <= ordinal < FRAMES:
+                each.update(spec.session_id, ordinal, settings[ordinal])
+                each.admit(FrameInput(spec.session_id, ordinal, latents[ordinal], ordinal), 0.0)
+        while each.has_work:
+            for left in each.step(0.0).emissions:
+                found[left.session_id][left.ordinal] = left.payload
+    for spec, latents in clips.items():
+        by_ordinal = found[spec.session_id]
+        assert gap([by_ordinal[n] for n in sorted(by_ordinal)], plain(spec, latents, settings)) <= EXACT
+
+
+def test_l1_causality_a_later_frame_changes_no_bit_of_an_earlier_picture() -> None:
+    settings, latents = per_frame(FRAMES, {}), video(FRAMES)
+    before = only(latents, settings, max_batch=1)
+    for n in (W, W + 3, FRAMES - 1):
+        changed = [*latents[:n], latents[n] + 1.0, *latents[n + 1 :]]
+        after = only(changed, settings, max_batch=1)
+        assert gap(after[:n], before[:n]) == 0.0
+        assert gap(after[n : n + 1], before[n : n + 1]) > 1e-3
+    changed = [*latents[: W - 1], latents[W - 1] + 1.0, *latents[W:]]
+    assert gap(only(changed, settings, max_batch=1)[:1], before[:1]) > 1e-6, "the warm-up is bidirectional"
+
+
+@pytest.mark.parametrize("moved_at", [2, W, 6, 8, 11])
+def test_l20_a_session_that_moves_in_mid_stream_goes_on_bit_by_bit(moved_at: int) -> None:
+    """Before it is warm, streaming, and in the middle of a shadow."""
+    settings, latents = per_frame(FRAMES, CHANGES["prompt"]), video(FRAMES)
+    expected = only(latents, settings, max_batch=1)
+    here, there = engine(max_batch=1), engine(max_batch=1)
+    here.open(cached())
+    for version, under in enumerate(settings):
+        here.update("s", version, under)
+    left: dict[int, Tensor | None] = {}
+    each = here
+    for n, latent in enumerate(latents):
+        if n == moved_at:
+            there.import_(here.export("s"))
+            here.close("s")
+            each = there
+        each.admit(FrameInput("s", n, latent, n), 0.0)
+        left |= {one.ordinal: one.payload for one in each.step(0.0).emissions}
+    while there.has_work:
+        left |= {one.ordinal: one.payload for one in there.step(0.0).emissions}
+    assert gap([left[n] for n in range(FRAMES)], expected) == 0.0
+    here.check_integrity()
+
+
+def test_l22_skipped_frames_leave_the_cache_as_if_they_had_never_come() -> None:
+    settings, latents = per_frame(FRAMES, {}, replace(BASE, noise_rule=NoiseRule.FIXED)), video(FRAMES)
+    spec, each = cached(settings=settings[0]), engine(max_batch=1)
+    each.open(spec)
+    left: dict[int, Tensor | None] = {}
+    for n, latent in enumerate(latents):
+        each.admit(FrameInput("s", n, None if n in (6, 7) else latent), 0.0)
+        while each.has_work:
+            left |= {one.ordinal: one.payload for one in each.step(0.0).emissions}
+    kept = [n for n in range(FRAMES) if n not in (6, 7)]
+    expected = only([latents[n] for n in kept], [settings[n] for n in kept], max_batch=1)
+    assert gap([left[n] for n in kept], expected) == 0.0
+
+
+def test_l27_the_same_seed_gives_the_same_bits() -> None:
+    settings, latents = per_frame(8, {}), video(8)
+    assert gap(only(latents, settings), only(latents, settings)) == 0.0
+    other = [replace(each, seed=4) for each in settings]
+    assert gap(only(latents, other), only(latents, settings)) > 1e-3
+
+
+def test_windows_and_streamed_rows_are_measured_apart_and_nothing_is_left() -> None:
+    past, where = memory(slots=1), span()
+    payloads = [video(1)[0]] * MAX_STEPS
+    spec = cached(settings=replace(BASE, steps=MAX_STEPS))
+    costs = measure_costs(model(), past, where, spec, payloads)
+    group = model().group(spec, spec.settings, where.operators[0])
+    assert set(costs.forward_s) == {group, window_group(group)}
+    assert set(costs.forward_s[window_group(group)]) == {W}
+    assert past.free_slots == 1
+    past.check_integrity()
+
+
+def test_a_session_with_a_bank_too_is_the_same_for_every_cut_order_and_company() -> None:
+    settings, latents = per_frame(FRAMES, CHANGES["prompt"]), video(FRAMES)
+    spec = replace(cached(), bank=BankSettings(interval=3, fusion_threshold=0.5))
+    (whole,) = translate([engine(max_batch=1)], {spec: latents}, settings).values()
+    cut = [engine([0], max_batch=1), engine([1, 2, 3], max_batch=1)]
+    (pieces,) = translate(cut, {spec: latents}, settings).values()
+    assert gap(pieces, whole) == 0.0
+    company = {replace(spec, session_id="t"): video(FRAMES, seed=1), cached("u"): video(FRAMES, seed=2)}
+    other = engine(order=Order.STREAM_BATCH)
+    together = translate([other], {spec: latents, **company}, settings, burst=FRAMES)
+    assert gap(together["s"], whole) <= EXACT
+    without = translate([engine()], {cached(): latents}, settings)["s"]
+    assert gap(whole, without) > 1e-3
+    other.check_integrity()
