@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     import torch
 
     from rearview.client.answers import Image
+    from rearview.engine.memory.protocol import TemporalMemory
     from rearview.engine.model import DiffusionModel
-    from rearview.engine.session import SessionSpec
+    from rearview.engine.operators.depth import DepthEstimator
+    from rearview.engine.session import SessionSpec, Settings
 
 __all__ = ["Figures", "app", "problems"]
 
 STEPS = 4
 SHOWN_PAIRS = 3
+MOTION_FRAMES = 20
+"""Warm-up, one turn of the ring, and some more."""
 MIN_AUTOENCODER_DB = 18.0
 """What the VAE gives back of an input must be its picture: wrong weights or scaling give far less."""
 MIN_CONTRAST = 8.0
@@ -62,17 +66,29 @@ def verify(
         str, typer.Option(help="LoRA to fuse; empty: none.")
     ] = "latent-consistency/lcm-lora-sdv1-5",
     vae: Annotated[str, typer.Option(help="VAE to use; empty: the checkpoint's.")] = "madebyollin/taesd",
+    motion: Annotated[
+        str, typer.Option(help="Motion modules: file, folder or hub id; empty: the checkpoint's, if any.")
+    ] = "",
+    depth: Annotated[
+        str, typer.Option(help="DPT model, for motion modules that were trained with depth; empty: none.")
+    ] = "",
+    beta_schedule: Annotated[
+        str, typer.Option(help="linear or scaled_linear; empty: the checkpoint's.")
+    ] = "",
     prompt: Annotated[
         str, typer.Option(help="What to make of the clip.")
     ] = "oil painting, thick brush strokes",
     strength: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.6,
-    frames: Annotated[int, typer.Option(help="Frames of the bundled clip.", min=2, max=60)] = 8,
+    frames: Annotated[
+        int, typer.Option(help="Frames of the bundled clip; at least 20 with motion modules.", min=2, max=60)
+    ] = 8,
     size: Annotated[int, typer.Option(help="Side of the pictures, pixels.", min=64, max=1024)] = 512,
     device: Annotated[str, typer.Option(help="auto: CUDA if there is any, else the CPU.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for models.png and models.json.")] = Path("out"),
 ) -> None:
-    """Load released weights (from the hub's cache or the hub), translate the bundled clip with and without a
-    feature bank, print the figures and write a contact sheet to look at. Exit code 1 if a picture is broken.
+    """Load released weights (from the hub's cache or the hub), translate the bundled clip in every way that
+    they allow (per frame, with a feature bank, with motion modules and their cache), print the figures and
+    write a contact sheet to look at. Exit code 1 if a picture is broken.
     """
     import torch
 
@@ -80,38 +96,47 @@ def verify(
     from rearview.engine.checkpoint import load_model, pick_device, pick_dtype
     from rearview.engine.formats import Additions
     from rearview.engine.model import DiffusionModel
-    from rearview.engine.session import BankSettings, SessionSpec, Settings
+    from rearview.engine.session import Settings
 
     place = pick_device(device)
     dtype = pick_dtype("auto", place)
     started_s = time.perf_counter()
-    model = load_model(checkpoint, _span(), place, dtype, Additions(vae=vae, lcm_lora=lcm_lora))
+    additions = Additions(vae, lcm_lora, motion=motion, depth=depth, beta_schedule=beta_schedule)
+    model = load_model(checkpoint, _span(), place, dtype, additions)
     if not isinstance(model, DiffusionModel):
         raise typer.BadParameter("this checkpoint has no weights")
     load_s = time.perf_counter() - started_s
     typer.echo(f"loaded in {load_s:.1f} s on {place}, {str(dtype).removeprefix('torch.')}")
+    if model.cache_layout is not None:
+        frames = max(frames, MOTION_FRAMES)
     clip = _clip(frames, size)
     quality_db = _autoencoder_db(model, clip, dtype, place)
     typer.echo(f"autoencoder: {quality_db:.1f} dB")
     settings = Settings(prompt=prompt, strength=strength, steps=STEPS)
     found: dict[str, Figures] = {}
-    rows = []
-    for name, bank in (("per frame", None), ("feature bank", BankSettings())):
-        spec = SessionSpec(name, size, size, STEPS, settings, bank=bank)
-        pictures, latencies_s = _translate(model, spec, clip, dtype, place)
-        found[name] = _figures(clip, pictures, latencies_s)
+    shown = range(0, frames, max(1, frames // SHOWN_PAIRS))[:SHOWN_PAIRS]
+    rows, depths = [], None
+    if model.depth is not None:
+        depths = _depth_pictures(model.depth, clip, place)
+        rows.append(Row("depth", [(clip[n], depths[n]) for n in shown]))
+    for spec, memory in _ways(model, settings, size, dtype, place):
+        name = spec.session_id
+        pictures, latencies_s = _translate(model, memory, spec, clip)
+        found[name] = _figures(clip, pictures, latencies_s[max(1, memory.warm_up_frames(spec)) :])
         typer.echo(
             f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in asdict(found[name]).items())
         )
-        shown = range(0, frames, max(1, frames // SHOWN_PAIRS))[:SHOWN_PAIRS]
         rows.append(Row(f"{name}: {prompt}", [(clip[n], pictures[n]) for n in shown]))
     out.mkdir(parents=True, exist_ok=True)
     write_contact_sheet(out / "models.png", rows)
-    broken = problems(quality_db, found)
+    broken = problems(quality_db, found, depths)
     report = {
         "checkpoint": checkpoint,
         "lcm_lora": lcm_lora,
         "vae": vae,
+        "motion": motion,
+        "depth": depth,
+        "beta_schedule": beta_schedule,
         "device": torch.cuda.get_device_name() if place.type == "cuda" else "CPU",
         "dtype": str(dtype).removeprefix("torch."),
         "size": size,
@@ -129,8 +154,10 @@ def verify(
         raise typer.Exit(1)
 
 
-def problems(autoencoder_db: float, figures: Mapping[str, Figures]) -> list[str]:
-    """What cannot be right, whatever the style."""
+def problems(
+    autoencoder_db: float, figures: Mapping[str, Figures], depths: Sequence[Image] | None = None
+) -> list[str]:
+    """What cannot be right, whatever the style. `depths`: maps of the clip as pictures, if there are any."""
     found = []
     if not autoencoder_db >= MIN_AUTOENCODER_DB:
         found.append(f"the VAE gives inputs back at {autoencoder_db:.1f} dB, not {MIN_AUTOENCODER_DB:g}")
@@ -139,6 +166,9 @@ def problems(autoencoder_db: float, figures: Mapping[str, Figures]) -> list[str]
         for name, one in figures.items()
         if not one.contrast >= MIN_CONTRAST
     ]
+    contrast = float(statistics.median(float(picture.std()) for picture in depths)) if depths else None
+    if contrast is not None and not contrast >= MIN_CONTRAST:
+        found.append(f"depth maps are flat, contrast {contrast:.1f}")
     return found
 
 
@@ -174,43 +204,79 @@ def _autoencoder_db(
     return float(10.0 * torch.log10(255.0**2 / error.clamp(min=1e-6)))
 
 
+def _depth_pictures(estimator: DepthEstimator, clip: Sequence[Image], device: torch.device) -> list[Image]:
+    """The clip's depth maps, each in its own range: near is white."""
+    import torch
+
+    from rearview.engine.operators.depth import depth_picture, range_of
+
+    pictures = []
+    with torch.inference_mode():
+        for image in clip:
+            pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None] / 127.5 - 1.0
+            depth = estimator(pixels)
+            levels = (depth_picture(depth, range_of(depth), *image.shape[:2]) + 1.0) * 127.5
+            pictures.append(levels[0].permute(1, 2, 0).round().to("cpu", torch.uint8).numpy())
+    return pictures
+
+
+def _ways(
+    model: DiffusionModel, settings: Settings, size: int, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[SessionSpec, TemporalMemory]]:
+    """Every way in which the model can translate: a session named after it, and its memory."""
+    from rearview.engine.memory.depth_range import DepthRange
+    from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+    from rearview.engine.memory.joint import JointMemory
+    from rearview.engine.memory.memoryless import Memoryless
+    from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
+    from rearview.engine.session import BankSettings, CacheSettings, SessionSpec
+
+    steps = tuple(range(STEPS))
+    yield SessionSpec("per frame", size, size, STEPS, settings), Memoryless(1)
+    assert model.bank_layout is not None
+    bank = FeatureBank(model.bank_layout, BankShape(1, steps, size, size), dtype=dtype, device=device)
+    yield SessionSpec("feature bank", size, size, STEPS, settings, bank=BankSettings()), bank
+    if model.cache_layout is not None:
+        cache = TemporalKVCache(
+            model.cache_layout, CacheShape(1, steps, size, size), dtype=dtype, device=device
+        )
+        depth_range = None if model.depth is None else DepthRange(1, device=device)
+        spec = SessionSpec("motion modules", size, size, STEPS, settings, cache=CacheSettings())
+        yield spec, JointMemory(None, cache, depth_range)
+
+
 def _translate(
-    model: DiffusionModel, spec: SessionSpec, clip: Sequence[Image], dtype: torch.dtype, device: torch.device
+    model: DiffusionModel, memory: TemporalMemory, spec: SessionSpec, clip: Sequence[Image]
 ) -> tuple[list[Image], list[float]]:
     """The clip's pictures, one frame after another, and the seconds that each took."""
     import torch
 
     from rearview.engine.engine import Engine
-    from rearview.engine.memory.feature_bank import BankShape, FeatureBank
-    from rearview.engine.memory.memoryless import Memoryless
     from rearview.engine.rows import FrameInput
     from rearview.engine.scheduler import CostTable, Scheduler
 
-    memory: FeatureBank | Memoryless = Memoryless(1)
-    if spec.bank is not None:
-        assert model.bank_layout is not None
-        shape = BankShape(1, tuple(range(STEPS)), spec.height, spec.width)
-        memory = FeatureBank(model.bank_layout, shape, dtype=dtype, device=device)
     engine = Engine(_span(), model, memory, Scheduler(CostTable(), 1))
     engine.open(spec)
-    pictures, latencies_s = [], []
+    pictures: dict[int, Image] = {}
+    latencies_s = []
     for ordinal, image in enumerate(clip):
         started_s = time.perf_counter()
         engine.admit(FrameInput(spec.session_id, ordinal, torch.from_numpy(image.copy())), 0.0)
         while engine.has_work:
             for emission in engine.step(time.monotonic()).emissions:
                 if emission.payload is None:
-                    raise RuntimeError(f"frame {ordinal} could not be translated: the log says why")
-                pictures.append(emission.payload.numpy())
+                    text = f"frame {emission.ordinal} could not be translated: the log says why"
+                    raise RuntimeError(text)
+                pictures[emission.ordinal] = emission.payload.numpy()
         latencies_s.append(time.perf_counter() - started_s)
-    return pictures, latencies_s
+    return [pictures[ordinal] for ordinal in sorted(pictures)], latencies_s
 
 
-def _figures(clip: Sequence[Image], pictures: Sequence[Image], latencies_s: Sequence[float]) -> Figures:
+def _figures(clip: Sequence[Image], pictures: Sequence[Image], steady_s: Sequence[float]) -> Figures:
+    """`steady_s`: seconds of the frames after those that warm up."""
     import numpy as np
 
     levels = np.stack(pictures).astype(np.float32)
-    steady_s = latencies_s[1:]  # The first frame also warms up.
     return Figures(
         fps=len(steady_s) / sum(steady_s),
         latency_p50_ms=1e3 * statistics.median(steady_s),

@@ -16,14 +16,19 @@ __all__ = [
     "NULL_CHECKPOINT",
     "ModelCard",
     "checkpoint_folder",
+    "has_motion",
     "is_hub_id",
     "is_single_file",
+    "own_motion",
+    "size_multiple",
 ]
 
 BUNDLED_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 NULL_CHECKPOINT = "null"
 """The model that moves opaque bytes."""
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
+DEFAULT_MULTIPLE = 64
+"""Of Stable Diffusion 1.5: its VAE divides a side by 8, its UNet by 8 again."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -110,3 +115,38 @@ def checkpoint_folder(checkpoint: str, option: str = "model.checkpoint") -> Path
             f"{option} {checkpoint!r} is neither bundled nor a folder nor a hub id (owner/name)"
         )
     return folder
+
+
+def own_motion(checkpoint: str) -> Path | None:
+    """Folder of a checkpoint's own motion modules, None if it has none. Raises ConfigError.
+
+    Single files and checkpoints on the hub have none: theirs are named in `model.motion`.
+    """
+    if checkpoint == NULL_CHECKPOINT or is_single_file(checkpoint) or is_hub_id(checkpoint):
+        return None
+    folder = checkpoint_folder(checkpoint) / "motion_adapter"
+    return folder if folder.is_dir() else None
+
+
+def has_motion(checkpoint: str, motion: str = "") -> bool:
+    """Whether `model.checkpoint` with `model.motion` has motion modules, which a temporal cache needs."""
+    return checkpoint != NULL_CHECKPOINT and bool(motion or own_motion(checkpoint))
+
+
+def size_multiple(checkpoint: str) -> int:
+    """Pixels of which both sides of a session with motion modules are a multiple: every level of VAE and
+    UNet halves them, and nothing may be rounded. Raises ConfigError.
+    """
+    if checkpoint == NULL_CHECKPOINT or is_single_file(checkpoint) or is_hub_id(checkpoint):
+        return DEFAULT_MULTIPLE
+    folder = checkpoint_folder(checkpoint)
+    levels = (_num_blocks(folder / part / "config.json") for part in ("vae", "unet"))
+    return math.prod(2 ** (blocks - 1) for blocks in levels)
+
+
+def _num_blocks(path: Path) -> int:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return len(config.get("block_out_channels") or config["encoder_block_out_channels"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: {error!r}") from None

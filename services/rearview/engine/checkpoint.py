@@ -6,15 +6,16 @@ is a ConfigError at start: no network runs with weights that were not loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from rearview.engine.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
-from rearview.engine.card import NULL_CHECKPOINT
+from rearview.engine.card import NULL_CHECKPOINT, own_motion
 from rearview.engine.chain import OperatorKind, Span
 from rearview.engine.conditioning import Conditioning
 from rearview.engine.formats import (
@@ -22,11 +23,15 @@ from rearview.engine.formats import (
     LoraFile,
     Source,
     find_checkpoint,
+    find_depth,
     from_original,
+    read_config,
     read_weights,
 )
 from rearview.engine.model import DiffusionModel, Model, NullModel
+from rearview.engine.motion_formats import is_motion, is_table, read_motion
 from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.operators.depth import DepthEstimator
 from rearview.engine.sampling import Schedule
 from rearview.errors import ConfigError
 
@@ -34,11 +39,21 @@ __all__ = [
     "latent_shape",
     "load_denoiser",
     "load_denoisers",
+    "load_depth",
     "load_model",
     "load_vae",
     "pick_device",
     "pick_dtype",
 ]
+
+
+LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What the libraries raise over files that are not what they should be."""
+UNREACHED_IN_DPT = "neck.fusion_stage.layers.0.residual_layer1."
+"""The first fusion has no residual to add: published files leave these weights out."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -83,9 +98,11 @@ def load_model(
     source = find_checkpoint(checkpoint, parts, additions)
     _check_vae_fits(source)
     vae = load_vae(source, device, dtype) if needs_vae else None
+    needs_depth = OperatorKind.ENCODE in span.kinds and bool(additions.depth)
+    depth = load_depth(additions.depth, device, dtype) if needs_depth else None
     denoisers = load_denoisers(source, device, dtype, additions) if needs_unet else {}
     return DiffusionModel(
-        vae, denoisers.pop(NO_ADAPTERS, None), device=device, dtype=dtype, adapted=denoisers
+        vae, denoisers.pop(NO_ADAPTERS, None), device=device, dtype=dtype, adapted=denoisers, depth=depth
     )
 
 
@@ -105,6 +122,34 @@ def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> 
     return _ready(_load(Vae, source, "vae", dtype), device)
 
 
+def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEstimator:
+    """A DPTForDepthEstimation of any backbone. `depth`: folder or hub id. Raises ConfigError."""
+    from transformers import DPTForDepthEstimation
+
+    folder = find_depth(depth)
+    try:
+        if (kind := read_config(folder / "config.json").get("model_type")) != "dpt":
+            raise ConfigError(f"{folder}: {kind} is not supported; use a DPTForDepthEstimation")
+        network, report = _local(
+            DPTForDepthEstimation.from_pretrained, folder, dtype=dtype, output_loading_info=True
+        )
+        needed = [key for key in report["missing_keys"] if not key.startswith(UNREACHED_IN_DPT)]
+        network = _ready(_checked(network, folder, needed), device)
+        return DepthEstimator(network, _input_size(network.config, folder), dtype)
+    except ConfigError as error:
+        raise ConfigError(f"model.depth: {error}") from None
+
+
+def _input_size(config: Any, folder: Path) -> tuple[int, int]:
+    """Height and width of the pictures that a depth model was trained on: 384 by 384 in MiDaS v3."""
+    size = config.image_size or getattr(config.backbone_config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    if size is None or len(size) != 2:
+        raise ConfigError(f"{folder} says no image_size")
+    return int(size[0]), int(size[1])
+
+
 def load_denoiser(place: Source | Path, device: torch.device, dtype: torch.dtype) -> Denoiser:
     """UNet, text encoder, tokenizer and schedule, without adapters."""
     return load_denoisers(place, device, dtype, Additions())[NO_ADAPTERS]
@@ -113,14 +158,17 @@ def load_denoiser(place: Source | Path, device: torch.device, dtype: torch.dtype
 def load_denoisers(
     place: Source | Path, device: torch.device, dtype: torch.dtype, additions: Additions
 ) -> dict[str, Denoiser]:
-    """One denoiser per adapter set, `NO_ADAPTERS` among them, over one UNet and one text encoder."""
+    """One denoiser per adapter set, `NO_ADAPTERS` among them, over one UNet and one text encoder.
+
+    The UNet is a StreamingUNet where there are motion modules. No adapter touches those.
+    """
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from rearview.engine.attention.processors import install_processors
 
     source = _source(place)
-    schedule = Schedule(source.config("scheduler", "scheduler_config.json"))
+    schedule = _schedule(source, additions)
     tokenizer = _local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
     if (name := source.config("unet").get("_class_name")) != "UNet2DConditionModel":
         raise ConfigError(f"{source.place('unet')}: {name} is not supported; use UNet2DConditionModel")
@@ -132,6 +180,10 @@ def load_denoisers(
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
     sets = merge_adapters(unet, text_encoder, fused, additions.adapters)
     layout = install_processors(unet)
+    if additions.depth and source.motion is None:
+        raise ConfigError("model.depth is for motion modules, and there are none: name them in model.motion")
+    if source.motion is not None:
+        unet = _ready(_with_motion(unet, source.motion, additions, dtype), device)
 
     def under(name: str) -> Denoiser:
         conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype)
@@ -153,7 +205,53 @@ def latent_shape(
 
 
 def _source(place: Source | Path) -> Source:
-    return place if isinstance(place, Source) else Source(place)
+    return place if isinstance(place, Source) else Source(place, motion=own_motion(str(place)))
+
+
+def _schedule(source: Source, additions: Additions) -> Schedule:
+    config = source.config("scheduler", "scheduler_config.json")
+    return Schedule(
+        {**config, "beta_schedule": additions.beta_schedule} if additions.beta_schedule else config
+    )
+
+
+def _with_motion(unet: Any, path: Path, additions: Additions, dtype: torch.dtype) -> Any:
+    """A StreamingUNet over `unet`, with all the weights in `path` and no others."""
+    from rearview.engine.motion import StreamingUNet
+
+    motion = read_motion(path)
+    if motion.has_depth != bool(additions.depth):
+        has = "were trained with depth: name a DPT model" if motion.has_depth else "know no depth: name none"
+        raise ConfigError(f"the motion modules in {path} {has} in model.depth")
+    try:
+        streaming = StreamingUNet(
+            unet,
+            heads=motion.heads,
+            norm_groups=motion.norm_groups or unet.config.norm_num_groups,
+            max_frames=motion.max_frames,
+            depth=motion.has_depth,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model.motion: {path}: {error}") from None
+    expected = {
+        key: value for key, value in streaming.state_dict().items() if is_motion(key) and not is_table(key)
+    }
+    _check_same(path, motion.tensors, expected)
+    weights = {key: value.to(dtype) for key, value in motion.tensors.items()}
+    streaming.load_state_dict(weights, strict=False, assign=True)
+    return streaming
+
+
+def _check_same(path: Path, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raises ConfigError unless names and shapes are those of this UNet."""
+    for names, verb in ((expected.keys() - found.keys(), "lacks"), (found.keys() - expected.keys(), "has")):
+        if names:
+            text = f"{verb} {len(names)} weights that the UNet has{'' if verb == 'lacks' else ' not'}"
+            raise ConfigError(f"model.motion: {path} {text}, for instance {min(names)}")
+    for key, value in found.items():
+        if value.shape != expected[key].shape:
+            text = f"{key} is {tuple(value.shape)}, the UNet's {tuple(expected[key].shape)}"
+            raise ConfigError(f"model.motion: {path}: {text}: is it of another base model?")
 
 
 def _switched(network: Any, sets: AdapterSets, name: str) -> Any:
@@ -211,7 +309,7 @@ def _local(load: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
     """What a library loads from a folder, without asking the hub for what is not there."""
     try:
         return load(folder, local_files_only=True, **arguments)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise ConfigError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 
 

@@ -1,14 +1,15 @@
 """Where weights lie and in which format: diffusers folders, single files, ids on the Hugging Face hub.
 
 Owns paths, downloads and the keys of the original Stable Diffusion layout; `checkpoint.py` makes networks
-of them. What is missing, unreachable or unreadable is a ConfigError that names the option. Pickles are
-only ever read as plain weights.
+of them, and `motion_formats.py` knows the layouts of motion modules. What is missing, unreachable or
+unreadable is a ConfigError that names the option. Pickles are only ever read as plain weights.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rearview.engine.card import checkpoint_folder, is_hub_id, is_single_file
+from rearview.engine.card import checkpoint_folder, is_hub_id, is_single_file, own_motion
 from rearview.errors import ConfigError
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "LoraFile",
     "Source",
     "find_checkpoint",
+    "find_depth",
     "find_lora",
+    "find_motion",
     "from_original",
     "read_config",
     "read_weights",
@@ -37,8 +40,17 @@ SD15_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """Under which diffusers and peft save a LoRA."""
 SETTINGS_FILES = ("rearview.json", "*/*.json", "tokenizer/*.txt")
-WEIGHT_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+WEIGHT_NAMES = {
+    **dict.fromkeys(("unet", "vae", "motion_adapter"), "diffusion_pytorch_model"),
+    "text_encoder": "model",
+}
 PICKLE_NAMES = {**WEIGHT_NAMES, "text_encoder": "pytorch_model"}
+
+READING_ERRORS = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, AssertionError),
+    *(SafetensorError, struct.error),
+)
+"""What readers of weights raise over files that are broken or of something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,12 @@ class Additions:
     """Named adapter sets, one of which a session may ask for."""
     single_file_config: str = SD15_CONFIG
     """Folder or hub id in diffusers format with settings and tokenizer for a single-file checkpoint."""
+    motion: str = ""
+    """Motion modules: file, folder, or on the hub owner/name[/file]. Empty: the checkpoint's own, if any."""
+    depth: str = ""
+    """Folder or hub id of a DPTForDepthEstimation, for motion modules with a depth branch. Empty: none."""
+    beta_schedule: str = ""
+    """Noise schedule instead of the checkpoint's. Empty: its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,8 @@ class Source:
     """Weights of all networks in the original Stable Diffusion layout."""
     vae: Path | None = None
     """Folder of another VAE."""
+    motion: Path | None = None
+    """Folder or file of the motion modules."""
 
     def place(self, part: str) -> Path:
         """Folder of a part. Raises ConfigError if there is none."""
@@ -95,32 +115,53 @@ def find_checkpoint(checkpoint: str, parts: Sequence[str] = (), additions: Addit
     """A bundled name, a folder, a single file or a hub id. Raises ConfigError.
 
     From the hub come the settings of every part and the weights of `parts`; what is cached is not
-    downloaded again.
+    downloaded again. Motion modules are part of the UNet.
     """
     additions = additions or Additions()
     vae = _find_vae(additions.vae) if additions.vae else None
+    motion = find_motion(checkpoint, additions.motion) if "unet" in parts else None
     parts = [part for part in parts if part != "vae" or vae is None]
     if is_single_file(checkpoint):
         file = _existing_file("model.checkpoint", Path(checkpoint))
-        return Source(_find_folder("model.single_file_config", additions.single_file_config, ()), file, vae)
-    return Source(_find_folder("model.checkpoint", checkpoint, parts), None, vae)
+        folder = _find_folder("model.single_file_config", additions.single_file_config, ())
+        return Source(folder, file, vae, motion)
+    return Source(_find_folder("model.checkpoint", checkpoint, parts), None, vae, motion)
 
 
 def find_lora(option: str, path: str) -> Path:
     """The file of a LoRA. Raises ConfigError."""
-    place, names = Path(path), path.split("/")
-    if place.is_file():
-        return place
+    place = Path(path)
     if place.is_dir():
         return _lora_in(option, place)
     if is_hub_id(path):
         return _lora_in(option, _hub_folder(option, path, ("*.safetensors", "adapter_config.json")))
-    if len(names) > 2 and is_hub_id("/".join(names[:2])):
-        name = "/".join(names[2:])
-        return _existing_file(option, _hub_folder(option, "/".join(names[:2]), (name,)) / name)
-    raise ConfigError(
-        f"{option} {path!r} is neither a file, nor a folder, nor on the hub (owner/name[/file])"
-    )
+    return _find_file(option, path)
+
+
+def find_motion(checkpoint: str, motion: str) -> Path | None:
+    """A file in an original layout, or a folder in that of diffusers' MotionAdapter. Empty: the
+    checkpoint's own, None if it has none. Raises ConfigError.
+    """
+    if not motion:
+        return own_motion(checkpoint)
+    place = Path(motion)
+    if is_hub_id(motion):
+        names = ("config.json", f"{WEIGHT_NAMES['motion_adapter']}.safetensors")
+        wanted = (*names, *(f"motion_adapter/{name}" for name in names))
+        place = _hub_folder("model.motion", motion, wanted)
+    elif not place.is_dir():
+        return _find_file("model.motion", motion)
+    return _folder_with_config("model.motion", motion, (place, place / "motion_adapter"), "a MotionAdapter")
+
+
+def find_depth(depth: str) -> Path:
+    """Folder of a depth model in transformers' format. Raises ConfigError."""
+    place = Path(depth)
+    if is_hub_id(depth):
+        place = _hub_folder("model.depth", depth, ("config.json", "model.safetensors"))
+        if not _has_safetensors(place):
+            place = _hub_folder("model.depth", depth, ("config.json", "pytorch_model.bin"))
+    return _folder_with_config("model.depth", depth, (place,), "a DPTForDepthEstimation")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -144,12 +185,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
+    except READING_ERRORS as error:
         raise ConfigError(f"{path}: {error}") from None
     except pickle.UnpicklingError:
         raise ConfigError(f"{path} holds more than weights: convert it to .safetensors") from None
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    weights = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    content = content.get("state_dict", content) if isinstance(content, dict) else None
+    items = content.items() if isinstance(content, dict) else ()
+    weights = {str(key): value for key, value in items if isinstance(value, Tensor)}
     if not weights:
         raise ConfigError(f"{path} holds no weights")
     return weights, {}
@@ -194,10 +236,27 @@ def _find_vae(vae: str) -> Path:
     if is_hub_id(vae):
         names = ("config.json", "diffusion_pytorch_model.safetensors")
         folder = _hub_folder("model.vae", vae, (*names, *(f"vae/{name}" for name in names)))
-    for place in (folder, folder / "vae"):
+    return _folder_with_config("model.vae", vae, (folder, folder / "vae"), "a VAE")
+
+
+def _folder_with_config(option: str, name: str, places: Sequence[Path], what: str) -> Path:
+    for place in places:
         if (place / "config.json").is_file():
             return place
-    raise ConfigError(f"model.vae {vae!r} is neither a folder with a VAE (config.json) nor a hub id")
+    raise ConfigError(f"{option} {name!r} is neither a folder with {what} (config.json) nor a hub id")
+
+
+def _find_file(option: str, path: str) -> Path:
+    """A file on this machine, or one in a repository on the hub."""
+    names = path.split("/")
+    if Path(path).is_file():
+        return Path(path)
+    if len(names) > 2 and is_hub_id("/".join(names[:2])):
+        name = "/".join(names[2:])
+        return _existing_file(option, _hub_folder(option, "/".join(names[:2]), (name,)) / name)
+    raise ConfigError(
+        f"{option} {path!r} is neither a file, nor a folder, nor on the hub (owner/name[/file])"
+    )
 
 
 def _lora_in(option: str, folder: Path) -> Path:

@@ -1,0 +1,259 @@
+"""Depth in the engine: frames of many sessions encoded together, each by its own session's range."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rearview.engine.calibration import example_payloads, measure_costs
+from rearview.engine.chain import Span, chain
+from rearview.engine.checkpoint import load_depth, load_model, load_vae
+from rearview.engine.engine import Engine
+from rearview.engine.formats import Additions
+from rearview.engine.memory.cache_window import CacheWindow
+from rearview.engine.memory.depth_range import DepthRange
+from rearview.engine.memory.joint import JointMemory
+from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
+from rearview.engine.model import DiffusionModel, Forward
+from rearview.engine.operators.encode import encode, encode_with_depth
+from rearview.engine.rows import FrameInput, Row
+from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.session import CacheSettings, SessionSpec, Settings
+from support.tiny import LATENT_CHANNELS, SIZE, random_frames, session, whole_chain
+from support.tiny_depth import write_tiny_depth
+from support.tiny_motion_files import depth_branch, original_motion, write_motion_file
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+DTYPE = torch.float64
+SPAN = Span.parse("encode", ["encode"])
+TO_LATENTS = Span("latents", chain(2)[:-1])
+"""All but decode: latents show differences that pixels round away."""
+Pictures = Mapping[str, list[torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def depth(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.set_num_threads(1)
+    return str(write_tiny_depth(tmp_path_factory.mktemp("depth")))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path, depth: str) -> DiffusionModel:
+    loaded = load_model(str(checkpoint), SPAN, CPU, DTYPE, Additions(depth=depth))
+    assert isinstance(loaded, DiffusionModel)
+    assert loaded.depth is not None
+    return loaded
+
+
+def spec_of(session_id: str, *, cached: bool = True) -> SessionSpec:
+    return replace(session(session_id), cache=CacheSettings() if cached else None)
+
+
+def video(seed: int, count: int = 6) -> list[torch.Tensor]:
+    """Random frames of random contrast, so that their depth has different ranges."""
+    contrasts = random.Random(seed)
+    return [(frame * contrasts.uniform(0.1, 1.0)).to(torch.uint8) for frame in random_frames(count, seed)]
+
+
+def engine_of(model: Any, memory: DepthRange | None = None) -> Engine:
+    memory = memory or DepthRange(8, dtype=DTYPE)
+    return Engine(SPAN, model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
+
+
+def play(
+    engine: Engine, videos: Pictures, *, settings: Mapping[int, Settings] | None = None
+) -> dict[str, list[torch.Tensor]]:
+    """All frames are there at once; what leaves, by session and ordinal."""
+    left: dict[str, dict[int, torch.Tensor]] = {name: {} for name in videos}
+    for version, changed in (settings or {}).items():
+        for name in videos:
+            engine.update(name, version, changed)
+    for name, frames in videos.items():
+        for n, frame in enumerate(frames):
+            version = max((v for v in settings or {} if v <= n), default=0)
+            engine.admit(FrameInput(name, n, frame, settings_version=version), 0.0)
+    while engine.has_work:
+        for emission in engine.step(0.0).emissions:
+            assert emission.payload is not None
+            left[emission.session_id][emission.ordinal] = emission.payload
+        engine.check_integrity()
+    return {name: [found[n] for n in sorted(found)] for name, found in left.items()}
+
+
+@torch.inference_mode()
+def by_hand(checkpoint: Path, depth: str, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """One session, one frame after another."""
+    vae, estimator = load_vae(checkpoint, CPU, DTYPE), load_depth(depth, CPU, DTYPE)
+    ranges, latents = torch.tensor([[float("inf"), float("-inf")]], dtype=DTYPE), []
+    for frame in frames:
+        latent, ranges = encode_with_depth(vae, estimator, frame[None], ranges, DTYPE)
+        latents.append(latent[0])
+    return latents
+
+
+def gap(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(left, right, strict=True))
+
+
+def test_sessions_in_common_forwards_have_the_depth_that_they_have_alone(
+    model: DiffusionModel, checkpoint: Path, depth: str
+) -> None:
+    videos = {f"s{i}": video(i) for i in range(4)}
+    engine = engine_of(model)
+    for name in videos:
+        engine.open(spec_of(name))
+    together = play(engine, videos)
+    for name, frames in videos.items():
+        assert together[name][0].shape == (2, LATENT_CHANNELS, SIZE // 8, SIZE // 8)
+        assert gap(together[name], by_hand(checkpoint, depth, frames)) <= 1e-9, name
+
+
+def test_sessions_without_a_cache_skip_depth_and_change_no_other(
+    model: DiffusionModel, checkpoint: Path, depth: str
+) -> None:
+    videos = {"plain": video(0), "deep": video(1)}
+    engine = engine_of(model)
+    engine.open(spec_of("plain", cached=False))
+    engine.open(spec_of("deep"))
+    left = play(engine, videos)
+    with torch.inference_mode():
+        plain = encode(load_vae(checkpoint, CPU, DTYPE), torch.stack(videos["plain"]), DTYPE)
+    assert gap(left["plain"], list(plain)) <= 1e-9
+    assert gap(left["deep"], by_hand(checkpoint, depth, videos["deep"])) <= 1e-9
+
+
+class Failing:
+    """The model, some of whose forwards fail after they have run."""
+
+    def __init__(self, model: DiffusionModel, *failing: int) -> None:
+        self.group, self.prepare = model.group, model.prepare
+        self._model, self._failing, self._runs = model, failing, 0
+        self.batches: list[list[int]] = []
+
+    def forward(self, rows: Sequence[Row], view: Any) -> Forward:
+        self.batches.append([row.ordinal for row in rows])
+        self._runs += 1
+        forward = self._model.forward(rows, view)
+        if self._runs - 1 in self._failing:
+            raise RuntimeError("planted")
+        return forward
+
+
+def test_a_failed_forward_leaves_the_range_untouched_and_its_retry_gives_the_same(
+    model: DiffusionModel, checkpoint: Path, depth: str
+) -> None:
+    frames = video(2)
+    failing = Failing(model, 0, 2, 5)
+    engine = engine_of(failing)
+    engine.open(spec_of("a"))
+    left = play(engine, {"a": frames})
+    assert failing.batches == [[0], [0], [1], [1], [2], [3], [3], [4], [5]]
+    assert gap(left["a"], by_hand(checkpoint, depth, frames)) == 0.0
+
+
+def test_frames_of_a_session_are_encoded_one_after_the_other(model: DiffusionModel) -> None:
+    watched = Failing(model)
+    engine = engine_of(watched)
+    engine.open(spec_of("a"))
+    engine.open(spec_of("b"))
+    play(engine, {"a": video(0, 3), "b": video(1, 3)})
+    assert watched.batches == [[0, 0], [1, 1], [2, 2]]
+
+
+def test_a_moved_session_goes_on_with_its_range(model: DiffusionModel, checkpoint: Path, depth: str) -> None:
+    frames, here, there = video(3), DepthRange(2, dtype=DTYPE), DepthRange(3, dtype=DTYPE)
+    first, second = engine_of(model, here), engine_of(model, there)
+    first.open(spec_of("a"))
+    before = play(first, {"a": frames[:3]})["a"]
+    second.open(spec_of("other"))
+    second.open(spec_of("a"))
+    there.import_("a", here.export("a"))
+    # Its frames are numbered anew here: ordinals are not part of a range.
+    after = play(second, {"a": frames[3:]})["a"]
+    assert gap([*before, *after], by_hand(checkpoint, depth, frames)) == 0.0
+
+
+def test_a_scene_cut_begins_a_range(model: DiffusionModel, checkpoint: Path, depth: str) -> None:
+    frames, spec = video(4), spec_of("a")
+    engine = engine_of(model)
+    engine.open(spec)
+    left = play(engine, {"a": frames}, settings={3: replace(spec.settings, scene=1)})["a"]
+    halves = [*by_hand(checkpoint, depth, frames[:3]), *by_hand(checkpoint, depth, frames[3:])]
+    assert gap(left, halves) == 0.0
+    assert gap(left[3:], by_hand(checkpoint, depth, frames)[3:]) > 0.0
+
+
+def test_encoding_with_depth_has_a_cost_entry_of_its_own(
+    model: DiffusionModel, checkpoint: Path, depth: str
+) -> None:
+    operator = SPAN.operators[0]
+    deep, plain = spec_of("a"), spec_of("a", cached=False)
+    groups = {model.group(spec, spec.settings, operator) for spec in (deep, plain)}
+    assert len(groups) == 2
+    additions = Additions(depth=depth)
+    memory = DepthRange(1, dtype=DTYPE)
+    payloads = example_payloads(str(checkpoint), SPAN, deep, additions)
+    costs = measure_costs(model, memory, SPAN, deep, payloads, (1, 2))
+    assert costs.seconds(model.group(deep, deep.settings, operator), 1) > 0
+    memory.check_integrity()
+    assert memory.free_slots == 1
+    latent = (LATENT_CHANNELS, SIZE // 8, SIZE // 8)
+    for spec, expected in ((deep, (2, *latent)), (plain, latent)):
+        shapes = [p.shape for p in example_payloads(str(checkpoint), whole_chain(), spec, additions)]
+        assert shapes == [(SIZE, SIZE, 3), expected, expected, latent]
+
+
+def whole_model(checkpoint: Path, depth: str, folder: Path) -> DiffusionModel:
+    """The tiny checkpoint with modules and a depth branch in the released layout."""
+    file = write_motion_file(folder / "live2diff.ckpt", {**original_motion(), **depth_branch()})
+    loaded = load_model(str(checkpoint), TO_LATENTS, CPU, DTYPE, Additions(motion=str(file), depth=depth))
+    assert isinstance(loaded, DiffusionModel)
+    return loaded
+
+
+def whole_engine(model: DiffusionModel) -> Engine:
+    assert model.cache_layout is not None
+    cache = TemporalKVCache(
+        model.cache_layout, CacheShape(3, (0, 1), SIZE, SIZE, CacheWindow(2, 3)), dtype=DTYPE
+    )
+    memory = JointMemory(None, cache, DepthRange(3, dtype=DTYPE))
+    return Engine(TO_LATENTS, model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
+
+
+def test_depth_travels_through_all_steps_and_sessions_share_forwards(
+    checkpoint: Path, depth: str, tmp_path: Path
+) -> None:
+    """Two sessions with a cache, warmed up and round the ring, and one without, together and alone."""
+    model = whole_model(checkpoint, depth, tmp_path)
+    specs = {"a": spec_of("a"), "b": spec_of("b"), "plain": spec_of("plain", cached=False)}
+    videos = {name: video(i, 7) for i, name in enumerate(specs)}
+    engine = whole_engine(model)
+    for spec in specs.values():
+        engine.open(spec)
+    together = play(engine, videos)
+    for name, spec in specs.items():
+        alone = whole_engine(model)
+        alone.open(spec)
+        (pictures,) = play(alone, {name: videos[name]}).values()
+        assert len(pictures) == 7
+        assert gap(together[name], pictures) <= 1e-9, name
+
+
+def test_pictures_depend_on_depth(checkpoint: Path, depth: str, tmp_path: Path) -> None:
+    model = whole_model(checkpoint, depth, tmp_path)
+    pictures = []
+    for flat in (False, True):
+        engine = whole_engine(model)
+        engine.open(spec_of("a"))
+        if flat:
+            network: Any = model.depth
+            network._network.head.head[4].weight.zero_()
+        pictures.append(play(engine, {"a": video(0, 4)})["a"])
+    assert all(gap([a], [b]) > 1e-3 for a, b in zip(*pictures, strict=True))
