@@ -22,6 +22,7 @@ from rearview.errors import ConfigError
 __all__ = [
     "AdapterConfig",
     "BankConfig",
+    "CacheConfig",
     "DirectoryConfig",
     "IngressConfig",
     "LimitsConfig",
@@ -69,6 +70,16 @@ class ModelConfig(_Section):
     """Folder or hub id of a VAE instead of the checkpoint's own (`madebyollin/taesd`). Empty: its own."""
     lcm_lora: str = ""
     """LoRA fused into the weights, for few steps (`latent-consistency/lcm-lora-sdv1-5`). Empty: none."""
+    motion: str = ""
+    """Motion modules for the temporal cache (Live2Diff): a file in AnimateDiff's v1 or v3 or in Live2Diff's
+    layout, a folder of diffusers' MotionAdapter, or on the hub `owner/name[/file]`. Empty: those in the
+    checkpoint's own folder `motion_adapter`, if there is one."""
+    depth: str = ""
+    """Folder or hub id of a DPTForDepthEstimation (`Intel/dpt-hybrid-midas`): for motion modules that were
+    trained with depth, and only for those. Empty: none."""
+    beta_schedule: Literal["", "linear", "scaled_linear"] = ""
+    """Noise schedule instead of the checkpoint's; AnimateDiff and Live2Diff were trained with `linear`.
+    Empty: the checkpoint's own."""
     adapters: dict[str, tuple[AdapterConfig, ...]] = Field(default_factory=dict)
     """Named adapter sets: a session may ask for one (`Settings.adapters`). Each takes the memory of the
     layers that it changes; sessions with different sets do not share forwards."""
@@ -123,6 +134,28 @@ class BankConfig(_Section):
         if self.policy == "merge" and self.max_frames != 1:
             raise ValueError("bank.max_frames is for bank.policy queue; a merged bank has 1")
         return self
+
+
+class CacheConfig(_Section):
+    """The temporal cache (Live2Diff): its pool, and what sessions get that do not say otherwise.
+
+    Per session and denoising step it holds `sink_frames + ring_frames` frames of keys and values: 1.4 GiB
+    for Stable Diffusion 1.5 at 512 x 512 in float16, and linear in pixels, frames and bytes of `storage`.
+    """
+
+    default: bool = False
+    """Whether sessions that name no method use the cache. The model must have motion modules then."""
+    sink_frames: int = Field(default=8, ge=1, le=32)
+    """First frames, which stay and see each other: a session's first picture waits for so many frames."""
+    ring_frames: int = Field(default=8, ge=1, le=32)
+    """Last frames, the present one included. With `sink_frames` no more than the motion modules know."""
+    storage: Literal["auto", "float32", "float16", "bfloat16", "float8"] = "auto"
+    """How keys and values are kept. `auto`: as `model.dtype`; `float8` halves float16 at some loss."""
+    prompt_change: Literal["reset", "shadow", "keep"] = "shadow"
+    """What happens to the cache when the prompt changes: `reset` waits for `sink_frames` frames, `shadow`
+    takes over once it has seen them, `keep` lets the old first frames stay."""
+    scene_cut: Literal["reset", "shadow", "keep"] = "shadow"
+    """The same, when the scene changes."""
 
 
 class SpanConfig(_Section):
@@ -265,6 +298,9 @@ class ServiceConfig(_Section):
     limits: LimitsConfig = LimitsConfig()
     bank: BankConfig | None = None
     """Set: sessions may use a feature bank, and every slot has room for one."""
+    cache: CacheConfig | None = None
+    """Set: sessions may use a temporal cache if the model has motion modules, and every slot has room for
+    one per denoising step."""
     directory: DirectoryConfig = DirectoryConfig()
     link: LinkConfig = LinkConfig()
     tenants_file: Path | None = None
@@ -290,6 +326,8 @@ class ServiceConfig(_Section):
             raise ValueError("ingress.replicas > 1 needs directory.redis_url: leases must be shared")
         if self.ingress.replicas > 1 and self.ingress.port == 0:
             raise ValueError("ingress.replicas > 1 needs a fixed ingress.port to share")
+        if self.bank and self.cache and self.bank.default and self.cache.default:
+            raise ValueError("bank.default and cache.default: sessions that name no method get one of them")
         loopback = self.ingress.host in ("127.0.0.1", "localhost", "::1")
         if self.tenants_file is None and not loopback:
             raise ValueError(f"ingress.host {self.ingress.host} is open to others: set tenants_file")

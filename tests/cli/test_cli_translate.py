@@ -151,6 +151,25 @@ def test_what_is_not_chosen_is_left_to_the_service(server: FakeServer, tmp_path:
     assert not opened.HasField("similarity_filter")
 
 
+def test_options_of_live2diff_reach_the_service(server: FakeServer, tmp_path: Path) -> None:
+    chosen = ["--method", "live2diff", "--prompt-change", "reset", "--scene-cut", "keep", "--instant-start"]
+    opened = opened_with(server, tmp_path, *chosen)
+    assert opened.method == pb.METHOD_LIVE2DIFF
+    assert opened.temporal_cache == pb.TemporalCache(
+        prompt_change=pb.TemporalCache.REWARM_RESET,
+        scene_cut=pb.TemporalCache.REWARM_KEEP,
+        instant_start=True,
+    )
+    assert not opened.HasField("feature_bank")
+
+
+def test_live2diff_with_options_of_the_bank_asks_for_both(server: FakeServer, tmp_path: Path) -> None:
+    opened = opened_with(server, tmp_path, "--method", "live2diff", "--bank-interval", "2")
+    assert opened.method == pb.METHOD_LIVE2DIFF
+    assert opened.feature_bank == pb.FeatureBank(interval=2)
+    assert not opened.HasField("temporal_cache")
+
+
 def test_options_of_the_bank_choose_its_method(server: FakeServer, tmp_path: Path) -> None:
     opened = opened_with(server, tmp_path, "--bank-interval", "2", "--bank-policy", "queue")
     assert opened.method == pb.METHOD_STREAMV2V
@@ -236,6 +255,9 @@ def test_bad_files_are_named_in_one_line(
         ["--guidance", "self", "--negative-prompt", "blur"],
         ["--method", "per-frame", "--bank-interval", "2"],
         ["--method", "per-frame", "--bank-policy", "merge"],
+        ["--scene-cut", "keep"],
+        ["--method", "streamv2v", "--prompt-change", "reset"],
+        ["--method", "per-frame", "--instant-start"],
         ["--skip-threshold", "1.5"],
     ],
 )

@@ -17,13 +17,15 @@ from rearview.client import (
     Method,
     NoiseRule,
     Reconnect,
+    Rewarm,
     Settings,
     SimilarityFilter,
+    TemporalCache,
     Translated,
     WeightedPrompt,
 )
 from rearview.client.wire import opened as read_opened
-from rearview.client.wire_settings import settings_from, settings_message
+from rearview.client.wire_settings import cache_from, cache_message, settings_from, settings_message
 from rearview.errors import InvalidRequest, Reason
 from rearview.v1 import translation_service_pb2 as pb
 from support.fake_server import SIZE, FakeServer, Faults
@@ -72,6 +74,33 @@ def test_the_client_knows_every_setting_of_the_wire() -> None:
 def test_settings_that_are_not_set_are_absent() -> None:
     assert settings_message(Settings()).ListFields() == []
     assert settings_from(pb.Settings()) == Settings()
+
+
+def test_the_options_of_a_temporal_cache_travel_as_they_were_written() -> None:
+    for cache in (
+        TemporalCache(),
+        TemporalCache(Rewarm.RESET, Rewarm.KEEP, scene_detection=False, instant_start=True),
+    ):
+        data = cache_message(cache).SerializeToString()
+        assert cache_from(pb.TemporalCache.FromString(data)) == cache
+    assert [field.name for field in fields(TemporalCache)] == [
+        field.name for field in pb.TemporalCache.DESCRIPTOR.fields
+    ]
+
+
+def test_opened_says_how_a_cache_is_kept_and_how_many_frames_its_first_answer_takes() -> None:
+    older = read_opened(pb.Opened())
+    assert (older.temporal_cache, older.warm_up_frames) == (None, 1)
+    newer = read_opened(
+        pb.Opened(
+            method=pb.METHOD_LIVE2DIFF,
+            temporal_cache=cache_message(TemporalCache(scene_cut=Rewarm.SHADOW)),
+            warm_up_frames=8,
+        )
+    )
+    assert newer.method is Method.LIVE2DIFF
+    assert newer.temporal_cache == TemporalCache(scene_cut=Rewarm.SHADOW)
+    assert newer.warm_up_frames == 8
 
 
 def test_enum_values_of_a_newer_server_are_unknown_and_no_error() -> None:

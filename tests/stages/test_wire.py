@@ -6,7 +6,16 @@ import random
 
 import numpy as np
 import pytest
-from rearview.engine.session import BankPolicy, BankSettings, NoiseRule, PromptChange, SessionSpec, Settings
+from rearview.engine.session import (
+    BankPolicy,
+    BankSettings,
+    CacheSettings,
+    NoiseRule,
+    PromptChange,
+    Rewarm,
+    SessionSpec,
+    Settings,
+)
 from rearview.stages.wire import (
     FrameMessage,
     Timing,
@@ -98,7 +107,7 @@ def test_a_session_and_its_settings_come_out_as_they_went_in() -> None:
         prompt="é\0\U0001f600", strength=0.1 + 0.2, steps=3, seed=(1 << 64) - 1, noise_rule=NoiseRule.FRESH
     )
     bank = BankSettings(BankPolicy.QUEUE, interval=2, max_frames=3, prompt_change=PromptChange.FADE)
-    spec = SessionSpec(SESSION, 64, 72, 4, settings, "alpha", 2.5, bank)
+    spec = SessionSpec(SESSION, 64, 72, 4, settings, "alpha", 2.5, bank, CacheSettings(scene_cut=Rewarm.KEEP))
     assert decode_settings(decode_json(encode_json(encode_settings(settings)))) == settings
     assert decode_spec(decode_json(encode_json(encode_spec(spec)))) == spec
 

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rearview.client import OpenOptions
 
-__all__ = ["BankPolicyChoice", "GuidanceChoice", "Look", "MethodChoice", "Past", "parse_size"]
+__all__ = ["BankPolicyChoice", "GuidanceChoice", "Look", "MethodChoice", "Past", "RewarmChoice", "parse_size"]
 
 DEFAULT_GUIDANCE_SCALE = 1.5
 """With `--guidance`: at the service's own default, 1, no guidance acts."""
@@ -25,6 +25,7 @@ class MethodChoice(StrEnum):
 
     PER_FRAME = "per-frame"
     STREAMV2V = "streamv2v"
+    LIVE2DIFF = "live2diff"
 
 
 class GuidanceChoice(StrEnum):
@@ -41,6 +42,14 @@ class BankPolicyChoice(StrEnum):
 
     MERGE = "merge"
     QUEUE = "queue"
+
+
+class RewarmChoice(StrEnum):
+    """`--prompt-change` and `--scene-cut`."""
+
+    RESET = "reset"
+    SHADOW = "shadow"
+    KEEP = "keep"
 
 
 WITH_DELTA = (GuidanceChoice.SELF, GuidanceChoice.INITIALIZE)
@@ -100,21 +109,36 @@ class Past:
     method: MethodChoice | None
     bank_interval: int | None
     bank_policy: BankPolicyChoice | None
+    prompt_change: RewarmChoice | None
+    scene_cut: RewarmChoice | None
+    instant_start: bool
     skip_unchanged: bool
     skip_threshold: float | None
 
     def __post_init__(self) -> None:
         if self._sets_bank and self.method is MethodChoice.PER_FRAME:
             hint = "--bank-interval" if self.bank_interval is not None else "--bank-policy"
-            raise typer.BadParameter("needs --method streamv2v", param_hint=hint)
+            raise typer.BadParameter("needs --method streamv2v or live2diff", param_hint=hint)
+        if self._sets_cache and self.method is not MethodChoice.LIVE2DIFF:
+            raise typer.BadParameter("needs --method live2diff", param_hint=self._cache_hint)
 
     @property
     def _sets_bank(self) -> bool:
         return self.bank_interval is not None or self.bank_policy is not None
 
+    @property
+    def _sets_cache(self) -> bool:
+        return self.prompt_change is not None or self.scene_cut is not None or self.instant_start
+
+    @property
+    def _cache_hint(self) -> str:
+        if self.prompt_change is not None:
+            return "--prompt-change"
+        return "--scene-cut" if self.scene_cut is not None else "--instant-start"
+
     def options(self) -> OpenOptions:
         """For `Client.open`; what was not chosen is left out. Options of the bank choose its method."""
-        from rearview.client import BankPolicy, FeatureBank, Method, SimilarityFilter
+        from rearview.client import BankPolicy, FeatureBank, Method, Rewarm, SimilarityFilter, TemporalCache
 
         method = self.method or (MethodChoice.STREAMV2V if self._sets_bank else None)
         chosen: OpenOptions = {}
@@ -123,6 +147,12 @@ class Past:
         if self._sets_bank:
             policy = BankPolicy[self.bank_policy.name] if self.bank_policy is not None else None
             chosen["feature_bank"] = FeatureBank(policy=policy, interval=self.bank_interval)
+        if self._sets_cache:
+            chosen["temporal_cache"] = TemporalCache(
+                prompt_change=Rewarm[self.prompt_change.name] if self.prompt_change is not None else None,
+                scene_cut=Rewarm[self.scene_cut.name] if self.scene_cut is not None else None,
+                instant_start=self.instant_start or None,
+            )
         if self.skip_unchanged or self.skip_threshold is not None:
             chosen["similarity_filter"] = SimilarityFilter(threshold=self.skip_threshold)
         return chosen

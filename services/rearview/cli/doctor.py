@@ -110,7 +110,7 @@ def check_media() -> Iterator[Check]:
 def check_checkpoint() -> Iterator[Check]:
     """That the bundled checkpoint is whole."""
     from rearview.config import load_config
-    from rearview.engine.card import ModelCard, checkpoint_folder
+    from rearview.engine.card import ModelCard, checkpoint_folder, has_motion
     from rearview.errors import ConfigError
 
     name = load_config({}).model.checkpoint
@@ -125,7 +125,8 @@ def check_checkpoint() -> Iterator[Check]:
         yield Check("checkpoint", Verdict.FAIL, f"{folder} lacks {', '.join(missing)}", remedy)
         return
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    yield Check("checkpoint", Verdict.OK, f"{name}, {megabytes:.1f} MB, {len(card.styles)} styles")
+    motion = "motion modules" if has_motion(name) else "no motion modules: no live2diff"
+    yield Check("checkpoint", Verdict.OK, f"{name}, {megabytes:.1f} MB, {len(card.styles)} styles, {motion}")
 
 
 def check_port() -> Iterator[Check]:

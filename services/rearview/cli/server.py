@@ -64,7 +64,7 @@ def local_config(
     operators = load_config({}).operators
     content: dict[str, Any] = {"topology": topology, "spans": _local_spans(topology, operators)}
     content["ingress"] = {"port": port or 0}
-    content["bank"] = {}  # Sessions may choose the method.
+    content["bank"] = content["cache"] = {}  # Sessions may choose the method.
     return load_config(content)
 
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearview.cli.choices import BankPolicyChoice, GuidanceChoice, Look, MethodChoice, Past, parse_size
+from rearview.cli.choices import (
+    BankPolicyChoice,
+    GuidanceChoice,
+    Look,
+    MethodChoice,
+    Past,
+    RewarmChoice,
+    parse_size,
+)
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -85,6 +93,13 @@ def translate(
     bank_policy: Annotated[
         BankPolicyChoice | None, _method("Merge new features into the bank, or keep the last ones whole.")
     ] = None,
+    prompt_change: Annotated[
+        RewarmChoice | None, _method("Of live2diff, at a new prompt: wait, take over later, or keep.")
+    ] = None,
+    scene_cut: Annotated[RewarmChoice | None, _method("The same, at a cut to another scene.")] = None,
+    instant_start: Annotated[
+        bool, _method("Of live2diff: show the first picture at once.", "--instant-start")
+    ] = False,
     skip_unchanged: Annotated[
         bool, _method("Repeat the last picture while little changes.", "--skip-unchanged")
     ] = False,
@@ -128,6 +143,9 @@ def translate(
         method=method,
         bank_interval=bank_interval,
         bank_policy=bank_policy,
+        prompt_change=prompt_change,
+        scene_cut=scene_cut,
+        instant_start=instant_start,
         skip_unchanged=skip_unchanged,
         skip_threshold=skip_threshold,
     )

@@ -32,8 +32,10 @@ from rearview.client.settings import (
     Method,
     NoiseRule,
     PromptChange,
+    Rewarm,
     Settings,
     SimilarityFilter,
+    TemporalCache,
     WeightedPrompt,
 )
 
@@ -58,6 +60,7 @@ __all__ = [
     "Opened",
     "PromptChange",
     "Reconnect",
+    "Rewarm",
     "Session",
     "SessionInfo",
     "SessionState",
@@ -65,6 +68,7 @@ __all__ = [
     "Settings",
     "SimilarityFilter",
     "SpanTiming",
+    "TemporalCache",
     "Timings",
     "Tls",
     "Translated",

@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from rearview.client.settings import Method, Settings
+from rearview.client.settings import Method, Settings, TemporalCache
 from rearview.errors import DropReason, Reason
 
 __all__ = [
@@ -84,6 +84,10 @@ class Opened:
     """Something that the user should be told, or empty."""
     method: Method | None = None
     """The method in use; None if the server does not say."""
+    temporal_cache: TemporalCache | None = None
+    """With Method.LIVE2DIFF: how the cache is kept, every field set."""
+    warm_up_frames: int = 1
+    """Frames that are received before the first of them is answered."""
     resume_token: str = field(repr=False, default="")
 
 

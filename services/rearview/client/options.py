@@ -14,6 +14,7 @@ from rearview.client.settings import (
     NoiseRule,
     Settings,
     SimilarityFilter,
+    TemporalCache,
     WeightedPrompt,
 )
 
@@ -62,7 +63,9 @@ class OpenOptions(SettingOptions, total=False):
     method: Method
     """Default: the deployment's."""
     feature_bank: FeatureBank
-    """For Method.STREAMV2V. Default: the deployment's."""
+    """For Method.STREAMV2V. Default: the deployment's. With Method.LIVE2DIFF: the session has a bank too."""
+    temporal_cache: TemporalCache
+    """For Method.LIVE2DIFF. Default: the deployment's."""
     similarity_filter: SimilarityFilter
     """Default: every frame is translated."""
     answer_window: int

@@ -16,8 +16,10 @@ __all__ = [
     "Method",
     "NoiseRule",
     "PromptChange",
+    "Rewarm",
     "Settings",
     "SimilarityFilter",
+    "TemporalCache",
     "WeightedPrompt",
 ]
 
@@ -101,6 +103,8 @@ class Method(Enum):
 
     PER_FRAME = 1
     STREAMV2V = 2
+    LIVE2DIFF = 3
+    """The first frames (`Opened.warm_up_frames`) are answered together, once all of them were received."""
 
 
 class BankPolicy(Enum):
@@ -134,3 +138,29 @@ class FeatureBank:
     fusion_threshold: float | None = None
     """Cosine similarity from which a past feature matches."""
     prompt_change: PromptChange | None = None
+
+
+class Rewarm(Enum):
+    """What happens to a cache whose first frames no longer show what is to be seen
+    (`rearview.v1.TemporalCache.Rewarm`).
+    """
+
+    RESET = 1
+    """The next frames wait for each other, as the session's first ones did."""
+    SHADOW = 2
+    """No frame waits: the next ones become the first frames of a new cache once they are through."""
+    KEEP = 3
+    """The old first frames stay."""
+
+
+@dataclass(frozen=True)
+class TemporalCache:
+    """How a session's temporal cache is kept (Method.LIVE2DIFF); None keeps the deployment's value."""
+
+    prompt_change: Rewarm | None = None
+    scene_cut: Rewarm | None = None
+    scene_detection: bool | None = None
+    """Whether the service looks for scene cuts. Default True."""
+    instant_start: bool | None = None
+    """Whether a warm-up repeats its first frame instead of waiting for the next ones: the first picture comes
+    at once and shows less motion. Needed to wait for each answer before the next frame. Default False."""

@@ -29,7 +29,14 @@ from rearview.client.answers import (
 )
 from rearview.client.options import OpenOptions, settings_of
 from rearview.client.settings import DropPolicy, Method, Settings
-from rearview.client.wire_settings import bank_message, settings_from, settings_message, similarity_message
+from rearview.client.wire_settings import (
+    bank_message,
+    cache_from,
+    cache_message,
+    settings_from,
+    settings_message,
+    similarity_message,
+)
 from rearview.errors import DropReason, Reason
 from rearview.v1 import translation_service_pb2 as pb
 
@@ -71,6 +78,8 @@ def open_request(options: OpenOptions, answer_credit: int) -> pb.TranslateReques
         message.method = pb.Method.ValueType(options["method"].value)
     if "feature_bank" in options:
         message.feature_bank.CopyFrom(bank_message(options["feature_bank"]))
+    if "temporal_cache" in options:
+        message.temporal_cache.CopyFrom(cache_message(options["temporal_cache"]))
     if "similarity_filter" in options:
         message.similarity_filter.CopyFrom(similarity_message(options["similarity_filter"]))
     return pb.TranslateRequest(open=message)
@@ -137,6 +146,8 @@ def opened(message: pb.Opened) -> Opened:
         continuity=_enum(Continuity, message.continuity, Continuity.EXACT),
         advice=message.advice,
         method=_method(message.method),
+        temporal_cache=cache_from(message.temporal_cache) if message.HasField("temporal_cache") else None,
+        warm_up_frames=max(1, message.warm_up_frames),
     )
 
 

@@ -1,4 +1,4 @@
-"""`Settings`, `FeatureBank` and `SimilarityFilter` as messages of `rearview.v1`, and settings read back."""
+"""`Settings` and the options of methods as messages of `rearview.v1`, and what is read back of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from rearview.client.settings import (
     FeatureBank,
     Guidance,
     NoiseRule,
+    Rewarm,
     Settings,
     SimilarityFilter,
+    TemporalCache,
     WeightedPrompt,
 )
 from rearview.v1 import translation_service_pb2 as pb
 
-__all__ = ["bank_message", "settings_from", "settings_message", "similarity_message"]
+__all__ = [
+    "bank_message",
+    "cache_from",
+    "cache_message",
+    "settings_from",
+    "settings_message",
+    "similarity_message",
+]
 
 
 def settings_message(settings: Settings) -> pb.Settings:
@@ -67,6 +76,28 @@ def bank_message(bank: FeatureBank) -> pb.FeatureBank:
         prompt_change=pb.FeatureBank.PromptChange.ValueType(
             bank.prompt_change.value if bank.prompt_change else 0
         ),
+    )
+
+
+def cache_message(cache: TemporalCache) -> pb.TemporalCache:
+    """A field that is None is absent."""
+    kinds = pb.TemporalCache.Rewarm
+    return pb.TemporalCache(
+        prompt_change=kinds.ValueType(cache.prompt_change.value if cache.prompt_change else 0),
+        scene_cut=kinds.ValueType(cache.scene_cut.value if cache.scene_cut else 0),
+        scene_detection=cache.scene_detection,
+        instant_start=cache.instant_start,
+    )
+
+
+def cache_from(message: pb.TemporalCache) -> TemporalCache:
+    """An absent field is None, and so is a value that this client does not know."""
+    kinds = {kind.value: kind for kind in Rewarm}
+    return TemporalCache(
+        prompt_change=kinds.get(message.prompt_change),
+        scene_cut=kinds.get(message.scene_cut),
+        scene_detection=message.scene_detection if message.HasField("scene_detection") else None,
+        instant_start=message.instant_start if message.HasField("instant_start") else None,
     )
 
 

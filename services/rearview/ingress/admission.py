@@ -22,6 +22,7 @@ __all__ = [
     "SIDE_MULTIPLE",
     "Admission",
     "check_settings",
+    "check_sides",
 ]
 
 RETRY_AFTER_S = 2.0
@@ -94,13 +95,7 @@ class Admission:
     def check_resolution(self, tenant: TenantConfig, width: int, height: int) -> None:
         """Raises InvalidRequest(RESOLUTION_UNSUPPORTED) if sessions of this size are not served."""
         max_pixels = min(tenant.max_pixels, self._limits.max_pixels)
-        for field, side in (("width", width), ("height", height)):
-            if side < MIN_SIDE or side % SIDE_MULTIPLE:
-                raise InvalidRequest(
-                    Reason.RESOLUTION_UNSUPPORTED,
-                    f"{field} must be a multiple of {SIDE_MULTIPLE} and at least {MIN_SIDE}",
-                    metadata={"field": field},
-                )
+        check_sides(width, height, SIDE_MULTIPLE)
         if width * height > max_pixels:
             raise InvalidRequest(
                 Reason.RESOLUTION_UNSUPPORTED,
@@ -120,6 +115,17 @@ class Admission:
             )
         if not prompt.strip():
             raise InvalidRequest(Reason.PROMPT_EMPTY, "the prompt is empty", metadata={"field": "prompt"})
+
+
+def check_sides(width: int, height: int, multiple: int) -> None:
+    """Raises InvalidRequest(RESOLUTION_UNSUPPORTED) unless both are multiples and large enough; pixels."""
+    for field, side in (("width", width), ("height", height)):
+        if side < MIN_SIDE or side % multiple:
+            raise InvalidRequest(
+                Reason.RESOLUTION_UNSUPPORTED,
+                f"{field} must be a multiple of {multiple} and at least {MIN_SIDE}",
+                metadata={"field": field, "multiple": str(multiple)},
+            )
 
 
 def check_settings(

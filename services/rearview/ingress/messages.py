@@ -14,6 +14,7 @@ from rearview.engine.session import (
     Guidance,
     NoiseRule,
     PromptChange,
+    Rewarm,
     Settings,
     SettingsChange,
     WeightedPrompt,
@@ -24,7 +25,8 @@ from rearview.ingress.pacing import DropPolicy
 from rearview.ingress.service import OpenRequest, Record
 from rearview.ingress.session import Answer, FrameIn, IngressSession, SessionOptions
 from rearview.ingress.similarity import SimilaritySettings
-from rearview.stages.methods import Method
+from rearview.ingress.warmup import CacheOptions
+from rearview.stages.methods import Method, method_of
 from rearview.v1 import session_service_pb2, translation_service_pb2
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonProto
 from rearview.v1.error_reason_pb2 import ErrorReason
@@ -52,6 +54,11 @@ _PROMPT_CHANGES: Mapping[int, PromptChange] = {
     pb.FeatureBank.PROMPT_CHANGE_CLEAR: PromptChange.CLEAR,
     pb.FeatureBank.PROMPT_CHANGE_FADE: PromptChange.FADE,
 }
+_REWARMS: Mapping[int, Rewarm] = {
+    pb.TemporalCache.REWARM_RESET: Rewarm.RESET,
+    pb.TemporalCache.REWARM_SHADOW: Rewarm.SHADOW,
+    pb.TemporalCache.REWARM_KEEP: Rewarm.KEEP,
+}
 DEFAULT_FRAME_RATE = 30.0
 DEFAULT_JPEG_QUALITY = 85
 
@@ -71,6 +78,7 @@ def open_request(message: pb.Open, *, opaque: bool) -> OpenRequest:
         answer_format=ImageKind.OPAQUE if opaque else answer_format,
         jpeg_quality=message.jpeg_quality or DEFAULT_JPEG_QUALITY,
         similarity=_similarity(message.similarity_filter) if message.HasField("similarity_filter") else None,
+        cache=_cache_options(message.temporal_cache),
     )
     if answer_format is ImageKind.OPAQUE and not opaque:
         raise _out_of_range("answer_format")
@@ -84,7 +92,8 @@ def open_request(message: pb.Open, *, opaque: bool) -> OpenRequest:
         options=options,
         max_steps=message.max_steps,
         method=Method(_known("method", message.method, Method)) if message.method else None,
-        bank=_bank_overrides(message.feature_bank),
+        bank=_bank_overrides(message.feature_bank) if message.HasField("feature_bank") else None,
+        cache=_cache_overrides(message.temporal_cache),
     )
 
 
@@ -104,6 +113,24 @@ def _bank_overrides(message: pb.FeatureBank) -> dict[str, Any]:
         change = _known("feature_bank.prompt_change", message.prompt_change, _PROMPT_CHANGES)
         overrides["prompt_change"] = _PROMPT_CHANGES[change]
     return overrides
+
+
+def _cache_overrides(message: pb.TemporalCache) -> dict[str, Rewarm]:
+    """The fields of a temporal cache that the client has set, of those that the engine is told."""
+    return {
+        name: _REWARMS[_known(f"temporal_cache.{name}", value, _REWARMS)]
+        for name in ("prompt_change", "scene_cut")
+        if (value := getattr(message, name))
+    }
+
+
+def _cache_options(message: pb.TemporalCache) -> CacheOptions:
+    given = {
+        name: getattr(message, name)
+        for name in ("scene_detection", "instant_start")
+        if message.HasField(name)
+    }
+    return CacheOptions(**given)
 
 
 def _similarity(message: pb.SimilarityFilter) -> SimilaritySettings:
@@ -159,7 +186,9 @@ def opened_response(
         continuity=pb.CONTINUITY_EXACT,
         received_frames=session.received,
         advice=advice,
-        method=pb.METHOD_PER_FRAME if session.spec.bank is None else pb.METHOD_STREAMV2V,
+        method=pb.Method.ValueType(method_of(session.spec).value),
+        temporal_cache=_temporal_cache(session),
+        warm_up_frames=session.warm_up_frames,
     )
     return pb.TranslateResponse(opened=opened, frame_credit=session.frame_credit)
 
@@ -250,6 +279,19 @@ def _settings(settings: Settings) -> pb.Settings:
         prompts=[pb.WeightedPrompt(prompt=one.prompt, weight=one.weight) for one in settings.prompts],
         blend_frames=settings.blend_frames,
         adapters=settings.adapters,
+    )
+
+
+def _temporal_cache(session: IngressSession) -> pb.TemporalCache | None:
+    cache, options = session.spec.cache, session.options.cache
+    if cache is None:
+        return None
+    numbers = {rewarm: pb.TemporalCache.Rewarm.ValueType(number) for number, rewarm in _REWARMS.items()}
+    return pb.TemporalCache(
+        prompt_change=numbers[cache.prompt_change],
+        scene_cut=numbers[cache.scene_cut],
+        scene_detection=options.scene_detection,
+        instant_start=options.instant_start,
     )
 
 

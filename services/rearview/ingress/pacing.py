@@ -9,6 +9,9 @@ returns its credit at once, yet its answer, which carries the credit, waits for 
 frames on the wire hold credit too. `WIRE_SLACK_FRAMES` is for those: without it a live client would
 stand still for a round trip after every burst. With `lossless` and `deadline` the window is the number
 of places, so that a queue never overflows.
+
+Frames that warm a temporal cache up wait for each other in the lane. The next `warm_up` frames to start
+are exempt from dropping, and until they have started there are places in flight for all of them.
 """
 
 from __future__ import annotations
@@ -48,11 +51,22 @@ class Pacer(Generic[FrameT]):
         self._max_in_flight = max_in_flight
         self._budget_s = budget_s
         latest = policy is DropPolicy.LATEST
-        self._window = max_in_flight + (1 + WIRE_SLACK_FRAMES if latest else max_waiting)
+        self._places = 1 + WIRE_SLACK_FRAMES if latest else max_waiting
+        """Frames beside those in flight that the client has credit for."""
+        self._exempt = 0
+        """The next frames to start that are not dropped: they warm up."""
+        self._together = 0
+        """Places in flight that the warm-up needs."""
+        self._granted = 0
         self._waiting: deque[tuple[FrameT, float]] = deque()  # with the time of arrival
         self._in_flight = 0
         self._received = 0
         self._answered = 0
+
+    def warm_up(self, frames: int, together: int) -> None:
+        """The next `frames` frames to start are part of a warm-up of `together` frames, 0 of none."""
+        assert 0 <= frames <= together, f"{frames} frames of a warm-up of {together}"
+        self._exempt, self._together = frames, together
 
     def offer(self, frame: FrameT, now: float) -> list[tuple[FrameT, DropReason]]:
         """A frame has come. Returns the frames that it drives out, oldest first.
@@ -63,9 +77,9 @@ class Pacer(Generic[FrameT]):
         self._waiting.append((frame, now))
         dropped = self._expired(now)
         if self._policy is DropPolicy.LATEST:
-            places = max(1, self._max_in_flight - self._in_flight)
+            places = self._exempt + max(1, self._limit - self._in_flight - self._exempt)
             while len(self._waiting) > places:
-                dropped.append((self._waiting.popleft()[0], DropReason.SUPERSEDED))
+                dropped.append((self._pop(self._exempt), DropReason.SUPERSEDED))
         self._answered += len(dropped)
         return dropped
 
@@ -84,9 +98,10 @@ class Pacer(Generic[FrameT]):
         """
         dropped = self._expired(now)
         self._answered += len(dropped)
-        if not self._waiting or self._in_flight >= self._max_in_flight:
+        if not self._waiting or self._in_flight >= self._limit:
             return None, dropped
         self._in_flight += 1
+        self._exempt = max(0, self._exempt - 1)
         return self._waiting.popleft()[0], dropped
 
     def finished(self) -> None:
@@ -101,7 +116,8 @@ class Pacer(Generic[FrameT]):
 
     def credit(self) -> int:
         """How many frames the client may have sent in all since the session opened. Never falls."""
-        return self._answered + self._window
+        self._granted = max(self._granted, self._answered + self._limit + self._places)
+        return self._granted
 
     def received(self) -> int:
         """How many frames have come, those of `rejected` included."""
@@ -126,6 +142,17 @@ class Pacer(Generic[FrameT]):
 
     def _expired(self, now: float) -> list[tuple[FrameT, DropReason]]:
         dropped = []
-        while self._waiting and self.is_late(self._waiting[0][1], now):
-            dropped.append((self._waiting.popleft()[0], DropReason.LATE))
+        first = self._exempt
+        while len(self._waiting) > first and self.is_late(self._waiting[first][1], now):
+            dropped.append((self._pop(first), DropReason.LATE))
         return dropped
+
+    @property
+    def _limit(self) -> int:
+        """Places in flight. Those in flight are of the warm-up or before it: these end by themselves."""
+        return max(self._max_in_flight, self._together) if self._exempt else self._max_in_flight
+
+    def _pop(self, place: int) -> FrameT:
+        frame, _ = self._waiting[place]
+        del self._waiting[place]
+        return frame

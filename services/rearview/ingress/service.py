@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rearview.config import ServiceConfig, TenantConfig
-from rearview.engine.card import ModelCard
+from rearview.engine.card import ModelCard, has_motion, size_multiple
 from rearview.engine.session import SessionSpec, Settings, SettingsChange, check_adapters
 from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reason, Refused, StreamEnded
-from rearview.ingress.admission import Admission, check_settings
+from rearview.ingress.admission import Admission, check_settings, check_sides
 from rearview.ingress.auth import Tenants
 from rearview.ingress.pacing import DropPolicy, Pacer
 from rearview.ingress.session import IngressSession, SessionOptions
 from rearview.stages.directory import open_directory
 from rearview.stages.directory.protocol import DirectoryUnavailable, Lease, LeaseHeld, LeaseLost
 from rearview.stages.lanes import Lane, Lanes
-from rearview.stages.methods import Method, choose_bank
+from rearview.stages.methods import Method, Offer, choose_method
 from rearview.stages.wire import FrameMessage
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
@@ -62,8 +62,10 @@ class OpenRequest:
     options: SessionOptions
     max_steps: int
     method: Method | None
-    bank: Mapping[str, Any]
-    """Fields of the feature bank that differ from the deployment's."""
+    bank: Mapping[str, Any] | None
+    """Fields of the feature bank that differ from the deployment's. None: no word of a bank."""
+    cache: Mapping[str, Any]
+    """Fields of the temporal cache that differ from the deployment's."""
 
 
 class Feeder(Protocol):
@@ -94,6 +96,8 @@ class Ingress:
         self.admission = Admission(config.limits)
         self.metrics = Metrics(new_registry())
         self.card = ModelCard.read(config.model.checkpoint)
+        moves = has_motion(config.model.checkpoint, config.model.motion)
+        self.offer = Offer(config.bank, config.cache, has_motion=moves)
         self._id = ingress_id
         self._members = members
         self._directory = open_directory(config.directory)
@@ -176,6 +180,7 @@ class Ingress:
             self.metrics,
             self._executor,
             lambda error: self._on_fault(spec.session_id, error),
+            self.offer.warm_up_frames(spec),
         )
         record = Record(session, time.time())
         self._records[spec.session_id] = record
@@ -273,10 +278,19 @@ class Ingress:
         for text in settings.texts:
             self.admission.check_prompt(text)
         check_settings(max_steps=max_steps, steps=settings.steps)
-        session_id = uuid.uuid4().hex
-        bank = choose_bank(self.config.bank, request.method, request.bank)
+        bank, cache = choose_method(self.offer, request.method, request.bank, request.cache)
+        if cache is not None:
+            check_sides(width, height, size_multiple(model.checkpoint))
         return SessionSpec(
-            session_id, width, height, max_steps, settings, tenant.name, tenant.weight, bank=bank
+            uuid.uuid4().hex,
+            width,
+            height,
+            max_steps,
+            settings,
+            tenant.name,
+            tenant.weight,
+            bank=bank,
+            cache=cache,
         )
 
     async def _place(self, spec: SessionSpec) -> tuple[Lease, Lane]:

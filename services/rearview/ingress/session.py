@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,9 @@ from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamE
 from rearview.ingress.codec import BadImage, decode_image, encode_image
 from rearview.ingress.image_gate import ImageKind
 from rearview.ingress.pacing import DropPolicy, Pacer
-from rearview.ingress.similarity import SimilarityFilter, SimilaritySettings, thumbnail
+from rearview.ingress.scene import SceneDetector
+from rearview.ingress.similarity import SimilarityFilter, SimilaritySettings, Thumbnail, thumbnail
+from rearview.ingress.warmup import CacheOptions, WarmUp
 from rearview.stages.directory.protocol import Lease
 from rearview.stages.lanes import Lane, Lanes
 from rearview.stages.links import LinkClosed
@@ -53,6 +55,8 @@ class SessionOptions:
     jpeg_quality: int
     similarity: SimilaritySettings | None = None
     """None: every frame is translated, however much it looks like the one before."""
+    cache: CacheOptions = field(default_factory=CacheOptions)
+    """Counts for a session with a temporal cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class Answer:
     """When the frame entered its lane; 0 if it never did."""
     answered_s: float = 0.0
     codec_s: float = 0.0
+    warms_up: bool = False
+    """Whether it waits for other frames, so that its age is not the service's."""
     timings: Sequence[Timing] = field(default_factory=tuple)
 
 
@@ -104,8 +110,12 @@ class IngressSession:
         metrics: Metrics,
         executor: Executor,
         on_fault: Callable[[BaseException], None],
+        warm_up_frames: int = 0,
     ) -> None:
-        """`on_fault` is told when one of the session's own tasks fails; it must end the session."""
+        """`on_fault` is told when one of the session's own tasks fails; it must end the session.
+
+        `warm_up_frames`: how many frames warm up together in a session with a temporal cache.
+        """
         self.spec, self.options, self.tenant = spec, options, tenant
         self.lease, self.lane = lease, lane
         self.model = model
@@ -116,11 +126,20 @@ class IngressSession:
         self._lanes, self._pacer = lanes, pacer
         self._metrics, self._executor, self._on_fault = metrics, executor, on_fault
         self._filter = None if options.similarity is None else SimilarityFilter(options.similarity)
+        cached = spec.cache is not None
+        self._scenes = SceneDetector() if cached and options.cache.scene_detection else None
+        self._warm_up = WarmUp(warm_up_frames, spec.cache, spec.settings, instant=options.cache.instant_start)
         self._version = 0
-        self._announced = 0
-        """The last version of the settings that the lane knows."""
+        self._announced = (0, 0)
+        """Version and scene of the last settings that the lane knows."""
+        self._lane_version = 0
+        """The number by which it knows them."""
         self._in_force = spec.settings
-        """That version, with the blend that is under way."""
+        """Those settings, with the blend that is under way."""
+        self._last_sent: FrameMessage | None = None
+        """For fillers."""
+        self._ends = False
+        """Whether the client has said that no frame will follow."""
         self._next_ordinal = 0
         self._last_index = -1
         self._open: deque[Answer] = deque()
@@ -133,6 +152,7 @@ class IngressSession:
         self._changed = asyncio.Event()
         self._startable = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pace_warm_up()
         self._spawn(self._start_frames())
 
     # What a stream does.
@@ -152,9 +172,11 @@ class IngressSession:
             self._pacer.rejected()
             self._open.append(answer)
             self._settle(answer, refusal)
+            self._startable.set()
             return
         dropped = self._pacer.offer((frame, answer, self._version, self.settings), frame.received_s)
         self._last_index = frame.frame_index
+        self._ends = False
         self._open.append(answer)
         self._drop(dropped)
         self._startable.set()
@@ -163,6 +185,11 @@ class IngressSession:
         """Frames received from now on are translated under `settings`."""
         self.settings = settings
         self._version += 1
+
+    def finish(self) -> None:
+        """No frame will follow: a warm-up that is under way gets fillers."""
+        self._ends = True
+        self._startable.set()
 
     def acknowledge(self, received_answers: int) -> None:
         """The client has so many answers: they need not be kept.
@@ -222,6 +249,22 @@ class IngressSession:
         return bool(self._open)
 
     @property
+    def warm_up_frames(self) -> int:
+        """Frames that are received before the first of them is answered."""
+        return 1 if self.options.cache.instant_start else max(1, self._warm_up.frames)
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether a warm-up waits for frames that have not been sent into the lane."""
+        return self._warm_up.missing(self._next_ordinal) > 0
+
+    @property
+    def starves(self) -> bool:
+        """Whether nothing happens until the client sends more: all that is owed waits for a warm-up."""
+        waits = self.warms_up and not self._pacer.waiting() and self._pacer.in_flight() == len(self._in_lane)
+        return waits and all(self._warm_up.holds(ordinal) for ordinal in self._in_lane)
+
+    @property
     def frame_credit(self) -> int:
         """Frames that the client may have sent in all. A reader that stands still earns no more."""
         return min(self._pacer.credit(), self._sent + RETAINED_ANSWERS)
@@ -239,15 +282,21 @@ class IngressSession:
 
     def on_frame(self, message: FrameMessage) -> None:
         """A picture has come back, or word that it will not."""
-        if message.epoch != self.lane.epoch or message.ordinal not in self._in_lane:
-            return  # Of another owner, or sent a second time.
+        if message.epoch != self.lane.epoch:
+            return  # Of another owner.
+        if message.payload is None:
+            self._warm_up.lost(message.ordinal)
+            self._pace_warm_up()
+            self._startable.set()
+        if message.ordinal not in self._in_lane:
+            return  # A filler's, or sent a second time.
         answer = self._in_lane.pop(message.ordinal)
         answer.timings = message.timings
         self._pacer.finished()
         self._startable.set()
         if message.payload is None:
             self._refuse(answer, DropReason.FAULT)
-        elif self._pacer.is_late(answer.received_s, time.monotonic()):
+        elif not answer.warms_up and self._pacer.is_late(answer.received_s, time.monotonic()):
             self._refuse(answer, DropReason.LATE)
         else:
             self._spawn(self._finish(answer, message.payload))
@@ -264,8 +313,10 @@ class IngressSession:
             self._drop(dropped)
             if taken is None:
                 self._startable.clear()
+                self._fill_up()
                 continue
             await self._start(*taken)
+            self._pace_warm_up()
 
     async def _start(self, frame: FrameIn, answer: Answer, version: int, settings: Settings) -> None:
         try:
@@ -274,39 +325,84 @@ class IngressSession:
             self._pacer.finished()
             self._settle(answer, error.reason)
             return
-        if await self._is_unchanged(frame, payload, version, settings.seed):
+        seen = await self._thumbnail(frame, payload)
+        if self._scenes is not None and seen is not None:
+            settings = replace(settings, scene=self._scenes.see(seen))
+        if self._is_unchanged(seen, frame, version, settings):
             self._pacer.finished()
             self._settle(answer, DropReason.UNCHANGED)
             return
         answer.started_s = time.monotonic()
-        ordinal = self._next_ordinal
-        self._next_ordinal += 1
-        self._announce(version, settings, ordinal)
-        self._in_lane[ordinal] = answer
-        message = FrameMessage(
-            self.spec.session_id, self.lane.epoch, ordinal, version, self._budget_s(answer), payload
+        for _ in range(self._warm_up.enter(self._next_ordinal, settings)):
+            self._send(payload, self._budget_s(answer), version, settings)
+            self._metrics.filler_frames.inc()
+        answer.warms_up = self._warm_up.holds(self._next_ordinal)
+        self._in_lane[self._next_ordinal] = answer
+        self._send(payload, self._budget_s(answer), version, settings)
+
+    def _send(self, payload: NDArray[np.uint8], budget_s: float, version: int, settings: Settings) -> None:
+        """A frame into the lane, under the next ordinal."""
+        self._announce(version, settings, self._next_ordinal)
+        self._send_message(
+            FrameMessage(
+                self.spec.session_id,
+                self.lane.epoch,
+                self._next_ordinal,
+                self._lane_version,
+                budget_s,
+                payload,
+            )
         )
+
+    def _send_message(self, message: FrameMessage) -> None:
+        self._next_ordinal = message.ordinal + 1
+        self._last_sent = message if self._warm_up.frames else None
         with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
             sent = self._lanes.send_frame(self.lane, message)
             self._metrics.link_bytes.labels("ingress", "sent").inc(sent)
 
+    def _fill_up(self) -> None:
+        """Complete a warm-up for which no frame will come: the client has ended, or may send no more, or
+        waits for the answer of the only one.
+        """
+        exhausted = self.received >= self._sent + RETAINED_ANSWERS
+        if not (self._ends or exhausted or self.options.cache.instant_start):
+            return
+        while self._in_lane and self._last_sent is not None and self.starves:
+            self._send_message(replace(self._last_sent, ordinal=self._next_ordinal))
+            self._metrics.filler_frames.inc()
+            self._pace_warm_up()
+
+    def _pace_warm_up(self) -> None:
+        missing = self._warm_up.missing(self._next_ordinal)
+        self._pacer.warm_up(0 if self.options.cache.instant_start else missing, self._warm_up.frames)
+        if missing:
+            self._changed.set()  # There may be more credit than any answer could say.
+
     def _announce(self, version: int, settings: Settings, ordinal: int) -> None:
         # With the first frame under them: controls alone cost the engine nothing, and a blend counts
         # from the ordinal that this frame has.
-        if self._announced == version:
+        if self._announced == (version, settings.scene):
             return
-        self._announced = version
+        self._announced = version, settings.scene
+        self._lane_version += 1
         self._in_force = settings_under(self._in_force, settings, ordinal)
         with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
-            self._lanes.send_settings(self.lane, version, self._in_force)
+            self._lanes.send_settings(self.lane, self._lane_version, self._in_force)
 
-    async def _is_unchanged(self, frame: FrameIn, pixels: NDArray[np.uint8], version: int, seed: int) -> bool:
-        if self._filter is None or frame.format is ImageKind.OPAQUE:
+    async def _thumbnail(self, frame: FrameIn, pixels: NDArray[np.uint8]) -> Thumbnail | None:
+        """None if nobody looks at it."""
+        if frame.format is ImageKind.OPAQUE or (self._filter is None and self._scenes is None):
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._executor, thumbnail, pixels)
+
+    def _is_unchanged(self, seen: Thumbnail | None, frame: FrameIn, version: int, settings: Settings) -> bool:
+        if self._filter is None or seen is None:
             return False
-        seen = await asyncio.get_running_loop().run_in_executor(self._executor, thumbnail, pixels)
-        # Every frame of a blend is under another mix.
-        place = self._next_ordinal if is_blending(self._in_force, self._next_ordinal) else None
-        return self._filter.is_unchanged(seen, frame.frame_index, seed, (version, place))
+        # Every frame of a blend is under another mix; frames of a warm-up are waited for.
+        alone = is_blending(self._in_force, self._next_ordinal) or self.warms_up
+        under = (version, settings.scene, self._next_ordinal if alone else None)
+        return self._filter.is_unchanged(seen, frame.frame_index, settings.seed, under)
 
     def _budget_s(self, answer: Answer) -> float:
         if self.options.policy is DropPolicy.LOSSLESS:

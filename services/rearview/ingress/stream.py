@@ -66,6 +66,8 @@ class TranslateStream:
         """Set while there is room in `_outgoing`."""
         self._room.set()
         self._answer_credit = 0
+        self._told_credit = 0
+        """`frame_credit` of the last response."""
         self._number = 0
         """Number of the next answer to send."""
         self._half_closed = False
@@ -188,6 +190,8 @@ class TranslateStream:
             if not isinstance(message, pb.TranslateRequest):
                 self._half_closed = True
                 record.session.wake()
+                await asyncio.sleep(CANCEL_SETTLE_S)
+                record.session.finish()
                 return
             self._take(record, message)
 
@@ -239,8 +243,7 @@ class TranslateStream:
         session, bad_frames, noticed = record.session, 0, False
         while True:
             while self._outgoing:
-                await self._context.write(self._outgoing.popleft())
-                self._last_activity_s = time.monotonic()
+                await self._send(self._outgoing.popleft())
                 self._room.set()
             if self._ingress.draining and not noticed:
                 noticed = True
@@ -249,9 +252,8 @@ class TranslateStream:
                 continue
             answer = session.answer(self._number) if self._may_send(record) else None
             if answer is not None:
-                await self._context.write(answer_response(session, answer, self._spans))
+                await self._send(answer_response(session, answer, self._spans))
                 self._number += 1
-                self._last_activity_s = time.monotonic()
                 session.sent(self._number)
                 bad_frames = self._count_bad(bad_frames, answer.outcome)
                 continue
@@ -259,7 +261,15 @@ class TranslateStream:
                 return
             if self._ending:
                 return
+            if session.warms_up and session.frame_credit > self._told_credit <= session.received:
+                self._outgoing.append(notice_response(session, pb.Notice.KIND_CREDIT, 0.0))
+                continue
             await session.wait_for_change()
+
+    async def _send(self, response: pb.TranslateResponse) -> None:
+        await self._context.write(response)
+        self._told_credit = response.frame_credit
+        self._last_activity_s = time.monotonic()
 
     def _may_send(self, record: Record) -> bool:
         if record.stream is not self:
@@ -280,7 +290,8 @@ class TranslateStream:
         """End a silent stream. It is not silent while frames that it has sent are being translated."""
         idle_s = self._ingress.config.ingress.idle_timeout_s
         while True:
-            left_s = idle_s if record.session.owes else self._last_activity_s + idle_s - time.monotonic()
+            works = record.session.owes and not record.session.starves
+            left_s = idle_s if works else self._last_activity_s + idle_s - time.monotonic()
             if left_s <= 0:
                 raise StreamEnded(Reason.IDLE, f"nothing was received for {idle_s:g} s")
             await asyncio.sleep(left_s)

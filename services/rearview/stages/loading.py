@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
 import torch
 
 from rearview.config import ModelConfig, ServiceConfig, SpanConfig
 from rearview.engine.calibration import example_payloads, measure_costs
-from rearview.engine.card import ModelCard
+from rearview.engine.card import ModelCard, has_motion, size_multiple
 from rearview.engine.chain import OperatorKind, Span
 from rearview.engine.checkpoint import latent_shape, load_model, pick_device, pick_dtype
 from rearview.engine.engine import Engine
 from rearview.engine.formats import Additions, LoraFile
+from rearview.engine.memory.cache_window import CacheWindow
+from rearview.engine.memory.depth_range import DepthRange
 from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+from rearview.engine.memory.joint import JointMemory
 from rearview.engine.memory.layers import KeptOutputs
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import TemporalMemory
+from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
 from rearview.engine.model import DiffusionModel, Model
-from rearview.engine.scheduler import Scheduler
+from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.session import MergeMetric, SessionSpec, Settings
-from rearview.stages.methods import default_bank
+from rearview.errors import ConfigError
+from rearview.stages.methods import default_bank, default_cache
 
 __all__ = ["build_engine"]
 
 
+STORAGE = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float8": torch.float8_e4m3fn,
+}
 BATCH_SIZES = ((1, 2), (1, 2, 4, 8, 16, 32))
 """Rows that are timed at start-up: on a CPU, where batches gain little and cost seconds; elsewhere."""
 
@@ -38,19 +52,40 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     settings = Settings(
         "warm-up", ModelCard.read(config.model.checkpoint).strength, steps=config.model.max_steps
     )
-    bank = default_bank(config.bank) if config.bank and isinstance(memory, FeatureBank) else None
     size = (config.model.width, config.model.height, config.model.max_steps)
-    spec = SessionSpec("", *size, settings, bank=bank)
     sizes = [size for size in BATCH_SIZES[device.type != "cpu"] if size <= span_config.max_batch]
-    payloads = example_payloads(config.model.checkpoint, span, spec, additions(config.model))
-    costs = measure_costs(model, memory, span, spec, payloads, sizes, tuple(config.model.adapters))
+    tables = []
+    for spec in _examples(config, model, memory, SessionSpec("", *size, settings)):
+        payloads = example_payloads(config.model.checkpoint, span, spec, additions(config.model))
+        tables.append(measure_costs(model, memory, span, spec, payloads, sizes, tuple(config.model.adapters)))
+    forward_s = {group: times for table in tables for group, times in table.forward_s.items()}
+    costs = CostTable(forward_s, max(table.write_s for table in tables))
     return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
 
 
 def additions(model: ModelConfig) -> Additions:
     """What the configuration replaces or adds to the checkpoint."""
     sets = {name: [LoraFile(one.path, one.scale) for one in files] for name, files in model.adapters.items()}
-    return Additions(model.vae, model.lcm_lora, sets, model.single_file_config)
+    return Additions(
+        vae=model.vae,
+        lcm_lora=model.lcm_lora,
+        adapters=sets,
+        single_file_config=model.single_file_config,
+        motion=model.motion,
+        depth=model.depth,
+        beta_schedule=model.beta_schedule,
+    )
+
+
+def _examples(
+    config: ServiceConfig, model: Model, memory: TemporalMemory, plain: SessionSpec
+) -> Iterator[SessionSpec]:
+    """A session of each kind whose rows cost differently."""
+    has_bank = isinstance(model, DiffusionModel) and model.bank_layout is not None
+    banked = replace(plain, bank=default_bank(config.bank)) if config.bank and has_bank else plain
+    yield banked
+    if config.cache and isinstance(memory, JointMemory):
+        yield replace(banked, cache=default_cache(config.cache))
 
 
 def _memory(
@@ -61,20 +96,81 @@ def _memory(
     device: torch.device,
     dtype: torch.dtype,
 ) -> TemporalMemory:
-    """A feature bank where the span denoises and banks are configured; else only slots."""
+    """What is configured and the span can use: feature bank, temporal cache, range of depth; else only slots.
+
+    Raises ConfigError for a cache that the model cannot have.
+    """
+    place = _Place(
+        span_config.slots,
+        tuple(op.step for op in span.operators if op.kind is OperatorKind.DENOISE),
+        device,
+        dtype,
+    )
+    bank = _bank(config, model, place)
+    cache = _cache(config, model, place)
+    keeps_range = config.cache and config.model.depth and OperatorKind.ENCODE in span.kinds
+    latent_dtype = torch.float64 if dtype is torch.float64 else torch.float32
+    depth = DepthRange(place.slots, device=device, dtype=latent_dtype) if keeps_range else None
+    if cache is None and depth is None:
+        return bank or Memoryless(place.slots)
+    return JointMemory(bank, cache, depth)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a span's memory is, and for how many."""
+
+    slots: int
+    steps: tuple[int, ...]
+    """Denoising step indices of the span."""
+    device: torch.device
+    dtype: torch.dtype
+
+
+def _bank(config: ServiceConfig, model: Model, place: _Place) -> FeatureBank | None:
     layout = model.bank_layout if isinstance(model, DiffusionModel) else None
     if config.bank is None or layout is None:
-        return Memoryless(span_config.slots)
+        return None
     default = default_bank(config.bank)
-    size = (config.model.height, config.model.width)
-    _, latent_height, _ = latent_shape(config.model.checkpoint, *size, additions(config.model))
     shape = BankShape(
-        num_slots=span_config.slots,
-        steps=tuple(op.step for op in span.operators if op.kind is OperatorKind.DENOISE),
+        num_slots=place.slots,
+        steps=place.steps,
         height=config.model.height,
         width=config.model.width,
         size_frames=default.size_frames,
         kept_outputs=KeptOutputs.ALL if default.metric is MergeMetric.OUTPUTS else KeptOutputs.FUSED,
-        latent_scale=config.model.height // latent_height,
+        latent_scale=_latent_scale(config.model),
     )
-    return FeatureBank(layout, shape, dtype=dtype, device=device)
+    return FeatureBank(layout, shape, dtype=place.dtype, device=place.device)
+
+
+def _cache(config: ServiceConfig, model: Model, place: _Place) -> TemporalKVCache | None:
+    chosen = config.cache
+    if chosen is None or not isinstance(model, DiffusionModel):
+        return None
+    if chosen.default and not has_motion(config.model.checkpoint, config.model.motion):
+        raise ConfigError("cache.default: the model has no motion modules: set model.motion")
+    layout = model.cache_layout
+    if layout is None:
+        return None
+    multiple = size_multiple(config.model.checkpoint)
+    if config.model.width % multiple or config.model.height % multiple:
+        raise ConfigError(f"cache: model.width and model.height must be multiples of {multiple}")
+    shape = CacheShape(
+        num_slots=place.slots,
+        steps=place.steps,
+        height=config.model.height,
+        width=config.model.width,
+        window=CacheWindow(chosen.sink_frames, chosen.ring_frames),
+        latent_scale=_latent_scale(config.model),
+    )
+    storage = STORAGE.get(chosen.storage, place.dtype)
+    try:
+        return TemporalKVCache(layout, shape, dtype=storage, device=place.device)
+    except ValueError as error:
+        raise ConfigError(f"cache.sink_frames, cache.ring_frames: {error}") from None
+
+
+def _latent_scale(model: ModelConfig) -> int:
+    _, latent_height, _ = latent_shape(model.checkpoint, model.height, model.width, additions(model))
+    return model.height // latent_height

@@ -217,10 +217,14 @@ class Stage:
             owner.reply(request, {})
 
     def _spec(self, request: Mapping[str, Any]) -> SessionSpec:
-        """The session as this span sees it: only a span that denoises remembers anything."""
+        """The session as this span sees it: only a span that denoises remembers anything, and one that
+        encodes the range of depth, which belongs to the temporal cache.
+        """
         spec = decode_spec(request["session"])
-        denoises = any(operator.startswith("denoise") for operator in self._span.operators)
-        return spec if denoises else replace(spec, bank=None)
+        if any(operator.startswith("denoise") for operator in self._span.operators):
+            return spec
+        ranges = "encode" in self._span.operators and self._config.model.depth
+        return replace(spec, bank=None, cache=spec.cache if ranges else None)
 
     async def _try_open(self, owner: Link, spec: SessionSpec, epoch: int, next_address: str) -> None:
         if self._draining or self._runner is None:

@@ -83,6 +83,11 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.filler_frames = Counter(
+            "rearview_filler_frames_total",
+            "Frames repeated by the ingress, unseen, so that a temporal cache could warm up.",
+            registry=registry,
+        )
         self.frames_per_second = Gauge(
             "rearview_frames_per_second",
             f"Pictures per second over the last {_RATE_WINDOW_S:g} seconds.",

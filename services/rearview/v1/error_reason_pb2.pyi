@@ -110,7 +110,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_METHOD_UNSUPPORTED: _ErrorReason.ValueType  # 22
     """[INVALID_ARGUMENT] The deployment does not serve the method.
-    Example: `method: METHOD_STREAMV2V` where no feature bank is configured.
+    Example: `method: METHOD_STREAMV2V` where no feature bank is configured, or
+    `METHOD_LIVE2DIFF` with a model without motion modules.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -207,7 +208,8 @@ Example: an operator ends a stream.
 """
 ERROR_REASON_METHOD_UNSUPPORTED: ErrorReason.ValueType  # 22
 """[INVALID_ARGUMENT] The deployment does not serve the method.
-Example: `method: METHOD_STREAMV2V` where no feature bank is configured.
+Example: `method: METHOD_STREAMV2V` where no feature bank is configured, or
+`METHOD_LIVE2DIFF` with a model without motion modules.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

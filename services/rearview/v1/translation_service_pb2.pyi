@@ -149,6 +149,14 @@ class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Method.ValueTy
     """Not at all: every frame is translated by itself."""
     METHOD_STREAMV2V: _Method.ValueType  # 2
     """By a feature bank: attention also sees stored keys and values of the past."""
+    METHOD_LIVE2DIFF: _Method.ValueType  # 3
+    """By temporal attention over a cache of keys and values of the first frames and
+    of the last ones. Needs a model with motion modules. The first frames
+    (`Opened.warm_up_frames`) warm the cache up together: none of them has an
+    answer before the last of them was received, and they are never dropped as
+    superseded, late or unchanged. If the client half-closes before that, the
+    service repeats the last frame unseen.
+    """
 
 class Method(_Method, metaclass=_MethodEnumTypeWrapper):
     """How a frame relates to the frames before it."""
@@ -159,6 +167,14 @@ METHOD_PER_FRAME: Method.ValueType  # 1
 """Not at all: every frame is translated by itself."""
 METHOD_STREAMV2V: Method.ValueType  # 2
 """By a feature bank: attention also sees stored keys and values of the past."""
+METHOD_LIVE2DIFF: Method.ValueType  # 3
+"""By temporal attention over a cache of keys and values of the first frames and
+of the last ones. Needs a model with motion modules. The first frames
+(`Opened.warm_up_frames`) warm the cache up together: none of them has an
+answer before the last of them was received, and they are never dropped as
+superseded, late or unchanged. If the client half-closes before that, the
+service repeats the last frame unseen.
+"""
 Global___Method: _TypeAlias = Method  # noqa: Y015
 
 class _Continuity:
@@ -467,12 +483,15 @@ class Open(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     FEATURE_BANK_FIELD_NUMBER: _builtins.int
     SIMILARITY_FILTER_FIELD_NUMBER: _builtins.int
+    TEMPORAL_CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. Default: the one that the server serves."""
     width: _builtins.int
-    """Width of every frame in pixels, a multiple of 8. Default: the model's."""
+    """Width of every frame in pixels, a multiple of 8; with METHOD_LIVE2DIFF of 64
+    for Stable Diffusion 1.5 (the refusal says of what). Default: the model's.
+    """
     height: _builtins.int
-    """Height of every frame in pixels, a multiple of 8. Default: the model's."""
+    """Height of every frame in pixels, as the width. Default: the model's."""
     drop_policy: Global___DropPolicy.ValueType
     """What happens when frames come too fast."""
     frame_rate: _builtins.float
@@ -499,13 +518,19 @@ class Open(_message.Message):
 
     @_builtins.property
     def feature_bank(self) -> Global___FeatureBank:
-        """For METHOD_STREAMV2V: how the bank is kept. Absent fields: the deployment's."""
+        """For METHOD_STREAMV2V: how the bank is kept. Absent fields: the deployment's.
+        With METHOD_LIVE2DIFF: if present, even empty, the session has a bank as well.
+        """
 
     @_builtins.property
     def similarity_filter(self) -> Global___SimilarityFilter:
         """Set: frames that look like the last translated one are answered by
         DROP_REASON_UNCHANGED. Absent: every frame is translated.
         """
+
+    @_builtins.property
+    def temporal_cache(self) -> Global___TemporalCache:
+        """For METHOD_LIVE2DIFF: how the cache is kept. Absent fields: the deployment's."""
 
     def __init__(
         self,
@@ -524,10 +549,11 @@ class Open(_message.Message):
         method: Global___Method.ValueType = ...,
         feature_bank: Global___FeatureBank | None = ...,
         similarity_filter: Global___SimilarityFilter | None = ...,
+        temporal_cache: Global___TemporalCache | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "settings", b"settings", "similarity_filter", b"similarity_filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "settings", b"settings", "similarity_filter", b"similarity_filter", "temporal_cache", b"temporal_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "answer_format", b"answer_format", "drop_policy", b"drop_policy", "feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "frame_rate", b"frame_rate", "height", b"height", "jpeg_quality", b"jpeg_quality", "max_steps", b"max_steps", "method", b"method", "model", b"model", "settings", b"settings", "similarity_filter", b"similarity_filter", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "answer_format", b"answer_format", "drop_policy", b"drop_policy", "feature_bank", b"feature_bank", "frame_budget", b"frame_budget", "frame_rate", b"frame_rate", "height", b"height", "jpeg_quality", b"jpeg_quality", "max_steps", b"max_steps", "method", b"method", "model", b"model", "settings", b"settings", "similarity_filter", b"similarity_filter", "temporal_cache", b"temporal_cache", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -570,6 +596,90 @@ class SimilarityFilter(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___SimilarityFilter: _TypeAlias = SimilarityFilter  # noqa: Y015
+
+@_typing.final
+class TemporalCache(_message.Message):
+    """The temporal cache of a session. An absent field keeps the deployment's value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Rewarm:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _RewarmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TemporalCache._Rewarm.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REWARM_UNSPECIFIED: TemporalCache._Rewarm.ValueType  # 0
+        """The deployment's default."""
+        REWARM_RESET: TemporalCache._Rewarm.ValueType  # 1
+        """The next frames warm it up as the session's first ones did: they wait for
+        each other.
+        """
+        REWARM_SHADOW: TemporalCache._Rewarm.ValueType  # 2
+        """The next frames go on against the old cache, and then become the first
+        frames of a new one: no frame waits, and the change takes hold over them.
+        """
+        REWARM_KEEP: TemporalCache._Rewarm.ValueType  # 3
+        """Nothing: the old first frames stay in the cache."""
+
+    class Rewarm(_Rewarm, metaclass=_RewarmEnumTypeWrapper):
+        """What happens to a cache whose first frames no longer show what is to be seen."""
+
+    REWARM_UNSPECIFIED: TemporalCache.Rewarm.ValueType  # 0
+    """The deployment's default."""
+    REWARM_RESET: TemporalCache.Rewarm.ValueType  # 1
+    """The next frames warm it up as the session's first ones did: they wait for
+    each other.
+    """
+    REWARM_SHADOW: TemporalCache.Rewarm.ValueType  # 2
+    """The next frames go on against the old cache, and then become the first
+    frames of a new one: no frame waits, and the change takes hold over them.
+    """
+    REWARM_KEEP: TemporalCache.Rewarm.ValueType  # 3
+    """Nothing: the old first frames stay in the cache."""
+
+    PROMPT_CHANGE_FIELD_NUMBER: _builtins.int
+    SCENE_CUT_FIELD_NUMBER: _builtins.int
+    SCENE_DETECTION_FIELD_NUMBER: _builtins.int
+    INSTANT_START_FIELD_NUMBER: _builtins.int
+    prompt_change: Global___TemporalCache.Rewarm.ValueType
+    """When the prompt or the adapter set changes. A change of `strength` or `steps`
+    that changes the timesteps always resets the cache.
+    """
+    scene_cut: Global___TemporalCache.Rewarm.ValueType
+    """When the scene changes."""
+    scene_detection: _builtins.bool
+    """Whether the service looks for scene cuts; without, the whole video is one
+    scene. Default true.
+    """
+    instant_start: _builtins.bool
+    """Whether a warm-up repeats its first frame, unseen, instead of waiting for
+    those that follow: the first picture then needs one frame, and shows less
+    motion. A client that waits for each answer before it sends the next frame
+    needs this. Default false.
+    """
+    def __init__(
+        self,
+        *,
+        prompt_change: Global___TemporalCache.Rewarm.ValueType = ...,
+        scene_cut: Global___TemporalCache.Rewarm.ValueType = ...,
+        scene_detection: _builtins.bool | None = ...,
+        instant_start: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instant_start", b"_instant_start", "_scene_detection", b"_scene_detection", "instant_start", b"instant_start", "scene_detection", b"scene_detection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instant_start", b"_instant_start", "_scene_detection", b"_scene_detection", "instant_start", b"instant_start", "prompt_change", b"prompt_change", "scene_cut", b"scene_cut", "scene_detection", b"scene_detection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instant_start: _TypeAlias = _typing.Literal["instant_start"]  # noqa: Y015
+    _WhichOneofArgType__instant_start: _TypeAlias = _typing.Literal["_instant_start", b"_instant_start"]  # noqa: Y015
+    _WhichOneofReturnType__scene_detection: _TypeAlias = _typing.Literal["scene_detection"]  # noqa: Y015
+    _WhichOneofArgType__scene_detection: _TypeAlias = _typing.Literal["_scene_detection", b"_scene_detection"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instant_start) -> _WhichOneofReturnType__instant_start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scene_detection) -> _WhichOneofReturnType__scene_detection | None: ...
+
+Global___TemporalCache: _TypeAlias = TemporalCache  # noqa: Y015
 
 @_typing.final
 class FeatureBank(_message.Message):
@@ -832,6 +942,8 @@ class Opened(_message.Message):
     RECEIVED_FRAMES_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    TEMPORAL_CACHE_FIELD_NUMBER: _builtins.int
+    WARM_UP_FRAMES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id."""
     resume_token: _builtins.str
@@ -854,6 +966,10 @@ class Opened(_message.Message):
     """
     method: Global___Method.ValueType
     """The method in use."""
+    warm_up_frames: _builtins.int
+    """Frames that are received before the first of them is answered: 1 with
+    `instant_start` and with methods without a warm-up.
+    """
     @_builtins.property
     def settings(self) -> Global___Settings:
         """The settings in use, every field present."""
@@ -865,6 +981,10 @@ class Opened(_message.Message):
     @_builtins.property
     def resume_grace(self) -> _duration_pb2.Duration:
         """How long the session can be resumed after its connection was lost."""
+
+    @_builtins.property
+    def temporal_cache(self) -> Global___TemporalCache:
+        """With METHOD_LIVE2DIFF: how the cache is kept, every field present."""
 
     def __init__(
         self,
@@ -881,10 +1001,12 @@ class Opened(_message.Message):
         received_frames: _builtins.int = ...,
         advice: _builtins.str = ...,
         method: Global___Method.ValueType = ...,
+        temporal_cache: Global___TemporalCache | None = ...,
+        warm_up_frames: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "resume_grace", b"resume_grace", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "resume_grace", b"resume_grace", "settings", b"settings", "temporal_cache", b"temporal_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "continuity", b"continuity", "height", b"height", "idle_timeout", b"idle_timeout", "method", b"method", "model", b"model", "received_frames", b"received_frames", "resume_grace", b"resume_grace", "resume_token", b"resume_token", "session_id", b"session_id", "settings", b"settings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "continuity", b"continuity", "height", b"height", "idle_timeout", b"idle_timeout", "method", b"method", "model", b"model", "received_frames", b"received_frames", "resume_grace", b"resume_grace", "resume_token", b"resume_token", "session_id", b"session_id", "settings", b"settings", "temporal_cache", b"temporal_cache", "warm_up_frames", b"warm_up_frames", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1100,6 +1222,10 @@ class Notice(_message.Message):
         """The server will stop: finish soon, or reconnect and resume."""
         KIND_MOVED: Notice._Kind.ValueType  # 2
         """The session now runs on other replicas."""
+        KIND_CREDIT: Notice._Kind.ValueType  # 3
+        """`frame_credit` has grown while no answer could carry it: frames that are
+        already answered wait for the first ones of a warm-up.
+        """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What has happened."""
@@ -1110,6 +1236,10 @@ class Notice(_message.Message):
     """The server will stop: finish soon, or reconnect and resume."""
     KIND_MOVED: Notice.Kind.ValueType  # 2
     """The session now runs on other replicas."""
+    KIND_CREDIT: Notice.Kind.ValueType  # 3
+    """`frame_credit` has grown while no answer could carry it: frames that are
+    already answered wait for the first ones of a warm-up.
+    """
 
     KIND_FIELD_NUMBER: _builtins.int
     GRACE_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,117 @@
+"""What the ingress knows of warm-ups, and how they are paced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rearview.engine.session import CacheSettings, Rewarm, Settings
+from rearview.errors import DropReason
+from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.warmup import WarmUp
+
+pytestmark = pytest.mark.unit
+
+W = 4
+SETTINGS = Settings("a")
+RESET = CacheSettings(prompt_change=Rewarm.RESET, scene_cut=Rewarm.RESET)
+
+
+def warm_up(cache: CacheSettings | None = RESET, *, instant: bool = False) -> WarmUp:
+    return WarmUp(W, cache, SETTINGS, instant=instant)
+
+
+def test_a_session_without_a_cache_has_no_warm_up() -> None:
+    subject = warm_up(None, instant=True)
+    assert (subject.frames, subject.missing(0), subject.enter(0, SETTINGS)) == (0, 0, 0)
+    assert not subject.holds(0)
+
+
+def test_the_first_ordinals_are_missing_one_by_one() -> None:
+    assert [warm_up().missing(ordinal) for ordinal in range(W + 2)] == [4, 3, 2, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"prompt": "b"}, {"adapters": "ink"}, {"scene": 1}, {"steps": 1}, {"strength": 0.9}]
+)
+def test_a_reset_begins_with_the_first_frame_under_the_change(changed: dict[str, object]) -> None:
+    subject, after = warm_up(), replace(SETTINGS, **changed)  # type: ignore[arg-type]
+    subject.enter(0, SETTINGS)
+    subject.enter(9, after)
+    subject.enter(10, after)
+    assert [subject.missing(ordinal) for ordinal in (10, 11, 13)] == [3, 2, 0]
+    assert [subject.holds(ordinal) for ordinal in (8, 9, 12, 13)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("changed", [{"seed": 2}, {"delta": 0.5}])
+def test_other_changes_begin_none(changed: dict[str, object]) -> None:
+    subject = warm_up()
+    subject.enter(9, replace(SETTINGS, **changed))  # type: ignore[arg-type]
+    assert subject.missing(10) == 0
+
+
+def test_shadow_and_keep_wait_for_nothing() -> None:
+    for kind in (Rewarm.SHADOW, Rewarm.KEEP):
+        subject = warm_up(CacheSettings(kind, kind))
+        subject.enter(9, replace(SETTINGS, prompt="b", scene=1))
+        assert subject.missing(10) == 0
+
+
+def test_an_instant_start_sends_fillers_before_the_first_frame_of_each_warm_up() -> None:
+    subject = warm_up(instant=True)
+    assert [subject.enter(ordinal, SETTINGS) for ordinal in (0, 4, 5)] == [W - 1, 0, 0]
+    assert subject.enter(6, replace(SETTINGS, prompt="b")) == W - 1
+
+
+def test_a_window_that_is_wholly_lost_is_followed_by_another() -> None:
+    subject = warm_up()
+    for ordinal in (0, 1, 2, 5):
+        subject.lost(ordinal)
+    assert subject.missing(6) == 0
+    subject.lost(3)
+    assert subject.missing(6) == 2
+
+
+def pacer(policy: DropPolicy, frames: int = W) -> Pacer[int]:
+    subject: Pacer[int] = Pacer(policy, max_in_flight=1, max_waiting=1, budget_s=0.5)
+    subject.warm_up(frames, W)
+    return subject
+
+
+@pytest.mark.parametrize("policy", list(DropPolicy))
+def test_frames_of_a_warm_up_are_neither_dropped_nor_held_back(policy: DropPolicy) -> None:
+    subject = pacer(policy)
+    assert subject.credit() >= W
+    for number in range(W):
+        assert subject.offer(number, 0.0) == []
+    assert [subject.take(9.0) for _ in range(W)] == [(number, []) for number in range(W)]
+    assert subject.take(9.0) == (None, [])
+
+
+def test_beside_a_warm_up_there_is_one_place_for_the_newest_frame() -> None:
+    subject = pacer(DropPolicy.LATEST)
+    for number in range(W + 1):
+        assert subject.offer(number, 0.0) == []
+    assert subject.offer(W + 1, 0.0) == [(W, DropReason.SUPERSEDED)]
+
+
+def test_a_frame_after_a_warm_up_is_late_while_those_of_it_wait_on() -> None:
+    subject = pacer(DropPolicy.DEADLINE)
+    for number in range(W + 1):
+        subject.offer(number, 0.0)
+    assert subject.take(9.0) == (0, [(W, DropReason.LATE)])
+
+
+def test_after_a_warm_up_the_usual_limits_hold_and_credit_has_not_fallen() -> None:
+    subject = pacer(DropPolicy.LOSSLESS)
+    credit = subject.credit()
+    for number in range(W):
+        subject.offer(number, 0.0)
+        subject.take(0.0)
+    assert subject.credit() == credit
+    subject.offer(W, 0.0)
+    assert subject.take(0.0)[0] is None, "one in flight is usual"
+    for _ in range(W):
+        subject.finished()
+    assert subject.take(0.0)[0] == W
+    assert subject.credit() == W + 2

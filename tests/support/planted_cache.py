@@ -1,0 +1,52 @@
+"""A service whose sessions have a temporal cache in exact integers, over a model that does no image work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from rearview.config import ServiceConfig, SpanConfig
+from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.model import Forward, NullModel
+from rearview.engine.rows import Row
+
+from support.toy_cache import RING, SINK, ToyCache
+
+__all__ = ["CACHE", "SeesPast", "plant_cache"]
+
+CACHE = {"sink_frames": SINK, "ring_frames": RING}
+"""Section `cache` of a configuration that fits the planted memory."""
+
+
+class SeesPast(NullModel):
+    """Pictures show what of its past each frame has seen. Forwards with a byte string of `fails` raise."""
+
+    def __init__(self, fails: Sequence[bytes] = ()) -> None:
+        self._fails = tuple(fails)
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        payloads = [each.payload for row in rows for each in row.samples()]
+        for payload in payloads:
+            if self._fails and payload.numpy().tobytes().startswith(self._fails):
+                raise RuntimeError("planted")
+        if view is None:
+            return Forward(payloads)
+        seen = zip(payloads, view.seen, strict=True)
+        return Forward(
+            [(each.int() + past).remainder(251).to(torch.uint8) for each, past in seen], view.update
+        )
+
+
+def plant_cache(monkeypatch: pytest.MonkeyPatch, model: SeesPast | None = None) -> list[ToyCache]:
+    """Give every span that is loaded from now on a toy cache; returns these, in the order of the spans."""
+    caches: list[ToyCache] = []
+
+    def memory(config: ServiceConfig, span_config: SpanConfig, *_: object) -> ToyCache:
+        caches.append(ToyCache(span_config.slots))
+        return caches[-1]
+
+    monkeypatch.setattr("rearview.stages.loading._memory", memory)
+    monkeypatch.setattr("rearview.stages.loading.load_model", lambda *_: model or SeesPast())
+    monkeypatch.setattr("rearview.ingress.service.has_motion", lambda *_: True)
+    return caches
