@@ -7,6 +7,7 @@ import typer
 from rearview.cli import models, sessions, train
 from rearview.cli.demo import demo
 from rearview.cli.doctor import doctor
+from rearview.cli.evaluate import evaluate
 from rearview.cli.translate import translate
 from rearview.cli.up import up
 
@@ -23,6 +24,7 @@ app.command()(demo)
 app.command()(translate)
 app.add_typer(sessions.app, name="sessions")
 app.command()(doctor)
+app.command("eval")(evaluate)
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
 

@@ -72,16 +72,16 @@ def flow(num_frames: int = NUM_FRAMES) -> NDArray[np.float64]:
     return np.stack([compose(invert(views[i]), views[i + 1]) for i in range(num_frames - 1)])
 
 
-def render(picture: Image, view: Affine) -> Image:
-    """One frame, drawn finer than needed and area-reduced. Coordinates refer to pixel centres."""
+def render(picture: Image, view: Affine, size: int = SIZE) -> Image:
+    """One square frame, drawn finer than needed and area-reduced. Coordinates refer to pixel centres."""
     fine = 1 / _SUPERSAMPLING
     to_frame = np.array([[fine, 0, (fine - 1) / 2], [0, fine, (fine - 1) / 2]])
-    side = SIZE * _SUPERSAMPLING
+    side = size * _SUPERSAMPLING
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     large = cv2.warpAffine(
         picture, compose(view, to_frame), (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101
     )
-    return np.asarray(cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def write_clip(path: Path, frames: list[Image]) -> None:
