@@ -49,6 +49,8 @@ CHANGES: dict[str, Mapping[int, Settings]] = {
     "one after a shadow": {6: STYLE, 6 + SINK: replace(STYLE, prompt="third")},
     "a reset during a shadow": {6: STYLE, 8: replace(STYLE, steps=2)},
     "prompt and scene": {6: STYLE, 11: replace(STYLE, scene=4)},
+    "prompt and scene at once": {6: replace(STYLE, scene=1)},
+    "prompt, scene and steps at once": {6: replace(STYLE, scene=1, steps=2)},
 }
 POLICIES = [
     CacheSettings(),
@@ -344,6 +346,28 @@ def test_a_shadow_that_fails_once_runs_again() -> None:
     model = ToyModel(fails=Faults(lambda row: row.shadow, times=1))
     found = pictures([cached_engine(model=model)], [cached_spec()], settings)["a"]
     assert_same(found, plain_pictures(cached_spec(), settings))
+
+
+def test_a_reset_to_more_steps_may_wait_for_a_shadow_that_is_due() -> None:
+    """The frame that waits for the shadow has steps that nobody has asked for yet."""
+    settings = per_frame(4 * SINK, {0: FEWER, SINK: replace(FEWER, prompt="other"), 2 * SINK: BASE})
+    spec = cached_spec(settings=FEWER)
+    expected = plain_pictures(spec, settings)
+    for cut in CUTS:
+        for burst in (1, 3 * SINK):
+            engines = [cached_engine(span) for span in spans_of(cut)]
+            assert_same(pictures(engines, [spec], settings, burst)["a"], expected)
+    engine = cached_engine(Span("denoise", chain(TOY_STEPS)[1:-1]))
+    engine.open(spec)
+    for version, under in enumerate(settings):
+        engine.update("a", version, under)
+    for n in range(2 * SINK):
+        engine.admit(FrameInput("a", n, toy_payload("a", n), n), 0.0)
+    while not any(row.shadow for row in engine._ready()):
+        engine.step(0.0)
+    engine.admit(FrameInput("a", 2 * SINK, toy_payload("a", 2 * SINK), 2 * SINK), 0.0)
+    rows = list(engine._ready())
+    assert rows[0].shadow
 
 
 def test_l24_frames_that_arrive_out_of_order_are_put_in_order() -> None:

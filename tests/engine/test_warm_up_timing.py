@@ -104,6 +104,27 @@ def test_a_shadow_window_is_due_before_the_frame_that_waits_for_it() -> None:
     assert row.due_s == pytest.approx(3.0 - 2 * 0.006 - 0.001)
 
 
+def test_shadow_windows_share_a_forward_though_their_own_frames_deadlines_are_past() -> None:
+    model = ToyModel(costs=COSTS)
+    engine = engine_of(model)
+    names = ("a", "b")
+    for name in names:
+        engine.open(cached(name))
+        engine.update(name, 1, replace(cached(name).settings, prompt="other"))
+        admit(engine, cached(name), 0, SINK, -9.0)
+    drain(engine)
+    for name in names:
+        admit(engine, cached(name), SINK, SINK, -9.0, version=1)
+    while rows := [row for row in ready(engine) if not row.shadow]:
+        engine._run(rows[:1], 0.0)
+    for name in names:
+        admit(engine, cached(name), 2 * SINK, 1, 9.0, version=1)
+    shadows = [row for row in ready(engine) if row.shadow]
+    assert len(shadows) == STEPS * len(names)
+    chosen = engine._scheduler.choose(shadows, 0.0)
+    assert {row.session_id for row in chosen} == set(names)
+
+
 def test_windows_of_several_sessions_share_a_forward_and_streamed_frames_do_not_join() -> None:
     model = ToyModel(costs=COSTS)
     engine = engine_of(model)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import torch
 from rearview.config import ServiceConfig, load_config
@@ -14,7 +15,8 @@ from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import RawStream, quickly_stopped
 from support.service import in_process_service
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
-from support.tiny_motion_files import original_motion, write_motion_file
+from support.tiny_depth import write_tiny_depth
+from support.tiny_motion_files import depth_branch, original_motion, write_motion_file
 
 pytestmark = pytest.mark.integration
 
@@ -158,6 +160,56 @@ async def test_a_window_longer_than_the_motion_modules_know_is_refused_at_the_st
     with pytest.raises(ConfigError, match=r"cache\.sink_frames, cache\.ring_frames"), quickly_stopped():
         async with in_process_service(config(model, cache={"sink_frames": 20, "ring_frames": 20})):
             pass
+
+
+async def test_a_size_that_the_levels_do_not_divide_is_refused_at_the_start(model: dict[str, Any]) -> None:
+    odd = {**model, "width": SIZE + 8}
+    with (
+        pytest.raises(ConfigError, match=r"model\.width and model\.height .* multiples of 16"),
+        quickly_stopped(),
+    ):
+        async with in_process_service(config(odd)):
+            pass
+
+
+async def test_a_cache_of_fewer_bits_serves_pictures_that_are_close(model: dict[str, Any]) -> None:
+    served = {}
+    with quickly_stopped():
+        for storage in ("auto", "bfloat16", "float8"):
+            async with in_process_service(config(model, cache={**CACHE, "storage": storage})) as service:
+                served[storage] = await translated(service.address, **LIVE2DIFF)
+    exact = served["auto"]
+    errors = {storage: mean_difference(pictures, exact) for storage, pictures in served.items()}
+    assert 0 < errors["bfloat16"] < errors["float8"] < 2.0
+    assert all(pictures[:W] == exact[:W] for pictures in served.values()), "a warm-up reads what is fresh"
+
+
+def mean_difference(left: list[bytes], right: list[bytes]) -> float:
+    """In levels."""
+    a, b = (np.frombuffer(b"".join(pictures), np.uint8).astype(int) for pictures in (left, right))
+    return float(np.abs(a - b).mean())
+
+
+async def test_depth_is_served_and_a_cut_changes_no_picture(
+    model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Motion modules with a depth branch, and a tiny DPT network, through links and stages."""
+    folder = tmp_path_factory.mktemp("depth")
+    weights = {**original_motion(), **depth_branch()}
+    deep = {
+        **model,
+        "motion": str(write_motion_file(folder / "live2diff.safetensors", weights)),
+        "depth": str(write_tiny_depth(folder / "dpt")),
+    }
+    results = []
+    with quickly_stopped():
+        for spans in (None, [("first", ["encode"]), ("second", ["denoise-0", "denoise-1", "decode"])], SPLIT):
+            cut = {} if spans is None else {"spans": [{"name": n, "operators": ops} for n, ops in spans]}
+            async with in_process_service(config(deep, pipeline=spans is not None, **cut)) as service:
+                cached = await translated(service.address, change_at=W + 1, **LIVE2DIFF)
+                results.append((cached, await translated(service.address)))
+    assert results[0] == results[1] == results[2]
+    assert len(set(map(tuple, results[0]))) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -110,6 +111,22 @@ async def test_pipeline_and_fused_give_the_same_pictures(monkeypatch: pytest.Mon
         async with serving(monkeypatch, spans) as (service, _):
             seen.append(await translated(service.address, 3 * W, **LIVE2DIFF))
     assert seen[0] == seen[1] == seen[2]
+
+
+async def test_no_picture_is_held_for_fillers_once_a_session_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(monkeypatch) as (service, _), RawStream(service.address) as stream:
+        await stream.start(**reset())
+        (session,) = (record.session for record in service.ingress._records.values())
+        for number in range(W):
+            await stream.frame(number)
+        await stream.read_answers(W)
+        assert session._last_sent is None
+        await stream.control(1, prompt="another")
+        await stream.frame(W)
+        await eventually(lambda: session._last_sent is not None)
+        await stream.half_close()
+        assert (await stream.read_to_end()).code is grpc.StatusCode.OK
+        assert session._last_sent is None
 
 
 async def test_instant_start_answers_the_first_frame_before_the_second_comes(
@@ -232,6 +249,27 @@ async def test_a_stream_that_ends_within_a_reset_gets_its_answers(monkeypatch: p
         assert caches[0].windows() == [(0, 1, 2, 3), (5, 6, 7, 8)], "other timesteps always reset"
 
 
+async def test_a_reset_within_a_warm_up_holds_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later span learns of the reset only from its first frame, which the span before holds back."""
+    limits = {"max_in_flight": 1, "max_waiting": 1}
+    async with (
+        serving(monkeypatch, SPLIT, limits=limits) as (service, caches),
+        RawStream(service.address) as stream,
+    ):
+        await stream.start(**reset())
+        for number in range(3):
+            if number == 2:
+                await stream.control(1, prompt="another")
+            await send(stream, number)
+        await stream.read_answers(2)
+        await stream.half_close()
+        assert (await stream.read_to_end()).code is grpc.StatusCode.OK
+        assert stream.indices == [0, 1, 2]
+        assert answered(service) == 3
+        for step, cache in enumerate(caches):
+            assert cache.windows(step) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
 async def test_a_session_goes_on_warming_up_after_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as (service, caches):
         async with RawStream(service.address) as first:
@@ -260,7 +298,30 @@ async def test_a_stream_that_stays_silent_within_its_warm_up_is_ended(
     ):
         await stream.start(**LIVE2DIFF)
         await stream.frame(0)
-        assert (await stream.read_to_end()).reason is Reason.IDLE
+        end = await stream.read_to_end()
+        assert end.reason is Reason.IDLE
+        assert end.metadata["warm_up_missing"] == str(W - 1)
+        assert "instant_start" in end.message
+
+
+async def test_credit_alone_does_not_keep_a_stream_that_waits_for_its_own_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that waits for each answer goes on telling that it is there, and would wait for ever."""
+    async with (
+        serving(monkeypatch, ingress={"idle_timeout_s": 0.3}) as (service, _),
+        RawStream(service.address) as stream,
+    ):
+        await stream.start(**LIVE2DIFF)
+        await stream.frame(0)
+        reading = asyncio.create_task(stream.read_to_end())
+
+        async def ended() -> bool:
+            await stream.write(pb.TranslateRequest(credit=pb.Credit(answer_credit=9)))
+            return reading.done()
+
+        await eventually(ended)
+        assert (await reading).reason is Reason.IDLE
 
 
 async def test_a_warm_up_that_is_wholly_lost_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,11 +65,33 @@ def test_an_instant_start_sends_fillers_before_the_first_frame_of_each_warm_up()
 
 def test_a_window_that_is_wholly_lost_is_followed_by_another() -> None:
     subject = warm_up()
-    for ordinal in (0, 1, 2, 5):
-        subject.lost(ordinal)
+    for ordinal in (0, 1, 2, 2):
+        subject.came_back(ordinal, lost=True)
     assert subject.missing(6) == 0
-    subject.lost(3)
+    subject.came_back(3, lost=True)
     assert subject.missing(6) == 2
+
+
+def test_losses_count_in_whatever_order_they_come() -> None:
+    subject = warm_up()
+    for ordinal in (W, *range(W), *range(W + 1, 2 * W)):
+        subject.came_back(ordinal, lost=True)
+    assert subject.missing(2 * W) == W
+
+
+def test_losses_after_a_picture_begin_no_window() -> None:
+    subject = warm_up()
+    for ordinal in range(3 * W):
+        subject.came_back(ordinal, lost=ordinal > 0)
+    assert subject.missing(W) == 0
+    subject.enter(3 * W, replace(SETTINGS, prompt="b"))
+    assert subject.missing(3 * W + 1) == W - 1
+
+
+def test_a_session_without_a_cache_begins_no_window_for_losses() -> None:
+    subject = warm_up(None)
+    subject.came_back(0, lost=True)
+    assert subject.missing(1) == 0
 
 
 def pacer(policy: DropPolicy, frames: int = W) -> Pacer[int]:
@@ -88,8 +110,23 @@ def test_frames_of_a_warm_up_are_neither_dropped_nor_held_back(policy: DropPolic
     assert subject.take(9.0) == (None, [])
 
 
-def test_beside_a_warm_up_there_is_one_place_for_the_newest_frame() -> None:
-    subject = pacer(DropPolicy.LATEST)
+@pytest.mark.parametrize("policy", list(DropPolicy))
+def test_a_warm_up_has_its_places_and_its_credit_beside_all_that_is_in_flight(policy: DropPolicy) -> None:
+    subject: Pacer[int] = Pacer(policy, max_in_flight=2, max_waiting=1, budget_s=0.5)
+    for number in range(2):
+        subject.offer(number, 0.0)
+        subject.take(0.0)
+    subject.warm_up(W, W)
+    assert subject.credit() >= 2 + W
+    for number in range(2, 2 + W):
+        assert subject.offer(number, 0.0) == []
+        assert subject.take(0.0) == (number, [])
+
+
+@pytest.mark.parametrize("max_in_flight", [1, W])
+def test_beside_a_warm_up_there_is_one_place_for_the_newest_frame(max_in_flight: int) -> None:
+    subject: Pacer[int] = Pacer(DropPolicy.LATEST, max_in_flight, max_waiting=1)
+    subject.warm_up(W, W)
     for number in range(W + 1):
         assert subject.offer(number, 0.0) == []
     assert subject.offer(W + 1, 0.0) == [(W, DropReason.SUPERSEDED)]

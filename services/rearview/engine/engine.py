@@ -283,7 +283,8 @@ class Engine:
         when the last frame of a shadow window has committed, that window comes before all others.
         """
         preceded: set[Operator] = set()
-        for step in session.warm_up.steps if session.warm_up is not None else ():
+        # Rows that ask what is later before a frame may ask for steps that were never asked for.
+        for step in tuple(session.warm_up.steps) if session.warm_up is not None else ():
             if session.shadow_is_due(step):
                 yield self._shadow_row(session, step)
                 preceded.add(Operator(OperatorKind.DENOISE, step))
@@ -341,14 +342,15 @@ class Engine:
         assert state.shadow is not None
         window = filled(state.inputs, state.shadow, state.frames)
         frame, operator = window[-1], window[-1].operator
-        group = window_group(self._model.group(frame.spec, frame.settings, operator))
-        row = Row(frame, operator, group, 0.0, window=window, shadow=True)
+        later: tuple[LaterRow, ...] = ()
         waiting = session.frames.get(state.shadow + state.frames)
-        if waiting is None or operator not in waiting.remaining:
-            return self._scheduled(row, frame.deadline_s)
-        before = waiting.operators.index(operator) - 1
-        later = tuple(self._later(session, waiting, position=before))
-        return replace(self._scheduled(replace(row, later=later), waiting.deadline_s), later=())
+        if waiting is not None and operator in waiting.remaining:
+            before = waiting.operators.index(operator) - 1
+            later = tuple(self._later(session, waiting, position=before))
+            frame = replace(frame, deadline_s=waiting.deadline_s)
+        group = window_group(self._model.group(frame.spec, frame.settings, operator))
+        row = Row(frame, operator, group, 0.0, later=later, window=(*window[:-1], frame), shadow=True)
+        return self._scheduled(row, frame.deadline_s)
 
     def _later(
         self, session: OpenSession, frame: Frame, frames: int = 1, position: int | None = None

@@ -11,7 +11,8 @@ stand still for a round trip after every burst. With `lossless` and `deadline` t
 of places, so that a queue never overflows.
 
 Frames that warm a temporal cache up wait for each other in the lane. The next `warm_up` frames to start
-are exempt from dropping, and until they have started there are places in flight for all of them.
+are exempt from dropping, and until they have started there are places in flight for all of them, whatever
+else is in flight.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Pacer(Generic[FrameT]):
         self._waiting.append((frame, now))
         dropped = self._expired(now)
         if self._policy is DropPolicy.LATEST:
-            places = self._exempt + max(1, self._limit - self._in_flight - self._exempt)
+            places = self._exempt + max(1, self._max_in_flight - self._in_flight - self._exempt)
             while len(self._waiting) > places:
                 dropped.append((self._pop(self._exempt), DropReason.SUPERSEDED))
         self._answered += len(dropped)
@@ -149,8 +150,10 @@ class Pacer(Generic[FrameT]):
 
     @property
     def _limit(self) -> int:
-        """Places in flight. Those in flight are of the warm-up or before it: these end by themselves."""
-        return max(self._max_in_flight, self._together) if self._exempt else self._max_in_flight
+        """Places in flight: during a warm-up as many more as it has frames, so that it waits for none of
+        those before it, which may wait for it.
+        """
+        return self._max_in_flight + self._together if self._exempt else self._max_in_flight
 
     def _pop(self, place: int) -> FrameT:
         frame, _ = self._waiting[place]

@@ -137,7 +137,7 @@ class IngressSession:
         self._in_force = spec.settings
         """Those settings, with the blend that is under way."""
         self._last_sent: FrameMessage | None = None
-        """For fillers."""
+        """For fillers; None where none can be needed."""
         self._ends = False
         """Whether the client has said that no frame will follow."""
         self._next_ordinal = 0
@@ -160,6 +160,7 @@ class IngressSession:
     def receive(self, frame: FrameIn, refusal: DropReason | None) -> None:
         """Take a frame; `refusal` is why it cannot be used. Raises Refused(CREDIT_EXCEEDED)."""
         answer = Answer(frame.frame_index, frame.presentation_offset, frame.received_s)
+        self._ends = False
         if refusal is None and frame.frame_index <= self._last_index:
             refusal = DropReason.INDEX_NOT_INCREASING
         if self.received >= self.frame_credit:
@@ -176,7 +177,6 @@ class IngressSession:
             return
         dropped = self._pacer.offer((frame, answer, self._version, self.settings), frame.received_s)
         self._last_index = frame.frame_index
-        self._ends = False
         self._open.append(answer)
         self._drop(dropped)
         self._startable.set()
@@ -254,15 +254,24 @@ class IngressSession:
         return 1 if self.options.cache.instant_start else max(1, self._warm_up.frames)
 
     @property
+    def warm_up_missing(self) -> int:
+        """Frames that a warm-up waits for and that have not been sent into the lane."""
+        return self._warm_up.missing(self._next_ordinal)
+
+    @property
     def warms_up(self) -> bool:
-        """Whether a warm-up waits for frames that have not been sent into the lane."""
-        return self._warm_up.missing(self._next_ordinal) > 0
+        """Whether a warm-up waits for such frames."""
+        return self.warm_up_missing > 0
 
     @property
     def starves(self) -> bool:
         """Whether nothing happens until the client sends more: all that is owed waits for a warm-up."""
-        waits = self.warms_up and not self._pacer.waiting() and self._pacer.in_flight() == len(self._in_lane)
-        return waits and all(self._warm_up.holds(ordinal) for ordinal in self._in_lane)
+        return self.warms_up and self._is_idle and all(map(self._warm_up.holds, self._in_lane))
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no frame waits or is on its way into the lane."""
+        return not self._pacer.waiting() and self._pacer.in_flight() == len(self._in_lane)
 
     @property
     def frame_credit(self) -> int:
@@ -284,8 +293,10 @@ class IngressSession:
         """A picture has come back, or word that it will not."""
         if message.epoch != self.lane.epoch:
             return  # Of another owner.
+        self._warm_up.came_back(message.ordinal, lost=message.payload is None)
+        if self._warm_up.is_over:
+            self._last_sent = None
         if message.payload is None:
-            self._warm_up.lost(message.ordinal)
             self._pace_warm_up()
             self._startable.set()
         if message.ordinal not in self._in_lane:
@@ -333,6 +344,8 @@ class IngressSession:
             self._settle(answer, DropReason.UNCHANGED)
             return
         answer.started_s = time.monotonic()
+        if self._warm_up.is_reset_by(settings):
+            self._complete_window()
         for _ in range(self._warm_up.enter(self._next_ordinal, settings)):
             self._send(payload, self._budget_s(answer), version, settings)
             self._metrics.filler_frames.inc()
@@ -356,7 +369,7 @@ class IngressSession:
 
     def _send_message(self, message: FrameMessage) -> None:
         self._next_ordinal = message.ordinal + 1
-        self._last_sent = message if self._warm_up.frames else None
+        self._last_sent = None if self._warm_up.is_over else message
         with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
             sent = self._lanes.send_frame(self.lane, message)
             self._metrics.link_bytes.labels("ingress", "sent").inc(sent)
@@ -368,13 +381,20 @@ class IngressSession:
         exhausted = self.received >= self._sent + RETAINED_ANSWERS
         if not (self._ends or exhausted or self.options.cache.instant_start):
             return
-        while self._in_lane and self._last_sent is not None and self.starves:
-            self._send_message(replace(self._last_sent, ordinal=self._next_ordinal))
-            self._metrics.filler_frames.inc()
+        if self.starves or (self._ends and self._is_idle):
+            self._complete_window()
             self._pace_warm_up()
 
+    def _complete_window(self) -> None:
+        """Send fillers for what the window still waits for, if a frame in the lane waits with it."""
+        if self._last_sent is None or not any(map(self._warm_up.holds, self._in_lane)):
+            return
+        for _ in range(self.warm_up_missing):
+            self._send_message(replace(self._last_sent, ordinal=self._next_ordinal))
+            self._metrics.filler_frames.inc()
+
     def _pace_warm_up(self) -> None:
-        missing = self._warm_up.missing(self._next_ordinal)
+        missing = self.warm_up_missing
         self._pacer.warm_up(0 if self.options.cache.instant_start else missing, self._warm_up.frames)
         if missing:
             self._changed.set()  # There may be more credit than any answer could say.

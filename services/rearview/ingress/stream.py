@@ -27,7 +27,7 @@ from rearview.ingress.messages import (
     settings_change,
 )
 from rearview.ingress.service import Ingress, Record
-from rearview.ingress.session import FrameIn
+from rearview.ingress.session import FrameIn, IngressSession
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["TranslateStream"]
@@ -73,7 +73,8 @@ class TranslateStream:
         self._half_closed = False
         self._ending = False
         """The stream ends with an error; the writer sends what is answered and stops."""
-        self._last_activity_s = time.monotonic()
+        self._last_activity_s = self._last_fed_s = time.monotonic()
+        """Of anything, and of anything but credit."""
         self._ended: asyncio.Future[RearviewError] = asyncio.get_running_loop().create_future()
         self.opened = False
         """Whether a session was opened or resumed."""
@@ -197,6 +198,8 @@ class TranslateStream:
 
     def _take(self, record: Record, message: pb.TranslateRequest) -> None:
         kind = message.WhichOneof("message")
+        if kind != "credit":
+            self._last_fed_s = self._last_activity_s
         if kind == "frame":
             self._take_frame(record, message.frame)
         elif kind == "control":
@@ -269,7 +272,7 @@ class TranslateStream:
     async def _send(self, response: pb.TranslateResponse) -> None:
         await self._context.write(response)
         self._told_credit = response.frame_credit
-        self._last_activity_s = time.monotonic()
+        self._last_activity_s = self._last_fed_s = time.monotonic()
 
     def _may_send(self, record: Record) -> bool:
         if record.stream is not self:
@@ -287,11 +290,27 @@ class TranslateStream:
         return bad_frames
 
     async def _watch(self, record: Record) -> None:
-        """End a silent stream. It is not silent while frames that it has sent are being translated."""
+        """End a silent stream. It is not silent while frames that it has sent are being translated, nor if
+        it sends credit, unless all its frames wait for a warm-up: then only frames help.
+        """
         idle_s = self._ingress.config.ingress.idle_timeout_s
         while True:
-            works = record.session.owes and not record.session.starves
-            left_s = idle_s if works else self._last_activity_s + idle_s - time.monotonic()
+            session = record.session
+            works, starves = session.owes and not session.starves, session.owes and session.starves
+            last_s = self._last_fed_s if starves else self._last_activity_s
+            left_s = idle_s if works else last_s + idle_s - time.monotonic()
             if left_s <= 0:
-                raise StreamEnded(Reason.IDLE, f"nothing was received for {idle_s:g} s")
+                raise self._idle(session, idle_s)
             await asyncio.sleep(left_s)
+
+    def _idle(self, session: IngressSession, idle_s: float) -> StreamEnded:
+        text = f"nothing was received for {idle_s:g} s"
+        missing = session.warm_up_missing if session.owes else 0
+        if not missing:
+            return StreamEnded(Reason.IDLE, text)
+        return StreamEnded(
+            Reason.IDLE,
+            f"{text}, and a warm-up waits for {missing} more frames: send them before the first answer, or "
+            "open the session with instant_start",
+            metadata={"warm_up_missing": str(missing)},
+        )

@@ -85,7 +85,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: ten truncated JPEGs one after another.
     """
     ERROR_REASON_IDLE: _ErrorReason.ValueType  # 16
-    """[DEADLINE_EXCEEDED] Nothing was received for the idle limit.
+    """[DEADLINE_EXCEEDED] Nothing was received for the idle limit; while a warm-up
+    waits for frames (metadata `warm_up_missing`: how many), nothing but credit.
     Example: an open stream that stays silent for 10 s.
     """
     ERROR_REASON_REPLICA_LOST: _ErrorReason.ValueType  # 17
@@ -183,7 +184,8 @@ ERROR_REASON_TOO_MANY_BAD_FRAMES: ErrorReason.ValueType  # 15
 Example: ten truncated JPEGs one after another.
 """
 ERROR_REASON_IDLE: ErrorReason.ValueType  # 16
-"""[DEADLINE_EXCEEDED] Nothing was received for the idle limit.
+"""[DEADLINE_EXCEEDED] Nothing was received for the idle limit; while a warm-up
+waits for frames (metadata `warm_up_missing`: how many), nothing but credit.
 Example: an open stream that stays silent for 10 s.
 """
 ERROR_REASON_REPLICA_LOST: ErrorReason.ValueType  # 17

@@ -154,8 +154,10 @@ class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Method.ValueTy
     of the last ones. Needs a model with motion modules. The first frames
     (`Opened.warm_up_frames`) warm the cache up together: none of them has an
     answer before the last of them was received, and they are never dropped as
-    superseded, late or unchanged. If the client half-closes before that, the
-    service repeats the last frame unseen.
+    superseded, late or unchanged. `frame_credit` always leaves room for them: a
+    client that keeps fewer frames unanswered waits for ever, and is ended as
+    idle. If the client half-closes before that, or a change begins another
+    warm-up, the service repeats the last frame unseen.
     """
 
 class Method(_Method, metaclass=_MethodEnumTypeWrapper):
@@ -172,8 +174,10 @@ METHOD_LIVE2DIFF: Method.ValueType  # 3
 of the last ones. Needs a model with motion modules. The first frames
 (`Opened.warm_up_frames`) warm the cache up together: none of them has an
 answer before the last of them was received, and they are never dropped as
-superseded, late or unchanged. If the client half-closes before that, the
-service repeats the last frame unseen.
+superseded, late or unchanged. `frame_credit` always leaves room for them: a
+client that keeps fewer frames unanswered waits for ever, and is ended as
+idle. If the client half-closes before that, or a change begins another
+warm-up, the service repeats the last frame unseen.
 """
 Global___Method: _TypeAlias = Method  # noqa: Y015
 
@@ -655,8 +659,9 @@ class TemporalCache(_message.Message):
     instant_start: _builtins.bool
     """Whether a warm-up repeats its first frame, unseen, instead of waiting for
     those that follow: the first picture then needs one frame, and shows less
-    motion. A client that waits for each answer before it sends the next frame
-    needs this. Default false.
+    motion. A client that keeps fewer than `Opened.warm_up_frames` frames
+    unanswered (one that waits for each answer keeps one) needs this.
+    Default false.
     """
     def __init__(
         self,
@@ -967,7 +972,8 @@ class Opened(_message.Message):
     method: Global___Method.ValueType
     """The method in use."""
     warm_up_frames: _builtins.int
-    """Frames that are received before the first of them is answered: 1 with
+    """Frames that are received before the first of them is answered, at the start
+    and after a change that resets the cache; unusable ones do not count. 1 with
     `instant_start` and with methods without a warm-up.
     """
     @_builtins.property
