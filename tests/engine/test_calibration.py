@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rearview.engine import calibration
 from rearview.engine.calibration import example_payloads, measure_costs
 from rearview.engine.checkpoint import load_model
+from rearview.engine.memory.cache_window import CacheWindow
+from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+from rearview.engine.memory.joint import JointMemory
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.session import BankSettings, Settings
+from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
+from rearview.engine.model import DiffusionModel, Forward
+from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.rows import Row
+from rearview.engine.session import BankSettings, CacheSettings, Settings
 from support.tiny import session, whole_chain
-from support.tiny_bank import MAX_STEPS, banked, denoise_span, tiny_bank, tiny_model, video
+from support.tiny_bank import (
+    MAX_STEPS,
+    SIZE,
+    banked,
+    denoise_span,
+    tiny_bank,
+    tiny_denoiser,
+    tiny_model,
+    video,
+)
+from support.tiny_motion import with_motion
 
 pytestmark = pytest.mark.unit
 
@@ -47,3 +68,49 @@ def test_a_bank_is_empty_again_after_its_writes_were_measured() -> None:
     assert costs.write_s >= 0.0
     assert memory.free_slots == 1
     memory.check_integrity()
+
+
+class Timed:
+    """A model with motion modules on a clock of its own: a row takes 1 s, and a write to a bank 0.25 s."""
+
+    def __init__(self) -> None:
+        plain = tiny_denoiser()
+        unet = with_motion(deepcopy(plain.unet))
+        denoiser = Denoiser(unet, plain.schedule, plain.conditioning, torch.float64, plain.bank_layout)
+        self.model = DiffusionModel(None, denoiser, device=torch.device("cpu"), dtype=torch.float64)
+        self.group, self.prepare = self.model.group, self.model.prepare
+        self.now_s = 0.0
+
+    def forward(self, rows: Sequence[Row], view: Any) -> Forward:
+        bank = getattr(view, "bank", view)
+        self.now_s += len(rows) + 0.25 * sum(plan.write_due for plan in getattr(bank, "plans", ()))
+        return self.model.forward(rows, view)
+
+    def memory(self) -> JointMemory:
+        bank, cache = self.model.bank_layout, self.model.cache_layout
+        assert bank is not None
+        assert cache is not None
+        steps = tuple(range(MAX_STEPS))
+        return JointMemory(
+            FeatureBank(bank, BankShape(1, steps, SIZE, SIZE), dtype=torch.float64),
+            TemporalKVCache(cache, CacheShape(1, steps, SIZE, SIZE, CacheWindow(2, 2)), dtype=torch.float64),
+        )
+
+
+@pytest.mark.parametrize(("interval", "write_s"), [(3, 0.25), (None, 0.0)])
+def test_beside_a_cache_which_every_row_writes_a_write_is_the_banks(
+    interval: int | None, write_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = Timed()
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: timed.now_s)
+    memory, span = timed.memory(), denoise_span()
+    settings = BankSettings(interval=interval) if interval else None
+    spec = replace(
+        banked("calibration", settings), settings=Settings("a", 0.6, MAX_STEPS), cache=CacheSettings()
+    )
+    costs = measure_costs(timed, memory, span, spec, [video(1)[0]] * len(span.operators))
+    group = timed.group(spec, spec.settings, span.operators[0])
+    assert costs.write_s == write_s
+    assert costs.forward_s[group] == {1: 1.0, 2: 2.0}
+    memory.check_integrity()
+    assert memory.free_slots == 1

@@ -25,8 +25,6 @@ def test_other_names_are_refused(name: str) -> None:
         Operator.parse(name)
 
 
-def test_a_span_knows_its_networks_and_whether_it_has_memory() -> None:
-    span = Span.parse("edges", ["encode", "decode"])
-    assert span.kinds == {OperatorKind.ENCODE, OperatorKind.DECODE}
-    assert not span.keeps_order
-    assert Span.parse("middle", ["denoise-1"]).keeps_order
+def test_a_span_knows_its_networks() -> None:
+    assert Span.parse("edges", ["encode", "decode"]).kinds == {OperatorKind.ENCODE, OperatorKind.DECODE}
+    assert Span.parse("middle", ["denoise-1"]).kinds == {OperatorKind.DENOISE}

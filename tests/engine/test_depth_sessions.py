@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rearview.engine.calibration import example_payloads, measure_costs
-from rearview.engine.chain import Span, chain
+from rearview.engine.chain import OperatorKind, Span, chain
 from rearview.engine.checkpoint import load_depth, load_model, load_vae
 from rearview.engine.engine import Engine
 from rearview.engine.formats import Additions
@@ -23,15 +23,17 @@ from rearview.engine.model import DiffusionModel, Forward
 from rearview.engine.operators.encode import encode, encode_with_depth
 from rearview.engine.rows import FrameInput, Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import CacheSettings, SessionSpec, Settings
+from rearview.engine.session import CacheSettings, Guidance, SessionSpec, Settings
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, session, whole_chain
 from support.tiny_depth import write_tiny_depth
+from support.tiny_motion import plain_clip
 from support.tiny_motion_files import depth_branch, original_motion, write_motion_file
 
 pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
 DTYPE = torch.float64
+WINDOW = CacheWindow(2, 3)
 SPAN = Span.parse("encode", ["encode"])
 TO_LATENTS = Span("latents", chain(2)[:-1])
 """All but decode: latents show differences that pixels round away."""
@@ -218,13 +220,69 @@ def whole_model(checkpoint: Path, depth: str, folder: Path) -> DiffusionModel:
     return loaded
 
 
-def whole_engine(model: DiffusionModel) -> Engine:
+def whole_engine(model: DiffusionModel, span: Span = TO_LATENTS, max_batch: int = 16) -> Engine:
+    """An engine over a span, with the memory that it needs."""
     assert model.cache_layout is not None
-    cache = TemporalKVCache(
-        model.cache_layout, CacheShape(3, (0, 1), SIZE, SIZE, CacheWindow(2, 3)), dtype=DTYPE
+    steps = tuple(each.step for each in span.operators if each.kind is OperatorKind.DENOISE)
+    cache = TemporalKVCache(model.cache_layout, CacheShape(3, steps, SIZE, SIZE, WINDOW), dtype=DTYPE)
+    depth_range = DepthRange(3, dtype=DTYPE) if OperatorKind.ENCODE in span.kinds else None
+    memory = JointMemory(None, cache if steps else None, depth_range)
+    return Engine(span, model, memory, Scheduler(CostTable(), max_batch), clock=lambda: 0.0)
+
+
+def through(
+    engines: Sequence[Engine], spec: SessionSpec, frames: Sequence[torch.Tensor], settings: Sequence[Settings]
+) -> list[torch.Tensor]:
+    """One session's frames through engines joined one after the other, each under its own settings."""
+    left: dict[int, torch.Tensor] = {}
+    for engine in engines:
+        engine.open(spec)
+        for version, under in enumerate(settings):
+            engine.update(spec.session_id, version, under)
+    for n, frame in enumerate(frames):
+        engines[0].admit(FrameInput(spec.session_id, n, frame, n), 0.0)
+        while any(engine.has_work for engine in engines):
+            for engine, following in zip(engines, [*engines[1:], None], strict=True):
+                for one in engine.step(0.0).emissions:
+                    assert one.payload is not None
+                    if following is None:
+                        left[one.ordinal] = one.payload
+                    else:
+                        entering = FrameInput(spec.session_id, one.ordinal, one.payload, one.settings_version)
+                        following.admit(entering, 0.0)
+    return [left[n] for n in range(len(frames))]
+
+
+CUTS = ([[0, 1, 2]], [[0], [1, 2]], [[0, 1], [2]], [[0], [1], [2]])
+"""Of encode and two steps, by place."""
+
+
+@pytest.mark.parametrize("kind", [Guidance.NONE, Guidance.INITIALIZE, Guidance.FULL])
+def test_depth_from_frames_to_latents_equals_the_plain_path_for_every_cut(
+    checkpoint: Path, depth: str, tmp_path: Path, kind: Guidance
+) -> None:
+    """Range, warm-up, ring, a new prompt (shadow) and a new scene (another range)."""
+    model, frames, spec = whole_model(checkpoint, depth, tmp_path), video(3, 11), spec_of("a")
+    first = replace(spec.settings, guidance=kind, guidance_scale=2.0, negative_prompt="zebra")
+    settings = [replace(first, prompt="b" if n > 3 else "a", scene=int(n > 7)) for n in range(11)]
+    encoded = [*by_hand(checkpoint, depth, frames[:8]), *by_hand(checkpoint, depth, frames[8:])]
+    spec = replace(spec, settings=first)
+    expected = plain_clip(model._denoiser, WINDOW, spec, encoded, settings)  # type: ignore[arg-type]
+    found = []
+    for cut in CUTS:
+        spans = [Span(f"s{piece[0]}", tuple(TO_LATENTS.operators[at] for at in piece)) for piece in cut]
+        engines = [whole_engine(model, span, max_batch=1) for span in spans]
+        found.append(through(engines, spec, frames, settings))
+    assert gap(found[0], expected) <= 1e-9  # type: ignore[arg-type]
+    assert [gap(pieces, found[0]) for pieces in found] == [0.0] * len(CUTS)
+    flat = plain_clip(
+        model._denoiser,  # type: ignore[arg-type]
+        WINDOW,
+        spec,
+        [torch.stack([each[0], torch.zeros_like(each[1])]) for each in encoded],
+        settings,
     )
-    memory = JointMemory(None, cache, DepthRange(3, dtype=DTYPE))
-    return Engine(TO_LATENTS, model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
+    assert gap(flat, expected) > 1e-3, "depth matters"  # type: ignore[arg-type]
 
 
 def test_depth_travels_through_all_steps_and_sessions_share_forwards(

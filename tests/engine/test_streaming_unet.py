@@ -49,8 +49,8 @@ def motion_unet(unet: UNet2DConditionModel, max_frames: int = 24) -> UNetMotionM
     return model.to(unet.dtype).eval().requires_grad_(False)
 
 
-def test_single_frame_equals_diffusers_motion_unet() -> None:
-    """l13, for the whole UNet: one frame at position 0, where joint and per-frame norms are the same."""
+def test_l13_single_frame_equals_diffusers_motion_unet() -> None:
+    """The whole UNet: one frame at position 0, where joint and per-frame norms are the same."""
     theirs = motion_unet(plain_unet(layers_per_block=2).to(torch.float64))
     ours = StreamingUNet(
         plain_unet(layers_per_block=2).to(torch.float64), heads=HEADS, norm_groups=NORM_GROUPS
@@ -66,8 +66,7 @@ def test_single_frame_equals_diffusers_motion_unet() -> None:
     assert gap(found, expected) <= 1e-12
 
 
-def test_single_frame_equals_diffusers_module() -> None:
-    """l13, for one module."""
+def test_l13_single_frame_equals_diffusers_module() -> None:
     theirs = motion_unet(plain_unet().to(torch.float64)).up_blocks[0].motion_modules[1]
     ours = MotionModule(32, heads=HEADS, norm_groups=NORM_GROUPS, max_frames=24).to(torch.float64)
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.endswith(".pe")})
@@ -95,8 +94,8 @@ def test_state_dict_is_that_of_diffusers_motion_unet() -> None:
 
 
 @pytest.mark.parametrize("depth", [False, True])
-def test_new_motion_modules_and_depth_branch_change_nothing(depth: bool) -> None:
-    """l11: both end in zeros."""
+def test_l11_new_motion_modules_and_depth_branch_change_nothing(depth: bool) -> None:
+    """Both end in zeros."""
     stock = plain_unet()
     streaming = StreamingUNet(plain_unet(), heads=HEADS, norm_groups=NORM_GROUPS, depth=depth)
     latents, prompts = clip(8, dtype=torch.float32), torch.randn(8, 3, 8)
@@ -123,8 +122,8 @@ def test_without_a_cache_the_motion_modules_are_skipped() -> None:
             )
 
 
-def test_frames_are_normalised_one_by_one() -> None:
-    """l12: without attention's output a module is a function of one frame."""
+def test_l12_frames_are_normalised_one_by_one() -> None:
+    """Without attention's output a module is a function of one frame."""
     unet = with_motion(plain_unet().to(torch.float64))
     for name, weight in unet.named_parameters():
         if ".motion_modules." in name and ".to_out.0." in name:

@@ -35,7 +35,7 @@ WINDOW_IDS = [f"{w.sink_frames}+{w.ring_frames}" for w in WINDOWS]
 
 
 class WholeVideo:
-    """l3's oracle: all frames in one pass, and positions that depend on who looks at whom."""
+    """The oracle of l3: all frames in one pass, and positions that depend on who looks at whom."""
 
     def __init__(self, window: CacheWindow) -> None:
         self._sinks, self._ring = window.sink_frames, window.ring_frames
@@ -62,8 +62,7 @@ class WholeVideo:
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=WINDOW_IDS)
-def test_filling_equals_one_forward_under_the_training_mask(window: CacheWindow) -> None:
-    """l2."""
+def test_l2_filling_equals_one_forward_under_the_training_mask(window: CacheWindow) -> None:
     memory, spec = opened(window)
     latents = clip(window.frames)
     found = play(memory, spec, latents, sinks=window.sink_frames)
@@ -73,8 +72,8 @@ def test_filling_equals_one_forward_under_the_training_mask(window: CacheWindow)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
 @pytest.mark.parametrize("window", WINDOWS, ids=WINDOW_IDS)
-def test_rolling_equals_one_pass_over_the_whole_video(window: CacheWindow, dtype: torch.dtype) -> None:
-    """l3, over three turns of the ring."""
+def test_l3_rolling_equals_one_pass_over_the_whole_video(window: CacheWindow, dtype: torch.dtype) -> None:
+    """Over three turns of the ring."""
     unet = tiny_unet(dtype)
     latents = clip(window.frames + 2 * window.ring_frames + 4, dtype=dtype)
     memory, spec = opened(window, dtype=dtype)
@@ -84,8 +83,8 @@ def test_rolling_equals_one_pass_over_the_whole_video(window: CacheWindow, dtype
     memory.check_integrity()
 
 
-def test_replaying_the_last_frames_is_not_the_same() -> None:
-    """l3's trap: cached keys and values know what has left the window; the oracles have teeth."""
+def test_l3_replaying_the_last_frames_is_not_the_same() -> None:
+    """The trap: cached keys and values know what has left the window; the oracles have teeth."""
     latents = clip(20)
     memory, spec = opened()
     found = play(memory, spec, latents)
@@ -112,8 +111,8 @@ def test_plain_cache_is_the_same(window: CacheWindow) -> None:
     assert gap(play(memory, spec, latents, sinks=window.sink_frames), torch.cat(outputs)) <= EXACT
 
 
-def test_a_layer_alone_forgets_what_left_the_ring() -> None:
-    """l4: with one temporal layer that attends, nothing older than the ring but the sinks has weight."""
+def test_l4_a_layer_alone_forgets_what_left_the_ring() -> None:
+    """With one temporal layer that attends, nothing older than the ring but the sinks has weight."""
     unet = with_motion(plain_unet().to(torch.float64))
     for name, weight in unet.named_parameters():
         first = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1."
@@ -133,8 +132,7 @@ def _played(latents: Tensor, unet: Any = None) -> Tensor:
     return play(memory, spec, latents, unet=unet)
 
 
-def test_sinks_never_change_and_each_step_writes_one_slot() -> None:
-    """l5 and l6."""
+def test_l5_sinks_never_change_and_each_step_writes_one_slot_of_the_ring() -> None:
     memory, spec = opened()
     latents = clip(16)
     play(memory, spec, latents[:4])
@@ -160,8 +158,8 @@ def _pools(memory: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=WINDOW_IDS)
-def test_positions_are_a_permutation_with_the_present_last(window: CacheWindow) -> None:
-    """l6, and the closed form of section 2.2."""
+def test_l6_positions_are_a_permutation_with_the_present_last(window: CacheWindow) -> None:
+    """Also the closed form of section 2.2."""
     sinks, last = window.sink_frames, window.frames - 1
     for n in range(4 * window.ring_frames):
         positions = window.positions(n)
@@ -174,8 +172,8 @@ def test_positions_are_a_permutation_with_the_present_last(window: CacheWindow) 
         assert seen == {*range(sinks), *ages} - {window.slot(n)}
 
 
-def test_keys_and_values_are_stored_without_positions() -> None:
-    """l7: a slot is the projection of the normalised tokens."""
+def test_l7_keys_and_values_are_stored_without_positions() -> None:
+    """A slot is the projection of the normalised tokens."""
     memory, spec = opened()
     path = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1"
     attention: Any = tiny_unet().get_submodule(path)
@@ -191,8 +189,8 @@ def test_keys_and_values_are_stored_without_positions() -> None:
             assert gap(pool[0, :, :, slot].flatten(1), projection(frame)) <= EXACT
 
 
-def test_folded_attention_equals_the_plain_form() -> None:
-    """l8, in float64, with hidden slots that hold large values (l10)."""
+def test_l8_folded_attention_equals_the_plain_form() -> None:
+    """In float64, with hidden slots that hold large values."""
     torch.manual_seed(0)
     rows, pixels, heads, frames, width = 3, 5, 2, 6, 4
     draw = lambda *shape: torch.randn(*shape, dtype=torch.float64)  # noqa: E731
@@ -224,8 +222,7 @@ def test_folded_attention_equals_the_plain_form() -> None:
         assert gap(found[row], torch.einsum("fnh,fnhd->nhd", shares, values).flatten(1)) <= EXACT
 
 
-def test_warm_up_frames_see_each_other_and_nothing_later() -> None:
-    """l9 and l1."""
+def test_l9_warm_up_frames_see_each_other_and_nothing_later() -> None:
     latents = clip(10)
     before = _played(latents)
     last, streamed = latents.clone(), latents.clone()
@@ -236,8 +233,8 @@ def test_warm_up_frames_see_each_other_and_nothing_later() -> None:
     assert gap(_played(streamed)[8], before[8]) > 1e-6
 
 
-def test_what_hidden_slots_hold_has_no_weight() -> None:
-    """l10, through the whole UNet: empty slots and the one that is about to be taken."""
+def test_l10_what_hidden_slots_hold_has_no_weight() -> None:
+    """Through the whole UNet: empty slots and the one that is about to be taken."""
     for frames in (5, 12):
         latents = clip(frames + 1)
         memory, spec = opened()

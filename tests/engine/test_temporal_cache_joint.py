@@ -116,7 +116,8 @@ def test_of_a_window_the_last_frame_whose_write_is_due_is_banked() -> None:
     advance(memory, [window_row(spec, latents)], banked_unet()[0])
     record = memory._bank._records[0]
     assert record.writes == 1
-    again = window_row(spec, latents, first=10)  # Ordinals 10 to 13: 12 is the last that is due.
+    # Ordinals 10 to 13: 12 is the last that is due.
+    again = replace(window_row(spec, latents, first=10), write_due=True)
     view = memory.gather([again])
     assert isinstance(view, JointView)
     assert isinstance(view.bank, BankView)
@@ -202,6 +203,14 @@ def test_what_does_not_fit_is_refused_whole() -> None:
         JointMemory(None, tiny_cache()).allocate(cached("a", bank=BANK))
     with pytest.raises(InvalidRequest, match="temporal cache"):
         JointMemory(memory._bank, None).allocate(cached("a"))
+
+
+def test_a_bank_by_itself_refuses_a_session_that_asks_for_a_cache() -> None:
+    _, layout = banked_unet()
+    bank = FeatureBank(layout, BankShape(1, (0, 1), SIZE, SIZE), dtype=torch.float64)
+    with pytest.raises(InvalidRequest, match="temporal cache"):
+        bank.allocate(cached("a", bank=BANK))
+    assert bank.free_slots == 1
 
 
 def test_without_a_cache_the_view_is_the_banks() -> None:

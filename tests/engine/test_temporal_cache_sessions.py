@@ -51,8 +51,8 @@ def alone(name: str, latents: Tensor, step: int = 0, size: int = SIZE) -> Tensor
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_sessions_at_any_frame_and_step_in_one_forward_are_as_alone(seed: int) -> None:
-    """l19: every mixed batch, in any order, of sessions that drift apart, each at two steps."""
+def test_l19_sessions_at_any_frame_and_step_in_one_forward_are_as_alone(seed: int) -> None:
+    """Every mixed batch, in any order, of sessions that drift apart, each at two steps."""
     chance = random.Random(seed)
     names = [f"s{i}" for i in range(4)]
     memory = tiny_cache(num_slots=4)
@@ -129,8 +129,8 @@ def _update(memory: TemporalKVCache, rows: list[Row]) -> Any:
     return view.collect()
 
 
-def test_a_frame_that_is_not_committed_leaves_no_trace() -> None:
-    """l21 and l22: running it again gives the same, and so does never running it."""
+def test_l21_a_frame_that_is_not_committed_leaves_no_trace() -> None:
+    """Running it again gives the same, and so does never running it."""
     memory, spec = opened()
     latents = clip(9)
     play(memory, spec, latents[:8])
@@ -174,8 +174,8 @@ def test_negative_samples_of_a_window_see_the_other_frames() -> None:
     assert all(len(kind) == SINKS for layer in view.collect().layers for kind in layer)
 
 
-def test_bytes_are_those_of_the_note() -> None:
-    """l15: 1,520,435,200 bytes per timestep at 512x512 in fp16."""
+def test_l15_bytes_are_those_of_the_note() -> None:
+    """1,520,435,200 bytes per timestep at 512x512 in fp16."""
     with torch.device("meta"):
         unet = StreamingUNet(UNet2DConditionModel(cross_attention_dim=768))
         layout = read_cache_layout(unet)
@@ -209,8 +209,8 @@ def same(left: Any, right: Any) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn], ids=str)
 @pytest.mark.parametrize("frames", [4, 6, 13])
-def test_a_cache_that_moved_goes_on_as_if_it_had_not(frames: int, dtype: torch.dtype) -> None:
-    """l20: to another slot, and with its steps put together from two spans."""
+def test_l20_a_cache_that_moved_goes_on_as_if_it_had_not(frames: int, dtype: torch.dtype) -> None:
+    """To another slot, and with its steps put together from two spans."""
     whole, spec = opened(dtype=dtype)
     latents = clip(frames + 3)
     for step in (0, 1):
@@ -257,7 +257,7 @@ def test_an_export_that_does_not_fit_is_refused() -> None:
     assert same(memory.export("a"), before)
 
 
-def test_a_freed_slot_is_empty() -> None:
+def test_l23_a_freed_slot_is_empty() -> None:
     memory, spec = opened(num_slots=1)
     play(memory, spec, clip(9))
     with pytest.raises(Refused):
@@ -271,8 +271,8 @@ def test_a_freed_slot_is_empty() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(72, 64), (64, 40), (128, 64)])
-def test_a_size_that_does_not_fit_is_refused(width: int, height: int) -> None:
-    """l26; 16 pixels are a cell of the tiny UNet's deepest level."""
+def test_l26_a_size_that_does_not_fit_is_refused(width: int, height: int) -> None:
+    """16 pixels are a cell of the tiny UNet's deepest level."""
     memory = tiny_cache()
     with pytest.raises(InvalidRequest) as refusal:
         memory.allocate(cached("a", size=width, height=height))
@@ -281,7 +281,7 @@ def test_a_size_that_does_not_fit_is_refused(width: int, height: int) -> None:
     memory.allocate(replace(cached("a", size=width, height=height), cache=None))
 
 
-def test_stable_diffusion_needs_multiples_of_64() -> None:
+def test_l26_stable_diffusion_needs_multiples_of_64() -> None:
     layout = CacheLayout((CacheLayer("x", 0, 8, 2),), size_multiple=8, max_frames=24)
     memory = TemporalKVCache(layout, CacheShape(1, (0,), 128, 128), dtype=torch.float32)
     with pytest.raises(InvalidRequest, match="multiples of 64"):
@@ -297,8 +297,7 @@ def test_a_window_longer_than_the_tables_is_refused() -> None:
             CacheWindow(sinks, ring)
 
 
-def test_a_frame_before_its_warm_up_and_a_mixed_forward_are_faults() -> None:
-    """l24."""
+def test_l24_a_frame_before_its_warm_up_and_a_mixed_forward_are_faults() -> None:
     memory, spec = opened()
     with pytest.raises(AssertionError, match="warm-up"):
         memory.gather([stream_row(spec, clip(1)[0])])
@@ -313,7 +312,6 @@ def test_a_session_without_a_cache_reads_and_writes_nothing() -> None:
     row = stream_row(spec, clip(1)[0])
     assert memory.warm_up_frames(spec) == 0
     assert memory.warm_up_frames(cached("b")) == SINKS
-    assert not memory.write_due(row)
     assert memory.gather([row]) is None
 
 
@@ -340,8 +338,9 @@ def storage_errors(frames: int = 24) -> dict[str, float]:
     }
 
 
-def test_float8_cuts_off_what_exceeds_its_range() -> None:
-    memory, spec = opened(dtype=torch.float8_e4m3fn)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_storage_cuts_off_what_exceeds_its_range(dtype: torch.dtype) -> None:
+    memory, spec = opened(dtype=dtype)
     rows = [window_row(spec, clip(SINKS))]
     update = _update(memory, rows)
     huge = replace(update, layers=[(key * 1e6, value * 1e6) for key, value in update.layers])

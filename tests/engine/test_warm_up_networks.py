@@ -1,16 +1,15 @@
 """Live2Diff's path through the engine: a tiny UNet with motion modules, in float64, without rounding.
 
-The oracle is `reference.denoise_clip` over a cache of its own, one session and one step at a time. Gaps are
-below 1e-9: a batch of four rounds otherwise than a batch of one.
+The oracle is `reference.denoise_clip` over `PlainCache`, one session and one step at a time, which shares
+no code with the pool. Gaps are below 1e-9: a batch of four rounds otherwise than a batch of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import pytest
 import torch
@@ -24,13 +23,20 @@ from rearview.engine.memory.joint import JointMemory
 from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache, read_cache_layout
 from rearview.engine.model import DiffusionModel
 from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.reference import denoise_clip, step_function
-from rearview.engine.rows import Frame, FrameInput, Row, window_group
+from rearview.engine.rows import FrameInput, window_group
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import BankSettings, CacheSettings, NoiseRule, Rewarm, SessionSpec, Settings
+from rearview.engine.session import (
+    BankSettings,
+    CacheSettings,
+    Guidance,
+    NoiseRule,
+    Rewarm,
+    SessionSpec,
+    Settings,
+)
 from support.tiny import SIZE
 from support.tiny_bank import gap, tiny_denoiser, video
-from support.tiny_motion import with_motion
+from support.tiny_motion import plain_clip, with_motion
 from torch import Tensor
 
 pytestmark = pytest.mark.unit
@@ -88,24 +94,9 @@ def per_frame(count: int, changes: Mapping[int, Settings], first: Settings = BAS
     return settings
 
 
-@torch.inference_mode()
 def plain(spec: SessionSpec, latents: Sequence[Tensor], settings: Sequence[Settings]) -> list[Tensor | None]:
     """The clip on the plain path."""
-    past = memory(slots=1)
-    past.allocate(spec)
-
-    def gather(step: int, together: bool) -> tuple[Any, Callable[[], None]]:
-        link = Operator(OperatorKind.DENOISE, step)
-        frame = Frame(spec, 0, spec.settings, 0, None, 0.0, (link,))
-        window = tuple(replace(frame, ordinal=n) for n in range(W)) if together else ()
-        row = Row(window[-1] if together else frame, link, "g", 0.0, True, window=window)
-        view = past.gather([row])
-        return view, lambda: past.scatter([row], view.collect())
-
-    assert spec.cache is not None
-    run = step_function(denoiser(), torch.float64, gather)
-    clean = denoise_clip(run, [latent[None] for latent in latents], settings, spec.cache, W)
-    return [None if latent is None else latent[0] for latent in clean]
+    return plain_clip(denoiser(), WINDOW, spec, latents, settings)
 
 
 def translate(
@@ -199,6 +190,27 @@ def test_changes_give_the_plain_paths_pictures(change: str, policy: str) -> None
     expected = plain(cached(cache=POLICIES[policy]), latents, settings)
     found = only(latents, settings, cut=[[0], [1, 2, 3]], cache=POLICIES[policy], burst=3)
     assert gap(found, expected) <= EXACT
+
+
+GUIDED = {
+    kind.value: replace(BASE, steps=3, guidance=kind, guidance_scale=2.5, delta=0.8, negative_prompt="zebra")
+    for kind in (Guidance.SELF, Guidance.INITIALIZE, Guidance.FULL)
+}
+
+
+@pytest.mark.parametrize("policy", ["shadow", "reset"])
+@pytest.mark.parametrize("kind", GUIDED)
+def test_guidance_gives_the_plain_paths_pictures_in_windows_and_out_of_them(kind: int, policy: str) -> None:
+    """The negative prediction reads its twin's past, and in a window the other frames beside itself."""
+    base = GUIDED[kind]
+    settings, latents = per_frame(FRAMES, {6: replace(base, prompt="b")}, base), video(FRAMES)
+    expected = plain(cached(settings=base, cache=POLICIES[policy]), latents, settings)
+    found = only(latents, settings, cut=[[0], [1, 2, 3]], cache=POLICIES[policy], burst=3)
+    assert gap(found, expected) <= EXACT
+    unguided = [replace(each, guidance=Guidance.NONE) for each in settings]
+    other = plain(cached(settings=base, cache=POLICIES[policy]), latents, unguided)
+    assert gap(other[:W], expected[:W]) > 1e-3, "guidance acts in the window"
+    assert gap(other[W:], expected[W:]) > 1e-3
 
 
 def test_policies_do_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +15,11 @@ from rearview.engine.chain import Operator, OperatorKind
 from rearview.engine.memory.cache_window import CacheWindow
 from rearview.engine.memory.joint import JointMemory, JointView
 from rearview.engine.memory.layers import BankLayout
+from rearview.engine.memory.plain_cache import PlainCache
 from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache, read_cache_layout
 from rearview.engine.motion import StreamingUNet
+from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.reference import Carried, denoise_clip, step_function
 from rearview.engine.rows import Frame, Row
 from rearview.engine.session import BankSettings, CacheSettings, SessionSpec, Settings
 from torch import Tensor
@@ -89,8 +93,10 @@ def tiny_cache(
     dtype: torch.dtype = torch.float64,
     unet: StreamingUNet | None = None,
 ) -> TemporalKVCache:
+    """On the device of its UNet."""
+    unet = unet or tiny_unet()
     shape = CacheShape(num_slots, tuple(steps), size, size, window)
-    return TemporalKVCache(read_cache_layout(unet or tiny_unet()), shape, dtype=dtype)
+    return TemporalKVCache(read_cache_layout(unet), shape, dtype=dtype, device=unet.device)
 
 
 def cached(
@@ -113,13 +119,13 @@ def window_row(
 ) -> Row:
     rows = [stream_row(spec, latent, first + i, step) for i, latent in enumerate(latents)]
     frames = tuple(row.frame for row in rows)
-    return Row(frames[-1], rows[0].operator, "group", 0.0, write_due=True, window=frames, shadow=shadow)
+    return Row(frames[-1], rows[0].operator, "group", 0.0, window=frames, shadow=shadow)
 
 
 def stream_row(spec: SessionSpec, latent: Tensor, ordinal: int = 0, step: int = 0) -> Row:
     operator = Operator(OperatorKind.DENOISE, step)
     frame = Frame(spec, ordinal, spec.settings, 0, latent, float("inf"), (operator,))
-    return Row(frame, operator, "group", 0.0, write_due=True)
+    return Row(frame, operator, "group", 0.0)
 
 
 def predict(
@@ -130,7 +136,7 @@ def predict(
     samples = [sample for row in rows for sample in row.samples()]
     latents = torch.stack([sample.payload for sample in samples])
     steps = [TIMESTEPS[sample.operator.step] for sample in samples]
-    prompts = torch.ones(len(samples), 3, 8, dtype=unet.dtype)
+    prompts = torch.ones(len(samples), 3, 8, dtype=unet.dtype, device=unet.device)
     if beside:
         view = view.beside(beside)
         latents, prompts = (
@@ -141,7 +147,10 @@ def predict(
     memory = view if hasattr(view, "bank") else JointView(None, view)
     with torch.inference_mode():
         found = unet(
-            latents.to(unet.dtype), torch.tensor(steps), prompts, cross_attention_kwargs={"memory": memory}
+            latents.to(unet.device, unet.dtype),
+            torch.tensor(steps),
+            prompts,
+            cross_attention_kwargs={"memory": memory},
         )
         output: Tensor = found[0]
         return output
@@ -150,7 +159,8 @@ def predict(
 def advance(
     memory: TemporalKVCache | JointMemory, rows: Sequence[Row], unet: StreamingUNet | None = None
 ) -> Tensor:
-    """One forward of rows; commits."""
+    """One forward of rows; commits. The bank is written where it says that a write is due."""
+    rows = [replace(row, write_due=memory.write_due(row)) for row in rows]
     view: Any = memory.gather(rows)
     outputs = predict(view, rows, unet)
     memory.scatter(rows, view.collect())
@@ -172,6 +182,25 @@ def play(
         for ordinal in range(sinks, len(latents))
     ]
     return torch.cat(outputs)
+
+
+@torch.inference_mode()
+def plain_clip(
+    denoiser: Denoiser,
+    window: CacheWindow,
+    spec: SessionSpec,
+    payloads: Sequence[Tensor],
+    settings: Sequence[Settings],
+) -> list[Tensor | None]:
+    """A clip by `reference.denoise_clip`, in float64. `payloads`: (C, h, w), or (2, C, h, w) with depth."""
+    assert spec.cache is not None
+    run = step_function(denoiser, torch.float64, PlainCache(window.sink_frames, window.ring_frames))
+    entering = []
+    for payload in payloads:
+        latent, depth = payload.chunk(2) if payload.ndim == 4 else (payload[None], None)
+        entering.append(Carried(latent, latent, depth))
+    left = denoise_clip(run, entering, settings, spec.cache, window.sink_frames)
+    return [None if each is None else each.clean[0] for each in left]
 
 
 def opened(window: CacheWindow = WINDOW, **arguments: Any) -> tuple[TemporalKVCache, SessionSpec]:

@@ -35,7 +35,8 @@ def measure_costs(
     adapter_sets: Sequence[str] = (),
 ) -> CostTable:
     """Time forwards of each kind of operator in the span, in seconds by number of rows, and a write; of a
-    memory that warms up also those of windows, by number of samples.
+    memory that warms up also those of windows, by number of samples. What every row writes is part of its
+    forward's seconds.
 
     `payloads`: one example per operator of the span. Nothing is left in memory. `adapter_sets`: rows
     under these cost what rows without do, since only the weights differ.
@@ -55,7 +56,6 @@ def measure_costs(
             costs[row.group] = {
                 size * frames: _fastest(model, memory, [row] * size) for size in batch_sizes[:1]
             }
-            memory.scatter([row], model.forward([row], memory.gather([row])).update)
         row = _row(spec, operator, group, payload)
         costs[group] = {size: _fastest(model, memory, [row] * size) for size in batch_sizes}
         table |= costs
@@ -87,12 +87,12 @@ def example_payloads(
 def _write_seconds(
     model: Model, memory: TemporalMemory, spec: SessionSpec, operator: Operator, payload: Tensor
 ) -> float:
-    """Extra seconds of a row that writes onto what was written before; 0 for a memory without writes."""
+    """Extra seconds of a row whose write is due, onto what was written before; 0 where none ever is."""
     group = model.group(spec, spec.settings, operator)
     first = _row(spec, operator, group, payload, write_due=True)
     if not memory.write_due(first):
         return 0.0
-    memory.scatter([first], model.forward([first], memory.gather([first])).update)
+    _time(model, memory, [first])
     rows = (_row(spec, operator, group, payload, ordinal=n, write_due=True) for n in count(1))
     writes = next(row for row in rows if memory.write_due(row))
     reads = replace(writes, write_due=False)
@@ -124,6 +124,11 @@ def _fastest(model: Model, memory: TemporalMemory, rows: Sequence[Row]) -> float
 
 
 def _time(model: Model, memory: TemporalMemory, rows: Sequence[Row]) -> float:
+    """Of a forward and its commit; frames of one session are not encoded together, so not committed."""
     started_s = time.perf_counter()
-    model.forward(rows, memory.gather(rows))
+    update = model.forward(rows, memory.gather(rows)).update
+    if rows[0].operator.kind is OperatorKind.DENOISE:
+        memory.scatter(rows, update)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - started_s

@@ -67,8 +67,3 @@ class Span:
     def kinds(self) -> frozenset[OperatorKind]:
         """The networks that the span needs."""
         return frozenset(operator.kind for operator in self.operators)
-
-    @property
-    def keeps_order(self) -> bool:
-        """Whether frames of a session must be run in order here: only denoising has memory."""
-        return OperatorKind.DENOISE in self.kinds

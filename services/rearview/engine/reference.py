@@ -14,7 +14,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rearview.engine.memory.joint import JointView
 from rearview.engine.memory.plain_bank import PlainBank
+from rearview.engine.memory.plain_cache import PlainCache
 from rearview.engine.operators.decode import decode
 from rearview.engine.operators.denoise import Denoiser
 from rearview.engine.operators.encode import encode
@@ -22,7 +24,15 @@ from rearview.engine.sampling import StepCoefficients, noise
 from rearview.engine.session import CacheSettings, Guidance, Rewarm, Settings
 from rearview.engine.timesteps import timestep_indices
 
-__all__ = ["Sample", "StepFunction", "denoise_clip", "denoise_latent", "step_function", "translate_frame"]
+__all__ = [
+    "Carried",
+    "Sample",
+    "StepFunction",
+    "denoise_clip",
+    "denoise_latent",
+    "step_function",
+    "translate_frame",
+]
 
 T = TypeVar("T")
 
@@ -33,6 +43,16 @@ class Sample(NamedTuple, Generic[T]):
     ordinal: int
     settings: Settings
     payload: T
+
+
+class Carried(NamedTuple):
+    """What a frame with a temporal cache takes from step to step; latents (1, C, h, w)."""
+
+    clean: Tensor
+    """The encoded frame, or what the step before made of it."""
+    negative: Tensor
+    """What guidance gets away from: the encoded frame, until a negative prompt has made something of it."""
+    depth: Tensor | None = None
 
 
 StepFunction = Callable[[int, Sequence[Sample[T]], bool], Sequence[T]]
@@ -69,22 +89,13 @@ def denoise_latent(
         epsilon = noise(settings, ordinal, index, tuple(clean.shape[1:])).to(clean)
         x = step.alpha * clean + step.beta * epsilon
         memory = None if bank is None else bank.view(settings, ordinal, index)
-        output = _run_unet(denoiser, x, step, embeds_1LD, dtype, memory)
+        output = _run_unet(denoiser, x, [step], embeds_1LD, dtype, memory)
         if memory is not None:
             memory.commit()
-        if settings.acting_guidance is Guidance.NONE:
-            clean = denoiser.schedule.predict(x, output, [step])
-            continue
-        if settings.acting_guidance is Guidance.FULL or (
-            settings.acting_guidance is Guidance.INITIALIZE and index == 0
-        ):
+        if _predicts_negative(settings, index):
             embeds = denoiser.conditioning.embed(settings.negative_prompt)
-            away = _as_noise(denoiser, x, _run_unet(denoiser, x, step, embeds, dtype), step)
-            negative = (x - step.beta * away) / step.alpha
-        residual = (x - step.alpha * negative) / step.beta
-        u = residual if settings.acting_guidance is Guidance.FULL else settings.delta * residual
-        e = u + settings.guidance_scale * (_as_noise(denoiser, x, output, step) - u)
-        clean = step.c_out * (x - step.beta * e) / step.alpha + step.c_skip * x
+            negative = _clean_of(denoiser, x, _run_unet(denoiser, x, [step], embeds, dtype), step)
+        clean = _guided(denoiser, settings, step, x, output, negative)
     return clean
 
 
@@ -112,33 +123,31 @@ def denoise_clip(
     return results
 
 
-def step_function(
-    denoiser: Denoiser, dtype: torch.dtype, gather: Callable[[int, bool], tuple[Any, Callable[[], None]]]
-) -> StepFunction[Tensor]:
-    """What `denoise_clip` runs: clean latents (1, C, h, w) to clean latents, without guidance and depth.
-
-    `gather(step, together)`: the memory that the UNet is given, and what writes after it has run.
+def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> StepFunction[Carried]:
+    """What `denoise_clip` runs. Under a negative prompt each frame is predicted by itself, beside the
+    others as the prompt made them.
     """
 
-    def run(step: int, samples: Sequence[Sample[Tensor]], together: bool) -> list[Tensor]:
+    def run(step: int, samples: Sequence[Sample[Carried]], together: bool) -> list[Carried]:
+        view = cache.window(step) if together else cache.frame(step)
         constants = [denoiser.schedule.steps(sample.settings)[step] for sample in samples]
-        x_BCHW = torch.cat(
-            [
-                at.alpha * clean + at.beta * noise(settings, ordinal, step, tuple(clean.shape[1:])).to(clean)
-                for at, (ordinal, settings, clean) in zip(constants, samples, strict=True)
-            ]
-        )
-        embeds = [denoiser.conditioning.embed_frame(sample.settings, sample.ordinal) for sample in samples]
-        memory, commit = gather(step, together)
-        output_BCHW = denoiser.unet(
-            x_BCHW.to(dtype),
-            torch.tensor([at.timestep for at in constants], device=x_BCHW.device),
-            encoder_hidden_states=torch.cat(embeds),
-            return_dict=False,
-            cross_attention_kwargs={"memory": memory},
-        )[0].to(x_BCHW.dtype)
-        commit()
-        return list(denoiser.schedule.predict(x_BCHW, output_BCHW, constants).split(1))
+        noisy = [_noisy(sample, step, at) for sample, at in zip(samples, constants, strict=True)]
+        embeds = [denoiser.conditioning.embed_frame(each.settings, each.ordinal) for each in samples]
+        depths = [sample.payload.depth for sample in samples if sample.payload.depth is not None]
+        depth = torch.cat(depths) if depths else None
+        memory = JointView(None, view)
+        outputs = _run_unet(denoiser, torch.cat(noisy), constants, torch.cat(embeds), dtype, memory, depth)
+        left = []
+        for place, (sample, x, at) in enumerate(zip(samples, noisy, constants, strict=True)):
+            settings, (_, negative, depth) = sample.settings, sample.payload
+            if _predicts_negative(settings, step):
+                prompt, beside = settings.negative_prompt, JointView(None, view.beside(place))
+                away = _run_unet(denoiser, x, [at], denoiser.conditioning.embed(prompt), dtype, beside, depth)
+                negative = _clean_of(denoiser, x, away, at)
+            clean = _guided(denoiser, settings, at, x, outputs[place : place + 1], negative)
+            left.append(Carried(clean, negative, depth))
+        view.commit()
+        return left
 
     return run
 
@@ -199,22 +208,59 @@ def _rules(settings: Sequence[Settings], ordinal: int, cache: CacheSettings) -> 
     return changed | ({cache.scene_cut} if before.scene != after.scene else set())
 
 
+def _noisy(sample: Sample[Carried], step: int, at: StepCoefficients) -> Tensor:
+    clean = sample.payload.clean
+    epsilon = noise(sample.settings, sample.ordinal, step, tuple(clean.shape[1:])).to(clean)
+    return at.alpha * clean + at.beta * epsilon
+
+
+def _predicts_negative(settings: Settings, step: int) -> bool:
+    kind = settings.acting_guidance
+    return kind is Guidance.FULL or (kind is Guidance.INITIALIZE and step == 0)
+
+
+def _guided(
+    denoiser: Denoiser,
+    settings: Settings,
+    step: StepCoefficients,
+    x: Tensor,
+    output: Tensor,
+    negative: Tensor,
+) -> Tensor:
+    """The clean latent that a UNet output leads to, away from `negative` if guidance acts."""
+    if settings.acting_guidance is Guidance.NONE:
+        return denoiser.schedule.predict(x, output, [step])
+    residual = (x - step.alpha * negative) / step.beta
+    u = residual if settings.acting_guidance is Guidance.FULL else settings.delta * residual
+    e = u + settings.guidance_scale * (_as_noise(denoiser, x, output, step) - u)
+    clean: Tensor = step.c_out * (x - step.beta * e) / step.alpha + step.c_skip * x
+    return clean
+
+
+def _clean_of(denoiser: Denoiser, x: Tensor, output: Tensor, step: StepCoefficients) -> Tensor:
+    return (x - step.beta * _as_noise(denoiser, x, output, step)) / step.alpha
+
+
 def _run_unet(
     denoiser: Denoiser,
-    x_1CHW: Tensor,
-    step: StepCoefficients,
-    embeds_1LD: Tensor,
+    x_BCHW: Tensor,
+    steps: Sequence[StepCoefficients],
+    embeds_BLD: Tensor,
     dtype: torch.dtype,
     memory: Any = None,
+    depth_BCHW: Tensor | None = None,
 ) -> Tensor:
+    arguments: dict[str, Any] = {} if memory is None else {"cross_attention_kwargs": {"memory": memory}}
+    if depth_BCHW is not None:
+        arguments["depth"] = depth_BCHW.to(dtype)
     output: Tensor = denoiser.unet(
-        x_1CHW.to(dtype),
-        torch.tensor([step.timestep], device=x_1CHW.device),
-        encoder_hidden_states=embeds_1LD,
+        x_BCHW.to(dtype),
+        torch.tensor([step.timestep for step in steps], device=x_BCHW.device),
+        encoder_hidden_states=embeds_BLD,
         return_dict=False,
-        **({} if memory is None else {"cross_attention_kwargs": {"memory": memory}}),
+        **arguments,
     )[0]
-    return output.to(x_1CHW.dtype)
+    return output.to(x_BCHW.dtype)
 
 
 def _as_noise(denoiser: Denoiser, x: Tensor, output: Tensor, step: StepCoefficients) -> Tensor:

@@ -136,7 +136,7 @@ class Row:
     due_s: float
     """When it must be done for its frame to meet the deadline, going on alone."""
     write_due: bool = False
-    """Whether this row's commit writes temporal memory."""
+    """Whether its commit writes more than every row of its group does (`TemporalMemory.write_due`)."""
     later: tuple[LaterRow, ...] = ()
     """Its frame's rows after this one, in this span."""
     window: tuple[Frame, ...] = field(default=(), repr=False)

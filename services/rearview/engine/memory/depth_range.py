@@ -79,12 +79,14 @@ class DepthRange:
         return operator.kind is OperatorKind.ENCODE and spec.cache is not None
 
     def write_due(self, row: Row) -> bool:
-        return self.keeps_order(row.frame.spec, row.operator)
+        """Every row with depth writes its range, so that this is part of what each costs."""
+        return False
 
     def gather(self, rows: Sequence[Row]) -> Tensor | None:
         """Ranges (B, 2) before these frames; None where rows have no depth."""
-        if not all(self.write_due(row) for row in rows):
-            assert not any(self.write_due(row) for row in rows), "rows with and without depth in one forward"
+        deep = [self.keeps_order(row.frame.spec, row.operator) for row in rows]
+        if not all(deep):
+            assert not any(deep), "rows with and without depth in one forward"
             return None
         slots = [self._slots.slot(row.session_id) for row in rows]
         ranges = self._ranges[torch.tensor(slots, device=self._device)]

@@ -79,7 +79,12 @@ class FeatureBank:
         self._records = [BankRecord()] * rows
 
     def allocate(self, spec: SessionSpec) -> None:
-        """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool."""
+        """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool, or if it
+        asks for a temporal cache: `JointMemory` has both.
+        """
+        if spec.cache is not None:
+            text = "this service keeps no temporal cache"
+            raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, text, metadata={"field": "cache"})
         self._check_fits(spec)
         self._slots.allocate(spec.session_id)
         self._specs[spec.session_id] = spec

@@ -86,7 +86,7 @@ class JointMemory:
         done: list[TemporalMemory] = []
         try:
             for part in self._parts.values():
-                part.allocate(spec)
+                part.allocate(replace(spec, cache=None) if part is self._bank else spec)
                 done.append(part)
         except BaseException:
             for part in done:
@@ -116,7 +116,7 @@ class JointMemory:
         """
         if rows[0].operator.kind is not OperatorKind.DENOISE:
             return None if self._depth_range is None else self._depth_range.gather(rows)
-        bank: BankView | None = None if self._bank is None else self._bank.gather(self._bank_rows(rows))
+        bank: BankView | None = None if self._bank is None else self._bank.gather(rows)
         cache = None if self._cache is None else self._cache.gather(rows)
         return bank if cache is None else JointView(bank, cache)
 
@@ -127,7 +127,7 @@ class JointMemory:
             return
         bank, cache = (update.bank, update.cache) if isinstance(update, JointUpdate) else (update, None)
         if self._bank is not None:
-            self._bank.scatter(self._bank_rows(rows), bank)
+            self._bank.scatter(rows, bank)
         if self._cache is not None:
             self._cache.scatter(rows, cache)
 
@@ -159,8 +159,3 @@ class JointMemory:
     def check_integrity(self) -> None:
         for part in self._parts.values():
             part.check_integrity()
-
-    def _bank_rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows as the bank would have them: that the cache writes is not its affair."""
-        assert self._bank is not None
-        return [replace(row, write_due=row.write_due and self._bank.write_due(row)) for row in rows]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rearview.engine.motion_module import PositionTables
 
-__all__ = ["PlainCache", "PlainCacheView"]
+__all__ = ["PlainCache", "PlainCacheView", "PlainTwinView"]
 
 KeyValue = tuple[Tensor, Tensor]
 """Of one frame, (N, C) each."""
@@ -53,17 +53,15 @@ class PlainCacheView:
         self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables
     ) -> Tensor:
         """See `TemporalAttend`."""
-        present = list(zip(key_SNC, value_SNC, strict=True))
-        self._fresh[layer] = present
-        seen = present if self._is_window else self._seen(layer, present)
-        keys = torch.stack([key + tables.key[at] for at, (key, _) in enumerate(seen)])
-        values = torch.stack([value + tables.value[at] for at, (_, value) in enumerate(seen)])
-        first = len(seen) - len(present)
-        outputs = [
-            _attend(query + tables.query[first + index], keys, values, tables.heads)
-            for index, query in enumerate(query_SNC)
-        ]
-        return torch.stack(outputs)
+        present = self._fresh[layer] = list(zip(key_SNC, value_SNC, strict=True))
+        seen = self._seen(layer, present)
+        return _attend(query_SNC, seen, len(seen) - len(present), tables)
+
+    def beside(self, place: int) -> PlainTwinView:
+        """Begin one forward, after this one, of its frame at `place` alone, under another prompt: it sees
+        what that frame saw, but itself as it is now, and leaves nothing.
+        """
+        return PlainTwinView(self, place)
 
     def commit(self) -> None:
         """Keep what the forward has left."""
@@ -75,13 +73,43 @@ class PlainCacheView:
                 self._cache.ring[key] = self._newest(layer, fresh)
 
     def _seen(self, layer: int, present: list[KeyValue]) -> list[KeyValue]:
+        """Oldest first."""
+        if self._is_window:
+            return present
         return [*self._cache.sinks[self._step, layer], *self._newest(layer, present)]
 
     def _newest(self, layer: int, present: list[KeyValue]) -> list[KeyValue]:
         return [*self._cache.ring[self._step, layer], *present][-self._cache.ring_frames :]
 
 
-def _attend(query_NC: Tensor, keys_FNC: Tensor, values_FNC: Tensor, heads: int) -> Tensor:
+class PlainTwinView:
+    """The temporal attention of a frame once more: see `PlainCacheView.beside`."""
+
+    def __init__(self, view: PlainCacheView, place: int) -> None:
+        self._view, self._place = view, place
+
+    def attend(
+        self, layer: int, query_1NC: Tensor, key_1NC: Tensor, value_1NC: Tensor, tables: PositionTables
+    ) -> Tensor:
+        """See `TemporalAttend`."""
+        present = [*self._view._fresh[layer]]
+        present[self._place] = (key_1NC[0], value_1NC[0])
+        seen = self._view._seen(layer, present)
+        return _attend(query_1NC, seen, len(seen) - len(present) + self._place, tables)
+
+
+def _attend(query_SNC: Tensor, seen: list[KeyValue], first: int, tables: PositionTables) -> Tensor:
+    """Queries at positions from `first` on, over frames at positions from 0 on."""
+    keys = torch.stack([key + tables.key[at] for at, (key, _) in enumerate(seen)])
+    values = torch.stack([value + tables.value[at] for at, (_, value) in enumerate(seen)])
+    outputs = [
+        _attend_heads(query + tables.query[first + index], keys, values, tables.heads)
+        for index, query in enumerate(query_SNC)
+    ]
+    return torch.stack(outputs)
+
+
+def _attend_heads(query_NC: Tensor, keys_FNC: Tensor, values_FNC: Tensor, heads: int) -> Tensor:
     outputs = []
     for query, keys, values in zip(
         query_NC.chunk(heads, -1), keys_FNC.chunk(heads, -1), values_FNC.chunk(heads, -1), strict=True

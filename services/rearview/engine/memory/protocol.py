@@ -46,13 +46,15 @@ class TemporalMemory(Protocol):
         """
 
     def write_due(self, row: Row) -> bool:
-        """Whether committing `row` would write. Depends on the ordinal and the slot, never on load."""
+        """Whether committing `row` writes more than every row of its group does, at a cost of its own.
+        Depends on the ordinal and the slot, never on load.
+        """
 
     def gather(self, rows: Sequence[Row]) -> MemoryView:
         """What these rows read, in their order. Changes nothing."""
 
     def scatter(self, rows: Sequence[Row], update: MemoryUpdate) -> None:
-        """Write the rows whose write is due. The only change to a pool outside allocate/free/reset."""
+        """Write what the rows left. The only change to a pool outside allocate/free/reset."""
 
     def export(self, session_id: str) -> Mapping[str, Any]:
         """The session's past, keyed by (step, layer), never by slot or span; a copy."""
@@ -61,7 +63,9 @@ class TemporalMemory(Protocol):
         """Put an export into the session's (allocated) slots. Raises ValueError if it does not fit."""
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
-        """Bytes that `allocate(spec)` takes from the pool."""
+        """Bytes that `allocate(spec)` takes from the pool. What the engine holds of frames in flight and
+        for shadow windows (`warmup.StepWarmUp`) is host memory, and not among them.
+        """
 
     @property
     def free_slots(self) -> int:

@@ -148,11 +148,13 @@ class TemporalKVCache:
         return False
 
     def write_due(self, row: Row) -> bool:
-        return row.operator.kind is OperatorKind.DENOISE and row.frame.spec.cache is not None
+        """Every row with a cache writes it, so that this is part of what each costs."""
+        return False
 
     def gather(self, rows: Sequence[Row]) -> CacheView | None:
         """The samples' view, or None if the rows have no cache. All of them have one or none has."""
-        cached = [self.write_due(row) for row in rows]
+        denoises = rows[0].operator.kind is OperatorKind.DENOISE
+        cached = [denoises and row.frame.spec.cache is not None for row in rows]
         if not any(cached):
             return None
         assert all(cached), "rows with and without a temporal cache in one forward"
@@ -314,10 +316,12 @@ class TemporalKVCache:
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """As it is stored: what exceeds the range of float8 would become NaN there, so it is cut off."""
-    if dtype.itemsize > 1:
-        return tensor
+    """As it is stored: what exceeds the type's range is cut off, since it would be infinite there, or NaN in
+    float8, and spoil every picture that sees it.
+    """
     limit = torch.finfo(dtype).max
+    if limit >= torch.finfo(tensor.dtype).max:
+        return tensor
     return tensor.clamp(-limit, limit).to(dtype)
 
 
