@@ -7,13 +7,14 @@ import sys
 
 import typer
 
-from loadtest import demo_time, generator, report, throughput, transport
+from loadtest import cache_precision, demo_time, generator, report, throughput, transport
 
 app = typer.Typer(help="Measure the service. Without a command: transport, throughput, report.")
 app.command("generator")(generator.main)
 app.command("transport")(transport.main)
 app.command("throughput")(throughput.main)
 app.command("demo-time")(demo_time.main)
+app.command("cache-precision")(cache_precision.main)
 app.command("report")(report.main)
 
 
@@ -25,6 +26,16 @@ app.command("report")(report.main)
 def engine(context: typer.Context) -> None:
     """Measure the engine with no service around it; its own --help says more."""
     raise typer.Exit(_run("engine_bench", *context.args))
+
+
+@app.command(
+    "live2diff",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def live2diff(context: typer.Context) -> None:
+    """Measure the engine's steps with a temporal cache; its own --help says more."""
+    raise typer.Exit(_run("live2diff_bench", *context.args))
 
 
 @app.callback(invoke_without_command=True)

@@ -17,6 +17,7 @@ from rearview.engine.checkpoint import load_model
 from rearview.engine.conditioning import Conditioning
 from rearview.engine.memory.layers import BankLayout
 from rearview.engine.model import DiffusionModel
+from rearview.engine.motion import StreamingUNet
 from rearview.engine.operators.denoise import Denoiser
 from rearview.engine.sampling import Schedule
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,8 +62,12 @@ class Work:
         return self.encode + self.decode + steps * (self.unet + self.bank * banked)
 
 
-def build(size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0) -> DiffusionModel:
-    """The model of the whole chain."""
+def build(
+    size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0, *, motion: bool = False
+) -> DiffusionModel:
+    """The model of the whole chain; with `motion` one that has motion modules, which the bundled checkpoint
+    brings along or has not.
+    """
     if size.bundled:
         model = load_model(size.name, Span("fused", chain(MAX_STEPS)), device, dtype)
         assert isinstance(model, DiffusionModel)
@@ -81,8 +86,20 @@ def build(size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0) -
         for network in (unet, vae)
     )
     layout = install_processors(unet)
+    unet = _with_motion(unet, size) if motion else unet
     denoiser = Denoiser(unet, Schedule({}), Conditioning(_ByteTokenizer(), encoder, dtype), dtype, layout)
     return DiffusionModel(vae, denoiser, device=device, dtype=dtype)
+
+
+def _with_motion(unet: Any, size: Size) -> StreamingUNet:
+    """Random motion modules, those weights too that start at zero: what is kept must matter."""
+    sizes = {} if size.name == "sd15" else {"heads": 4, "norm_groups": 8}
+    with unet.device:
+        streaming = StreamingUNet(unet, **sizes).requires_grad_(False)
+    for name, weight in streaming.named_parameters():
+        if ".motion_modules." in name and ".proj_out.weight" in name:
+            weight.normal_(std=0.5 / weight.shape[1] ** 0.5)
+    return streaming
 
 
 def count_work(model: DiffusionModel, size: Size, device: torch.device, dtype: torch.dtype) -> Work:

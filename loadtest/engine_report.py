@@ -18,14 +18,14 @@ from loadtest.machine import describe_machine
 if TYPE_CHECKING:
     from loadtest.engine_bench import Bench, Cell, Measured
 
-__all__ = ["header", "line", "write"]
+__all__ = ["device_name", "header", "line", "setting", "store", "write"]
 
 
 def header(bench: Bench) -> str:
     """What is measured, and the table's heading."""
     work = bench.work
     return (
-        f"{bench.size.name}, {bench.size.pixels}², {_device_name(bench.device)}, {bench.dtype}, "
+        f"{bench.size.name}, {bench.size.pixels}², {device_name(bench.device)}, {bench.dtype}, "
         f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n"
         f"GFLOP: UNet {work.unet / 1e9:.3g}, with a bank {(work.unet + work.bank) / 1e9:.3g}, "
         f"VAE {work.encode / 1e9:.3g} + {work.decode / 1e9:.3g}; "
@@ -51,26 +51,46 @@ def write(
     checks: Sequence[Mapping[str, Any]],
     problems: Sequence[str],
 ) -> None:
-    """Store the result in the format of `loadtest/figures.py`."""
+    """Store the result of `engine_bench`."""
+    detail = {
+        **setting(bench.size.pixels, bench.device, bench.dtype),
+        "peak_tflops": bench.peak_flops / 1e12,
+        "tflop": {name: value / 1e12 for name, value in asdict(bench.work).items()},
+        "cells": table,
+    }
+    store(path, f"engine_{bench.size.name}", "engine_bench", checks, problems, detail)
+
+
+def store(
+    path: Path,
+    name: str,
+    module: str,
+    figures: Sequence[Mapping[str, Any]],
+    problems: Sequence[str],
+    detail: Mapping[str, Any],
+) -> None:
+    """Store a result of this process's `module` in the format of `loadtest/figures.py`."""
     content = {
-        "name": f"engine_{bench.size.name}",
-        "command": f"python -m loadtest.engine_bench {shlex.join(sys.argv[1:])}",
+        "name": name,
+        "command": f"python -m loadtest.{module} {shlex.join(sys.argv[1:])}",
         "machine": describe_machine(),
-        "figures": checks,
+        "figures": figures,
         "problems": problems,
-        "detail": {
-            "device": _device_name(bench.device),
-            "dtype": str(bench.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "pixels": bench.size.pixels,
-            "peak_tflops": bench.peak_flops / 1e12,
-            "tflop": {name: value / 1e12 for name, value in asdict(bench.work).items()},
-            "cells": table,
-        },
+        "detail": detail,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+def setting(pixels: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What the figures of a result depend on."""
+    return {
+        "device": device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "pixels": pixels,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.getdevice_name(device) if device.type == "cuda" else "CPU"

@@ -47,6 +47,8 @@ class Figure:
     def value_text(self) -> str:
         if math.isnan(self.value):
             return "none"
+        if 0 < abs(self.value) < 0.1:
+            return f"{self.value:.2g} {self.unit}".rstrip()
         return f"{self.value:.{2 if abs(self.value) < 100 else 0}f} {self.unit}".rstrip()
 
     @property

@@ -20,12 +20,13 @@ __all__ = ["BEGIN", "END", "insert", "main", "markdown"]
 BEGIN = "<!-- measured: begin, made by `python -m loadtest.report --into README.md` -->"
 END = "<!-- measured: end -->"
 _ORDER = ("demo", "throughput", "transport")
+_WHOLE = ("cache_precision",)
+"""Results whose figures are all in the table, those without a target too."""
 
 
 def markdown(results: Sequence[ResultFile]) -> str:
-    """A table of frame rates and of all that has a target, then a line per result: how it was measured.
-
-    The other figures are in the results' files.
+    """A table of frame rates, of all that has a target and of some results as a whole, then a line per
+    result: how it was measured. The other figures are in the results' files.
     """
     lines = ["| figure | measured with | value | target | |", "|---|---|---:|---:|---|"]
     notes = []
@@ -33,7 +34,7 @@ def markdown(results: Sequence[ResultFile]) -> str:
         lines += [
             f"| {f.what} | {f.setting} | {f.value_text} | {f.target_text} | {f.met_text} |"
             for f in result.figures
-            if f.target is not None or f.unit == "FPS"
+            if f.target is not None or f.unit == "FPS" or result.name in _WHOLE
         ]
         notes += [_note(result), *(f"  - **Not to be relied on:** {problem}." for problem in result.problems)]
     return "\n".join([*lines, "", *notes, ""])

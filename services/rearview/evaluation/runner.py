@@ -47,6 +47,8 @@ class Method:
     cache: CacheSettings | None = None
     window: CacheWindow = field(default_factory=CacheWindow)
     """Of the cache, if there is one."""
+    storage: torch.dtype | None = None
+    """How the cache keeps its frames; None: in the type of the networks."""
 
     @property
     def has_memory(self) -> bool:
@@ -89,6 +91,10 @@ class Translator:
         lacks_bank = method.bank is not None and self._model.bank_layout is None
         lacks_motion = method.cache is not None and self._model.cache_layout is None
         return not lacks_bank and not lacks_motion
+
+    def memory_bytes(self, method: Method) -> int:
+        """Bytes that a session's memory takes."""
+        return self._memory(method, 1).bytes_per_session(self._spec("", method, Settings()))
 
     def translate(
         self, method: Method, looks: Sequence[Settings], frames: Iterable[Tensor]
@@ -146,8 +152,9 @@ class Translator:
         bank = None if method.bank is None else self._bank(method.bank, num_sessions)
         if method.cache is None:
             return bank or Memoryless(num_sessions)
+        storage = method.storage or self._dtype
         depth = None if self._model.depth is None else DepthRange(num_sessions, device=self._device)
-        return JointMemory(bank, self._cache(method.window, num_sessions), depth)
+        return JointMemory(bank, self._cache(method.window, storage, num_sessions), depth)
 
     def _bank(self, settings: BankSettings, num_sessions: int) -> FeatureBank:
         assert self._model.bank_layout is not None
@@ -162,7 +169,7 @@ class Translator:
         )
         return FeatureBank(self._model.bank_layout, shape, dtype=self._dtype, device=self._device)
 
-    def _cache(self, window: CacheWindow, num_sessions: int) -> TemporalKVCache:
+    def _cache(self, window: CacheWindow, storage: torch.dtype, num_sessions: int) -> TemporalKVCache:
         assert self._model.cache_layout is not None
         shape = CacheShape(
             num_slots=num_sessions,
@@ -172,4 +179,4 @@ class Translator:
             window=window,
             latent_scale=self._latent_scale,
         )
-        return TemporalKVCache(self._model.cache_layout, shape, dtype=self._dtype, device=self._device)
+        return TemporalKVCache(self._model.cache_layout, shape, dtype=storage, device=self._device)
