@@ -1,0 +1,123 @@
+"""Live2Diff over a real Ray Serve: every cut gives the pictures of the local engine, through a new prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import serve
+from rearview.app import build_app
+from rearview.client import DropPolicy, ImageFormat, Method, OpenOptions, Settings, Translated, sync
+from rearview.client.exchange import Item
+from rearview.config import ServiceConfig, load_config
+from rearview.engine.chain import Span, chain
+from rearview.engine.checkpoint import load_model
+from rearview.engine.engine import Engine
+from rearview.engine.memory.cache_window import CacheWindow
+from rearview.engine.memory.joint import JointMemory
+from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
+from rearview.engine.model import DiffusionModel
+from rearview.engine.rows import FrameInput
+from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.session import CacheSettings, SessionSpec
+from rearview.engine.session import Settings as EngineSettings
+from rearview.local import LocalService
+from support.tiny import SIZE, random_frames, write_tiny_checkpoint
+from support.tiny_motion_files import write_motion_adapter
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+WINDOW = CacheWindow(3, 2)
+CHANGE_AT = 5
+"""The first frame under the new prompt; the shadow window ends with frame 7."""
+FRAMES = random_frames(11)
+CUTS: Mapping[str, list[dict[str, Any]]] = {
+    "fused": [{"name": "fused", "operators": ["encode", "denoise-0", "denoise-1", "decode"]}],
+    "pipeline": [
+        {"name": "first", "operators": ["encode", "denoise-0"]},
+        {"name": "second", "operators": ["denoise-1", "decode"]},
+    ],
+}
+ASKED: OpenOptions = {
+    "prompt": "a",
+    "strength": 0.9,
+    "seed": 7,
+    "method": Method.LIVE2DIFF,
+    "drop_policy": DropPolicy.LOSSLESS,
+    "answer_format": ImageFormat.RGB,
+    "send_quality": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With motion modules of its own."""
+    folder = write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+    write_motion_adapter(folder / "motion_adapter")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local_pictures(checkpoint: Path) -> list[bytes]:
+    """From one engine in this process that owns the whole chain; the prompt changes on the way."""
+    torch.set_num_threads(1)
+    span, dtype = Span("whole", chain(2)), torch.float64
+    model = load_model(str(checkpoint), span, torch.device("cpu"), dtype)
+    assert isinstance(model, DiffusionModel)
+    assert model.cache_layout is not None
+    cache = TemporalKVCache(model.cache_layout, CacheShape(1, (0, 1), SIZE, SIZE, WINDOW), dtype=dtype)
+    engine = Engine(span, model, JointMemory(None, cache), Scheduler(CostTable(), max_batch=1))
+    settings = [EngineSettings(prompt, 0.9, 2, seed=7) for prompt in ("a", "b")]
+    engine.open(SessionSpec("s", SIZE, SIZE, 2, settings[0], cache=CacheSettings()))
+    engine.update("s", 1, settings[1])
+    pictures: dict[int, bytes] = {}
+    for ordinal, frame in enumerate(FRAMES):
+        engine.admit(FrameInput("s", ordinal, frame, int(ordinal >= CHANGE_AT)), 0.0)
+    while engine.has_work:
+        for emission in engine.step(0.0).emissions:
+            assert emission.payload is not None
+            pictures[emission.ordinal] = emission.payload.numpy().tobytes()
+    return [pictures[ordinal] for ordinal in range(len(FRAMES))]
+
+
+def config(checkpoint: Path, topology: str) -> ServiceConfig:
+    return load_config(
+        {
+            "name": topology,
+            "model": {"checkpoint": str(checkpoint), "dtype": "float64", "width": SIZE, "height": SIZE},
+            "topology": topology,
+            "spans": [{**span, "max_batch": 1, "slots": 2} for span in CUTS[topology]],
+            "cache": {"sink_frames": WINDOW.sink_frames, "ring_frames": WINDOW.ring_frames},
+            "ingress": {"port": 0, "drain_grace_s": 1, "resume_grace_s": 1},
+        }
+    )
+
+
+def started_beside(config: ServiceConfig) -> str:
+    """Address of a second service in the Ray that runs already: it starts in half the time."""
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    handle = serve.run(build_app(config), name=config.name, route_prefix=None, logging_config=quiet)
+    description = handle.describe.remote().result(timeout_s=30)
+    return str(description["address"])
+
+
+def translated(address: str, items: Sequence[Item]) -> list[bytes]:
+    with sync.Client(address) as client:
+        answers = list(client.translate_frames(items, **ASKED))
+    return [answer.image.tobytes() for answer in answers if isinstance(answer, Translated)]
+
+
+def test_every_cut_over_serve_gives_the_pictures_of_the_local_engine(
+    checkpoint: Path, local_pictures: list[bytes]
+) -> None:
+    images: list[Item] = [frame.numpy() for frame in FRAMES]
+    items: list[Item] = [*images[:CHANGE_AT], Settings(prompt="b"), *images[CHANGE_AT:]]
+    with LocalService(config(checkpoint, "pipeline")) as service:
+        assert translated(service.address, items) == local_pictures
+        calm = translated(service.address, images)
+        assert translated(started_beside(config(checkpoint, "fused")), items) == local_pictures
+    assert calm[:CHANGE_AT] == local_pictures[:CHANGE_AT]
+    assert calm[CHANGE_AT + WINDOW.sink_frames :] != local_pictures[CHANGE_AT + WINDOW.sink_frames :]
