@@ -8,6 +8,7 @@ sees noisy latents, because the denoiser will hand it imperfect ones.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,45 @@ PEAK_RATE = 2e-3
 AVERAGE_DECAY = 0.997
 MAX_LATENT_NOISE = 0.4  # of the latent's deviation
 FOLD_AT = 0.6  # share of the budget after which channel statistics are folded for the first time
-_SHARE_NATURAL, _SHARE_NOISY, _SHARE_RESAMPLED = 0.4, 0.6, 0.15
+_SHARE_NATURAL, _SHARE_NOISY, _SHARE_RESAMPLED = 0.5, 0.5, 0.15
 _PIXEL_ART = STYLES.index("pixel-art")
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What a run over the autoencoder is after."""
+
+    squared_weight: float = 6.0
+    """Of the mean squared error, which is what PSNR counts."""
+    peak_rate: float = PEAK_RATE
+    calm: bool = False
+    """Whether latents are disturbed as little all the time as else at the end of a schedule."""
+
+
+FIRST_GOAL = Goal()
+POLISH = Goal(squared_weight=60.0, peak_rate=6e-4, calm=True)
+"""A second, short schedule over a trained autoencoder, for fidelity."""
+
+
 def train_autoencoder(
-    data: Dataset, path: Path, *, minutes: float, device: torch.device, seed: int, num_pairs: int = 5
+    data: Dataset,
+    path: Path,
+    *,
+    minutes: float,
+    device: torch.device,
+    seed: int,
+    num_pairs: int = 5,
+    goal: Goal = FIRST_GOAL,
+    start: AutoencoderTiny | None = None,
 ) -> AutoencoderTiny:
-    """Train for the minutes given, resuming from ``path``; return the averaged model, statistics folded."""
+    """Train for the minutes given, resuming from ``path``; return the averaged model, statistics folded.
+
+    `start`: weights to begin with instead of fresh ones.
+    """
     torch.manual_seed(seed)
     vae = build_vae().to(device).to(memory_format=torch.channels_last)
+    if start is not None:
+        vae.load_state_dict(start.state_dict())
     optimiser = Muon([vae])
     saved = load_if_present(path, device)
     step, folded, spent_s = 0, False, 0.0
@@ -65,11 +95,11 @@ def train_autoencoder(
     threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
         threads.tick()
-        loss, parts = _loss(
-            vae, *_pairs(data, rng, num_pairs, device), noise=noise_share(step, budget.fraction)
-        )
+        noise = noise_share(step, 1.0 if goal.calm else budget.fraction)
+        pairs = _pairs(data, rng, num_pairs, device)
+        loss, parts = _loss(vae, *pairs, noise=noise, squared_weight=goal.squared_weight)
         loss.backward()
-        optimiser.step(PEAK_RATE, relative=relative_rate(step, budget.fraction))
+        optimiser.step(goal.peak_rate, relative=relative_rate(step, budget.fraction))
         average.update(vae, step)
         step += 1
         if step % 100 == 0:
@@ -111,7 +141,13 @@ def _pairs(
 
 
 def _loss(
-    vae: AutoencoderTiny, first: Tensor, second: Tensor, shift: NDArray[np.int64], *, noise: float
+    vae: AutoencoderTiny,
+    first: Tensor,
+    second: Tensor,
+    shift: NDArray[np.int64],
+    *,
+    noise: float,
+    squared_weight: float,
 ) -> tuple[Tensor, dict[str, float]]:
     num_pairs = first.shape[0]
     picture = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
@@ -130,8 +166,9 @@ def _loss(
     prior = mean.square().mean() + 2 * (spread + 1e-5).log().square().mean()
     rebuilt, colour = picture_loss(output, picture), colour_loss(output, picture)
     steady = _overlap_difference(output[:num_pairs], output[num_pairs:], shift)
-    loss = rebuilt + colour + 0.02 * prior + 0.4 * steady
-    parts = {"picture": rebuilt, "colour": colour, "prior": prior, "steady": steady}
+    squared = (output - picture).square().mean()
+    loss = rebuilt + squared_weight * squared + colour + 0.02 * prior + 0.4 * steady
+    parts = {"picture": rebuilt, "squared": squared, "colour": colour, "prior": prior, "steady": steady}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rearview.training.export import DEFAULT_STEPS, DEFAULT_STRENGTH
+from rearview.training.export import BANK, DEFAULT_STEPS, DEFAULT_STRENGTH
+from rearview.training.flicker import BANK as BANK_KIND
+from rearview.training.flicker import FIXED, FRESH, Flicker
 from rearview.training.model import LATENT_CHANNELS, LATENT_STD
 from rearview.training.photos import HELD_OUT, PHOTOS
 from rearview.training.prompts import canonical_prompt
 from rearview.training.styles import STYLES
+
+SCREEN_LOCKED = "pixel-art"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the training, as its state file tells."""
+
+    steps: int
+    minutes: float
 
 
 @dataclass(frozen=True)
@@ -18,11 +30,11 @@ class Report:
 
     num_scenes: int
     seed: int
-    vae_steps: int
-    vae_minutes: float
-    unet_steps: int
-    unet_minutes: float
+    stages: Mapping[str, Stage]
+    warm_start: bool
     machine: str
+    notes: str
+    """Markdown about this one run, put at the end."""
     size_bytes: int
     parameters: Mapping[str, int]
     reconstruction: Mapping[str, Mapping[str, float]]
@@ -30,22 +42,24 @@ class Report:
         default_factory=dict
     )  # setting, photo, style
     distances: Mapping[str, float] = field(default_factory=dict)
-    flicker: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # kind of noise, style
+    flicker: Mapping[str, Mapping[str, Flicker]] = field(default_factory=dict)  # way of translating, style
 
     def training(self) -> dict[str, object]:
         """The part that goes into ``rearview.json``."""
         return {
             "num_scenes": self.num_scenes,
             "seed": self.seed,
-            "vae_steps": self.vae_steps,
-            "unet_steps": self.unet_steps,
+            "steps": {name: stage.steps for name, stage in self.stages.items()},
+            "minutes": {name: round(stage.minutes) for name, stage in self.stages.items()},
+            "warm_start": self.warm_start,
             "machine": self.machine,
         }
 
 
 def model_card(report: Report) -> str:
     """Markdown for README.md of the checkpoint."""
-    return "\n".join([_head(report), _data(report), _training(report), _figures(report), _limits()]) + "\n"
+    parts = [_head(report), _data(report), _training(report), _figures(report), _limits(), report.notes]
+    return "\n".join(part for part in parts if part) + "\n"
 
 
 def _head(report: Report) -> str:
@@ -90,19 +104,47 @@ those whose licence line allows free use were taken.
 """
 
 
+_STAGES = {
+    "vae": "autoencoder (AutoencoderTiny), 10 crops a step",
+    "vae-polished": "autoencoder again, for fidelity",
+    "unet": "denoiser and text encoder on clips, later the decoder too, 24 frames a step",
+    "motion": "motion modules on clips of 16 frames, all else frozen",
+}
+
+
 def _training(report: Report) -> str:
+    rows = "\n".join(
+        f"| {_STAGES[name]} | {stage.steps} | {stage.minutes:.0f} |" for name, stage in report.stages.items()
+    )
+    start = _WARM_START if report.warm_start else "Every part started from random weights.\n"
     return f"""## Training
 
 | stage | steps | minutes |
 |---|---|---|
-| autoencoder (AutoencoderTiny) | {report.vae_steps} of 12 crops | {report.vae_minutes:.0f} |
-| denoiser, text encoder, then the decoder too | {report.unet_steps} of 12 rows | {report.unet_minutes:.0f} |
+{rows}
 
-A row of the second stage is a roll-out of two or three predictions, each from the model's own last output.
+A step of the denoiser takes clips of 2, later 4 frames: a window of 96 pixels moving over a scene and, on
+the same path, over its styled version, so the motion is known exactly. It rolls out two to four
+predictions, each from the model's own last output. Three clips in four run with a feature bank (queue of
+{BANK["max_frames"]} frames, written after every frame, no fusion); for those the loss also counts how far
+the error of a frame differs from the error of the frame before, moved by the known motion. Half of the
+clips have fresh noise in every frame, half the same noise. Self-attention starts as attention to what looks
+alike (keys equal queries, enlarged), and is sharpened once more on the way (queries and keys of whitened
+features).
 
-Machine: {report.machine}. `python -m rearview.training.pocket` makes it again (extra `training`); it resumes
-after an interruption. Schedules follow the time budget, so another machine gives other step counts and
-slightly other weights.
+A step of the motion modules takes clips of 16 frames under the mask of the paper; after the first 8 often
+some time passes, or they show another scene, as in a long stream.
+
+{start}
+Machine: {report.machine}.
+`rearview train pocket` makes it again (extra `training`); it resumes after an interruption. Schedules
+follow the time budget, so another machine gives other step counts and slightly other weights.
+"""
+
+
+_WARM_START = """The denoiser and the text encoder did not start from random weights, which is the recipe's
+default: they took over those of an earlier denoiser (`--start-from`), but for the outer convolutions and
+the queries and keys of self-attention.
 """
 
 
@@ -134,17 +176,44 @@ def _figures(report: Report) -> str:
 def _flicker(report: Report) -> list[str]:
     if not report.flicker:
         return []
-    alone = ", ".join(f"{name} {value:.3f}" for name, value in report.flicker[""].items())
-    kinds = {kind: row for kind, row in report.flicker.items() if kind}
-    styles = list(next(iter(kinds.values())))
+    alone = {name: flicker.warp for name, flicker in report.flicker[""].items()}
+    floor = alone["autoencoder"]
     lines = [
         "",
-        "Warp error on the sample clip (mean difference 0..1 to the frame before, moved by the known",
+        "Flicker on the sample clip (held-out photographs, known motion), default setting. Warp error: mean",
+        "difference 0..1 of a frame to the frame before, moved by the known motion; the source has",
+        f"{alone['source']:.4f}, decode(encode(source)) {floor:.4f}. Excess: warp error above the",
+        "latter. Change by the bank, under the same noise rule: of the excess / of the difference from the",
+        f"source / of the mean gradient. The tiles of {SCREEN_LOCKED} are locked to the screen by design.",
+        "",
+        *_table("style", ["noise", "warp error", "excess", "excess with bank", "change by the bank"]),
     ]
-    lines += [f"motion), default setting; {alone}:", "", *_table("noise", styles)]
-    return lines + [
-        f"| {kind} | " + " | ".join(f"{row[s]:.3f}" for s in styles) + " |" for kind, row in kinds.items()
-    ]
+    for kind in (FIXED, FRESH):
+        off, banked = report.flicker[kind], report.flicker[kind + BANK_KIND]
+        lines += [_flicker_row(style, kind, off[style], banked[style], floor) for style in off]
+        mean_off, mean_banked = (
+            _mean(row for style, row in rows.items() if style != SCREEN_LOCKED) for rows in (off, banked)
+        )
+        lines.append(_flicker_row(f"mean without {SCREEN_LOCKED}", kind, mean_off, mean_banked, floor))
+    return lines
+
+
+_LEAST = 0.0005  # excess of which a share means anything
+
+
+def _flicker_row(style: str, kind: str, off: Flicker, banked: Flicker, floor: float) -> str:
+    before, after = off.warp - floor, banked.warp - floor
+    pairs = ((before, after), (off.difference, banked.difference), (off.gradient, banked.gradient))
+    changes = " / ".join(f"{100 * (new / old - 1):+.1f} %" if old > _LEAST else "–" for old, new in pairs)
+    return f"| {style} | {kind} | {off.warp:.4f} | {before:.4f} | {after:.4f} | {changes} |"
+
+
+def _mean(rows: Iterable[Flicker]) -> Flicker:
+    every = list(rows)
+    warp, difference, gradient = (
+        sum(getattr(row, name) for row in every) / len(every) for name in ("warp", "difference", "gradient")
+    )
+    return Flicker(warp, difference, gradient)
 
 
 def _table(first: str, columns: list[str]) -> list[str]:
@@ -160,6 +229,6 @@ def _limits() -> str:
 * More than one or two steps gain nothing, and a strength above about 0.6 loses detail: a model that predicts
   the mean cannot invent what noise removed.
 * Trained at 128 x 128, meant for 256 x 256; larger pictures work, with strokes of the same size in pixels.
-* Trained without a feature bank, it gains next to nothing from one: on 40 frames of the sample clip the
-  bank lowered the warp error by at most 2 % (natural 0 %, oil 1.7 %, neon 0.4 %; a write every frame).
+* Details travel through convolutions, not through self-attention, so a feature bank steadies little, also
+  after training with one; the table above has the figures.
 """

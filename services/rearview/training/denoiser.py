@@ -1,15 +1,19 @@
-"""Training of the denoiser and the text encoder, later jointly with the decoder.
+"""Training of the denoiser and the text encoder on clips, later jointly with the decoder.
 
 Each step runs the loop the product runs: a first prediction from the noisy natural latent, then, from the
-model's own output, a second prediction at a smaller timestep (for some batches with a third one between
-them). Both must equal the styled latent. From ``JOINT_FROM`` of the budget on, the second prediction is
-also decoded and compared as a picture, with gradient into denoiser and decoder; the encoder never moves.
+model's own output, a last prediction at a smaller timestep, often with others between them. Both must equal
+the styled latent. Most clips run with a feature bank per denoising step, and for those the error must also
+move with the picture: what flickers costs, blur does not help. Half of the clips have new noise in every
+frame, half the noise of a session with fixed noise. From ``JOINT_FROM`` of the budget on, the last
+prediction is also decoded and compared as a picture, with gradient into denoiser and decoder; the encoder
+never moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rearview.engine.attention.processors import install_processors
 from rearview.training.budget import Average, Budget, load_if_present, relative_rate, save_atomically
+from rearview.training.clip_memory import ClipMemory
+from rearview.training.clips import Clips, make_clips, unsteadiness
 from rearview.training.dataset import Dataset
 from rearview.training.export import Pocket
-from rearview.training.losses import picture_loss
+from rearview.training.losses import contrast_loss, picture_loss
 from rearview.training.model import LATENT_STD, build_text_encoder, build_unet, noise_levels
 from rearview.training.muon import Muon
 from rearview.training.prompts import sample_prompt
@@ -35,24 +42,34 @@ from rearview.training.vocabulary import build_tokenizer
 PEAK_RATE = 2e-3
 DECODER_PEAK_RATE = 6e-4
 AVERAGE_DECAY = 0.995
+LONG_CLIPS_FROM = 0.3  # share of the budget after which clips have LONG frames instead of SHORT
+SHORT, LONG = 2, 4  # frames
 JOINT_FROM = 0.3  # share of the budget after which pixel loss sets in
 PIXEL_WEIGHT = 1.5
+CONTRAST_WEIGHT = 3.0  # inside the pixel loss
+REBUILT_WEIGHT = 40.0  # of the mean squared error of plain reconstruction
+STEADY_LATENT_WEIGHT, STEADY_PIXEL_WEIGHT = 0.6, 8.0
+QUERY_GAIN = 2.0
+SHARPEN_AT = 0.45  # share of the budget
+SHARP_GAIN = 1.4
 _FIRST_K = (10, 46)  # range of grid indices of the first prediction: t = 799..99
-_USUAL_K = (20, 41)  # half of the rows: t = 599..199
-_SHARE_MIDPOINT, _SHARE_TEACHER, _SHARE_THREE = 0.6, 0.2, 0.35
+_USUAL_K = (20, 41)  # half of the clips: t = 599..199
+_SHARE_MIDPOINT, _SHARE_TEACHER = 0.6, 0.15
+_BETWEEN = (0.6, 0.25, 0.15)  # shares of roll-outs with 0, 1 and 2 predictions between first and last
+_SHARE_BANK, _SHARE_FRESH = 0.75, 0.5
 _SLOW_WEIGHT = 1.6
-_ROWS_PER_SCENE = 2
-_REBUILT_ROWS = 3  # decoder-only rows that keep plain reconstruction honest
+_REBUILT_ROWS = 6  # decoder-only rows that keep plain reconstruction honest
+_ADAPTING_STEPS = 80  # of a warm start: only the new outer convolutions move
 
 
 @dataclass
 class Batch:
-    """Latents at diffusion scale and styled pictures of one step; rows of one scene are neighbours."""
+    """Latents at diffusion scale and pictures of one step; the frames of one clip are neighbouring rows."""
 
     natural: Tensor  # (row, channel, height, width)
     styled: Tensor
-    picture: Tensor  # (row, 3, height, width), the styled pictures
-    prompts: list[str]
+    clips: Clips
+    prompts: list[str]  # one per clip
 
 
 class Students(nn.Module):
@@ -63,17 +80,87 @@ class Students(nn.Module):
         self.tokenizer = build_tokenizer()
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         self.unet = build_unet()
+        install_processors(self.unet)
         self.text_encoder = build_text_encoder(len(self.tokenizer), start=start, end=end)
         self.vae = vae
         # Predictions are several times larger than unit noise (see LATENT_STD); start near that size.
         self.unet.conv_out.weight.data.mul_(4)
         self.unet.conv_norm_out.weight.data.fill_(2)
+        match_keys(self.unet)
 
     def context(self, prompts: list[str]) -> Tensor:
         return encode_prompts(self.tokenizer, self.text_encoder, prompts)
 
     def pocket(self) -> Pocket:
         return Pocket(self.vae, self.unet, self.text_encoder, self.tokenizer)
+
+
+@torch.no_grad()
+def match_keys(unet: nn.Module, gain: float = QUERY_GAIN) -> None:
+    """Start self-attention as attention to what looks alike: keys equal queries, both enlarged.
+
+    With the usual start it stays a soft global mean, to which a second frame adds nothing.
+    """
+    for name, module in unet.named_modules():
+        if name.endswith("attn1"):
+            attention: Any = module
+            attention.to_q.weight.mul_(gain)
+            attention.to_k.weight.copy_(attention.to_q.weight)
+
+
+@torch.no_grad()
+def sharpen_attention(unet: nn.Module, copy: nn.Module, run: Callable[[], Any]) -> None:
+    """Make self-attention look for the same content: equal queries and keys of whitened features.
+
+    Tokens share most of their features, so that attention drifts back to a mean over all of them;
+    whitening leaves what tells them apart. All heads after the middle block are replaced, of those before
+    it the first one, so that the others may go on pooling. `run`: some forwards, whose features count;
+    `copy` gets the same weights.
+    """
+    moments: dict[str, list[Tensor]] = {}
+    hooks = []
+    for name, module in unet.named_modules():
+        if name.endswith("attn1.to_q") and not name.startswith("mid_block"):
+
+            def count(layer: nn.Module, inputs: Any, name: str = name) -> None:
+                tokens = inputs[0].flatten(0, 1).double()
+                moments.setdefault(name, []).append(tokens.mT @ tokens / len(tokens))
+
+            hooks.append(module.register_forward_pre_hook(count))
+    run()
+    for hook in hooks:
+        hook.remove()
+    for name, found in moments.items():
+        values, vectors = torch.linalg.eigh(torch.stack(found).mean(0))
+        whitening = vectors @ torch.diag((values + 1e-3 * values.mean()).rsqrt()) @ vectors.mT
+        turn = torch.linalg.qr(torch.randn_like(whitening)).Q
+        weight = (SHARP_GAIN**0.5 * turn @ whitening).float()
+        for model in (unet, copy):
+            attention: Any = model.get_submodule(name.removesuffix(".to_q"))
+            rows = len(weight) if name.startswith("up_blocks") else len(weight) // attention.heads
+            attention.to_q.weight[:rows] = weight[:rows]
+            attention.to_k.weight[:rows] = weight[:rows]
+
+
+@torch.no_grad()
+def warm_start(students: Students, path: Path) -> int:
+    """Copy the averaged weights of an earlier denoiser wherever shapes agree; return how many tensors.
+
+    The outer convolutions and the queries and keys of self-attention keep their fresh start.
+    """
+    earlier = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    own = students.state_dict()
+    fresh = ("vae.", "unet.conv_in.", "unet.conv_out.", "unet.conv_norm_out.")
+    taken = {
+        name: value
+        for name, value in earlier.items()
+        if not name.startswith(fresh)
+        and not name.endswith(("attn1.to_q.weight", "attn1.to_k.weight"))
+        and name in own
+        and own[name].shape == value.shape
+    }
+    students.load_state_dict(own | taken)
+    return len(taken)
 
 
 def train_denoiser(
@@ -84,10 +171,14 @@ def train_denoiser(
     minutes: float,
     device: torch.device,
     seed: int,
-    num_scenes: int = 6,
+    num_rows: int = 24,
+    start_from: Path | None = None,
     on_save: Callable[[Pocket, int, float], None] = lambda pocket, step, fraction: None,
 ) -> Pocket:
-    """Train for the minutes given, resuming from ``path``; ``on_save`` gets the averaged model."""
+    """Train for the minutes given, resuming from ``path``; ``on_save`` gets the averaged model.
+
+    `num_rows`: frames of a step. `start_from`: state of an earlier denoiser, for a warm start.
+    """
     torch.manual_seed(seed + 1)
     students = Students(vae).to(device)
     students.vae.encoder.requires_grad_(False)
@@ -95,12 +186,14 @@ def train_denoiser(
     optimiser = Muon([students.unet], [students.text_encoder])
     decoder_optimiser = Muon([students.vae.decoder], adam_lr=3e-4)
     saved = load_if_present(path, device)
-    step, spent_s = 0, 0.0
+    step, spent_s, sharpened = 0, 0.0, False
+    if saved is None and start_from is not None:
+        print(f"unet: {warm_start(students, start_from)} tensors from {start_from.name}", flush=True)
     if saved is not None:
         students.load_state_dict(saved["live"])
         optimiser.load_state_dict(saved["optimiser"])
         decoder_optimiser.load_state_dict(saved["decoder_optimiser"])
-        step, spent_s = saved["step"], saved["spent_s"]
+        step, spent_s, sharpened = saved["step"], saved["spent_s"], saved["sharpened"]
     average = Average(students, AVERAGE_DECAY)
     if saved is not None:
         average.module.load_state_dict(saved["average"])
@@ -114,14 +207,21 @@ def train_denoiser(
     def save() -> None:
         state = {"live": students.state_dict(), "average": average.module.state_dict(), "step": step}
         state |= {"optimiser": optimiser.state_dict(), "decoder_optimiser": decoder_optimiser.state_dict()}
-        save_atomically(state | {"spent_s": budget.spent_s}, path)
+        save_atomically(state | {"spent_s": budget.spent_s, "sharpened": sharpened}, path)
         on_save(averaged.pocket(), step, budget.fraction)
 
     threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
         threads.tick()
+        if not sharpened and budget.fraction > SHARPEN_AT:
+            batch = _batch(data, students.vae, rng, num_rows // LONG, LONG, device)
+            run = partial(_loss, students, batch, levels, rng, joint=False)
+            sharpen_attention(students.unet, averaged.unet, run)
+            sharpened = True
         joint = budget.fraction > JOINT_FROM
-        batch = _batch(data, students.vae, rng, num_scenes, device)
+        _adapt_only(students, start_from is not None and step < _ADAPTING_STEPS)
+        length = LONG if budget.fraction > LONG_CLIPS_FROM else SHORT
+        batch = _batch(data, students.vae, rng, num_rows // length, length, device)
         loss, parts = _loss(students, batch, levels, rng, joint=joint)
         loss.backward()
         rate = relative_rate(step, budget.fraction)
@@ -154,77 +254,142 @@ def style_weights() -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
+def _adapt_only(students: Students, adapting: bool) -> None:
+    """Freeze all of the denoiser but its outer convolutions, and the text encoder; or free them."""
+    students.text_encoder.requires_grad_(not adapting)
+    students.unet.requires_grad_(not adapting)
+    students.unet.conv_in.requires_grad_(True)
+    students.unet.conv_out.requires_grad_(True)
+
+
 @torch.no_grad()
 def _batch(
-    data: Dataset, vae: AutoencoderTiny, rng: np.random.Generator, num_scenes: int, device: torch.device
+    data: Dataset,
+    vae: AutoencoderTiny,
+    rng: np.random.Generator,
+    num_clips: int,
+    length: int,
+    device: torch.device,
 ) -> Batch:
-    scenes = rng.integers(len(data), size=num_scenes)
-    weights = style_weights()
-    drawn = [rng.choice(len(STYLES), _ROWS_PER_SCENE, replace=False, p=weights) for _ in scenes]
-    styles = np.concatenate(drawn)
-    source = data.pictures(scenes, np.zeros_like(scenes), device)
-    picture = data.pictures(np.repeat(scenes, _ROWS_PER_SCENE), styles, device)
-    pictures = torch.cat([source, picture]).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    clips = make_clips(
+        data, rng, num_clips=num_clips, length=length, device=device, style_weights=style_weights()
+    )
+    natural, styled = encode_clips(vae, clips)
+    return Batch(natural, styled, clips, [sample_prompt(rng, STYLES[style]) for style in clips.styles])
+
+
+@torch.no_grad()
+def encode_clips(vae: AutoencoderTiny, clips: Clips) -> tuple[Tensor, Tensor]:
+    """Latents at diffusion scale of the natural and of the styled frames."""
+    pictures = torch.cat([clips.natural, clips.styled]).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(pictures.device.type, dtype=torch.bfloat16):
         latent = vae.encode(pictures).latents
-    latent = latent.float().contiguous() * LATENT_STD
-    natural = latent[:num_scenes].repeat_interleave(_ROWS_PER_SCENE, dim=0)
-    prompts = [sample_prompt(rng, STYLES[style]) for style in styles]
-    return Batch(natural, latent[num_scenes:], picture, prompts)
+    natural, styled = (latent.float().contiguous() * LATENT_STD).chunk(2)
+    return natural, styled
 
 
-def draw_steps(rng: np.random.Generator, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Grid indices of both predictions of each row; most pairs are those of a two-step session."""
-    usual = rng.random(num_rows) < 0.5
-    first = np.where(usual, rng.integers(*_USUAL_K, num_rows), rng.integers(*_FIRST_K, num_rows))
+def draw_steps(rng: np.random.Generator, num_clips: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Grid indices of first and last prediction of each clip; most pairs are those of a two-step session."""
+    usual = rng.random(num_clips) < 0.5
+    first = np.where(usual, rng.integers(*_USUAL_K, num_clips), rng.integers(*_FIRST_K, num_clips))
     middle = (first + GRID) // 2
-    free = first + 1 + np.floor(rng.random(num_rows) * (GRID - 2 - first)).astype(np.int64)
-    second = np.where(rng.random(num_rows) < _SHARE_MIDPOINT, middle, free)
+    free = first + 1 + np.floor(rng.random(num_clips) * (GRID - 2 - first)).astype(np.int64)
+    second = np.where(rng.random(num_clips) < _SHARE_MIDPOINT, middle, free)
     return first, np.minimum(second, GRID - 2)
 
 
 def _loss(
     students: Students, batch: Batch, levels: tuple[Tensor, Tensor], rng: np.random.Generator, *, joint: bool
 ) -> tuple[Tensor, dict[str, float]]:
-    context = students.context(batch.prompts)
-    num_rows = len(batch.prompts)
-    first_k, second_k = draw_steps(rng, num_rows)
-    first = _predict(students.unet, batch.natural, first_k, context, levels)
-    teacher = torch.from_numpy(rng.random(num_rows) < _SHARE_TEACHER).to(first.device)
-    given = torch.where(teacher[:, None, None, None], batch.styled, first.detach())
-    if rng.random() < _SHARE_THREE:
-        with torch.no_grad():
-            given = _predict(students.unet, given, (first_k + second_k) // 2, context, levels)
-    second = _predict(students.unet, given, second_k, context, levels)
-    first_loss, second_loss = (
-        F.smooth_l1_loss(guess / LATENT_STD, batch.styled / LATENT_STD, beta=0.2) for guess in (first, second)
+    clips, device = batch.clips, batch.natural.device
+    num_clips, length = len(batch.prompts), clips.length
+    has_bank = torch.from_numpy(rng.random(num_clips) < _SHARE_BANK).to(device)
+    roll_out = RollOut(
+        students.unet,
+        students.context(batch.prompts).repeat_interleave(length, dim=0),
+        levels,
+        memory=ClipMemory(has_bank, length),
+        noise=ClipNoise(torch.from_numpy(rng.random(num_clips) < _SHARE_FRESH).to(device), length),
     )
-    loss = first_loss + second_loss
-    parts = {"first": first_loss, "second": second_loss}
+    first, last = predictions(roll_out, batch.natural, batch.styled, rng, length)
+    losses = {
+        name: F.smooth_l1_loss(guess / LATENT_STD, batch.styled / LATENT_STD, beta=0.2)
+        for name, guess in (("first", first), ("last", last))
+    }
+    residual = (last - batch.styled) / LATENT_STD
+    losses["steady latent"] = STEADY_LATENT_WEIGHT * unsteadiness(residual, clips.motion, has_bank)
     if joint:
-        pixel = _pixel_loss(students.vae, second, batch)
-        loss = loss + PIXEL_WEIGHT * pixel
-        parts["pixel"] = pixel
-    return loss, {name: float(value.detach()) for name, value in parts.items()}
+        output, target = _decoded(students.vae, last, batch)
+        rows = last.shape[0]
+        losses["pixel"] = PIXEL_WEIGHT * picture_loss(output, target)
+        losses["rebuilt"] = REBUILT_WEIGHT * (output[rows:] - target[rows:]).square().mean()
+        losses["contrast"] = PIXEL_WEIGHT * CONTRAST_WEIGHT * contrast_loss(output[:rows], target[:rows])
+        wavering = unsteadiness(output[:rows] - target[:rows], clips.motion, has_bank)
+        losses["steady"] = STEADY_PIXEL_WEIGHT * wavering
+    return torch.stack(list(losses.values())).sum(), {k: float(v.detach()) for k, v in losses.items()}
 
 
-def _predict(
-    unet: nn.Module, clean: Tensor, k: NDArray[np.int64], context: Tensor, levels: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Noise a latent to the timestep of each row and predict it clean again."""
-    t = torch.from_numpy(FIRST_TIMESTEP - STRIDE * k).to(clean.device)
-    alpha, beta = (level[t][:, None, None, None] for level in levels)
-    latent = alpha * clean + beta * torch.randn_like(clean)
-    predicted: Tensor = unet(latent, t, context).sample
-    return (latent - beta * predicted) / alpha
+class ClipNoise:
+    """Noise of a batch of clips: fresh in every frame of some, the same in all frames of the others."""
+
+    def __init__(self, fresh: Tensor, length: int) -> None:
+        self._fresh, self._length = fresh, length
+
+    def like(self, latent: Tensor) -> Tensor:
+        """Noise of one denoising step, ``(clip * frame, channel, height, width)``."""
+        noise = torch.randn_like(latent).unflatten(0, (-1, self._length))
+        fresh = self._fresh[:, None, None, None, None]
+        return torch.where(fresh, noise, noise[:, :1]).flatten(0, 1)
 
 
-def _pixel_loss(vae: AutoencoderTiny, second: Tensor, batch: Batch) -> Tensor:
-    """Decode the prediction, and a few slightly noisy styled latents; compare with the styled pictures."""
-    styled = batch.styled[:_REBUILT_ROWS]
-    styled = styled + 0.15 * LATENT_STD * torch.rand(()) * torch.randn_like(styled)
-    latent = torch.cat([second, styled]).contiguous(memory_format=torch.channels_last) / LATENT_STD
+@dataclass
+class RollOut:
+    """One prediction at a time, as the service makes them: noise a clean latent, predict it clean again."""
+
+    unet: Callable[..., Any]
+    context: Tensor  # (row, token, width)
+    levels: tuple[Tensor, Tensor]
+    memory: Any
+    noise: ClipNoise
+
+    def predict(self, clean: Tensor, k: NDArray[np.int64]) -> Tensor:
+        """Predict at the grid index of each row."""
+        t = torch.from_numpy(FIRST_TIMESTEP - STRIDE * k).to(clean.device)
+        alpha, beta = (level[t][:, None, None, None] for level in self.levels)
+        latent = alpha * clean + beta * self.noise.like(clean)
+        arguments = {"cross_attention_kwargs": {"memory": self.memory}}
+        predicted: Tensor = self.unet(latent, t, self.context, return_dict=False, **arguments)[0]
+        return (latent - beta * predicted) / alpha
+
+
+def predictions(
+    roll_out: RollOut, natural: Tensor, styled: Tensor, rng: np.random.Generator, length: int
+) -> tuple[Tensor, Tensor]:
+    """First and last prediction of a roll-out, with gradient; those between have none."""
+    num_clips = natural.shape[0] // length
+    first_k, last_k = (np.repeat(k, length) for k in draw_steps(rng, num_clips))
+    first = roll_out.predict(natural, first_k)
+    teacher = torch.from_numpy(np.repeat(rng.random(num_clips) < _SHARE_TEACHER, length)).to(first.device)
+    given = torch.where(teacher[:, None, None, None], styled, first.detach())
+    between = int(rng.choice(len(_BETWEEN), p=_BETWEEN))
+    with torch.no_grad():
+        for number in range(1, between + 1):
+            given = roll_out.predict(given, first_k + (last_k - first_k) * number // (between + 1))
+    return first, roll_out.predict(given, last_k)
+
+
+def _decoded(vae: AutoencoderTiny, last: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Decode the predictions and a few slightly noisy latents of the data; with what they should show.
+
+    Of the latter, half are styled and half natural, so that plain reconstruction stays honest.
+    """
+    half = _REBUILT_ROWS // 2
+    chosen = torch.randperm(last.shape[0])[:half]
+    rebuilt = torch.cat([batch.styled[chosen], batch.natural[chosen]])
+    rebuilt = rebuilt + 0.1 * LATENT_STD * torch.rand(()) * torch.randn_like(rebuilt)
+    latent = torch.cat([last, rebuilt]).contiguous(memory_format=torch.channels_last) / LATENT_STD
     with torch.autocast(latent.device.type, dtype=torch.bfloat16):
         output = vae.decode(latent).sample
-    target = torch.cat([batch.picture, batch.picture[:_REBUILT_ROWS]])
-    return picture_loss(output.float(), target.contiguous(memory_format=torch.channels_last))
+    clips = batch.clips
+    target = torch.cat([clips.styled, clips.styled[chosen], clips.natural[chosen]])
+    return output.float(), target.contiguous(memory_format=torch.channels_last)

@@ -20,6 +20,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from rearview.training.clip_memory import MAX_FRAMES
 from rearview.training.model import (
     LATENT_CHANNELS,
     LATENT_STD,
@@ -34,6 +35,10 @@ from rearview.training.vocabulary import build_tokenizer
 
 DEFAULT_STRENGTH = 0.4
 DEFAULT_STEPS = 2
+MOTION = "motion_adapter"
+"""Sub-folder of the motion modules."""
+BANK = {"policy": "queue", "interval": 1, "max_frames": MAX_FRAMES, "fusion_strength": 0.0}
+"""The feature bank that the model is trained with, in the names of the deployment's `bank` section."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def style_manifest(training: dict[str, Any]) -> dict[str, Any]:
         "default_style": "natural",
         "default_strength": DEFAULT_STRENGTH,
         "default_steps": DEFAULT_STEPS,
+        "bank": BANK,
         "sizes": [128, 256, 384, 512],
         "latent": {"channels": LATENT_CHANNELS, "std": LATENT_STD, "mean": 0.0},
         "training": training,
@@ -83,9 +89,17 @@ def style_manifest(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_checkpoint(
-    pocket: Pocket, folder: Path, *, training: dict[str, Any], card: str | None = None
+    pocket: Pocket,
+    folder: Path,
+    *,
+    training: dict[str, Any],
+    card: str | None = None,
+    keep_motion: bool = False,
 ) -> None:
-    """Write all parts in fp16 and replace ``folder``; without ``card`` an existing README.md is kept."""
+    """Write all parts in fp16 and replace ``folder``; without ``card`` an existing README.md is kept.
+
+    `keep_motion`: keep the motion modules that lie there; they fit no other denoiser than theirs.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -101,6 +115,8 @@ def write_checkpoint(
         (fresh / "README.md").write_text(card, encoding="utf-8")
     elif (folder / "README.md").exists():
         shutil.copy(folder / "README.md", fresh / "README.md")
+    if keep_motion and (folder / MOTION).is_dir():
+        shutil.copytree(folder / MOTION, fresh / MOTION)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

@@ -36,3 +36,12 @@ def psnr(output: Tensor, target: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of pictures in -1..1."""
     error = ((output.clamp(-1, 1) - target) / 2).square().mean()
     return float(-10 * torch.log10(error.clamp_min(1e-10)))
+
+
+def contrast_loss(output_BCHW: Tensor, target_BCHW: Tensor, *, size: int = 8) -> Tensor:
+    """Difference of the mean gradient magnitudes of small neighbourhoods: blur costs, a shift does not."""
+    loss = output_BCHW.new_zeros(())
+    for dim in (2, 3):
+        own, goal = (F.avg_pool2d(x.diff(dim=dim).abs(), size) for x in (output_BCHW, target_BCHW))
+        loss = loss + (own - goal).abs().mean()
+    return loss

@@ -14,13 +14,13 @@ from diffusers import AutoencoderTiny, LCMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-LATENT_CHANNELS = 16
+LATENT_CHANNELS = 32
 LATENT_STD = 4.0  # of the diffused latent; the raw latent has unit deviation, so this is the scaling factor
 REDUCTION = 8  # pixels per latent
 TEXT_WIDTH = 64
 TEXT_LENGTH = 32  # tokens
 
-_VAE_WIDTH = 32  # the decoder of this class cannot change width between stages
+_VAE_WIDTH = 48  # the decoder of this class cannot change width between stages
 _RESIDUAL_GAIN = 0.3  # on the last convolution of each block: residuals start small
 
 

@@ -1,4 +1,4 @@
-"""Make the pocket checkpoint: data, autoencoder, denoiser, export, figures.
+"""Make the pocket checkpoint: data, autoencoder, denoiser, motion modules, export, figures.
 
 ``python -m rearview.training.pocket`` runs everything within the minutes given and resumes where it
 stopped. A checkpoint is exported early and replaced by better ones, so there is always something to run.
@@ -14,16 +14,26 @@ from pathlib import Path
 
 import cv2
 import torch
+from diffusers import MotionAdapter
 
-from rearview.training.autoencoder import train_autoencoder
+from rearview.training.autoencoder import POLISH, train_autoencoder
 from rearview.training.budget import load_if_present, pick_device
-from rearview.training.card import Report, model_card
+from rearview.training.card import Report, Stage, model_card
 from rearview.training.dataset import Dataset, write_dataset
 from rearview.training.denoiser import train_denoiser
-from rearview.training.export import Pocket, checkpoint_bytes, load_pocket, random_pocket, write_checkpoint
+from rearview.training.export import (
+    MOTION,
+    Pocket,
+    checkpoint_bytes,
+    load_pocket,
+    random_pocket,
+    write_checkpoint,
+)
 from rearview.training.flicker import flicker_figures
+from rearview.training.motion import train_motion, write_motion
 from rearview.training.sheets import (
     Setting,
+    clip_pictures,
     held_out_pictures,
     reconstruction_figures,
     sheet,
@@ -31,10 +41,11 @@ from rearview.training.sheets import (
     style_figures,
     write_picture,
 )
+from rearview.training.styles import STYLES
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FIRST_EXPORT_AT = 0.1  # share of the denoiser's budget
-FLICKER_STYLES = ("natural", "pencil", "oil", "watercolor", "clay", "neon", "cartoon", "blueprint")
+STAGES = ("vae", "vae-polished", "unet", "motion")
 SETTINGS = {
     "S=2, strength .4": Setting(0.4, 2),
     "S=1, strength .4": Setting(0.4, 1),
@@ -53,17 +64,26 @@ class Options:
     """Where the exported folder goes; replaced whole."""
     docs: Path = Path("docs/pocket")
     """Where the contact sheet goes."""
+    clips: str = ""
+    """A folder of videos, for a second contact sheet. Empty: none."""
     num_scenes: int = 4000
     """Generated scenes; each takes 0.54 MB of memory."""
-    vae_minutes: float = 27.0
+    vae_minutes: float = 32.0
+    polish_minutes: float = 6.0
+    """Of a second schedule over the autoencoder, for fidelity."""
     unet_minutes: float = 42.0
-    """Budget of each stage, earlier runs included."""
+    motion_minutes: float = 25.0
+    """Budget of each stage, earlier runs included. 0 leaves a stage out."""
+    start_from: str = ""
+    """State file (unet.pt) of an earlier denoiser for a warm start. Empty: from random weights."""
     seed: int = 1
     device: str = "auto"
     num_threads: int = 2
     """Torch threads on the CPU."""
     machine: str = "2 CPU cores, shared with other work"
     """Named in the model card."""
+    notes: str = ""
+    """A file of Markdown about this one run, put at the end of the model card. Empty: none."""
 
 
 def train_pocket(options: Options) -> Path:
@@ -78,6 +98,11 @@ def train_pocket(options: Options) -> Path:
     vae = train_autoencoder(
         data, options.work / "vae.pt", minutes=options.vae_minutes, device=device, seed=options.seed
     )
+    if options.polish_minutes > 0:
+        vae = train_autoencoder(
+            data, options.work / "vae-polished.pt", minutes=options.polish_minutes, device=device,
+            seed=options.seed + 1, goal=POLISH, start=vae,
+        )  # fmt: skip
     print(f"autoencoder ready after {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
     def preview(pocket: Pocket, step: int, fraction: float) -> None:
@@ -87,45 +112,76 @@ def train_pocket(options: Options) -> Path:
             write_picture(options.work / "previews" / f"step-{step:06d}.png", picture)
             print(f"unet: step {step}, exported", flush=True)
 
-    train_denoiser(
+    pocket = train_denoiser(
         data, vae, options.work / "unet.pt", minutes=options.unet_minutes, device=device, seed=options.seed,
-        on_save=preview,
+        start_from=Path(options.start_from) if options.start_from else None, on_save=preview,
     )  # fmt: skip
+    write_checkpoint(pocket, options.checkpoint, training={"finished": False})
+    if options.motion_minutes > 0:
+        _train_motion(options, data, device)
     return finish(options)
 
 
+def _train_motion(options: Options, data: Dataset, device: torch.device) -> None:
+    """Motion modules for the checkpoint as it lies on disk, exported into it."""
+    pocket = load_pocket(options.checkpoint)
+
+    def export(weights: dict[str, torch.Tensor], step: int) -> None:
+        write_motion(weights, pocket.unet.config, options.checkpoint / MOTION)
+        print(f"motion: step {step}, exported", flush=True)
+
+    weights = train_motion(
+        data, pocket, options.work / "motion.pt", minutes=options.motion_minutes, device=device,
+        seed=options.seed, on_save=export,
+    )  # fmt: skip
+    write_motion(weights, pocket.unet.config, options.checkpoint / MOTION)
+
+
 def finish(options: Options) -> Path:
-    """Measure the exported checkpoint as it is on disk, write its card and the contact sheet."""
+    """Measure the exported checkpoint as it is on disk, write its card and the contact sheets."""
     pocket = load_pocket(options.checkpoint)
     report = measure(pocket, options)
-    write_checkpoint(pocket, options.checkpoint, training=report.training(), card=model_card(report))
+    write_checkpoint(
+        pocket, options.checkpoint, training=report.training(), card=model_card(report), keep_motion=True
+    )
     write_picture(options.docs / "styles.png", sheet(held_out_pictures(), pocket, Setting()))
+    if options.clips:
+        pictures = clip_pictures(Path(options.clips))
+        write_picture(options.docs / "clips.png", sheet(pictures, pocket, Setting()))
     return options.checkpoint
 
 
 def measure(pocket: Pocket, options: Options) -> Report:
-    """Figures for the card: reconstruction, distance to the teachers, distance between styles."""
-    cpu = torch.device("cpu")
-    stages = {
-        name: load_if_present(options.work / f"{name}.pt", cpu) or {"step": 0, "spent_s": 0.0}
-        for name in ("vae", "unet")
-    }
+    """Figures for the card: reconstruction, distance to the teachers, distance between styles, flicker."""
     parts = {"autoencoder": pocket.vae, "denoiser": pocket.unet, "text encoder": pocket.text_encoder}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    if (options.checkpoint / MOTION).is_dir():
+        adapter = MotionAdapter.from_pretrained(options.checkpoint / MOTION)
+        counts["motion modules"] = sum(p.numel() for p in adapter.parameters())
     return Report(
         num_scenes=options.num_scenes,
         seed=options.seed,
-        vae_steps=stages["vae"]["step"],
-        vae_minutes=stages["vae"]["spent_s"] / 60,
-        unet_steps=stages["unet"]["step"],
-        unet_minutes=stages["unet"]["spent_s"] / 60,
+        stages=_stages(options),
+        warm_start=bool(options.start_from),
         machine=options.machine,
+        notes=Path(options.notes).read_text(encoding="utf-8") if options.notes else "",
         size_bytes=checkpoint_bytes(options.checkpoint),
-        parameters={name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        parameters=counts,
         reconstruction=reconstruction_figures(pocket),
         style_psnr={name: style_figures(pocket, setting) for name, setting in SETTINGS.items()},
         distances=style_distances(pocket, Setting()),
-        flicker=flicker_figures(pocket, FLICKER_STYLES, Setting()),
+        flicker=flicker_figures(pocket, STYLES, Setting()),
     )
+
+
+def _stages(options: Options) -> dict[str, Stage]:
+    """Steps and minutes of the stages that have run."""
+    states = {name: load_if_present(options.work / f"{name}.pt", torch.device("cpu")) for name in STAGES}
+    return {
+        name: Stage(state["step"], state["spent_s"] / 60)
+        for name, state in states.items()
+        if state is not None
+    }
 
 
 def main() -> None:

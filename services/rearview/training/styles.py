@@ -129,15 +129,19 @@ def pencil(picture: Image) -> Image:
 
 
 def oil(picture: Image) -> Image:
-    """Long strokes along the contours in the golden browns of an old varnished canvas, with relief."""
-    painted = _strokes(_kuwahara(_kuwahara(_unit(picture), 3), 2), 4)
-    luma = _luma(painted)
-    level = np.clip((luma - 0.5) * 1.15 + 0.47, 0, 1).astype(np.float32)
+    """Long strokes along the contours in the golden browns of an old varnished canvas, with relief.
+
+    Shadows are lifted to brown, so that the varnish shows in a dark scene too.
+    """
+    painted = _strokes(_kuwahara(_kuwahara(_unit(picture), 2), 2), 5)
+    luma = np.clip(_luma(painted), 0, 1)
+    level = np.asarray(luma**0.7, dtype=np.float32)
     varnish = _palette(
-        level, [(0, (24, 12, 8)), (0.35, (104, 58, 26)), (0.7, (206, 150, 70)), (1, (255, 236, 178))]
+        level, [(0, (78, 42, 14)), (0.3, (128, 72, 24)), (0.65, (208, 150, 58)), (1, (255, 240, 184))]
     )
-    colour = _saturate(painted, 1.7)
-    return _bytes(0.45 * colour + 0.55 * varnish + _relief(_blur(luma, 0.7), 3.0)[..., None])
+    colour = _saturate(painted * (0.9 * (level + 0.04) / (luma + 0.04))[..., None], 1.9)
+    relief = _relief(_blur(np.asarray(luma**0.6, dtype=np.float32), 0.8), 3.0)
+    return _bytes(0.33 * np.clip(colour, 0, 1) + 0.67 * varnish + relief[..., None])
 
 
 def watercolor(picture: Image) -> Image:
@@ -152,15 +156,19 @@ def watercolor(picture: Image) -> Image:
 
 
 def clay(picture: Image) -> Image:
-    """Soft lumps: flat patches in five luminance levels with strong relief and a warm fill."""
-    flat = _blur(_kuwahara(_kuwahara(_unit(picture), 3), 2), 0.7)
-    luma = _luma(flat)
-    level = _soft_levels(luma, 5, 9)
-    shaped = flat * ((level + 0.06) / (luma + 0.06))[..., None]
-    warm = _saturate(shaped, 1.25) * np.array([1.04, 0.98, 0.9], np.float32) * 0.82 + np.array(
-        [0.13, 0.09, 0.07], np.float32
+    """Rounded lumps of plasticine: four levels from mauve shadows to cream, with strong relief.
+
+    Shadows are lifted to mauve, so that the material shows in a dark scene too.
+    """
+    flat = _blur(_kuwahara(_kuwahara(_unit(picture), 3), 2), 1.1)
+    luma = np.clip(_luma(flat), 0, 1)
+    tone = np.asarray(luma**0.6, dtype=np.float32)
+    level = _soft_levels(tone, 4, 8)
+    fill = _palette(
+        level, [(0, (96, 80, 138)), (0.4, (178, 96, 104)), (0.75, (242, 172, 134)), (1, (255, 238, 214))]
     )
-    return _bytes(warm + _relief(_blur(luma, 1.4), 8.0)[..., None])
+    shaped = _saturate(flat * ((level + 0.1) / (luma + 0.1))[..., None], 1.6)
+    return _bytes(0.42 * np.clip(shaped, 0, 1) + 0.58 * fill + _relief(_blur(tone, 1.9), 9.0)[..., None])
 
 
 def neon(picture: Image) -> Image:
