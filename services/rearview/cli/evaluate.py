@@ -85,11 +85,19 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps; else the checkpoint's.", min=1)] = None,
     strength: Annotated[float | None, typer.Option(help="Else the checkpoint's.", min=0.01, max=1.0)] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
-    bank_interval: Annotated[int, typer.Option(help="Frames from one write of the bank to the next.")] = 4,
-    bank_policy: Annotated[BankPolicyChoice, typer.Option()] = BankPolicyChoice.MERGE,
-    bank_frames: Annotated[int, typer.Option(help="Frames that a queue keeps.")] = 1,
-    fusion_strength: Annotated[float, typer.Option(help="0: no feature fusion.")] = 0.8,
-    fusion_threshold: Annotated[float, typer.Option(help="Cosine from which features fuse.")] = 0.98,
+    bank_interval: Annotated[
+        int | None, typer.Option(help="Frames from one write of the bank to the next; else the checkpoint's.")
+    ] = None,
+    bank_policy: Annotated[BankPolicyChoice | None, typer.Option(help="Else the checkpoint's.")] = None,
+    bank_frames: Annotated[
+        int | None, typer.Option(help="Frames that a queue keeps; else the checkpoint's.")
+    ] = None,
+    fusion_strength: Annotated[
+        float | None, typer.Option(help="0: no feature fusion; else the checkpoint's.")
+    ] = None,
+    fusion_threshold: Annotated[
+        float | None, typer.Option(help="Cosine from which features fuse; else the checkpoint's.")
+    ] = None,
     motion: Annotated[
         str, typer.Option(help="Motion modules, file or folder; empty: the checkpoint's own.")
     ] = "",
@@ -127,6 +135,7 @@ def evaluate(
     import torch
     from rich.console import Console
 
+    from rearview.engine.card import ModelCard
     from rearview.engine.checkpoint import pick_device, pick_dtype
     from rearview.engine.formats import Additions
     from rearview.engine.memory.cache_window import CacheWindow
@@ -137,13 +146,15 @@ def evaluate(
     if size % 8:
         raise typer.BadParameter("must be a multiple of 8", param_hint="--size")
     torch.set_num_threads(threads)
-    bank = BankSettings(
-        policy=BankPolicy[bank_policy.name],
-        interval=bank_interval,
-        max_frames=bank_frames,
-        fusion_strength=fusion_strength,
-        fusion_threshold=fusion_threshold,
-    )
+    given = {
+        "policy": bank_policy and bank_policy.value,
+        "interval": bank_interval,
+        "max_frames": bank_frames,
+        "fusion_strength": fusion_strength,
+        "fusion_threshold": fusion_threshold,
+    }
+    fields = {**ModelCard.read(checkpoint).bank, **{k: v for k, v in given.items() if v is not None}}
+    bank = BankSettings(**{**fields, "policy": BankPolicy(fields.get("policy", "merge"))})
     chosen_parts = parts or ([PartChoice.WARP, PartChoice.AUTOENCODER] if quick else list(PartChoice))
     place = pick_device(device)
     plan = Plan(

@@ -53,7 +53,8 @@ def local_config(
 
     `pipeline` is two spans, the cut that serves one stream best on few cores.
     """
-    from rearview.config import load_config
+    from rearview.config import ModelConfig, load_config
+    from rearview.engine.card import ModelCard
 
     if config_file is not None:
         config = load_config(config_file)
@@ -64,7 +65,8 @@ def local_config(
     operators = load_config({}).operators
     content: dict[str, Any] = {"topology": topology, "spans": _local_spans(topology, operators)}
     content["ingress"] = {"port": port or 0}
-    content["bank"] = content["cache"] = {}  # Sessions may choose the method.
+    # Sessions may choose the method; a bank is as the bundled model was trained with.
+    content |= {"bank": ModelCard.read(ModelConfig().checkpoint).bank, "cache": {}}
     return load_config(content)
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rearview.errors import ConfigError
 
@@ -44,6 +45,8 @@ class ModelCard:
     """Style name to the phrases, in lower case, by which the model knows it. Empty: the model takes any
     prompt.
     """
+    bank: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `BankConfig` that the checkpoint was trained with. Empty: it knew no bank."""
 
     @classmethod
     def read(cls, checkpoint: str) -> ModelCard:
@@ -68,6 +71,7 @@ class ModelCard:
                 steps=int(_checked(int(content["default_steps"]), "default_steps", 0, math.inf)),
                 styles={name: str(style["prompt"]) for name, style in styles},
                 phrases={name: _folded(style["phrases"]) for name, style in styles},
+                bank=dict(content.get("bank", {})),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: {error!r}") from None
