@@ -25,7 +25,7 @@ from loadtest.generator import generate
 from loadtest.machine import cpu_seconds, process_tree
 from loadtest.payloads import JpegFrames, clip_frames, clip_jpegs
 from loadtest.plan import ClosedLoop, DropPolicy, LoadPlan
-from loadtest.service import fail, fused_config, pipeline_config, running
+from loadtest.service import fail, fused_config, pipeline_config, running, with_method
 
 if TYPE_CHECKING:
     from rearview.engine.engine import Engine
@@ -176,6 +176,7 @@ def main(
     frames: Annotated[int, typer.Option(min=1)] = 120,
     warmup: Annotated[int, typer.Option(min=0)] = 24,
     clip: Annotated[Path | None, typer.Option(help="Video; else the bundled clip.")] = None,
+    method: Annotated[str, typer.Option(help="streamv2v, live2diff; empty: every frame by itself.")] = "",
 ) -> None:
     """Run one arm once. Part of `loadtest.throughput`."""
     try:
@@ -187,14 +188,14 @@ def main(
             config = pipeline_config(checkpoint, cut, threads=threads, max_steps=max_steps)
         else:
             config = fused_config(checkpoint, threads=threads, max_steps=max_steps)
+        config = with_method(config, method)
         material = load_clip(clip, config)
     except (ConfigError, ImportError, ValueError, OSError) as error:
         fail(str(error))
     run = {"in-process": run_in_process, "service": run_service}.get(arm)
-    if run is None or (cut and arm == "in-process"):
-        fail(
-            f"there is no arm {arm!r}{' with a cut' if cut else ''}: use service, or in-process without --cut"
-        )
+    if run is None or (arm == "in-process" and (cut or method)):
+        text = f"there is no arm {arm!r}{' with a cut or a method' if cut or method else ''}"
+        fail(f"{text}: use service, or in-process without --cut and --method")
     out.write_text(json.dumps(run(config, material, frames, warmup)), encoding="utf-8")
 
 

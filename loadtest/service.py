@@ -8,9 +8,19 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn, Protocol
 
 from rearview.config import ServiceConfig, load_config
+from rearview.engine.card import ModelCard
 from rearview.errors import ConfigError
 
-__all__ = ["NULL_CUT", "RunningService", "fail", "fused_config", "parse_cut", "pipeline_config", "running"]
+__all__ = [
+    "NULL_CUT",
+    "RunningService",
+    "fail",
+    "fused_config",
+    "parse_cut",
+    "pipeline_config",
+    "running",
+    "with_method",
+]
 
 NULL_CUT = "encode|denoise-0+denoise-1|decode"
 
@@ -46,6 +56,18 @@ def pipeline_config(
         for name, operators in parse_cut(cut).items()
     ]
     return load_config(_common(checkpoint, max_steps) | {"topology": "pipeline", "spans": spans})
+
+
+def with_method(config: ServiceConfig, method: str) -> ServiceConfig:
+    """`config` whose sessions use `streamv2v`, `live2diff`, or with "" neither. Raises ConfigError."""
+    content = config.model_dump(mode="json")
+    if method == "streamv2v":
+        content["bank"] = {**ModelCard.read(config.model.checkpoint).bank, "default": True}
+    elif method == "live2diff":
+        content["cache"] = {"default": True}
+    elif method:
+        raise ConfigError(f"there is no method {method!r}: use streamv2v or live2diff")
+    return load_config(content)
 
 
 def parse_cut(cut: str) -> Mapping[str, tuple[str, ...]]:

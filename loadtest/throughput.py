@@ -3,8 +3,9 @@
     python -m loadtest.throughput
 
 Arms take turns, each in a fresh process: the engine in process, the service fused (1 and 2 threads) and
-the service as a pipeline with one thread per replica. Every figure is the median over rounds of a ratio
-of two arms of the same round, since a shared machine's speed changes more between minutes than arms do.
+the service as a pipeline with one thread per replica, with each method. Every figure is the median over
+rounds of a ratio of two arms of the same round, since a shared machine's speed changes more between
+minutes than arms do.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MIN_SERVICE_RATIO = 0.90
 MIN_PIPELINE_TO_1_THREAD = 1.5
 MIN_PIPELINE_TO_2_THREADS = 1.15
+MIN_FPS = {"pipeline-1": 8.0, "pipeline-1-streamv2v": 6.0}
+"""On two cores, at 256x256 and two steps."""
 DEFAULT_CUT = "encode+denoise-0|denoise-1+decode"
 """The cut that serves one stream best on two cores; `deploy/pocket-cpu-pipeline.yaml` has the same."""
 ARM_TIMEOUT_S = 600.0
@@ -45,6 +48,8 @@ class Arm:
     """`in-process` or `service`."""
     threads: int
     pipeline: bool = False
+    method: str = ""
+    """What sessions use; empty: every frame by itself."""
 
 
 ARMS = (
@@ -53,6 +58,8 @@ ARMS = (
     Arm("pipeline-1", "service", 1, pipeline=True),
     Arm("fused-2", "service", 2),
     Arm("in-process-2", "in-process", 2),
+    Arm("pipeline-1-streamv2v", "service", 1, pipeline=True, method="streamv2v"),
+    Arm("pipeline-1-live2diff", "service", 1, pipeline=True, method="live2diff"),
 )
 """In an order that puts the arms of each ratio side by side."""
 
@@ -102,7 +109,8 @@ def figures(rounds: Rounds, setting: str) -> list[Figure]:
     )
     medians = {arm.name: statistics.median(fps[arm.name] for fps in rounds) for arm in ARMS}
     return found + [
-        Figure(f"FPS of one stream, {name}", setting, fps, "FPS") for name, fps in medians.items()
+        Figure(f"FPS of one stream, {name}", setting, fps, "FPS", MIN_FPS.get(name))
+        for name, fps in medians.items()
     ]
 
 
@@ -151,6 +159,7 @@ def run_arm(
         out = Path(folder) / "arm.json"
         command = [sys.executable, "-m", "loadtest.arms", arm.kind, "--out", str(out), *options]
         command += ["--threads", str(arm.threads), *(["--cut", cut] if arm.pipeline else [])]
+        command += ["--method", arm.method] if arm.method else []
         try:
             done = run(command, cwd=ROOT, capture_output=True, text=True, timeout=ARM_TIMEOUT_S)
         except subprocess.TimeoutExpired:

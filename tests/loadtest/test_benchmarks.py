@@ -25,15 +25,18 @@ from loadtest.figures import Figure, ResultFile
 from loadtest.machine import cpu_seconds, describe_machine, process_tree
 from loadtest.payloads import clip_jpegs
 from loadtest.report import BEGIN, END, insert, markdown
-from loadtest.service import NULL_CUT, fused_config, parse_cut, pipeline_config
+from loadtest.service import NULL_CUT, fused_config, parse_cut, pipeline_config, with_method
 from loadtest.throughput import ARMS, figures, order, ratio, run_arm
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(60)]
 
+METHODS = {"pipeline-1-streamv2v": 9.0, "pipeline-1-live2diff": 5.0}
 ROUNDS = [
-    {"in-process-1": 10.0, "fused-1": 9.5, "pipeline-1": 16.0, "fused-2": 13.0, "in-process-2": 14.0},
-    {"in-process-1": 5.0, "fused-1": 4.7, "pipeline-1": 7.0, "fused-2": 6.0, "in-process-2": 7.0},
-    {"in-process-1": 20.0, "fused-1": 10.0, "pipeline-1": 30.0, "fused-2": 26.0, "in-process-2": 28.0},
+    METHODS
+    | {"in-process-1": 10.0, "fused-1": 9.5, "pipeline-1": 16.0, "fused-2": 13.0, "in-process-2": 14.0},
+    METHODS | {"in-process-1": 5.0, "fused-1": 4.7, "pipeline-1": 7.0, "fused-2": 6.0, "in-process-2": 7.0},
+    METHODS
+    | {"in-process-1": 20.0, "fused-1": 10.0, "pipeline-1": 30.0, "fused-2": 26.0, "in-process-2": 28.0},
 ]
 
 
@@ -49,6 +52,8 @@ def test_every_target_of_the_throughput_benchmark_is_judged() -> None:
         "gRPC and Serve / the same engine in process, 2 threads": True,
         "pipeline / fused with 1 thread, FPS of one stream": True,
         "pipeline / fused with 2 threads, FPS of one stream": True,
+        "FPS of one stream, pipeline-1": True,
+        "FPS of one stream, pipeline-1-streamv2v": True,
     }
     worse = [{**fps, "pipeline-1": fps["fused-2"], "fused-2": 0.8 * fps["in-process-2"]} for fps in ROUNDS]
     assert [figure.met for figure in figures(worse, "s")[:4]] == [True, False, False, True]
@@ -69,7 +74,7 @@ def test_an_arm_that_fails_ends_the_benchmark_with_its_last_line(capsys: pytest.
     assert capsys.readouterr().err == "loadtest: in-process-1 ended with 2: no such clip\n"
 
 
-def test_only_the_pipeline_arm_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_pipeline_arms_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
     commands: list[list[str]] = []
 
     def note(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -80,10 +85,24 @@ def test_only_the_pipeline_arm_is_cut(capsys: pytest.CaptureFixture[str]) -> Non
     for arm in ARMS:
         assert run_arm(arm, [], "encode|rest", run=note) == {"fps": 1.0}
 
-    assert [arm.name for arm, command in zip(ARMS, commands, strict=True) if "--cut" in command] == [
-        "pipeline-1"
-    ]
-    assert [command[command.index("--threads") + 1] for command in commands] == ["1", "1", "1", "2", "2"]
+    cut = [arm.name for arm, command in zip(ARMS, commands, strict=True) if "--cut" in command]
+    assert cut == ["pipeline-1", "pipeline-1-streamv2v", "pipeline-1-live2diff"]
+    threads = [command[command.index("--threads") + 1] for command in commands]
+    assert threads == ["1", "1", "1", "2", "2", "1", "1"]
+    methods = [command[command.index("--method") + 1] for command in commands if "--method" in command]
+    assert methods == ["streamv2v", "live2diff"]
+
+
+def test_a_method_is_what_sessions_get_that_name_none() -> None:
+    config = pipeline_config("pocket", "encode|denoise-0+denoise-1|decode")
+    banked, cached = with_method(config, "streamv2v"), with_method(config, "live2diff")
+    assert banked.bank is not None
+    assert banked.bank.default
+    assert cached.cache is not None
+    assert cached.cache.default
+    assert with_method(config, "") == config
+    with pytest.raises(ConfigError, match="method"):
+        with_method(config, "vid2vid")
 
 
 def test_the_engine_loop_translates_every_frame_once_and_in_order() -> None:
