@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -34,7 +34,7 @@ from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.session import BankSettings, SessionSpec, Settings
 
 from loadtest.engine_models import MAX_STEPS, SIZES, Size, Work, build, count_work
-from loadtest.engine_report import header, line, write
+from loadtest.engine_report import device_name, setting, store
 
 __all__ = ["Bench", "Cell", "Measured", "drive", "main", "percentile", "specs"]
 
@@ -184,6 +184,46 @@ class Bench:
         shape = (denoiser.unet.config.in_channels, self.size.pixels // 8, self.size.pixels // 8)
         exact = torch.promote_types(self.dtype, torch.float32)
         return torch.randn(shape, generator=_generator(session_id, ordinal), dtype=exact)
+
+
+def header(bench: Bench) -> str:
+    """What is measured, and the table's heading."""
+    work = bench.work
+    return (
+        f"{bench.size.name}, {bench.size.pixels}², {device_name(bench.device)}, {bench.dtype}, "
+        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n"
+        f"GFLOP: UNet {work.unet / 1e9:.3g}, with a bank {(work.unet + work.bank) / 1e9:.3g}, "
+        f"VAE {work.encode / 1e9:.3g} + {work.decode / 1e9:.3g}; "
+        f"bound {bench.peak_flops / 1e12:.3g} TFLOP/s\n"
+        f"{'memory':7}{'steps':>6}{'sessions':>9}  {'order':13}{'FPS':>8}{'p50 ms':>9}{'p95 ms':>9}"
+        f"{'rows':>6}{'MiB':>7}{'bound':>7}"
+    )
+
+
+def line(cell: Cell, m: Measured) -> str:
+    """One line of the table."""
+    return (
+        f"{cell.memory:7}{cell.steps:6}{cell.sessions:9}  {cell.order.value:13}{m.fps:8.2f}"
+        f"{m.latency_p50_ms:9.1f}{m.latency_p95_ms:9.1f}{m.rows_per_forward:6.1f}{m.memory_mib:7.0f}"
+        f"{m.share_of_bound:7.1%}"
+    )
+
+
+def write(
+    path: Path,
+    bench: Bench,
+    table: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+    problems: Sequence[str],
+) -> None:
+    """Store the result of `engine_bench`."""
+    detail = {
+        **setting(bench.size.pixels, bench.device, bench.dtype),
+        "peak_tflops": bench.peak_flops / 1e12,
+        "tflop": {name: value / 1e12 for name, value in asdict(bench.work).items()},
+        "cells": table,
+    }
+    store(path, f"engine_{bench.size.name}", "engine_bench", checks, problems, detail)
 
 
 @dataclass

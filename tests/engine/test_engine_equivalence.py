@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rearview.engine.engine import Emission, Engine, Order
-from rearview.engine.rows import FrameInput
+from rearview.engine.engine import Engine, Order
+from rearview.engine.rows import Emission, FrameInput
 from rearview.engine.session import NoiseRule, Settings
 from rearview.stages.wire import FrameMessage, decode_frame, decode_spec, encode_frame, encode_spec
 from support.tiny import random_frames, session, whole_chain

@@ -10,8 +10,8 @@ import random
 import pytest
 import torch
 from rearview.engine.chain import Operator, Span, chain
-from rearview.engine.engine import RETAINED_OUTPUTS, Emission, Order
-from rearview.engine.rows import FrameInput
+from rearview.engine.engine import RETAINED_OUTPUTS, Order
+from rearview.engine.rows import Emission, FrameInput
 from support.tiny import whole_chain
 from support.toy import (
     TOY_STEPS,

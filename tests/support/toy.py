@@ -12,11 +12,11 @@ from zlib import crc32
 
 import torch
 from rearview.engine.chain import Operator, OperatorKind, Span
-from rearview.engine.engine import Emission, Engine, Order
+from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import MemoryView, TemporalMemory
 from rearview.engine.model import Forward
-from rearview.engine.rows import FrameInput, Row
+from rearview.engine.rows import Emission, FrameInput, Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.session import SessionSpec, Settings
 from torch import Tensor

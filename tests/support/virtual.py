@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rearview.engine.chain import OperatorKind
-from rearview.engine.engine import Emission, Engine
-from rearview.engine.rows import FrameInput
+from rearview.engine.engine import Engine
+from rearview.engine.rows import Emission, FrameInput
 from rearview.engine.scheduler import CostTable
 from rearview.engine.session import SessionSpec
 from rearview.ingress.pacing import DropPolicy, Pacer

@@ -26,6 +26,7 @@ from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.model import Forward, Model
 from rearview.engine.open_session import OpenSession, SessionState
 from rearview.engine.rows import (
+    Emission,
     Frame,
     FrameInput,
     LaterRow,
@@ -38,7 +39,7 @@ from rearview.engine.scheduler import Scheduler
 from rearview.engine.session import SessionSpec, Settings
 from rearview.engine.warmup import WarmUp, filled
 
-__all__ = ["Batch", "Emission", "Engine", "Order", "StepResult"]
+__all__ = ["Batch", "Engine", "Order", "StepResult"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +56,6 @@ class Order(Enum):
     """A frame runs its steps one after another: lowest latency."""
     STREAM_BATCH = "stream_batch"
     """A frame moves one step per arriving frame (StreamDiffusion): S-1 frame intervals of delay."""
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """A frame that leaves the span."""
-
-    session_id: str
-    ordinal: int
-    settings_version: int
-    payload: Tensor | None
-    """What the next span takes, on the CPU. None: dropped, here or upstream."""
-    deadline_s: float
-    timing: SpanTiming
 
 
 @dataclass(frozen=True, slots=True)

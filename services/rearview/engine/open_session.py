@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rearview.engine.chain import Operator
-from rearview.engine.rows import Frame, FrameInput
+from rearview.engine.rows import Emission, Frame, FrameInput
 from rearview.engine.session import SessionSpec, Settings
 from rearview.engine.warmup import WarmUp
-
-if TYPE_CHECKING:
-    from rearview.engine.engine import Emission
 
 __all__ = ["OpenSession", "SessionState"]
 

@@ -17,7 +17,17 @@ from torch import Tensor
 from rearview.engine.chain import Operator, OperatorKind
 from rearview.engine.session import Guidance, SessionSpec, Settings
 
-__all__ = ["Changes", "Frame", "FrameInput", "LaterRow", "Row", "SpanTiming", "row_width", "window_group"]
+__all__ = [
+    "Changes",
+    "Emission",
+    "Frame",
+    "FrameInput",
+    "LaterRow",
+    "Row",
+    "SpanTiming",
+    "row_width",
+    "window_group",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,19 @@ class Frame:
     def remaining(self) -> tuple[Operator, ...]:
         """The operators of the span that are still before this frame."""
         return self.operators[self.position :]
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """A frame that leaves the span."""
+
+    session_id: str
+    ordinal: int
+    settings_version: int
+    payload: Tensor | None
+    """What the next span takes, on the CPU. None: dropped, here or upstream."""
+    deadline_s: float
+    timing: SpanTiming
 
 
 class LaterRow(NamedTuple):
