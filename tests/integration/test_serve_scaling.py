@@ -26,7 +26,8 @@ CONFIG = {
             "sessions_per_replica": 2,
         }
     ],
-    "ingress": {"port": 0, "drain_grace_s": 1},
+    # Streams say nothing while a replica starts, which may take longer than the default on a busy machine.
+    "ingress": {"port": 0, "drain_grace_s": 1, "idle_timeout_s": 120},
 }
 
 
