@@ -127,7 +127,8 @@ async def test_a_lane_that_one_replica_refuses_holds_no_slot() -> None:
         with pytest.raises(Refused) as refused:
             await f.lanes.open(spec, 1, replicas)
         assert refused.value.reason is Reason.NO_CAPACITY
-        assert f.used == [1, 1, 1]
+        # The refusal comes first; the others are told then, over their links.
+        await eventually(lambda: f.used == [1, 1, 1])
         f.lanes.close(lane)
         await f.lanes.open(spec, 2, replicas)
 
