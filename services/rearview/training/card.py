@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rearview.training.denoiser import LONG, SHORT
 from rearview.training.export import BANK, DEFAULT_STEPS, DEFAULT_STRENGTH
-from rearview.training.flicker import BANK as BANK_KIND
-from rearview.training.flicker import FIXED, FRESH, Flicker
 from rearview.training.model import LATENT_CHANNELS, LATENT_STD
 from rearview.training.photos import HELD_OUT, PHOTOS
 from rearview.training.prompts import canonical_prompt
 from rearview.training.styles import STYLES
-
-SCREEN_LOCKED = "pixel-art"
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class Report:
         default_factory=dict
     )  # setting, photo, style
     distances: Mapping[str, float] = field(default_factory=dict)
-    flicker: Mapping[str, Mapping[str, Flicker]] = field(default_factory=dict)  # way of translating, style
 
     def training(self) -> dict[str, object]:
         """The part that goes into ``rearview.json``."""
@@ -73,7 +69,7 @@ tested and shown on a laptop without a download; it is not a general text-to-ima
 
 * {report.size_bytes / 1e6:.1f} MB in fp16; parameters: {parts}
 * {LATENT_CHANNELS} latent channels at 1/8 of the picture's size, diffused at deviation {LATENT_STD:g}
-* schedule of Stable Diffusion (scaled linear, 0.00085 to 0.012), epsilon prediction, step grid of latent
+* schedule of Stable Diffusion (scaled linear, 0.00085 to 0.012), velocity prediction, step grid of latent
   consistency models
 * use it at strength {DEFAULT_STRENGTH:g} with {DEFAULT_STEPS} denoising steps, without guidance
 
@@ -106,8 +102,8 @@ those whose licence line allows free use were taken.
 
 _STAGES = {
     "vae": "autoencoder (AutoencoderTiny), 10 crops a step",
-    "vae-polished": "autoencoder again, for fidelity",
-    "unet": "denoiser and text encoder on clips, later the decoder too, 24 frames a step",
+    "vae-polished": "autoencoder again, for fidelity and steadiness",
+    "unet": "denoiser and text encoder on clips, later the decoder too, 25 frames a step",
     "motion": "motion modules on clips of 16 frames, all else frozen",
 }
 
@@ -123,14 +119,15 @@ def _training(report: Report) -> str:
 |---|---|---|
 {rows}
 
-A step of the denoiser takes clips of 2, later 4 frames: a window of 96 pixels moving over a scene and, on
-the same path, over its styled version, so the motion is known exactly. It rolls out two to four
+A step of the denoiser takes clips of {SHORT}, later {LONG} frames: a window of 96 pixels moving over a scene
+and, on the same path, over its styled version, so the motion is known exactly. It rolls out two to four
 predictions, each from the model's own last output. Three clips in four run with a feature bank (queue of
 {BANK["max_frames"]} frames, written after every frame, no fusion); for those the loss also counts how far
-the error of a frame differs from the error of the frame before, moved by the known motion. Half of the
-clips have fresh noise in every frame, half the same noise. Self-attention starts as attention to what looks
-alike (keys equal queries, enlarged), and is sharpened once more on the way (queries and keys of whitened
-features).
+the error of a frame differs from the error of the frame before, moved by the known motion. Clips have fresh
+noise in every frame or the same noise in all. Self-attention starts as attention to what looks alike (keys
+equal queries, enlarged), and is taught where each token was in the frames before: cross-entropy to the four
+tokens around the place that the known motion names, all frames alike, tokens of other clips as wrong answers
+(`rearview/training/correspondence.py`).
 
 A step of the motion modules takes clips of 16 frames under the mask of the paper; after the first 8 often
 some time passes, or they show another scene, as in a long stream.
@@ -143,8 +140,7 @@ follow the time budget, so another machine gives other step counts and slightly 
 
 
 _WARM_START = """The denoiser and the text encoder did not start from random weights, which is the recipe's
-default: they took over those of an earlier denoiser (`--start-from`), but for the outer convolutions and
-the queries and keys of self-attention.
+default: they took over those of an earlier denoiser (`--start-from`).
 """
 
 
@@ -170,50 +166,13 @@ def _figures(report: Report) -> str:
         lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     distances = ", ".join(f"{style} {value:.2f}" for style, value in report.distances.items())
     lines += ["", f"Mean absolute difference of a style to natural (0..1), default setting: {distances}."]
-    return "\n".join(lines + _flicker(report)) + "\n"
-
-
-def _flicker(report: Report) -> list[str]:
-    if not report.flicker:
-        return []
-    alone = {name: flicker.warp for name, flicker in report.flicker[""].items()}
-    floor = alone["autoencoder"]
-    lines = [
+    lines += [
         "",
-        "Flicker on the sample clip (held-out photographs, known motion), default setting. Warp error: mean",
-        "difference 0..1 of a frame to the frame before, moved by the known motion; the source has",
-        f"{alone['source']:.4f}, decode(encode(source)) {floor:.4f}. Excess: warp error above the",
-        "latter. Change by the bank, under the same noise rule: of the excess / of the difference from the",
-        f"source / of the mean gradient. The tiles of {SCREEN_LOCKED} are locked to the screen by design.",
-        "",
-        *_table("style", ["noise", "warp error", "excess", "excess with bank", "change by the bank"]),
+        "How steady it is, alone and with each memory, how far more steps change it, and whether its styles",
+        "are told apart: `rearview eval`, with the figures of this checkpoint in",
+        "[docs/pocket/evaluation.md](../../../../docs/pocket/evaluation.md).",
     ]
-    for kind in (FIXED, FRESH):
-        off, banked = report.flicker[kind], report.flicker[kind + BANK_KIND]
-        lines += [_flicker_row(style, kind, off[style], banked[style], floor) for style in off]
-        mean_off, mean_banked = (
-            _mean(row for style, row in rows.items() if style != SCREEN_LOCKED) for rows in (off, banked)
-        )
-        lines.append(_flicker_row(f"mean without {SCREEN_LOCKED}", kind, mean_off, mean_banked, floor))
-    return lines
-
-
-_LEAST = 0.0005  # excess of which a share means anything
-
-
-def _flicker_row(style: str, kind: str, off: Flicker, banked: Flicker, floor: float) -> str:
-    before, after = off.warp - floor, banked.warp - floor
-    pairs = ((before, after), (off.difference, banked.difference), (off.gradient, banked.gradient))
-    changes = " / ".join(f"{100 * (new / old - 1):+.1f} %" if old > _LEAST else "–" for old, new in pairs)
-    return f"| {style} | {kind} | {off.warp:.4f} | {before:.4f} | {after:.4f} | {changes} |"
-
-
-def _mean(rows: Iterable[Flicker]) -> Flicker:
-    every = list(rows)
-    warp, difference, gradient = (
-        sum(getattr(row, name) for row in every) / len(every) for name in ("warp", "difference", "gradient")
-    )
-    return Flicker(warp, difference, gradient)
+    return "\n".join(lines) + "\n"
 
 
 def _table(first: str, columns: list[str]) -> list[str]:
@@ -226,9 +185,7 @@ def _limits() -> str:
 * Only style phrases have an effect: "a cat" draws no cat. Unknown styles fall back to natural.
 * It imitates deterministic filters. Fine lines and small faces come out softer than the filter's own.
 * It saw few photographs and no video; portraits in the data are drawings.
-* More than one or two steps gain nothing, and a strength above about 0.6 loses detail: a model that predicts
-  the mean cannot invent what noise removed.
+* A strength above about 0.6 loses detail: a model that predicts the mean cannot invent what noise removed,
+  and for the same reason more steps gain nothing.
 * Trained at 128 x 128, meant for 256 x 256; larger pictures work, with strokes of the same size in pixels.
-* Details travel through convolutions, not through self-attention, so a feature bank steadies little, also
-  after training with one; the table above has the figures.
 """

@@ -29,7 +29,6 @@ from rearview.training.export import (
     random_pocket,
     write_checkpoint,
 )
-from rearview.training.flicker import flicker_figures
 from rearview.training.motion import train_motion, write_motion
 from rearview.training.sheets import (
     Setting,
@@ -41,7 +40,6 @@ from rearview.training.sheets import (
     style_figures,
     write_picture,
 )
-from rearview.training.styles import STYLES
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FIRST_EXPORT_AT = 0.1  # share of the denoiser's budget
@@ -69,10 +67,10 @@ class Options:
     num_scenes: int = 4000
     """Generated scenes; each takes 0.54 MB of memory."""
     vae_minutes: float = 32.0
-    polish_minutes: float = 6.0
-    """Of a second schedule over the autoencoder, for fidelity."""
-    unet_minutes: float = 42.0
-    motion_minutes: float = 25.0
+    polish_minutes: float = 28.0
+    """Of a second schedule over the autoencoder, for fidelity and steadiness."""
+    unet_minutes: float = 90.0
+    motion_minutes: float = 45.0
     """Budget of each stage, earlier runs included. 0 leaves a stage out."""
     start_from: str = ""
     """State file (unet.pt) of an earlier denoiser for a warm start. Empty: from random weights."""
@@ -152,7 +150,7 @@ def finish(options: Options) -> Path:
 
 
 def measure(pocket: Pocket, options: Options) -> Report:
-    """Figures for the card: reconstruction, distance to the teachers, distance between styles, flicker."""
+    """Figures for the card: reconstruction, distance to the teachers, distance between styles."""
     parts = {"autoencoder": pocket.vae, "denoiser": pocket.unet, "text encoder": pocket.text_encoder}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     if (options.checkpoint / MOTION).is_dir():
@@ -170,7 +168,6 @@ def measure(pocket: Pocket, options: Options) -> Report:
         reconstruction=reconstruction_figures(pocket),
         style_psnr={name: style_figures(pocket, setting) for name, setting in SETTINGS.items()},
         distances=style_distances(pocket, Setting()),
-        flicker=flicker_figures(pocket, STYLES, Setting()),
     )
 
 

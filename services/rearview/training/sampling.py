@@ -7,13 +7,11 @@ noise is given per step, so that frames of one session share it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from rearview.engine.attention.processors import AttentionMemory
 from rearview.training.export import Pocket
 from rearview.training.model import LATENT_CHANNELS, REDUCTION, noise_levels
 
@@ -35,21 +33,15 @@ def timesteps(strength: float, num_steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of one session: per denoising step one latent-sized tensor for all rows, or one for each."""
+    """Noise of one session: per denoising step one latent-sized tensor, the same for all rows."""
 
-    steps: Tensor  # (step, channel, height, width) or (step, row, channel, height, width)
+    steps: Tensor  # (step, channel, height, width)
 
     @classmethod
     def seeded(cls, size: int, num_steps: int, seed: int) -> Noise:
         generator = torch.Generator().manual_seed(seed)
         side = size // REDUCTION
         return cls(torch.randn(num_steps, LATENT_CHANNELS, side, side, generator=generator))
-
-    @classmethod
-    def fresh(cls, size: int, num_steps: int, seed: int, num_rows: int) -> Noise:
-        """New noise in every row."""
-        rows = [cls.seeded(size, num_steps, seed + number).steps for number in range(num_rows)]
-        return cls(torch.stack(rows, dim=1))
 
 
 def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> Tensor:
@@ -69,13 +61,8 @@ def stylise(
     noise: Noise,
     strength: float = 0.4,
     num_steps: int = 2,
-    memory: AttentionMemory | None = None,
 ) -> Tensor:
-    """Translate pictures in -1..1, one prompt per row.
-
-    `memory`: what rows see of each other, in every step; needs the attention processors of the engine.
-    """
-    arguments: dict[str, Any] = {} if memory is None else {"cross_attention_kwargs": {"memory": memory}}
+    """Translate pictures in -1..1, one prompt per row."""
     alphas, betas = noise_levels(picture_BCHW.device)
     scale = pocket.vae.config.scaling_factor
     context = encode_prompts(pocket.tokenizer, pocket.text_encoder, prompts)
@@ -83,8 +70,7 @@ def stylise(
     clean = pocket.vae.encode(picture_BCHW).latents * scale
     for j, t in enumerate(visited):
         latent = alphas[t] * clean + betas[t] * noise.steps[j].to(clean)
-        predicted = pocket.unet(latent, t, context, **arguments).sample
-        clean = (latent - betas[t] * predicted) / alphas[t]
+        clean = alphas[t] * latent - betas[t] * pocket.unet(latent, t, context).sample
         kept = _SIGMA_DATA**2 / ((t * _TIMESTEP_SCALING) ** 2 + _SIGMA_DATA**2)
         clean = kept * latent + (1 - kept) ** 0.5 * clean
     decoded: Tensor = pocket.vae.decode(clean / scale).sample
