@@ -47,7 +47,7 @@ def test_every_part_loads_with_its_own_class():
     assert unet.config.cross_attention_dim == text_encoder.config.hidden_size == TEXT_WIDTH
     assert tokenizer.model_max_length == TEXT_LENGTH
     assert len(tokenizer) == text_encoder.config.vocab_size
-    assert scheduler.config.prediction_type == "epsilon"
+    assert scheduler.config.prediction_type == "v_prediction"
 
 
 def test_checkpoint_is_at_most_20_megabytes():

@@ -3,8 +3,9 @@
 Each step runs the loop the product runs: a first prediction from the noisy natural latent, then, from the
 model's own output, a last prediction at a smaller timestep, often with others between them. Both must equal
 the styled latent. Most clips run with a feature bank per denoising step, and for those the error must also
-move with the picture: what flickers costs, blur does not help. Half of the clips have new noise in every
-frame, half the noise of a session with fixed noise. From ``JOINT_FROM`` of the budget on, the last
+move with the picture: what flickers costs, blur does not help. What the bank can steady is what attention
+finds in it again, which is taught by itself (`correspondence.py`). Some clips have new noise in every frame,
+the others the noise of a session with fixed noise. From ``JOINT_FROM`` of the budget on, the last
 prediction is also decoded and compared as a picture, with gradient into denoiser and decoder; the encoder
 never moves.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +26,39 @@ from torch.nn import functional as F
 
 from rearview.engine.attention.processors import install_processors
 from rearview.training.budget import Average, Budget, load_if_present, relative_rate, save_atomically
-from rearview.training.clip_memory import ClipMemory
+from rearview.training.clip_memory import MAX_FRAMES, ClipMemory
 from rearview.training.clips import Clips, make_clips, unsteadiness
+from rearview.training.correspondence import Correspondence
 from rearview.training.dataset import Dataset
 from rearview.training.export import Pocket
-from rearview.training.losses import contrast_loss, picture_loss
+from rearview.training.losses import colour_loss, contrast_loss, picture_loss
 from rearview.training.model import LATENT_STD, build_text_encoder, build_unet, noise_levels
 from rearview.training.muon import Muon
 from rearview.training.prompts import sample_prompt
 from rearview.training.sampling import FIRST_TIMESTEP, GRID, STRIDE, encode_prompts
-from rearview.training.styles import SLOW_STYLES, STYLES
+from rearview.training.styles import SHARES, STYLES
 from rearview.training.threads import ThreadChoice
 from rearview.training.vocabulary import build_tokenizer
 
 PEAK_RATE = 2e-3
 DECODER_PEAK_RATE = 6e-4
 AVERAGE_DECAY = 0.995
-LONG_CLIPS_FROM = 0.3  # share of the budget after which clips have LONG frames instead of SHORT
-SHORT, LONG = 2, 4  # frames
-JOINT_FROM = 0.3  # share of the budget after which pixel loss sets in
+LONG_CLIPS_FROM = 0.15  # share of the budget after which clips have LONG frames instead of SHORT
+SHORT, LONG = 2, 5  # frames
+JOINT_FROM = 0.15  # share of the budget after which pixel loss sets in
 PIXEL_WEIGHT = 1.5
-CONTRAST_WEIGHT = 3.0  # inside the pixel loss
+COLOUR_WEIGHT = 1.0
+CONTRAST_WEIGHT = 7.0  # inside the pixel loss
 REBUILT_WEIGHT = 40.0  # of the mean squared error of plain reconstruction
-STEADY_LATENT_WEIGHT, STEADY_PIXEL_WEIGHT = 0.6, 8.0
+STEADY_LATENT_WEIGHT, STEADY_PIXEL_WEIGHT = 0.8, 18.0
+MATCH_WEIGHT = 0.05  # of a nat
 QUERY_GAIN = 2.0
-SHARPEN_AT = 0.45  # share of the budget
-SHARP_GAIN = 1.4
 _FIRST_K = (10, 46)  # range of grid indices of the first prediction: t = 799..99
 _USUAL_K = (20, 41)  # half of the clips: t = 599..199
 _SHARE_MIDPOINT, _SHARE_TEACHER = 0.6, 0.15
-_BETWEEN = (0.6, 0.25, 0.15)  # shares of roll-outs with 0, 1 and 2 predictions between first and last
-_SHARE_BANK, _SHARE_FRESH = 0.75, 0.5
-_SLOW_WEIGHT = 1.6
+_BETWEEN = (0.4, 0.3, 0.3)  # shares of roll-outs with 0, 1 and 2 predictions between first and last
+_SHARE_BANK, _SHARE_FRESH = 0.75, 0.6
 _REBUILT_ROWS = 6  # decoder-only rows that keep plain reconstruction honest
-_ADAPTING_STEPS = 80  # of a warm start: only the new outer convolutions move
 
 
 @dataclass
@@ -109,55 +108,14 @@ def match_keys(unet: nn.Module, gain: float = QUERY_GAIN) -> None:
 
 
 @torch.no_grad()
-def sharpen_attention(unet: nn.Module, copy: nn.Module, run: Callable[[], Any]) -> None:
-    """Make self-attention look for the same content: equal queries and keys of whitened features.
-
-    Tokens share most of their features, so that attention drifts back to a mean over all of them;
-    whitening leaves what tells them apart. All heads after the middle block are replaced, of those before
-    it the first one, so that the others may go on pooling. `run`: some forwards, whose features count;
-    `copy` gets the same weights.
-    """
-    moments: dict[str, list[Tensor]] = {}
-    hooks = []
-    for name, module in unet.named_modules():
-        if name.endswith("attn1.to_q") and not name.startswith("mid_block"):
-
-            def count(layer: nn.Module, inputs: Any, name: str = name) -> None:
-                tokens = inputs[0].flatten(0, 1).double()
-                moments.setdefault(name, []).append(tokens.mT @ tokens / len(tokens))
-
-            hooks.append(module.register_forward_pre_hook(count))
-    run()
-    for hook in hooks:
-        hook.remove()
-    for name, found in moments.items():
-        values, vectors = torch.linalg.eigh(torch.stack(found).mean(0))
-        whitening = vectors @ torch.diag((values + 1e-3 * values.mean()).rsqrt()) @ vectors.mT
-        turn = torch.linalg.qr(torch.randn_like(whitening)).Q
-        weight = (SHARP_GAIN**0.5 * turn @ whitening).float()
-        for model in (unet, copy):
-            attention: Any = model.get_submodule(name.removesuffix(".to_q"))
-            rows = len(weight) if name.startswith("up_blocks") else len(weight) // attention.heads
-            attention.to_q.weight[:rows] = weight[:rows]
-            attention.to_k.weight[:rows] = weight[:rows]
-
-
-@torch.no_grad()
 def warm_start(students: Students, path: Path) -> int:
-    """Copy the averaged weights of an earlier denoiser wherever shapes agree; return how many tensors.
-
-    The outer convolutions and the queries and keys of self-attention keep their fresh start.
-    """
+    """Copy the averaged weights of an earlier denoiser wherever shapes agree; return how many tensors."""
     earlier = torch.load(path, map_location="cpu", weights_only=True)["average"]
     own = students.state_dict()
-    fresh = ("vae.", "unet.conv_in.", "unet.conv_out.", "unet.conv_norm_out.")
     taken = {
         name: value
         for name, value in earlier.items()
-        if not name.startswith(fresh)
-        and not name.endswith(("attn1.to_q.weight", "attn1.to_k.weight"))
-        and name in own
-        and own[name].shape == value.shape
+        if not name.startswith("vae.") and name in own and own[name].shape == value.shape
     }
     students.load_state_dict(own | taken)
     return len(taken)
@@ -171,7 +129,7 @@ def train_denoiser(
     minutes: float,
     device: torch.device,
     seed: int,
-    num_rows: int = 24,
+    num_rows: int = 25,
     start_from: Path | None = None,
     on_save: Callable[[Pocket, int, float], None] = lambda pocket, step, fraction: None,
 ) -> Pocket:
@@ -186,14 +144,14 @@ def train_denoiser(
     optimiser = Muon([students.unet], [students.text_encoder])
     decoder_optimiser = Muon([students.vae.decoder], adam_lr=3e-4)
     saved = load_if_present(path, device)
-    step, spent_s, sharpened = 0, 0.0, False
+    step, spent_s = 0, 0.0
     if saved is None and start_from is not None:
         print(f"unet: {warm_start(students, start_from)} tensors from {start_from.name}", flush=True)
     if saved is not None:
         students.load_state_dict(saved["live"])
         optimiser.load_state_dict(saved["optimiser"])
         decoder_optimiser.load_state_dict(saved["decoder_optimiser"])
-        step, spent_s, sharpened = saved["step"], saved["spent_s"], saved["sharpened"]
+        step, spent_s = saved["step"], saved["spent_s"]
     average = Average(students, AVERAGE_DECAY)
     if saved is not None:
         average.module.load_state_dict(saved["average"])
@@ -201,28 +159,23 @@ def train_denoiser(
     finished_before = budget.over
     rng = np.random.default_rng([seed, 2, step])
     levels = noise_levels(device)
+    correspondence = Correspondence(students.unet, max_frames=MAX_FRAMES)
     averaged: Any = average.module
     recent: list[dict[str, float]] = []
 
     def save() -> None:
         state = {"live": students.state_dict(), "average": average.module.state_dict(), "step": step}
         state |= {"optimiser": optimiser.state_dict(), "decoder_optimiser": decoder_optimiser.state_dict()}
-        save_atomically(state | {"spent_s": budget.spent_s, "sharpened": sharpened}, path)
+        save_atomically(state | {"spent_s": budget.spent_s}, path)
         on_save(averaged.pocket(), step, budget.fraction)
 
     threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
         threads.tick()
-        if not sharpened and budget.fraction > SHARPEN_AT:
-            batch = _batch(data, students.vae, rng, num_rows // LONG, LONG, device)
-            run = partial(_loss, students, batch, levels, rng, joint=False)
-            sharpen_attention(students.unet, averaged.unet, run)
-            sharpened = True
         joint = budget.fraction > JOINT_FROM
-        _adapt_only(students, start_from is not None and step < _ADAPTING_STEPS)
         length = LONG if budget.fraction > LONG_CLIPS_FROM else SHORT
         batch = _batch(data, students.vae, rng, num_rows // length, length, device)
-        loss, parts = _loss(students, batch, levels, rng, joint=joint)
+        loss, parts = _loss(students, correspondence, batch, levels, rng, joint=joint)
         loss.backward()
         rate = relative_rate(step, budget.fraction)
         optimiser.step(PEAK_RATE, relative=rate)
@@ -249,17 +202,9 @@ def train_denoiser(
 
 
 def style_weights() -> NDArray[np.float64]:
-    """How often each style is drawn: those learned last come more often."""
-    weights = np.array([_SLOW_WEIGHT if style in SLOW_STYLES else 1.0 for style in STYLES])
+    """How often each style is drawn, as shares of one."""
+    weights = np.array([SHARES.get(style, 1.0) for style in STYLES])
     return np.asarray(weights / weights.sum(), dtype=np.float64)
-
-
-def _adapt_only(students: Students, adapting: bool) -> None:
-    """Freeze all of the denoiser but its outer convolutions, and the text encoder; or free them."""
-    students.text_encoder.requires_grad_(not adapting)
-    students.unet.requires_grad_(not adapting)
-    students.unet.conv_in.requires_grad_(True)
-    students.unet.conv_out.requires_grad_(True)
 
 
 @torch.no_grad()
@@ -299,7 +244,13 @@ def draw_steps(rng: np.random.Generator, num_clips: int) -> tuple[NDArray[np.int
 
 
 def _loss(
-    students: Students, batch: Batch, levels: tuple[Tensor, Tensor], rng: np.random.Generator, *, joint: bool
+    students: Students,
+    correspondence: Correspondence,
+    batch: Batch,
+    levels: tuple[Tensor, Tensor],
+    rng: np.random.Generator,
+    *,
+    joint: bool,
 ) -> tuple[Tensor, dict[str, float]]:
     clips, device = batch.clips, batch.natural.device
     num_clips, length = len(batch.prompts), clips.length
@@ -311,19 +262,25 @@ def _loss(
         memory=ClipMemory(has_bank, length),
         noise=ClipNoise(torch.from_numpy(rng.random(num_clips) < _SHARE_FRESH).to(device), length),
     )
-    first, last = predictions(roll_out, batch.natural, batch.styled, rng, length)
+    with correspondence.watched():
+        first, last = predictions(roll_out, batch.natural, batch.styled, rng, length)
     losses = {
         name: F.smooth_l1_loss(guess / LATENT_STD, batch.styled / LATENT_STD, beta=0.2)
         for name, guess in (("first", first), ("last", last))
     }
     residual = (last - batch.styled) / LATENT_STD
     losses["steady latent"] = STEADY_LATENT_WEIGHT * unsteadiness(residual, clips.motion, has_bank)
+    losses["match"] = MATCH_WEIGHT * correspondence.loss(clips.motion)
     if joint:
         output, target = _decoded(students.vae, last, batch)
         rows = last.shape[0]
         losses["pixel"] = PIXEL_WEIGHT * picture_loss(output, target)
         losses["rebuilt"] = REBUILT_WEIGHT * (output[rows:] - target[rows:]).square().mean()
-        losses["contrast"] = PIXEL_WEIGHT * CONTRAST_WEIGHT * contrast_loss(output[:rows], target[:rows])
+        losses["colour"] = COLOUR_WEIGHT * colour_loss(output[:rows], target[:rows])
+        # Once for all and once more for those with a bank: softness must not pass for steadiness.
+        sharp = torch.cat([torch.ones_like(has_bank), has_bank]).repeat_interleave(length)
+        twice = (torch.cat([picture[:rows]] * 2)[sharp] for picture in (output, target))
+        losses["contrast"] = PIXEL_WEIGHT * CONTRAST_WEIGHT * contrast_loss(*twice)
         wavering = unsteadiness(output[:rows] - target[:rows], clips.motion, has_bank)
         losses["steady"] = STEADY_PIXEL_WEIGHT * wavering
     return torch.stack(list(losses.values())).sum(), {k: float(v.detach()) for k, v in losses.items()}
@@ -358,8 +315,8 @@ class RollOut:
         alpha, beta = (level[t][:, None, None, None] for level in self.levels)
         latent = alpha * clean + beta * self.noise.like(clean)
         arguments = {"cross_attention_kwargs": {"memory": self.memory}}
-        predicted: Tensor = self.unet(latent, t, self.context, return_dict=False, **arguments)[0]
-        return (latent - beta * predicted) / alpha
+        velocity: Tensor = self.unet(latent, t, self.context, return_dict=False, **arguments)[0]
+        return alpha * latent - beta * velocity
 
 
 def predictions(

@@ -29,8 +29,8 @@ def build_vae() -> AutoencoderTiny:
     vae = AutoencoderTiny(
         encoder_block_out_channels=(_VAE_WIDTH,) * 4,
         decoder_block_out_channels=(_VAE_WIDTH,) * 4,
-        num_encoder_blocks=(0, 1, 2, 3),
-        num_decoder_blocks=(3, 2, 1, 0),
+        num_encoder_blocks=(0, 1, 3, 6),
+        num_decoder_blocks=(6, 3, 1, 0),
         latent_channels=LATENT_CHANNELS,
         scaling_factor=LATENT_STD,
     )
@@ -96,7 +96,7 @@ def build_scheduler() -> LCMScheduler:
         beta_schedule="scaled_linear",
         num_train_timesteps=1000,
         original_inference_steps=50,
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
         clip_sample=False,
         set_alpha_to_one=True,
         steps_offset=1,

@@ -48,7 +48,7 @@ PEAK_RATE = 3e-3
 AVERAGE_DECAY = 0.99
 HEADS, NORM_GROUPS, POSITIONS = 4, 16, 32
 QUERY_GAIN = 1.5
-STEADY_PIXEL_WEIGHT, CONTRAST_WEIGHT = 16.0, 9.0  # blur must not pass for steadiness
+STEADY_PIXEL_WEIGHT, CONTRAST_WEIGHT = 26.0, 7.0  # blur must not pass for steadiness
 _SHARE_FRESH = 0.5
 
 
