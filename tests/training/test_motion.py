@@ -16,11 +16,13 @@ from rearview.training.motion import (
     FRAMES,
     HEADS,
     NORM_GROUPS,
+    OUTPUT_GAIN,
     POSITIONS,
     SINK,
     motion_of,
     motion_weights,
     new_motion,
+    weakened,
     write_motion,
 )
 
@@ -56,3 +58,12 @@ def test_export_is_read_back_by_the_engine(streaming, tmp_path):
     assert set(read.tensors) == set(weights)
     assert all(torch.equal(read.tensors[name].half(), weights[name].half()) for name in weights)
     assert sum(file.stat().st_size for file in (tmp_path / "motion_adapter").iterdir()) < 20_000_000
+
+
+def test_weakened_modules_differ_in_their_last_layers_alone(streaming):
+    weights = {name: torch.ones_like(value) for name, value in motion_weights(motion_of(streaming)).items()}
+    weak = weakened(weights)
+    changed = {name for name in weights if not torch.equal(weak[name], weights[name])}
+    assert len(changed) == len(list(streaming.temporal_layers())), "weight and bias; two layers a module"
+    assert all("motion_modules" in name and ".proj_out." in name for name in changed)
+    assert all(bool((weak[name] == OUTPUT_GAIN).all()) for name in changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rearview.training.clip_memory import MAX_FRAMES
 from rearview.training.denoiser import LONG, SHORT
 from rearview.training.export import BANK, DEFAULT_STEPS, DEFAULT_STRENGTH
 from rearview.training.model import LATENT_CHANNELS, LATENT_STD
@@ -122,10 +123,10 @@ def _training(report: Report) -> str:
 A step of the denoiser takes clips of {SHORT}, later {LONG} frames: a window of 96 pixels moving over a scene
 and, on the same path, over its styled version, so the motion is known exactly. It rolls out two to four
 predictions, each from the model's own last output. Three clips in four run with a feature bank (queue of
-{BANK["max_frames"]} frames, written after every frame, no fusion); for those the loss also counts how far
-the error of a frame differs from the error of the frame before, moved by the known motion. Clips have fresh
-noise in every frame or the same noise in all. Self-attention starts as attention to what looks alike (keys
-equal queries, enlarged), and is taught where each token was in the frames before: cross-entropy to the four
+{MAX_FRAMES} frames, written after every frame, no fusion; served with {BANK["max_frames"]}); for those the
+loss also counts how far the error of a frame differs from the error of the frame before, moved by the
+known motion. Clips have fresh noise in every frame or the same noise in all. Self-attention starts as
+attention to what looks alike (keys equal queries, enlarged), and is taught where each token was in the frames before: cross-entropy to the four
 tokens around the place that the known motion names, all frames alike, tokens of other clips as wrong answers
 (`rearview/training/correspondence.py`).
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MAX_FRAMES = 3  # of the queue; the product's bank must be set alike
+MAX_FRAMES = 3  # of the queue
 
 
 class ClipMemory:

@@ -49,6 +49,8 @@ AVERAGE_DECAY = 0.99
 HEADS, NORM_GROUPS, POSITIONS = 4, 16, 32
 QUERY_GAIN = 1.5
 STEADY_PIXEL_WEIGHT, CONTRAST_WEIGHT = 26.0, 7.0  # blur must not pass for steadiness
+OUTPUT_GAIN = 0.85
+"""Of exported modules: a little weaker than trained, they keep the gradient of per-frame translation."""
 _SHARE_FRESH = 0.5
 
 
@@ -76,7 +78,7 @@ def train_motion(
     num_clips: int = 2,
     on_save: Callable[[dict[str, Tensor], int], None] = lambda weights, step: None,
 ) -> dict[str, Tensor]:
-    """Train for the minutes given, resuming from ``path``; return the averaged weights by their names.
+    """Train for the minutes given, resuming from ``path``; return what is exported, by the weights' names.
 
     `on_save` gets the same. Takes over `pocket.unet`.
     """
@@ -104,7 +106,7 @@ def train_motion(
     def save() -> None:
         state = {"live": modules.state_dict(), "average": averaged.state_dict(), "step": step}
         save_atomically(state | {"optimiser": optimiser.state_dict(), "spent_s": budget.spent_s}, path)
-        on_save(motion_weights(averaged), step)
+        on_save(weakened(motion_weights(averaged)), step)
 
     threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
@@ -134,7 +136,7 @@ def train_motion(
             save()
     if not finished_before:
         save()
-    return motion_weights(averaged)
+    return weakened(motion_weights(averaged))
 
 
 def motion_of(streaming: StreamingUNet) -> nn.ModuleDict:
@@ -189,6 +191,12 @@ def _loss(
     losses["contrast"] = PIXEL_WEIGHT * CONTRAST_WEIGHT * contrast_loss(output, target)
     losses["steady"] = STEADY_PIXEL_WEIGHT * unsteadiness(output - target, clips.motion)
     return torch.stack(list(losses.values())).sum(), {k: float(v.detach()) for k, v in losses.items()}
+
+
+def weakened(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of modules that add ``OUTPUT_GAIN`` times as much to their input."""
+    last = (".proj_out.weight", ".proj_out.bias")
+    return {name: value * OUTPUT_GAIN if name.endswith(last) else value for name, value in weights.items()}
 
 
 def write_motion(weights: dict[str, Tensor], unet_config: Any, folder: Path) -> None:
