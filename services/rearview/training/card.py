@@ -126,9 +126,9 @@ predictions, each from the model's own last output. Three clips in four run with
 {MAX_FRAMES} frames, written after every frame, no fusion; served with {BANK["max_frames"]}); for those the
 loss also counts how far the error of a frame differs from the error of the frame before, moved by the
 known motion. Clips have fresh noise in every frame or the same noise in all. Self-attention starts as
-attention to what looks alike (keys equal queries, enlarged), and is taught where each token was in the frames before: cross-entropy to the four
-tokens around the place that the known motion names, all frames alike, tokens of other clips as wrong answers
-(`rearview/training/correspondence.py`).
+attention to what looks alike (keys equal queries, enlarged), and is taught where each token was in the
+frames before: cross-entropy to the four tokens around the place that the known motion names, all frames
+alike, tokens of other clips as wrong answers (`rearview/training/correspondence.py`).
 
 A step of the motion modules takes clips of 16 frames under the mask of the paper; after the first 8 often
 some time passes, or they show another scene, as in a long stream.
