@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rearview.training.budget import Average, Budget, load_if_present, relative_rate, save_atomically
+from rearview.training.budget import Average, Budget, Journal, load_if_present, relative_rate, save_atomically
 from rearview.training.dataset import Dataset
 from rearview.training.losses import colour_loss, picture_loss, psnr
 from rearview.training.model import LATENT_CHANNELS, REDUCTION, build_vae
@@ -82,10 +82,9 @@ def train_autoencoder(
         vae.load_state_dict(saved["live"])
         optimiser.load_state_dict(saved["optimiser"])
         step, folded, spent_s = saved["step"], saved["folded"], saved["spent_s"]
-    average = Average(vae, AVERAGE_DECAY)
-    if saved is not None:
-        average.module.load_state_dict(saved["average"])
+    average = Average(vae, AVERAGE_DECAY, saved)
     budget = Budget(minutes, spent_s=spent_s)
+    journal = Journal("vae", every=100)
     finished_before = budget.over
     rng = np.random.default_rng([seed, 1, step])
 
@@ -104,9 +103,7 @@ def train_autoencoder(
         optimiser.step(goal.peak_rate, relative=relative_rate(step, budget.fraction))
         average.update(vae, step)
         step += 1
-        if step % 100 == 0:
-            figures = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            print(f"vae: step {step}, {budget.fraction:.0%}, {figures}", flush=True)
+        journal.add(step, budget.fraction, parts)
         if not folded and budget.fraction > FOLD_AT:
             fold_statistics(data, average.module, (vae,), device)
             folded = True

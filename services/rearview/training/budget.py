@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import math
 import os
+import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,12 @@ def relative_rate(step: int, fraction: float, *, warm_up_steps: int = WARM_UP_ST
 class Average:
     """Exponential moving average of a module's weights; ``module`` is the averaged copy."""
 
-    def __init__(self, source: nn.Module, decay: float) -> None:
+    def __init__(self, source: nn.Module, decay: float, saved: Mapping[str, Any] | None = None) -> None:
+        """`saved`: state of an interrupted stage, to go on from its ``"average"``."""
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
         self._decay = decay
+        if saved is not None:
+            self.module.load_state_dict(saved["average"])
 
     @torch.no_grad()
     def update(self, source: nn.Module, step: int) -> None:
@@ -69,6 +74,25 @@ class Average:
         pairs = zip(self.module.parameters(), source.parameters(), strict=True)
         for mean, value in pairs:
             mean.lerp_(value.detach(), weight)
+
+
+class Journal:
+    """Prints the mean losses of a stage every few steps."""
+
+    def __init__(self, stage: str, *, every: int = 25) -> None:
+        self._stage, self._every = stage, every
+        self._recent: list[Mapping[str, float]] = []
+
+    def add(self, step: int, fraction: float, losses: Mapping[str, float]) -> None:
+        """Count the losses of one step; `step` steps are done, and `fraction` of the budget is spent."""
+        self._recent.append(losses)
+        if step % self._every:
+            return
+        every = {name: [row[name] for row in self._recent if name in row] for name in losses}
+        figures = " ".join(f"{name} {statistics.fmean(values):.3f}" for name, values in every.items())
+        threads = torch.get_num_threads()
+        print(f"{self._stage}: step {step}, {fraction:.0%}, {figures}, threads {threads}", flush=True)
+        self._recent.clear()
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rearview.engine.attention.processors import install_processors
-from rearview.training.budget import Average, Budget, load_if_present, relative_rate, save_atomically
+from rearview.training.budget import Average, Budget, Journal, load_if_present, relative_rate, save_atomically
 from rearview.training.clip_memory import MAX_FRAMES, ClipMemory
 from rearview.training.clips import Clips, make_clips, unsteadiness
 from rearview.training.correspondence import Correspondence
@@ -152,16 +152,14 @@ def train_denoiser(
         optimiser.load_state_dict(saved["optimiser"])
         decoder_optimiser.load_state_dict(saved["decoder_optimiser"])
         step, spent_s = saved["step"], saved["spent_s"]
-    average = Average(students, AVERAGE_DECAY)
-    if saved is not None:
-        average.module.load_state_dict(saved["average"])
+    average = Average(students, AVERAGE_DECAY, saved)
     budget = Budget(minutes, spent_s=spent_s)
     finished_before = budget.over
     rng = np.random.default_rng([seed, 2, step])
     levels = noise_levels(device)
     correspondence = Correspondence(students.unet, max_frames=MAX_FRAMES)
     averaged: Any = average.module
-    recent: list[dict[str, float]] = []
+    journal = Journal("unet")
 
     def save() -> None:
         state = {"live": students.state_dict(), "average": average.module.state_dict(), "step": step}
@@ -183,16 +181,7 @@ def train_denoiser(
             decoder_optimiser.step(DECODER_PEAK_RATE, relative=rate)
         average.update(students, step)
         step += 1
-        recent.append(parts)
-        if step % 25 == 0:
-            names = recent[-1].keys()
-            means = {name: np.mean([row[name] for row in recent if name in row]) for name in names}
-            figures = " ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-            print(
-                f"unet: step {step}, {budget.fraction:.0%}, {figures}, threads {torch.get_num_threads()}",
-                flush=True,
-            )
-            recent.clear()
+        journal.add(step, budget.fraction, parts)
         if budget.save_due():
             save()
     if not finished_before:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from rearview.engine.attention.temporal import ClipAttention
 from rearview.engine.memory.joint import JointView
 from rearview.engine.motion import StreamingUNet
-from rearview.training.budget import Average, Budget, load_if_present, relative_rate, save_atomically
+from rearview.training.budget import Average, Budget, Journal, load_if_present, relative_rate, save_atomically
 from rearview.training.clips import Clips, make_clips, unsteadiness
 from rearview.training.dataset import Dataset
 from rearview.training.denoiser import (
@@ -93,15 +93,13 @@ def train_motion(
         modules.load_state_dict(saved["live"])
         optimiser.load_state_dict(saved["optimiser"])
         step, spent_s = saved["step"], saved["spent_s"]
-    average = Average(modules, AVERAGE_DECAY)
-    if saved is not None:
-        average.module.load_state_dict(saved["average"])
+    average = Average(modules, AVERAGE_DECAY, saved)
     averaged: Any = average.module
     budget = Budget(minutes, spent_s=spent_s)
     finished_before = budget.over
     rng = np.random.default_rng([seed, 3, step])
     levels = noise_levels(device)
-    recent: list[dict[str, float]] = []
+    journal = Journal("motion")
 
     def save() -> None:
         state = {"live": modules.state_dict(), "average": averaged.state_dict(), "step": step}
@@ -126,12 +124,7 @@ def train_motion(
         optimiser.step(PEAK_RATE, relative=relative_rate(step, budget.fraction))
         average.update(modules, step)
         step += 1
-        recent.append(parts)
-        if step % 25 == 0:
-            means = {name: np.mean([row[name] for row in recent]) for name in parts}
-            figures = " ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-            print(f"motion: step {step}, {budget.fraction:.0%}, {figures}", flush=True)
-            recent.clear()
+        journal.add(step, budget.fraction, parts)
         if budget.save_due():
             save()
     if not finished_before:
