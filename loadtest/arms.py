@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rearview.config import ServiceConfig
-from rearview.engine.card import ModelCard
+from rearview.contract.card import ModelCard
 from rearview.errors import ConfigError
 
 from loadtest.generator import generate
@@ -92,7 +92,7 @@ def run_service(config: ServiceConfig, clip: Clip, frames: int, warmup: int) -> 
 
 def run_in_process(config: ServiceConfig, clip: Clip, frames: int, warmup: int) -> dict[str, Any]:
     """The engine of the config's one span in a plain loop: JPEG in, JPEG out, the ingress's bounds."""
-    from rearview.stages.loading import build_engine
+    from rearview.replica.build import build_engine
 
     started_s = time.monotonic()
     engine = build_engine(config, config.spans[0])
@@ -117,7 +117,8 @@ class EngineLoop:
     """Keeps the engine full: JPEGs are decoded ahead and encoded behind it in the pool."""
 
     def __init__(self, engine: Engine, pool: ThreadPoolExecutor, clip: Clip, config: ServiceConfig) -> None:
-        from rearview.engine.session import SessionSpec, Settings
+        from rearview.contract.session import SessionSpec
+        from rearview.contract.settings import Settings
 
         settings = Settings(prompt=clip.prompt, strength=clip.strength, steps=clip.steps)
         self._engine, self._pool, self._clip = engine, pool, clip

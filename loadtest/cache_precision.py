@@ -18,11 +18,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rearview.engine.card import ModelCard, has_motion, size_multiple
-from rearview.engine.session import CacheSettings, Settings
+from rearview.contract.card import ModelCard, has_motion, size_multiple
+from rearview.contract.memories import CacheSettings
+from rearview.contract.settings import Settings
 from rearview.errors import ConfigError
-from rearview.evaluation.clips import SAMPLES, sample_clip
-from rearview.evaluation.runner import PER_FRAME, Method, Translator
+from rearview_lab.evaluation.clips import SAMPLES, sample_clip
+from rearview_lab.evaluation.runner import PER_FRAME, Method, Translator
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -22,16 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rearview.contract.chain import OperatorKind, Span, chain
+from rearview.contract.memories import BankSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.calibration import measure_costs
-from rearview.engine.chain import OperatorKind, Span, chain
-from rearview.engine.checkpoint import pick_device, pick_dtype
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.feature_bank import BankShape, FeatureBank
+from rearview.engine.memory.bank.pool import BankShape, FeatureBank
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.model import DiffusionModel
+from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import BankSettings, SessionSpec, Settings
+from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 
 from loadtest.engine_models import MAX_STEPS, SIZES, Size, Work, build, count_work
 from loadtest.engine_report import device_name, setting, store

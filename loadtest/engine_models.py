@@ -11,15 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from rearview.engine.attention.processors import install_processors
-from rearview.engine.chain import Span, chain
-from rearview.engine.checkpoint import load_model
-from rearview.engine.conditioning import Conditioning
-from rearview.engine.memory.layers import BankLayout
-from rearview.engine.model import DiffusionModel
-from rearview.engine.motion import StreamingUNet
-from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.sampling import Schedule
+from rearview.contract.chain import Span, chain
+from rearview.engine.memory.bank.layers import BankLayout
+from rearview.engine.networks.attention.processors import install_processors
+from rearview.engine.networks.conditioning import Conditioning
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.networks.sampling import Schedule
+from rearview.engine.networks.unet import StreamingUNet
+from rearview.engine.weights.checkpoint import load_model
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["MAX_STEPS", "SIZES", "Size", "Work", "bank_flops", "build", "count_work", "sd15_unet_config"]

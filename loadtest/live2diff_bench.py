@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.checkpoint import pick_device, pick_dtype
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.joint import JointMemory
-from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.memories import CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointMemory
 from rearview.engine.rows import Frame, Row
-from rearview.engine.session import CacheSettings, SessionSpec, Settings
+from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 from torch import Tensor
 
 from loadtest.engine_models import SIZES, Size, build

@@ -19,14 +19,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rearview.engine.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.model import Forward
+from rearview.engine.networks.model import Forward
 from rearview.engine.rows import FrameInput, Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import SessionSpec, Settings
 from rearview.ingress.pacing import DropPolicy, Pacer
 from rich.console import Console
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn, Protocol
 
 from rearview.config import ServiceConfig, load_config
-from rearview.engine.card import ModelCard
+from rearview.contract.card import ModelCard
 from rearview.errors import ConfigError
 
 __all__ = [

@@ -18,7 +18,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
 from rearview.config import ServiceConfig, SpanConfig, environment, load_config
-from rearview.engine.card import ModelCard
+from rearview.contract.card import ModelCard
 
 __all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
 
@@ -41,7 +41,7 @@ class StageDeployment:
     """A `Stage` as Serve sees it."""
 
     async def __init__(self, config: Mapping[str, Any], span_index: int) -> None:  # type: ignore[misc]  # Serve awaits it
-        from rearview.stages.stage import Stage
+        from rearview.replica.stage import Stage
 
         context = serve.get_replica_context()
         node = get_runtime_context().get_node_id()
@@ -118,7 +118,7 @@ class ScaleBySessions:
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Replicas wanted; no state is kept."""
         # Serve pickles this class by value into its controller: names of this module are not there.
-        from rearview.stages.autoscaling import desired_replicas
+        from rearview.control.autoscaling import desired_replicas
 
         sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
         current = context.current_num_replicas

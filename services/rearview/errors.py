@@ -29,6 +29,7 @@ __all__ = [
     "Reason",
     "Refused",
     "StreamEnded",
+    "out_of_range",
 ]
 
 DOMAIN = "rearview.v1"
@@ -148,6 +149,11 @@ def _rebuild(
 
 class InvalidRequest(RearviewError):
     """The caller's input is wrong."""
+
+
+def out_of_range(field: str, message: str) -> InvalidRequest:
+    """A setting that cannot be served; `field` is its path in the request."""
+    return InvalidRequest(Reason.SETTING_OUT_OF_RANGE, message, metadata={"field": field})
 
 
 class Refused(RearviewError):

@@ -181,7 +181,7 @@ def test_percentiles_are_in_milliseconds() -> None:
 def test_doctor_finds_a_missing_checkpoint_and_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("rearview.engine.card.BUNDLED_CHECKPOINTS", tmp_path)
+    monkeypatch.setattr("rearview.contract.card.BUNDLED_CHECKPOINTS", tmp_path)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["doctor", "--no-ray"])
     assert result.exit_code == 1

@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 import torch
 from rearview.config import load_config
-from rearview.engine.adapters import NO_ADAPTERS
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.memories import BankSettings, PromptChange
+from rearview.contract.settings import Settings, SettingsChange, check_adapters
 from rearview.engine.calibration import measure_costs
-from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.checkpoint import load_denoisers, load_model
 from rearview.engine.engine import Engine
-from rearview.engine.formats import Additions, LoraFile
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.plain_bank import PlainBank
-from rearview.engine.model import DiffusionModel
-from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.reference import denoise_latent
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.reference.bank import PlainBank
+from rearview.engine.reference.frame import denoise_latent
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import BankSettings, PromptChange, Settings, SettingsChange, check_adapters
+from rearview.engine.weights.adapters import NO_ADAPTERS
+from rearview.engine.weights.checkpoint import load_denoisers, load_model
+from rearview.engine.weights.formats import Additions, LoraFile
 from rearview.errors import ConfigError, InvalidRequest, Reason
 from safetensors.torch import save_file
 from support.loras import (

@@ -11,21 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rearview.engine.blending import is_blending, mix_at, progress, settings_under
-from rearview.engine.conditioning import slerp
+from rearview.contract.blending import is_blending, mix_at, progress, settings_under
+from rearview.contract.memories import BankSettings, PromptChange
+from rearview.contract.settings import Guidance, Settings, SettingsChange, WeightedPrompt
 from rearview.engine.engine import Order
 from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.networks.conditioning import slerp
 from rearview.engine.rows import FrameInput
-from rearview.engine.session import (
-    BankSettings,
-    Guidance,
-    PromptChange,
-    Settings,
-    SettingsChange,
-    WeightedPrompt,
-)
 from rearview.errors import InvalidRequest
-from rearview.stages.wire import decode_settings, encode_settings
+from rearview.transport.wire import decode_settings, encode_settings
 from support.tiny_bank import (
     Stream,
     alone,

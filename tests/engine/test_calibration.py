@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from rearview.contract.memories import BankSettings, CacheSettings
+from rearview.contract.settings import Settings
 from rearview.engine import calibration
 from rearview.engine.calibration import example_payloads, measure_costs
-from rearview.engine.checkpoint import load_model
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.feature_bank import BankShape, FeatureBank
-from rearview.engine.memory.joint import JointMemory
+from rearview.engine.memory.bank.pool import BankShape, FeatureBank
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointMemory
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
-from rearview.engine.model import DiffusionModel, Forward
-from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel, Forward
 from rearview.engine.rows import Row
-from rearview.engine.session import BankSettings, CacheSettings, Settings
+from rearview.engine.weights.checkpoint import load_model
 from support.tiny import session, whole_chain
 from support.tiny_bank import (
     MAX_STEPS,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rearview.engine.card import BUNDLED_CHECKPOINTS, NULL_CHECKPOINT, ModelCard, checkpoint_folder
+from rearview.contract.card import BUNDLED_CHECKPOINTS, NULL_CHECKPOINT, ModelCard, checkpoint_folder
 from rearview.errors import ConfigError
 
 pytestmark = pytest.mark.unit

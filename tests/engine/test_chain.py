@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rearview.engine.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.chain import Operator, OperatorKind, Span, chain
 
 pytestmark = pytest.mark.unit
 

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from rearview.engine.chain import Operator, Span
-from rearview.engine.checkpoint import (
+from rearview.contract.chain import Operator, Span
+from rearview.engine.networks.decode import decode
+from rearview.engine.networks.encode import encode
+from rearview.engine.networks.model import DiffusionModel, NullModel
+from rearview.engine.weights.checkpoint import (
     latent_shape,
     load_denoiser,
     load_model,
@@ -19,9 +22,6 @@ from rearview.engine.checkpoint import (
     pick_device,
     pick_dtype,
 )
-from rearview.engine.model import DiffusionModel, NullModel
-from rearview.engine.operators.decode import decode
-from rearview.engine.operators.encode import encode
 from rearview.errors import ConfigError
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, whole_chain
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from rearview.engine import conditioning as module
-from rearview.engine.checkpoint import load_denoiser
-from rearview.engine.conditioning import Conditioning
+from rearview.engine.networks import conditioning as module
+from rearview.engine.networks.conditioning import Conditioning
+from rearview.engine.weights.checkpoint import load_denoiser
 from support.tiny import TOKENS
 
 pytestmark = pytest.mark.unit

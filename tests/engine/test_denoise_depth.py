@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from rearview.engine.chain import Operator, OperatorKind
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.memories import CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
 from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.rows import Frame, Row
-from rearview.engine.session import CacheSettings, Guidance, SessionSpec, Settings
 from support.tiny_chain import tiny_networks
 from torch import Tensor
 

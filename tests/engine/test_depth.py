@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from rearview.engine.checkpoint import load_depth, load_vae
-from rearview.engine.operators.depth import DepthEstimator
-from rearview.engine.operators.encode import encode, encode_with_depth
+from rearview.engine.networks.depth import DepthEstimator
+from rearview.engine.networks.encode import encode, encode_with_depth
+from rearview.engine.weights.checkpoint import load_depth, load_vae
 from rearview.errors import ConfigError
 from safetensors.torch import load_file, save_file
 from support.tiny import random_frames

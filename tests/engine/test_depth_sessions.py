@@ -10,20 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from rearview.contract.chain import OperatorKind, Span, chain
+from rearview.contract.memories import CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
 from rearview.engine.calibration import example_payloads, measure_costs
-from rearview.engine.chain import OperatorKind, Span, chain
-from rearview.engine.checkpoint import load_depth, load_model, load_vae
 from rearview.engine.engine import Engine
-from rearview.engine.formats import Additions
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.depth_range import DepthRange
-from rearview.engine.memory.joint import JointMemory
-from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
-from rearview.engine.model import DiffusionModel, Forward
-from rearview.engine.operators.encode import encode, encode_with_depth
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointMemory
+from rearview.engine.memory.depth.pool import DepthRange
+from rearview.engine.networks.encode import encode, encode_with_depth
+from rearview.engine.networks.model import DiffusionModel, Forward
 from rearview.engine.rows import FrameInput, Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import CacheSettings, Guidance, SessionSpec, Settings
+from rearview.engine.weights.checkpoint import load_depth, load_model, load_vae
+from rearview.engine.weights.formats import Additions
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, session, whole_chain
 from support.tiny_depth import write_tiny_depth
 from support.tiny_motion import plain_clip

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rearview.contract.settings import NoiseRule, Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.rows import Emission, FrameInput
-from rearview.engine.session import NoiseRule, Settings
-from rearview.stages.wire import FrameMessage, decode_frame, decode_spec, encode_frame, encode_spec
+from rearview.transport.wire import FrameMessage, decode_frame, decode_spec, encode_frame, encode_spec
 from support.tiny import random_frames, session, whole_chain
 from support.tiny_bank import Stream, play
 from support.tiny_chain import (

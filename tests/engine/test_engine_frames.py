@@ -9,7 +9,7 @@ import random
 
 import pytest
 import torch
-from rearview.engine.chain import Operator, Span, chain
+from rearview.contract.chain import Operator, Span, chain
 from rearview.engine.engine import RETAINED_OUTPUTS, Order
 from rearview.engine.rows import Emission, FrameInput
 from support.tiny import whole_chain

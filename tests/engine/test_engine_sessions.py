@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rearview.engine.chain import Operator
+from rearview.contract.chain import Operator
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import Settings
 from rearview.errors import Reason, Refused
 from support.tiny import whole_chain
 from support.toy import (

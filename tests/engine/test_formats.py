@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from rearview.contract.card import ModelCard, is_hub_id
+from rearview.contract.chain import Span
+from rearview.contract.settings import Settings
 from rearview.engine.calibration import example_payloads
-from rearview.engine.card import ModelCard, is_hub_id
-from rearview.engine.chain import Span
-from rearview.engine.checkpoint import latent_shape, load_denoiser, load_model, load_vae
-from rearview.engine.formats import Additions, find_checkpoint, find_lora, read_weights
-from rearview.engine.model import DiffusionModel
-from rearview.engine.reference import translate_frame
-from rearview.engine.session import Settings
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.reference.frame import translate_frame
+from rearview.engine.weights.checkpoint import latent_shape, load_denoiser, load_model, load_vae
+from rearview.engine.weights.formats import Additions, find_checkpoint, find_lora, read_weights
 from rearview.errors import ConfigError
 from safetensors.torch import load_file, save_file
 from support.original import write_single_file, write_tiny_kl
@@ -267,8 +267,8 @@ def test_a_hub_id_is_loaded_from_the_cache_without_the_network(folder: Path, tmp
 
 def test_a_hub_that_refuses_connections_ends_in_one_line(folder: Path, tmp_path: Path) -> None:
     program = (
-        "import torch\nfrom rearview.engine.checkpoint import load_model\n"
-        "from rearview.engine.chain import Span\n"
+        "import torch\nfrom rearview.engine.weights.checkpoint import load_model\n"
+        "from rearview.contract.chain import Span\n"
         "load_model('owner/name', Span.parse('decode', ['decode']), torch.device('cpu'), torch.float32)"
     )
     env = {**os.environ, "HF_ENDPOINT": UNREACHABLE, "HF_HOME": str(tmp_path), "PYTHONPATH": "services"}

@@ -11,16 +11,17 @@ import torch
 from diffusers import AutoencoderTiny, LCMScheduler
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as pipeline_module
 from diffusers.schedulers import scheduling_lcm as scheduler_module
+from rearview.contract.memories import BankPolicy, BankSettings
+from rearview.contract.settings import Guidance, NoiseRule, Settings
 from rearview.engine.engine import Order
-from rearview.engine.guidance import negative_rows
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.reference import denoise_latent
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.guidance import negative_rows
+from rearview.engine.networks.sampling import Schedule, noise
+from rearview.engine.reference.frame import denoise_latent
 from rearview.engine.rows import FrameInput
-from rearview.engine.sampling import Schedule, noise
-from rearview.engine.session import BankPolicy, BankSettings, Guidance, NoiseRule, Settings
 from rearview.errors import InvalidRequest
-from rearview.stages.wire import decode_settings, encode_settings
+from rearview.transport.wire import decode_settings, encode_settings
 from support.tiny import LATENT_CHANNELS, SCHEDULER
 from support.tiny_bank import (
     Stream,

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from rearview.engine.chain import Operator, OperatorKind, Span
-from rearview.engine.checkpoint import load_denoiser
+from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.memories import CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
-from rearview.engine.memory.joint import JointMemory
-from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
-from rearview.engine.model import DiffusionModel
-from rearview.engine.motion import StreamingUNet
-from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.compose import JointMemory
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import CacheSettings, SessionSpec, Settings
+from rearview.engine.weights.checkpoint import load_denoiser
 from support.tiny_bank import video
 from support.tiny_motion import (
     SIZE,

@@ -10,9 +10,9 @@ import pytest
 import torch
 from diffusers import MotionAdapter
 from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
-from rearview.engine.card import has_motion, own_motion, size_multiple
-from rearview.engine.formats import find_motion
-from rearview.engine.motion_formats import is_table, read_motion
+from rearview.contract.card import has_motion, own_motion, size_multiple
+from rearview.engine.weights.formats import find_motion
+from rearview.engine.weights.motion_formats import is_table, read_motion
 from rearview.errors import ConfigError
 from safetensors.torch import load_file, save_file
 from support.tiny import write_tiny_checkpoint

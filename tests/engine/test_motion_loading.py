@@ -12,17 +12,17 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
 from rearview.config import ModelConfig, load_config
-from rearview.engine.adapters import NO_ADAPTERS
-from rearview.engine.checkpoint import load_denoiser, load_denoisers, load_model
-from rearview.engine.formats import Additions, LoraFile, find_checkpoint
-from rearview.engine.model import DiffusionModel
-from rearview.engine.motion import StreamingUNet
-from rearview.engine.motion_formats import is_motion, is_table, read_motion
-from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.sampling import Schedule
-from rearview.engine.session import Settings
+from rearview.contract.settings import Settings
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.networks.sampling import Schedule
+from rearview.engine.networks.unet import StreamingUNet
+from rearview.engine.weights.adapters import NO_ADAPTERS
+from rearview.engine.weights.checkpoint import load_denoiser, load_denoisers, load_model
+from rearview.engine.weights.formats import Additions, LoraFile, find_checkpoint
+from rearview.engine.weights.motion_formats import is_motion, is_table, read_motion
 from rearview.errors import ConfigError
-from rearview.stages.loading import additions as configured
+from rearview.replica.build import additions as configured
 from support.loras import CONV, LINEAR, OUT, TEXT, random_lora, write_kohya, write_peft
 from support.original import write_single_file, write_tiny_kl
 from support.tiny import LATENT_CHANNELS, SCHEDULER, whole_chain, write_tiny_checkpoint

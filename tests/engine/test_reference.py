@@ -17,12 +17,12 @@ from diffusers import (
 )
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as pipeline_module
 from diffusers.schedulers import scheduling_lcm as scheduler_module
-from rearview.engine.checkpoint import load_denoiser, load_vae
-from rearview.engine.operators.decode import decode
-from rearview.engine.operators.encode import encode
-from rearview.engine.reference import denoise_latent, translate_frame
-from rearview.engine.sampling import noise
-from rearview.engine.session import NoiseRule, Settings
+from rearview.contract.settings import NoiseRule, Settings
+from rearview.engine.networks.decode import decode
+from rearview.engine.networks.encode import encode
+from rearview.engine.networks.sampling import noise
+from rearview.engine.reference.frame import denoise_latent, translate_frame
+from rearview.engine.weights.checkpoint import load_denoiser, load_vae
 from support.tiny import LATENT_CHANNELS, SCHEDULER, SIZE, random_frames
 from transformers import CLIPTextModel, CLIPTokenizer
 

@@ -10,9 +10,9 @@ import torch
 from diffusers import LCMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rearview.engine.sampling import Schedule, noise
-from rearview.engine.session import NoiseRule, Settings
-from rearview.engine.timesteps import LCM_GRID, timestep_indices
+from rearview.contract.settings import NoiseRule, Settings
+from rearview.contract.timesteps import LCM_GRID, timestep_indices
+from rearview.engine.networks.sampling import Schedule, noise
 from rearview.errors import ConfigError
 from support.tiny import SCHEDULER
 

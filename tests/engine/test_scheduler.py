@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rearview.engine.chain import Operator
+from rearview.contract.chain import Operator
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
 from rearview.engine.rows import Frame, LaterRow, Row, row_width
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import Guidance, SessionSpec, Settings
 
 pytestmark = pytest.mark.unit
 

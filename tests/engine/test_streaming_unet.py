@@ -9,11 +9,11 @@ import pytest
 import rearview
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from rearview.engine.attention.processors import BankProcessor, install_processors
-from rearview.engine.attention.temporal import ClipAttention, attend_frames, clip_mask
-from rearview.engine.memory.joint import JointView
-from rearview.engine.motion import StreamingUNet, motion_state
-from rearview.engine.motion_module import MotionModule, sinusoidal_table
+from rearview.engine.memory.compose import JointView
+from rearview.engine.networks.attention.processors import BankProcessor, install_processors
+from rearview.engine.networks.attention.temporal import ClipAttention, attend_frames, clip_mask
+from rearview.engine.networks.motion_module import MotionModule, sinusoidal_table
+from rearview.engine.networks.unet import StreamingUNet, motion_state
 from support.tiny_motion import (
     CHANNELS,
     HEADS,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from rearview.engine.attention.temporal import attend_stored
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.plain_cache import PlainCache
-from rearview.engine.motion_module import PositionTables
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.networks.attention.temporal import attend_stored
+from rearview.engine.networks.motion_module import PositionTables
+from rearview.engine.reference.cache import PlainCache
 from support.tiny_motion import (
     WINDOW,
     WINDOWS,

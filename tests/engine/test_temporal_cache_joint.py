@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.memory.bank_view import BankView
-from rearview.engine.memory.depth_range import DepthRange
-from rearview.engine.memory.feature_bank import BankShape, FeatureBank
-from rearview.engine.memory.joint import JointMemory, JointView
-from rearview.engine.memory.plain_bank import PlainBank
-from rearview.engine.memory.plain_cache import PlainCache
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.memories import BankSettings
+from rearview.contract.session import SessionSpec
+from rearview.engine.memory.bank.pool import BankShape, FeatureBank
+from rearview.engine.memory.bank.view import BankView
+from rearview.engine.memory.compose import JointMemory, JointView
+from rearview.engine.memory.depth.pool import DepthRange
+from rearview.engine.reference.bank import PlainBank
+from rearview.engine.reference.cache import PlainCache
 from rearview.engine.rows import Row
-from rearview.engine.session import BankSettings, SessionSpec
 from rearview.errors import InvalidRequest, Refused
 from support.tiny_motion import (
     SIZE,

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.joint import JointView
-from rearview.engine.memory.temporal_cache import (
+from rearview.engine.memory.cache.pool import (
     CacheLayer,
     CacheLayout,
     CacheShape,
     TemporalKVCache,
     read_cache_layout,
 )
-from rearview.engine.motion import StreamingUNet
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointView
+from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Reason, Refused
 from support.tiny_motion import (

@@ -14,10 +14,11 @@ from itertools import combinations
 from statistics import quantiles
 
 import pytest
-from rearview.engine.chain import Operator, OperatorKind, Span
+from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
 from rearview.engine.engine import Order
 from rearview.engine.scheduler import CostTable
-from rearview.engine.session import Guidance, SessionSpec, Settings
 from support.tiny import whole_chain
 from support.toy import Clock, ToyModel, toy_engine
 from support.virtual import FPS, ISSUE_COSTS, Answer, Source, simulate

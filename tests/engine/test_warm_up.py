@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rearview.engine.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.memories import CacheSettings, Rewarm
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
-from rearview.engine.reference import Sample, denoise_clip
+from rearview.engine.reference.frame import Sample, denoise_clip
 from rearview.engine.rows import FrameInput
-from rearview.engine.session import CacheSettings, Rewarm, SessionSpec, Settings
 from support.tiny import whole_chain
 from support.toy import TOY_STEPS, Faults, ToyModel, drain, toy_engine, toy_output, toy_payload, toy_spec
 from support.toy_cache import SINK, Seen, ToyCache, number_of_sample

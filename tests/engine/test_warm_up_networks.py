@@ -13,27 +13,21 @@ from functools import lru_cache
 
 import pytest
 import torch
-from rearview.engine.attention.processors import install_processors
+from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.memories import BankSettings, CacheSettings, Rewarm
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, NoiseRule, Settings
 from rearview.engine.calibration import measure_costs
-from rearview.engine.chain import Operator, OperatorKind, Span
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.feature_bank import BankShape, FeatureBank
-from rearview.engine.memory.joint import JointMemory
-from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache, read_cache_layout
-from rearview.engine.model import DiffusionModel
-from rearview.engine.operators.denoise import Denoiser
+from rearview.engine.memory.bank.pool import BankShape, FeatureBank
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache, read_cache_layout
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointMemory
+from rearview.engine.networks.attention.processors import install_processors
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.rows import FrameInput, window_group
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import (
-    BankSettings,
-    CacheSettings,
-    Guidance,
-    NoiseRule,
-    Rewarm,
-    SessionSpec,
-    Settings,
-)
 from support.tiny import SIZE
 from support.tiny_bank import gap, tiny_denoiser, video
 from support.tiny_motion import plain_clip, with_motion

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rearview.engine.chain import Operator
+from rearview.contract.chain import Operator
+from rearview.contract.memories import CacheSettings, Rewarm
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.rows import Frame
-from rearview.engine.session import CacheSettings, Rewarm, SessionSpec, Settings
 from rearview.engine.warmup import WarmUp, filled
 
 pytestmark = pytest.mark.unit

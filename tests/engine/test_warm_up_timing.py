@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rearview.engine.chain import OperatorKind
+from rearview.contract.chain import OperatorKind
+from rearview.contract.memories import CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
 from rearview.engine.engine import Engine
 from rearview.engine.rows import FrameInput, Row, window_group
 from rearview.engine.scheduler import CostTable
-from rearview.engine.session import CacheSettings, Guidance, SessionSpec, Settings
 from support.tiny import whole_chain
 from support.toy import ToyModel, drain, toy_engine, toy_payload, toy_spec
 from support.toy_cache import SINK, ToyCache

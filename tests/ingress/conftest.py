@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rearview.engine.model import Model, NullModel
+from rearview.engine.networks.model import Model, NullModel
 from support.tiny import write_tiny_checkpoint
 
 IMAGES = Path(__file__).parent / "images"
@@ -25,7 +25,7 @@ def plant_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Model], None]:
     """Make stages run a model of the test's own."""
 
     def plant(model: Model) -> None:
-        monkeypatch.setattr("rearview.stages.loading.load_model", lambda *_: model)
+        monkeypatch.setattr("rearview.replica.build.load_model", lambda *_: model)
 
     return plant
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from rearview.errors import Reason
 from rearview.ingress.server import IngressServer
 from rearview.ingress.service import Ingress
-from rearview.stages.stage import Stage
+from rearview.replica.stage import Stage
 from rearview.telemetry.metrics import MetricsServer
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb

@@ -7,8 +7,8 @@ import time
 
 import grpc
 import pytest
+from rearview.directory.memory import MemoryDirectory
 from rearview.errors import Reason
-from rearview.stages.directory.memory import MemoryDirectory
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, running
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import grpc
 import pytest
+from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
-from rearview.engine.model import Model
-from rearview.engine.session import SessionSpec
+from rearview.engine.networks.model import Model
 from rearview.errors import STATUS_OF_REASON, DropReason, Reason
 from rearview.ingress.auth import LOCAL_TENANT
 from rearview.ingress.session import IngressSession

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 import simplejpeg
-from rearview.engine.model import Model
+from rearview.engine.networks.model import Model
 from rearview.errors import Reason
 from rearview.v1 import error_reason_pb2 as errors_pb
 from rearview.v1 import translation_service_pb2 as pb

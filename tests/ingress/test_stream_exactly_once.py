@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import grpc
 import pytest
-from rearview.engine.model import Model
+from rearview.engine.networks.model import Model
 from rearview.errors import DropReason, Reason
 from rearview.ingress.auth import LOCAL_TENANT
 from rearview.v1 import translation_service_pb2 as pb

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
-from rearview.engine.model import Model
+from rearview.engine.networks.model import Model
 from rearview.errors import STATUS_OF_REASON, DropReason, Reason
 from rearview.ingress.auth import LOCAL_TENANT
 from rearview.ingress.session import RETAINED_ANSWERS

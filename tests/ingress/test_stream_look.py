@@ -12,10 +12,10 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from rearview.engine.blending import mix_at
-from rearview.engine.chain import OperatorKind
+from rearview.contract.blending import mix_at
+from rearview.contract.chain import OperatorKind
 from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.model import Forward, Model, NullModel
+from rearview.engine.networks.model import Forward, Model, NullModel
 from rearview.engine.rows import Row
 from rearview.errors import DropReason, Reason
 from rearview.v1 import error_reason_pb2 as errors_pb

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rearview.engine.session import CacheSettings, Rewarm, Settings
+from rearview.contract.memories import CacheSettings, Rewarm
+from rearview.contract.settings import Settings
 from rearview.errors import DropReason
 from rearview.ingress.pacing import DropPolicy, Pacer
 from rearview.ingress.warmup import WarmUp

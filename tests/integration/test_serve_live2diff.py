@@ -13,17 +13,18 @@ from rearview.app import build_app
 from rearview.client import DropPolicy, ImageFormat, Method, OpenOptions, Settings, Translated, sync
 from rearview.client.exchange import Item
 from rearview.config import ServiceConfig, load_config
-from rearview.engine.chain import Span, chain
-from rearview.engine.checkpoint import load_model
+from rearview.contract.chain import Span, chain
+from rearview.contract.memories import CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings as EngineSettings
 from rearview.engine.engine import Engine
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.joint import JointMemory
-from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
-from rearview.engine.model import DiffusionModel
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointMemory
+from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import CacheSettings, SessionSpec
-from rearview.engine.session import Settings as EngineSettings
+from rearview.engine.weights.checkpoint import load_model
 from rearview.local import LocalService
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_motion_files import write_motion_adapter

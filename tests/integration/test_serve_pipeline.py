@@ -12,14 +12,15 @@ import grpc
 import pytest
 import torch
 from rearview.config import ServiceConfig, load_config
-from rearview.engine.card import ModelCard
-from rearview.engine.chain import Span, chain
-from rearview.engine.checkpoint import load_model
+from rearview.contract.card import ModelCard
+from rearview.contract.chain import Span, chain
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import SessionSpec, Settings
+from rearview.engine.weights.checkpoint import load_model
 from rearview.local import LocalService
 from rearview.v1 import translation_service_pb2 as pb
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint

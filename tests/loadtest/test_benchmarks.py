@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rearview.engine.chain import Span
+from rearview.contract.chain import Span
 from rearview.engine.engine import Engine
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.model import NullModel
+from rearview.engine.networks.model import NullModel
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import ConfigError
 

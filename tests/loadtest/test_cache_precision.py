@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rearview.engine.session import Settings
+from rearview.contract.settings import Settings
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_motion_files import write_motion_adapter
 from typer import Exit

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rearview.engine.engine import Order
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.model import Forward
+from rearview.engine.networks.model import Forward
 
 from loadtest import engine_bench
 from loadtest.engine_bench import Bench, Cell, cells, drive, main, percentile, specs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rearview.engine.memory.cache_window import CacheWindow
+from rearview.engine.memory.cache.window import CacheWindow
 
 from loadtest import live2diff_bench
 from loadtest.engine_models import SIZES, build

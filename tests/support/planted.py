@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 import torch
-from rearview.engine.chain import OperatorKind
+from rearview.contract.chain import OperatorKind
+from rearview.contract.settings import Settings
 from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.model import Forward, NullModel
+from rearview.engine.networks.model import Forward, NullModel
 from rearview.engine.rows import Row
-from rearview.engine.session import Settings
 from torch import Tensor
 
 __all__ = ["FailsOn", "RefusesPrompt", "Slow", "SlowPrepare", "Stamps"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rearview.config import ServiceConfig, SpanConfig
 from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.model import Forward, NullModel
+from rearview.engine.networks.model import Forward, NullModel
 from rearview.engine.rows import Row
 
 from support.toy_cache import RING, SINK, ToyCache
@@ -46,7 +46,7 @@ def plant_cache(monkeypatch: pytest.MonkeyPatch, model: SeesPast | None = None) 
         caches.append(ToyCache(span_config.slots))
         return caches[-1]
 
-    monkeypatch.setattr("rearview.stages.loading._memory", memory)
-    monkeypatch.setattr("rearview.stages.loading.load_model", lambda *_: model or SeesPast())
+    monkeypatch.setattr("rearview.replica.build._memory", memory)
+    monkeypatch.setattr("rearview.replica.build.load_model", lambda *_: model or SeesPast())
     monkeypatch.setattr("rearview.ingress.service.has_motion", lambda *_: True)
     return caches

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rearview.config import ServiceConfig
 from rearview.ingress.server import IngressServer
 from rearview.ingress.service import Ingress
-from rearview.stages.stage import Stage
+from rearview.replica.stage import Stage
 
 
 @dataclass

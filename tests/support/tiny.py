@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-from rearview.engine.chain import Span, chain
-from rearview.engine.session import SessionSpec, Settings
+from rearview.contract.chain import Span, chain
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -10,19 +10,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from rearview.engine.chain import Operator, OperatorKind, Span
-from rearview.engine.checkpoint import load_denoiser
+from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.memories import BankPolicy, BankSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.feature_bank import BankShape, FeatureBank
-from rearview.engine.memory.layers import KeptOutputs
-from rearview.engine.memory.plain_bank import PlainBank
+from rearview.engine.memory.bank.layers import KeptOutputs
+from rearview.engine.memory.bank.pool import BankShape, FeatureBank
 from rearview.engine.memory.protocol import TemporalMemory
-from rearview.engine.model import DiffusionModel
-from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.reference import denoise_latent
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.reference.bank import PlainBank
+from rearview.engine.reference.frame import denoise_latent
 from rearview.engine.rows import Frame, FrameInput, Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import BankPolicy, BankSettings, SessionSpec, Settings
+from rearview.engine.weights.checkpoint import load_denoiser
 
 from support.tiny import LATENT_CHANNELS, SIZE, write_tiny_checkpoint
 

@@ -8,16 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from rearview.engine.chain import Span, chain
-from rearview.engine.checkpoint import load_denoiser, load_vae
+from rearview.contract.chain import Span, chain
+from rearview.contract.settings import NoiseRule, Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.model import DiffusionModel
-from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.operators.encode import encode
-from rearview.engine.reference import denoise_latent, translate_frame
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.encode import encode
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.reference.frame import denoise_latent, translate_frame
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import NoiseRule, Settings
+from rearview.engine.weights.checkpoint import load_denoiser, load_vae
 from torch import Tensor
 
 from support.tiny import random_frames, session, write_tiny_checkpoint

@@ -9,19 +9,21 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from rearview.engine.attention.processors import install_processors
-from rearview.engine.attention.temporal import ClipAttention
-from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.memory.cache_window import CacheWindow
-from rearview.engine.memory.joint import JointMemory, JointView
-from rearview.engine.memory.layers import BankLayout
-from rearview.engine.memory.plain_cache import PlainCache
-from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache, read_cache_layout
-from rearview.engine.motion import StreamingUNet
-from rearview.engine.operators.denoise import Denoiser
-from rearview.engine.reference import Carried, denoise_clip, step_function
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.memories import BankSettings, CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
+from rearview.engine.memory.bank.layers import BankLayout
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache, read_cache_layout
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointMemory, JointView
+from rearview.engine.networks.attention.processors import install_processors
+from rearview.engine.networks.attention.temporal import ClipAttention
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.unet import StreamingUNet
+from rearview.engine.reference.cache import PlainCache
+from rearview.engine.reference.frame import Carried, denoise_clip, step_function
 from rearview.engine.rows import Frame, Row
-from rearview.engine.session import BankSettings, CacheSettings, SessionSpec, Settings
 from torch import Tensor
 
 CHANNELS = 4

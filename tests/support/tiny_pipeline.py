@@ -8,7 +8,7 @@ import torch
 from rearview.engine.engine import Engine
 from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.stages.wire import FrameMessage, decode_frame, decode_settings, encode_frame, encode_settings
+from rearview.transport.wire import FrameMessage, decode_frame, decode_settings, encode_frame, encode_settings
 
 from support.tiny_bank import Stream, denoise_span, tiny_bank, tiny_model
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 import torch
-from rearview.engine.chain import Operator, OperatorKind, Span
+from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import MemoryView, TemporalMemory
-from rearview.engine.model import Forward
+from rearview.engine.networks.model import Forward
 from rearview.engine.rows import Emission, FrameInput, Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import SessionSpec, Settings
 from torch import Tensor
 
 MODULUS = 2**31 - 1

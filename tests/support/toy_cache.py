@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.memory.slot_pool import SlotPool
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
+from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
-from rearview.engine.session import SessionSpec, Settings
 from torch import Tensor
 
 from support.toy import MODULUS

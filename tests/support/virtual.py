@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rearview.engine.chain import OperatorKind
+from rearview.contract.chain import OperatorKind
+from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
 from rearview.engine.rows import Emission, FrameInput
 from rearview.engine.scheduler import CostTable
-from rearview.engine.session import SessionSpec
 from rearview.ingress.pacing import DropPolicy, Pacer
 
 from support.toy import Clock, toy_payload

@@ -53,7 +53,7 @@ def demo(
     from rearview.cli.progress import show_progress
     from rearview.cli.server import local_config, local_server
     from rearview.client.media import open_source
-    from rearview.engine.card import ModelCard
+    from rearview.contract.card import ModelCard
     from rearview.samples import sample_clip_path
 
     interrupt_on_sigterm()

@@ -110,7 +110,7 @@ def check_media() -> Iterator[Check]:
 def check_checkpoint() -> Iterator[Check]:
     """That the bundled checkpoint is whole."""
     from rearview.config import load_config
-    from rearview.engine.card import ModelCard, checkpoint_folder, has_motion
+    from rearview.contract.card import ModelCard, checkpoint_folder, has_motion
     from rearview.errors import ConfigError
 
     name = load_config({}).model.checkpoint

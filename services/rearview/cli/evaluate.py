@@ -1,5 +1,5 @@
 """`rearview eval`: figures of temporal quality, measured on this machine; the work is in
-`rearview.evaluation`."""
+`rearview_lab.evaluation`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from rearview.cli.choices import BankPolicyChoice
 from rearview.cli.failure import fails_in_one_line
 
 if TYPE_CHECKING:
-    from rearview.engine.memory.cache_window import CacheWindow
-    from rearview.engine.session import BankSettings
-    from rearview.evaluation.evaluate import Plan
-    from rearview.evaluation.runner import Method
+    from rearview_lab.evaluation.evaluate import Plan
+    from rearview_lab.evaluation.runner import Method
+
+    from rearview.contract.memories import BankSettings
+    from rearview.engine.memory.cache.window import CacheWindow
 
 __all__ = ["evaluate"]
 
@@ -125,23 +126,24 @@ def evaluate(
 ) -> None:
     """Measure flicker, looks, drift and the autoencoder on clips whose motion is known, and print tables."""
     try:
-        from rearview.evaluation.evaluate import Part, Plan, looks_of
-        from rearview.evaluation.evaluate import evaluate as run
+        from rearview_lab.evaluation.evaluate import Part, Plan, looks_of
+        from rearview_lab.evaluation.evaluate import evaluate as run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("rearview"):
             raise
         typer.secho(f"error: {error.name} is missing: pip install 'rearview[training]'", fg="red", err=True)
         raise typer.Exit(1) from None
     import torch
+    from rearview_lab.evaluation.clips import GENERATED, SAMPLES
+    from rearview_lab.evaluation.judges import ClipJudge, DepthJudge, Judges
     from rich.console import Console
 
-    from rearview.engine.card import ModelCard
-    from rearview.engine.checkpoint import pick_device, pick_dtype
-    from rearview.engine.formats import Additions
-    from rearview.engine.memory.cache_window import CacheWindow
-    from rearview.engine.session import BankPolicy, BankSettings, NoiseRule
-    from rearview.evaluation.clips import GENERATED, SAMPLES
-    from rearview.evaluation.judges import ClipJudge, DepthJudge, Judges
+    from rearview.contract.card import ModelCard
+    from rearview.contract.memories import BankPolicy, BankSettings
+    from rearview.contract.settings import NoiseRule
+    from rearview.engine.memory.cache.window import CacheWindow
+    from rearview.engine.weights.checkpoint import pick_device, pick_dtype
+    from rearview.engine.weights.formats import Additions
 
     if size % 8:
         raise typer.BadParameter("must be a multiple of 8", param_hint="--size")
@@ -189,8 +191,9 @@ def evaluate(
 
 
 def _methods(chosen: list[EvaluatedMethod], bank: BankSettings, window: CacheWindow) -> tuple[Method, ...]:
-    from rearview.engine.session import CacheSettings
-    from rearview.evaluation.runner import PER_FRAME, Method
+    from rearview_lab.evaluation.runner import PER_FRAME, Method
+
+    from rearview.contract.memories import CacheSettings
 
     known = {
         EvaluatedMethod.PER_FRAME: PER_FRAME,

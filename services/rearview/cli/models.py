@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import torch
 
     from rearview.client.answers import Image
+    from rearview.contract.session import SessionSpec
+    from rearview.contract.settings import Settings
     from rearview.engine.memory.protocol import TemporalMemory
-    from rearview.engine.model import DiffusionModel
-    from rearview.engine.operators.depth import DepthEstimator
-    from rearview.engine.session import SessionSpec, Settings
+    from rearview.engine.networks.depth import DepthEstimator
+    from rearview.engine.networks.model import DiffusionModel
 
 __all__ = ["Figures", "app", "problems"]
 
@@ -93,10 +94,10 @@ def verify(
     import torch
 
     from rearview.cli.contact_sheet import Row, write_contact_sheet
-    from rearview.engine.checkpoint import load_model, pick_device, pick_dtype
-    from rearview.engine.formats import Additions
-    from rearview.engine.model import DiffusionModel
-    from rearview.engine.session import Settings
+    from rearview.contract.settings import Settings
+    from rearview.engine.networks.model import DiffusionModel
+    from rearview.engine.weights.checkpoint import load_model, pick_device, pick_dtype
+    from rearview.engine.weights.formats import Additions
 
     place = pick_device(device)
     dtype = pick_dtype("auto", place)
@@ -173,7 +174,7 @@ def problems(
 
 
 def _span() -> Any:
-    from rearview.engine.chain import Span, chain
+    from rearview.contract.chain import Span, chain
 
     return Span("fused", chain(STEPS))
 
@@ -194,8 +195,8 @@ def _autoencoder_db(
     """Peak signal to noise of the first frame through the VAE and back."""
     import torch
 
-    from rearview.engine.operators.decode import decode
-    from rearview.engine.operators.encode import encode
+    from rearview.engine.networks.decode import decode
+    from rearview.engine.networks.encode import encode
 
     with torch.inference_mode():
         source = torch.from_numpy(clip[0].copy())[None].to(device)
@@ -208,7 +209,7 @@ def _depth_pictures(estimator: DepthEstimator, clip: Sequence[Image], device: to
     """The clip's depth maps, each in its own range: near is white."""
     import torch
 
-    from rearview.engine.operators.depth import depth_picture, range_of
+    from rearview.engine.networks.depth import depth_picture, range_of
 
     pictures = []
     with torch.inference_mode():
@@ -224,12 +225,13 @@ def _ways(
     model: DiffusionModel, settings: Settings, size: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[SessionSpec, TemporalMemory]]:
     """Every way in which the model can translate: a session named after it, and its memory."""
-    from rearview.engine.memory.depth_range import DepthRange
-    from rearview.engine.memory.feature_bank import BankShape, FeatureBank
-    from rearview.engine.memory.joint import JointMemory
+    from rearview.contract.memories import BankSettings, CacheSettings
+    from rearview.contract.session import SessionSpec
+    from rearview.engine.memory.bank.pool import BankShape, FeatureBank
+    from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+    from rearview.engine.memory.compose import JointMemory
+    from rearview.engine.memory.depth.pool import DepthRange
     from rearview.engine.memory.memoryless import Memoryless
-    from rearview.engine.memory.temporal_cache import CacheShape, TemporalKVCache
-    from rearview.engine.session import BankSettings, CacheSettings, SessionSpec
 
     steps = tuple(range(STEPS))
     yield SessionSpec("per frame", size, size, STEPS, settings), Memoryless(1)

@@ -54,7 +54,7 @@ def local_config(
     `pipeline` is two spans, the cut that serves one stream best on few cores.
     """
     from rearview.config import ModelConfig, load_config
-    from rearview.engine.card import ModelCard
+    from rearview.contract.card import ModelCard
 
     if config_file is not None:
         config = load_config(config_file)

@@ -1,4 +1,4 @@
-"""`rearview train`: make the bundled checkpoint anew; the work is in `rearview.training`."""
+"""`rearview train`: make the bundled checkpoint anew; the work is in `rearview_lab.training`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train() -> None:
 def pocket(context: typer.Context) -> None:
     """Train the pocket model; `rearview train pocket --help` lists the options of the training."""
     try:
-        from rearview.training.pocket import main
+        from rearview_lab.training.pocket import main
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("rearview"):
             raise

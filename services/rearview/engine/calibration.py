@@ -10,14 +10,14 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from rearview.engine.chain import Operator, OperatorKind, Span
-from rearview.engine.checkpoint import latent_shape
-from rearview.engine.formats import Additions
+from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.session import SessionSpec
 from rearview.engine.memory.protocol import TemporalMemory
-from rearview.engine.model import Model
+from rearview.engine.networks.model import Model
 from rearview.engine.rows import Frame, Row, window_group
 from rearview.engine.scheduler import CostTable
-from rearview.engine.session import SessionSpec
+from rearview.engine.weights.checkpoint import latent_shape
+from rearview.engine.weights.formats import Additions
 
 __all__ = ["example_payloads", "measure_costs"]
 

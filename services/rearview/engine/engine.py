@@ -21,9 +21,11 @@ from itertools import islice
 
 from torch import Tensor
 
-from rearview.engine.chain import Operator, OperatorKind, Span
+from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.memory.protocol import TemporalMemory
-from rearview.engine.model import Forward, Model
+from rearview.engine.networks.model import Forward, Model
 from rearview.engine.open_session import OpenSession, SessionState
 from rearview.engine.rows import (
     Emission,
@@ -36,7 +38,6 @@ from rearview.engine.rows import (
     window_group,
 )
 from rearview.engine.scheduler import Scheduler
-from rearview.engine.session import SessionSpec, Settings
 from rearview.engine.warmup import WarmUp, filled
 
 __all__ = ["Batch", "Engine", "Order", "StepResult"]

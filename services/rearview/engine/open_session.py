@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rearview.engine.chain import Operator
+from rearview.contract.chain import Operator
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.engine.rows import Emission, Frame, FrameInput
-from rearview.engine.session import SessionSpec, Settings
 from rearview.engine.warmup import WarmUp
 
 __all__ = ["OpenSession", "SessionState"]

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.session import Guidance, SessionSpec, Settings
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
 
 __all__ = [
     "Changes",

@@ -21,7 +21,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from math import inf
 
-from rearview.engine.chain import OperatorKind
+from rearview.contract.chain import OperatorKind
 from rearview.engine.rows import LaterRow, Row
 
 __all__ = ["CostTable", "Scheduler"]

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rearview.engine.rewarm import rewarms
+from rearview.contract.memories import CacheSettings, Rewarm
+from rearview.contract.rewarm import rewarms
+from rearview.contract.settings import Settings
 from rearview.engine.rows import Changes, Frame
-from rearview.engine.session import CacheSettings, Rewarm, Settings
 
 __all__ = ["StepWarmUp", "WarmUp", "filled"]
 

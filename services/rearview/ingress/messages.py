@@ -9,16 +9,9 @@ from typing import Any
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from rearview.engine.session import (
-    BankPolicy,
-    Guidance,
-    NoiseRule,
-    PromptChange,
-    Rewarm,
-    Settings,
-    SettingsChange,
-    WeightedPrompt,
-)
+from rearview.contract.memories import BankPolicy, PromptChange, Rewarm
+from rearview.contract.settings import Guidance, NoiseRule, Settings, SettingsChange, WeightedPrompt
+from rearview.control.methods import Method, method_of
 from rearview.errors import DropReason, InvalidRequest, Reason
 from rearview.ingress.image_gate import ImageKind
 from rearview.ingress.pacing import DropPolicy
@@ -26,7 +19,6 @@ from rearview.ingress.service import OpenRequest, Record
 from rearview.ingress.session import Answer, FrameIn, IngressSession, SessionOptions
 from rearview.ingress.similarity import SimilaritySettings
 from rearview.ingress.warmup import CacheOptions
-from rearview.stages.methods import Method, method_of
 from rearview.v1 import session_service_pb2, translation_service_pb2
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonProto
 from rearview.v1.error_reason_pb2 import ErrorReason

@@ -13,8 +13,8 @@ from rearview.config import ServiceConfig
 from rearview.errors import Reason, StreamEnded
 from rearview.ingress.service import Ingress
 from rearview.ingress.servicer import SessionServicer, TranslationServicer
-from rearview.stages.links import reachable
 from rearview.telemetry.metrics import MetricsServer, serve_metrics
+from rearview.transport.links import reachable
 from rearview.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,

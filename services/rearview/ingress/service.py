@@ -17,20 +17,21 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rearview.config import ServiceConfig, TenantConfig
-from rearview.engine.card import ModelCard, has_motion, size_multiple
-from rearview.engine.session import SessionSpec, Settings, SettingsChange, check_adapters
+from rearview.contract.card import ModelCard, has_motion, size_multiple
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings, SettingsChange, check_adapters
+from rearview.control.methods import Method, Offer, choose_method
+from rearview.directory import open_directory
+from rearview.directory.protocol import DirectoryUnavailable, Lease, LeaseHeld, LeaseLost
 from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import Admission, check_settings, check_sides
 from rearview.ingress.auth import Tenants
+from rearview.ingress.lanes import Lane, Lanes
 from rearview.ingress.pacing import DropPolicy, Pacer
 from rearview.ingress.session import IngressSession, SessionOptions
-from rearview.stages.directory import open_directory
-from rearview.stages.directory.protocol import DirectoryUnavailable, Lease, LeaseHeld, LeaseLost
-from rearview.stages.lanes import Lane, Lanes
-from rearview.stages.methods import Method, Offer, choose_method
-from rearview.stages.wire import FrameMessage
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
+from rearview.transport.wire import FrameMessage
 
 __all__ = ["Feeder", "Ingress", "OpenRequest", "Record"]
 

@@ -22,20 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearview.config import TenantConfig
-from rearview.engine.blending import is_blending, settings_under
-from rearview.engine.session import SessionSpec, Settings
+from rearview.contract.blending import is_blending, settings_under
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
+from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
 from rearview.ingress.codec import BadImage, decode_image, encode_image
 from rearview.ingress.image_gate import ImageKind
+from rearview.ingress.lanes import Lane, Lanes
 from rearview.ingress.pacing import DropPolicy, Pacer
 from rearview.ingress.scene import SceneDetector
 from rearview.ingress.similarity import SimilarityFilter, SimilaritySettings, Thumbnail, thumbnail
 from rearview.ingress.warmup import CacheOptions, WarmUp
-from rearview.stages.directory.protocol import Lease
-from rearview.stages.lanes import Lane, Lanes
-from rearview.stages.links import LinkClosed
-from rearview.stages.wire import FrameMessage, Timing
 from rearview.telemetry.metrics import Metrics
+from rearview.transport.links import LinkClosed
+from rearview.transport.wire import FrameMessage, Timing
 
 __all__ = ["Answer", "FrameIn", "IngressSession", "SessionOptions"]
 

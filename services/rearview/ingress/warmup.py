@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rearview.engine.rewarm import rewarms
-from rearview.engine.session import CacheSettings, Rewarm, Settings
+from rearview.contract.memories import CacheSettings, Rewarm
+from rearview.contract.rewarm import rewarms
+from rearview.contract.settings import Settings
 
 __all__ = ["CacheOptions", "WarmUp"]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
-from rearview.engine.attention import extended
-from rearview.engine.attention.extended import Attend, attend_concatenated, attend_segments
-from rearview.engine.attention.processors import install_processors
-from rearview.engine.session import BankPolicy, BankSettings
+from rearview.contract.memories import BankPolicy, BankSettings
+from rearview.engine.networks.attention import extended
+from rearview.engine.networks.attention.extended import Attend, attend_concatenated, attend_segments
+from rearview.engine.networks.attention.processors import install_processors
 from support.tiny_bank import (
     Stream,
     advance,

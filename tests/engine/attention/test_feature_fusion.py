@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from rearview.engine.attention.fusion import fuse
-from rearview.engine.session import BankPolicy, BankSettings
+from rearview.contract.memories import BankPolicy, BankSettings
+from rearview.engine.networks.attention.fusion import fuse
 from support.tiny_bank import (
     advance,
     banked,

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rearview.engine.attention.extended import Attend, attend_concatenated, attend_segments
-from rearview.engine.attention.processors import install_processors
+from rearview.contract.memories import BankPolicy, BankSettings
+from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Order
-from rearview.engine.memory.feature_bank import FeatureBank
-from rearview.engine.memory.plain_bank import PlainBank
-from rearview.engine.reference import denoise_latent
-from rearview.engine.session import BankPolicy, BankSettings, SessionSpec
+from rearview.engine.memory.bank.pool import FeatureBank
+from rearview.engine.networks.attention.extended import Attend, attend_concatenated, attend_segments
+from rearview.engine.networks.attention.processors import install_processors
+from rearview.engine.reference.bank import PlainBank
+from rearview.engine.reference.frame import denoise_latent
 from rearview.errors import InvalidRequest
 from support.tiny_bank import (
     Stream,

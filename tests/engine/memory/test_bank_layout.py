@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from rearview.engine.attention.processors import install_processors
-from rearview.engine.memory.layers import BankLayout, KeptOutputs
+from rearview.engine.memory.bank.layers import BankLayout, KeptOutputs
+from rearview.engine.networks.attention.processors import install_processors
 
 pytestmark = pytest.mark.unit
 

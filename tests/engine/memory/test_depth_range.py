@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rearview.engine.chain import Operator, OperatorKind
-from rearview.engine.memory.depth_range import NARROWING_PER_FRAME, DepthRange, next_range
-from rearview.engine.operators.depth import depth_picture, range_of
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.memories import CacheSettings
+from rearview.contract.settings import Settings
+from rearview.engine.memory.depth.pool import NARROWING_PER_FRAME, DepthRange, next_range
+from rearview.engine.networks.depth import depth_picture, range_of
 from rearview.engine.rows import Frame, Row
-from rearview.engine.session import CacheSettings, Settings
 from rearview.errors import Refused
 from support.tiny import session
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rearview.contract.memories import BankSettings
 from rearview.engine.calibration import measure_costs
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.model import DiffusionModel, Forward
+from rearview.engine.networks.model import DiffusionModel, Forward
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.session import BankSettings
 from support.tiny_bank import (
     Stream,
     advance,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from rearview.engine.memory.feature_bank import FeatureBank
-from rearview.engine.memory.layers import KeptOutputs
+from rearview.contract.memories import BankPolicy, BankSettings, MergeMetric, PromptChange
+from rearview.contract.session import SessionSpec
+from rearview.engine.memory.bank.layers import KeptOutputs
+from rearview.engine.memory.bank.pool import FeatureBank
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.session import BankPolicy, BankSettings, MergeMetric, PromptChange, SessionSpec
 from rearview.errors import InvalidRequest, Refused
 from support.tiny_bank import (
     Stream,

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rearview.engine.memory import merge
-from rearview.engine.memory.layers import capacity_tokens
-from rearview.engine.memory.merge import (
+from rearview.contract.memories import BankPolicy, BankSettings
+from rearview.engine.memory.bank import merge
+from rearview.engine.memory.bank.layers import capacity_tokens
+from rearview.engine.memory.bank.merge import (
     bank_tokens,
     max_bank_tokens,
     merge_tokens,
     num_sources,
     permutation,
 )
-from rearview.engine.session import BankPolicy, BankSettings
 from torch import Tensor
 
 pytestmark = pytest.mark.unit

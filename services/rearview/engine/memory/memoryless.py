@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rearview.engine.chain import Operator
+from rearview.contract.chain import Operator
+from rearview.contract.session import SessionSpec
 from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
-from rearview.engine.memory.slot_pool import SlotPool
+from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
-from rearview.engine.session import SessionSpec
 from rearview.errors import InvalidRequest, Reason
 
 __all__ = ["Memoryless"]

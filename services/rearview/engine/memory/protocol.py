@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from rearview.engine.chain import Operator
+from rearview.contract.chain import Operator
+from rearview.contract.session import SessionSpec
 from rearview.engine.rows import Row
-from rearview.engine.session import SessionSpec
 
 __all__ = ["MemoryUpdate", "MemoryView", "TemporalMemory"]
 

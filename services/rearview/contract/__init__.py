@@ -1,0 +1,1 @@
+"""What client, edge, control and engine all speak: values only, without torch and gRPC."""

@@ -1,0 +1,32 @@
+"""What is fixed for a session's life."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rearview.contract.memories import BankSettings, CacheSettings
+from rearview.contract.settings import Settings
+
+__all__ = ["SessionSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """What is fixed for a session's life."""
+
+    session_id: str
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    max_steps: int
+    """Slots are taken for so many denoising steps."""
+    settings: Settings = field(default_factory=Settings)
+    """Version 0 of the settings."""
+    tenant: str = "local"
+    weight: float = 1.0
+    """The tenant's share beside others."""
+    bank: BankSettings | None = None
+    """None: spatial attention sees the frame itself alone."""
+    cache: CacheSettings | None = None
+    """None: there is no temporal attention."""

@@ -1,0 +1,178 @@
+"""What a frame is translated under, and how that changes: values only, so they travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from rearview.errors import out_of_range
+
+__all__ = ["Blend", "Guidance", "NoiseRule", "Settings", "SettingsChange", "WeightedPrompt", "check_adapters"]
+
+MAX_GUIDANCE_SCALE = 20.0
+MAX_DELTA = 10.0
+MAX_PROMPTS = 8
+"""In one mix."""
+MAX_PROMPT_WEIGHT = 1000.0
+MAX_BLEND_FRAMES = 10_000
+
+
+class NoiseRule(Enum):
+    """How the noise of a denoising step is keyed."""
+
+    FIXED = 1
+    """(seed, step): the same for every frame of the session, as in StreamDiffusion."""
+    FRESH = 2
+    """(seed, ordinal, step): new for every frame."""
+
+
+class Guidance(Enum):
+    """What a prediction is pushed away from; numbers are those of `rearview.v1.Guidance`."""
+
+    NONE = 1
+    SELF = 2
+    """The encoded frame itself, through its virtual residual noise (RCFG): no further UNet work."""
+    INITIALIZE = 3
+    """What the negative prompt makes of the frame in the first step (RCFG): one UNet row more a frame."""
+    FULL = 4
+    """What the negative prompt makes of it in every step: twice the UNet rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedPrompt:
+    """One prompt of a mix."""
+
+    prompt: str
+    weight: float
+    """Above 0; beside those of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A change of prompt under way: from `start` to the mix of the settings that hold it."""
+
+    start: tuple[WeightedPrompt, ...]
+    """The mix of the last frame before the change."""
+    first: int
+    """Ordinal of the first frame under the change."""
+    frames: int
+    """Ordinals until the new mix is reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one frame is translated under. A frame keeps those it was admitted with.
+
+    Raises InvalidRequest(SETTING_OUT_OF_RANGE) that names the field.
+    """
+
+    prompt: str = ""
+    """Empty where there are `prompts`."""
+    strength: float = 0.4
+    """How far the picture may leave the input, in (0, 1]."""
+    steps: int = 2
+    """Denoising steps, at least 1."""
+    seed: int = 0
+    """Unsigned 64-bit seed of the noise."""
+    noise_rule: NoiseRule = NoiseRule.FIXED
+    guidance: Guidance = Guidance.NONE
+    guidance_scale: float = 1.0
+    """How far a prediction is pushed, at least 1. At 1 no guidance acts, whatever its kind."""
+    delta: float = 1.0
+    """For SELF and INITIALIZE: the share of the residual noise that counts as negative. Less adds grain,
+    more softens."""
+    negative_prompt: str = ""
+    """For FULL and INITIALIZE; it may be empty."""
+    prompts: tuple[WeightedPrompt, ...] = ()
+    """Several prompts at a time, instead of `prompt`."""
+    blend_frames: int = 0
+    """Ordinals over which a change of prompt is spread. 0 and 1: at once."""
+    blend: Blend | None = None
+    """Set by `blending.settings_under`, never by a client."""
+    adapters: str = ""
+    """Name of an adapter set of the deployment. Empty: none."""
+    scene: int = 0
+    """Number of the scene that the frame belongs to. Set by the ingress, never by a client."""
+
+    def __post_init__(self) -> None:
+        # Comparisons with NaN are false, so NaN is never allowed.
+        allowed = {
+            "guidance_scale": 1.0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE,
+            "delta": 0.0 <= self.delta <= MAX_DELTA,
+            "blend_frames": 0 <= self.blend_frames <= MAX_BLEND_FRAMES,
+            "prompts": len(self.prompts) <= MAX_PROMPTS
+            and all(0.0 < one.weight <= MAX_PROMPT_WEIGHT for one in self.prompts)
+            and not (self.prompt and self.prompts),
+        }
+        for name, is_allowed in allowed.items():
+            if not is_allowed:
+                raise out_of_range(name, f"{name} is out of range")
+
+    @property
+    def acting_guidance(self) -> Guidance:
+        """The kind of guidance that changes anything."""
+        return self.guidance if self.guidance_scale > 1.0 else Guidance.NONE
+
+    @property
+    def mix(self) -> tuple[WeightedPrompt, ...]:
+        """What a change leads to: weights that sum to 1, in an order that is not the client's."""
+        if not self.prompts:
+            return (WeightedPrompt(self.prompt, 1.0),)
+        total = sum(one.weight for one in self.prompts)
+        weights: dict[str, float] = {}
+        for one in self.prompts:
+            weights[one.prompt] = weights.get(one.prompt, 0.0) + one.weight / total
+        return tuple(WeightedPrompt(prompt, weights[prompt]) for prompt in sorted(weights))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every prompt in it; the negative one only if there is any."""
+        positive = tuple(one.prompt for one in self.mix)
+        return (*positive, self.negative_prompt) if self.negative_prompt else positive
+
+    @property
+    def wording(self) -> str:
+        """Stands for the mix: equal iff the mixes are. A blend's frames share the one that it leads to."""
+        if not self.prompts:
+            return self.prompt
+        return "\n".join(f"{one.weight:.9g} {one.prompt}" for one in self.mix)
+
+    @property
+    def style(self) -> str:
+        """Stands for the mix and the adapter set: what a session's memory calls a change of prompt."""
+        return f"{self.adapters}\n{self.wording}" if self.adapters else self.wording
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """A change of settings; None keeps a field. `prompt` and `prompts` replace each other."""
+
+    prompt: str | None = None
+    strength: float | None = None
+    steps: int | None = None
+    seed: int | None = None
+    noise_rule: NoiseRule | None = None
+    guidance: Guidance | None = None
+    guidance_scale: float | None = None
+    delta: float | None = None
+    negative_prompt: str | None = None
+    prompts: tuple[WeightedPrompt, ...] | None = None
+    blend_frames: int | None = None
+    adapters: str | None = None
+
+    def apply(self, settings: Settings) -> Settings:
+        """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt."""
+        named = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        if self.prompt is not None:
+            named.setdefault("prompts", ())
+        elif self.prompts:
+            named["prompt"] = ""
+        return replace(settings, **named)
+
+
+def check_adapters(adapters: str, known: Collection[str]) -> None:
+    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) unless `adapters` is empty or one of the `known` sets."""
+    if adapters and adapters not in known:
+        sets = ", ".join(sorted(filter(None, known))) or "none"
+        raise out_of_range("adapters", f"there is no such adapter set; there are: {sets}")

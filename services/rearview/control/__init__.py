@@ -1,0 +1,1 @@
+"""Decisions about replicas and sessions, as functions of what is known; no I/O."""

@@ -1,0 +1,47 @@
+"""Leases: which ingress feeds which session on which lane, behind one small interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rearview.config import environment
+from rearview.directory.memory import MemoryDirectory
+from rearview.directory.protocol import (
+    Directory,
+    DirectoryUnavailable,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+)
+
+if TYPE_CHECKING:
+    from rearview.config import DirectoryConfig
+
+__all__ = [
+    "Directory",
+    "DirectoryUnavailable",
+    "Lease",
+    "LeaseHeld",
+    "LeaseLost",
+    "MemoryDirectory",
+    "open_directory",
+]
+
+
+def open_directory(config: DirectoryConfig) -> Directory:
+    """The directory that `config` asks for: Redis with a `redis_url`, else this process's memory.
+
+    `REARVIEW_REDIS_PASSWORD` is used with a URL that names no password. Connects on first use, so a Redis
+    that is not there yet, or refuses the password, shows as DirectoryUnavailable then.
+    Raises ConfigError if the URL cannot be read.
+    """
+    if config.redis_url is None:
+        return MemoryDirectory(lease_s=config.lease_s)
+    from rearview.directory.redis_store import RedisDirectory
+
+    return RedisDirectory.from_url(
+        config.redis_url,
+        lease_s=config.lease_s,
+        key_prefix=config.key_prefix,
+        password=environment("REDIS_PASSWORD") or None,
+    )

@@ -1,0 +1,1 @@
+"""The feature bank of StreamV2V."""

@@ -1,0 +1,301 @@
+"""The feature bank of StreamV2V for many sessions: what each (session, step, layer) saw before.
+
+Owns preallocated tensors per layer, (slots x steps) rows of fixed shape, and per row a small record.
+Forwards read through `gather` and never change anything; `scatter` is the one mutation, and only copies.
+What surprises: a place is of one size for every session, so rows without a bank, with a partly filled
+one and with a full one share a forward; what is not filled is zero in the pool and never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.memories import BankSettings, MergeMetric
+from rearview.contract.session import SessionSpec
+from rearview.engine.memory.bank.export import check_header, checked_tensors, export_header, records_of
+from rearview.engine.memory.bank.layers import BankLayer, BankLayout, KeptOutputs, capacity_tokens
+from rearview.engine.memory.bank.merge import bank_tokens, max_bank_tokens
+from rearview.engine.memory.bank.records import (
+    BankRecord,
+    bank_samples,
+    fusion_strength,
+    record_after,
+    record_seen,
+)
+from rearview.engine.memory.bank.view import BankUpdate, BankView, LayerStorage, RowPlan
+from rearview.engine.memory.slots import SlotPool
+from rearview.engine.rows import Row
+from rearview.errors import InvalidRequest, Reason
+
+__all__ = ["BankShape", "FeatureBank", "bank_group"]
+
+
+def bank_group(settings: BankSettings | None) -> Hashable:
+    """Rows with equal groups read equally many tokens in the same way. None joins the common kind."""
+    return (1.0, True) if settings is None else (settings.size_frames, settings.keeps_size)
+
+
+@dataclass(frozen=True, slots=True)
+class BankShape:
+    """How large a pool is. Everything is allocated at once, and never again."""
+
+    num_slots: int
+    """Sessions."""
+    steps: tuple[int, ...]
+    """Denoising step indices that this pool remembers: those of the engine's span."""
+    height: int
+    """Pixels of the largest frame."""
+    width: int
+    size_frames: float = 1.0
+    """Frames' worth of tokens that a bank may hold: `max_frames` of a queue, 1 for a merged bank."""
+    kept_outputs: KeptOutputs = KeptOutputs.FUSED
+    latent_scale: int = 8
+    """Pixels per latent cell."""
+
+
+class FeatureBank:
+    """A `TemporalMemory` of keys, values and outputs."""
+
+    def __init__(
+        self,
+        layout: BankLayout,
+        shape: BankShape,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+    ) -> None:
+        self._layout, self._shape, self._dtype = layout, shape, dtype
+        self._device = device or torch.device("cpu")
+        self._slots = SlotPool(shape.num_slots)
+        self._specs: dict[str, SessionSpec] = {}
+        rows = shape.num_slots * len(shape.steps)
+        self._storage = [self._new_storage(layer, rows) for layer in layout.layers]
+        self._layers = list(zip(layout.layers, self._storage, strict=True))
+        self._records = [BankRecord()] * rows
+
+    def allocate(self, spec: SessionSpec) -> None:
+        """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool, or if it
+        asks for a temporal cache: `JointMemory` has both.
+        """
+        if spec.cache is not None:
+            text = "this service keeps no temporal cache"
+            raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, text, metadata={"field": "cache"})
+        self._check_fits(spec)
+        self._slots.allocate(spec.session_id)
+        self._specs[spec.session_id] = spec
+
+    def free(self, session_id: str) -> None:
+        if session_id in self._specs:
+            self.reset(session_id)
+            self._slots.free(session_id)
+            del self._specs[session_id]
+
+    def reset(self, session_id: str) -> None:
+        rows = self._rows_of(session_id)
+        for storage in self._storage:
+            for pool in storage.tensors:
+                pool[rows.start : rows.stop].zero_()
+        for row in rows:
+            self._records[row] = BankRecord()
+
+    def warm_up_frames(self, spec: SessionSpec) -> int:
+        return 0
+
+    def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
+        return False
+
+    def write_due(self, row: Row) -> bool:
+        settings = row.frame.spec.bank
+        if settings is None or row.operator.kind is not OperatorKind.DENOISE:
+            return False
+        record = self._records[self._pool_row(row)]
+        return any(sample.write_due for sample in bank_samples(record, settings, row))
+
+    def gather(self, rows: Sequence[Row]) -> BankView | None:
+        """The samples' view, or None if none of them has a bank: their forward is then the plain one."""
+        if rows[0].operator.kind is not OperatorKind.DENOISE or all(r.frame.spec.bank is None for r in rows):
+            return None
+        plans = [self._plan(sample) for row in rows for sample in self._samples(row)]
+        return BankView(self._layout.layers, self._storage, plans, self._device)
+
+    @torch.inference_mode()
+    def scatter(self, rows: Sequence[Row], update: BankUpdate | None) -> None:
+        if update is None:
+            return
+        banked = [(self._pool_row(row), row.frame.spec.bank, row) for row in rows if not row.shadow]
+        records = {
+            pool_row: record_after(self._records[pool_row], settings, self._samples(row))
+            for pool_row, settings, row in banked
+            if settings is not None
+        }
+        for storage, writes in zip(self._storage, update.layers, strict=True):
+            for write in writes:
+                for pool, content in zip(storage.tensors, write.tensors, strict=True):
+                    place = pool.narrow(1, write.offset, content.shape[1])
+                    place.index_copy_(0, write.pool_rows, content.to(pool.dtype))
+        for pool_row, record in records.items():
+            self._records[pool_row] = record
+
+    def export(self, session_id: str) -> Mapping[str, Any]:
+        """A copy on the CPU, keyed (step, layer name), with what is needed to refuse a wrong one."""
+        spec, steps = self._specs[session_id], self._rows_by_step(session_id)
+        return {
+            **export_header(spec, self._dtype, self._shape.kept_outputs),
+            "records": {step: asdict(self._records[row]) for step, row in steps.items()},
+            "banks": {
+                (step, layer.name): tuple(
+                    pool[row, : self._held(spec, layer, self._records[row])].cpu().clone()
+                    for pool in storage.tensors
+                )
+                for step, row in steps.items()
+                for layer, storage in self._layers
+            },
+        }
+
+    def import_(self, session_id: str, state: Mapping[str, Any]) -> None:
+        """Take over those steps of an export that this pool has; others are left alone, so that the
+        exports of several spans can be put together, and one of all steps taken apart.
+        """
+        spec, rows = self._specs[session_id], self._rows_by_step(session_id)
+        check_header(state, export_header(spec, self._dtype, self._shape.kept_outputs), self._layout)
+        records = records_of(state, self._shape.steps)
+        incoming = [
+            (rows[step], storage, self._checked(spec, layer, storage, record, state, step))
+            for step, record in records.items()
+            for layer, storage in self._layers
+        ]
+        for row, storage, contents in incoming:
+            for pool, content in zip(storage.tensors, contents, strict=True):
+                pool[row].zero_()
+                pool[row, : content.shape[0]].copy_(content)
+        for step, record in records.items():
+            self._records[rows[step]] = record
+
+    def bytes_per_session(self, spec: SessionSpec) -> int:
+        """The same for every session of a pool: places are of one size."""
+        height, width = self._latent_size(self._shape.height, self._shape.width)
+        per_row = self._layout.bytes_per_row(
+            height,
+            width,
+            self._dtype,
+            size_frames=self._shape.size_frames,
+            kept_outputs=self._shape.kept_outputs,
+        )
+        return len(self._shape.steps) * per_row
+
+    @property
+    def free_slots(self) -> int:
+        return self._slots.free_slots
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of the pool's tensors."""
+        return sum(pool.untyped_storage().nbytes() for storage in self._storage for pool in storage.tensors)
+
+    def check_integrity(self) -> None:
+        """Also asserts that nothing is held beyond what a record says: free rows are all zero."""
+        self._slots.check_integrity()
+        owned = {row: spec for name, spec in self._specs.items() for row in self._rows_of(name)}
+        for row, record in enumerate(self._records):
+            spec = owned.get(row)
+            assert spec is not None or record == BankRecord(), f"row {row} is free and has {record}"
+            for layer, storage in self._layers:
+                held = self._held(spec, layer, record) if spec is not None else 0
+                for pool in storage.tensors:
+                    assert not pool[row, held:].any(), f"row {row} of {layer.name} holds more than {held}"
+
+    def _new_storage(self, layer: BankLayer, rows: int) -> LayerStorage:
+        tokens = capacity_tokens(self._layer_tokens(layer, self._shape), self._shape.size_frames)
+
+        def pool(channels: int) -> Tensor:
+            return torch.zeros(rows, tokens, channels, dtype=self._dtype, device=self._device)
+
+        keeps_outputs = layer.keeps_outputs(self._shape.kept_outputs)
+        outputs = pool(layer.output_channels) if keeps_outputs else None
+        return LayerStorage(pool(layer.key_channels), pool(layer.key_channels), outputs)
+
+    def _check_fits(self, spec: SessionSpec) -> None:
+        settings = spec.bank
+        if settings is None:
+            return
+        if settings.metric is MergeMetric.OUTPUTS and self._shape.kept_outputs is not KeptOutputs.ALL:
+            raise _refused("metric", "merging by outputs needs a pool with kept_outputs: all")
+        if settings.fusion_strength > 0 and self._shape.kept_outputs is KeptOutputs.NONE:
+            raise _refused("fusion_strength", "this pool keeps no outputs: set bank.fusion_strength to 0")
+        for path in settings.layers:
+            if not any(layer.is_below([path]) for layer in self._layout.layers):
+                raise _refused("layers", "a path in bank.layers leads to no self-attention of this UNet")
+        for layer in self._layout.layers:
+            room = capacity_tokens(self._layer_tokens(layer, self._shape), self._shape.size_frames)
+            if max_bank_tokens(settings, self._layer_tokens(layer, spec)) > room:
+                asked = f"{settings.size_frames:g} frames of {spec.width}x{spec.height}"
+                has = f"{self._shape.size_frames:g} of {self._shape.width}x{self._shape.height}"
+                raise _refused("max_frames", f"a bank of {asked} exceeds this pool's {has}")
+
+    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // self._shape.latent_scale, width // self._shape.latent_scale
+
+    def _layer_tokens(self, layer: BankLayer, size: BankShape | SessionSpec) -> int:
+        return layer.tokens(*self._latent_size(size.height, size.width))
+
+    def _held(self, spec: SessionSpec, layer: BankLayer, record: BankRecord) -> int:
+        """Tokens of a layer that a record stands for."""
+        if spec.bank is None or not layer.is_below(spec.bank.layers):
+            return 0
+        return bank_tokens(spec.bank, self._layer_tokens(layer, spec), record.writes)
+
+    def _rows_of(self, session_id: str) -> range:
+        steps = len(self._shape.steps)
+        first = self._slots.slot(session_id) * steps
+        return range(first, first + steps)
+
+    def _rows_by_step(self, session_id: str) -> dict[int, int]:
+        return dict(zip(self._shape.steps, self._rows_of(session_id), strict=True))
+
+    def _pool_row(self, row: Row) -> int:
+        return self._rows_by_step(row.session_id)[row.operator.step]
+
+    def _samples(self, row: Row) -> tuple[Row, ...]:
+        if not row.window:
+            return (row,)
+        return bank_samples(self._records[self._pool_row(row)], row.frame.spec.bank, row)
+
+    def _plan(self, row: Row) -> RowPlan:
+        settings = row.frame.spec.bank
+        if settings is None:
+            return RowPlan(self._pool_row(row), None)
+        pool_row = self._pool_row(row)
+        seen = record_seen(self._records[pool_row], settings, row)
+        return RowPlan(
+            pool_row=pool_row,
+            settings=settings,
+            writes=seen.writes,
+            strength=fusion_strength(seen, settings, row.ordinal),
+            write_due=row.write_due,
+            seed=row.settings.seed,
+            step=row.operator.step,
+            ordinal=row.ordinal,
+        )
+
+    def _checked(
+        self,
+        spec: SessionSpec,
+        layer: BankLayer,
+        storage: LayerStorage,
+        record: BankRecord,
+        state: Mapping[str, Any],
+        step: int,
+    ) -> tuple[Tensor, ...]:
+        held = self._held(spec, layer, record)
+        shapes = [(held, pool.shape[2]) for pool in storage.tensors]
+        return checked_tensors(state, step, layer.name, shapes, self._dtype)
+
+
+def _refused(name: str, message: str) -> InvalidRequest:
+    return InvalidRequest(Reason.SETTING_OUT_OF_RANGE, message, metadata={"field": f"bank.{name}"})

@@ -1,0 +1,95 @@
+"""What is known of one bank besides its tokens, as values and pure functions.
+
+A bank can count as empty though it holds tokens: when the frame's timestep or (by policy) prompt is not
+the one that they were written under. The next write then replaces them. Everything here depends on the
+frame and on what was committed before it, never on load, so that any order of rows gives the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rearview.contract.memories import BankSettings, PromptChange
+from rearview.contract.timesteps import timestep_indices
+from rearview.engine.rows import Row
+
+__all__ = ["BankRecord", "bank_samples", "fusion_strength", "is_write_due", "record_after", "record_seen"]
+
+
+@dataclass(frozen=True, slots=True)
+class BankRecord:
+    """The state of one (session, step) bank, after its last commit."""
+
+    writes: int = 0
+    """Since it was last empty."""
+    timestep_index: int = -1
+    """That of the frame that wrote last."""
+    prompt: str = ""
+    """Digest of the prompt of the last frame; empty: there was none."""
+    changed_at: int | None = None
+    """Ordinal of the first frame under that prompt; None: it has always been this one."""
+
+
+def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRecord:
+    """The record as this frame finds it: its bank may count as empty, its prompt as new."""
+    prompt = _digest(row.settings.style)
+    timestep_index = timestep_indices(row.settings.strength, row.settings.steps)[row.operator.step]
+    is_changed = record.prompt not in ("", prompt)
+    is_cleared = is_changed and settings.prompt_change is PromptChange.CLEAR
+    is_moved = timestep_index != record.timestep_index and not settings.keep_on_timestep_change
+    return BankRecord(
+        writes=0 if is_cleared or is_moved else record.writes,
+        timestep_index=timestep_index,
+        prompt=prompt,
+        changed_at=row.ordinal if is_changed else record.changed_at,
+    )
+
+
+def record_after(record: BankRecord, settings: BankSettings, samples: Sequence[Row]) -> BankRecord:
+    """The record once a row of these samples has committed, of which at most one writes."""
+    prompt, changed_at = record.prompt, record.changed_at
+    for sample in samples:
+        digest = _digest(sample.settings.style)
+        if prompt not in ("", digest):
+            changed_at = sample.ordinal
+        prompt = digest
+    writers = [sample for sample in samples if sample.write_due]
+    if not writers:
+        writes = {record_seen(record, settings, sample).writes for sample in samples}
+        assert writes == {record.writes}, "a bank that counts as empty was not written"
+        return replace(record, prompt=prompt, changed_at=changed_at)
+    (writer,) = writers
+    seen = record_seen(record, settings, writer)
+    return replace(seen, writes=seen.writes + 1, prompt=prompt, changed_at=changed_at)
+
+
+def bank_samples(record: BankRecord, settings: BankSettings | None, row: Row) -> tuple[Row, ...]:
+    """The row's samples, each with whether it writes. They all see the bank as it is before the row, so
+    of several whose write is due the last one writes alone. A shadow window only reads.
+    """
+    samples = row.samples()
+    last = -1
+    if settings is not None and not row.shadow:
+        for index, sample in enumerate(samples):
+            if is_write_due(record_seen(record, settings, sample), settings, sample.ordinal):
+                last = index
+    return tuple(replace(sample, write_due=index == last) for index, sample in enumerate(samples))
+
+
+def is_write_due(seen: BankRecord, settings: BankSettings, ordinal: int) -> bool:
+    """A bank is written iff it is empty, or (n - phase) mod interval = 0."""
+    return seen.writes == 0 or (ordinal - settings.phase) % settings.interval == 0
+
+
+def fusion_strength(seen: BankRecord, settings: BankSettings, ordinal: int) -> float:
+    """Strength of feature fusion for a frame: less for a while after a change of prompt, if it fades."""
+    if settings.prompt_change is not PromptChange.FADE or seen.changed_at is None:
+        return settings.fusion_strength
+    return settings.fusion_strength * min(1.0, (ordinal - seen.changed_at) / settings.fade_frames)
+
+
+def _digest(prompt: str) -> str:
+    """Stands for a prompt: records and exports hold no tenant's words."""
+    return hashlib.blake2b(prompt.encode(), digest_size=16).hexdigest()

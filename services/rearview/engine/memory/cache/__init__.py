@@ -1,0 +1,1 @@
+"""The temporal KV cache of Live2Diff."""

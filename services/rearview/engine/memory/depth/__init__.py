@@ -1,0 +1,1 @@
+"""The running range of a session's depth maps."""

@@ -1,0 +1,1 @@
+"""The operators of the chain as batched functions over networks."""

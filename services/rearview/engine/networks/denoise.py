@@ -1,0 +1,129 @@
+"""One denoising step for rows of many sessions, at mixed timesteps, prompts and guidance: one UNet call.
+
+A window row is as many samples as it has frames, each with its own noise, prompt and guidance; only the
+memory's view knows which of them see each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rearview.engine.memory.bank.layers import BankLayout
+from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
+from rearview.engine.networks.conditioning import Conditioning
+from rearview.engine.networks.guidance import Anchors, Payload, guide, negative_rows, pack, unpack
+from rearview.engine.networks.sampling import Schedule, StepCoefficients, noise
+from rearview.engine.rows import Row
+
+__all__ = ["Denoiser"]
+
+
+class Denoiser:
+    """A UNet with its schedule and prompts. Stateless: memory is an argument and a return value."""
+
+    def __init__(
+        self,
+        unet: Any,
+        schedule: Schedule,
+        conditioning: Conditioning,
+        dtype: torch.dtype,
+        bank_layout: BankLayout | None = None,
+    ) -> None:
+        """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank."""
+        self.unet = unet
+        self.bank_layout = bank_layout
+        self.schedule = schedule
+        self.conditioning = conditioning
+        self._dtype = dtype
+
+    def __call__(
+        self, payloads: Sequence[Tensor], rows: Sequence[Row], view: MemoryView
+    ) -> tuple[list[Tensor], MemoryUpdate]:
+        """Take each row one step further.
+
+        `payloads`: per sample the encoded frame z (C, h, w) for step 0, with the latent of its depth map
+        (2, C, h, w) if the session has depth; else what the step before left. Returns per sample the noisy
+        latent for the next step, with its depth and the anchor of its guidance if it has those (up to
+        (3, C, h, w)), or the clean latent after a frame's last step.
+        """
+        samples = [sample for row in rows for sample in row.samples()]
+        steps = [self.schedule.steps(sample.settings)[sample.operator.step] for sample in samples]
+        has_depth = self.has_depth and rows[0].frame.spec.cache is not None
+        parts = [unpack(each, row, has_depth=has_depth) for each, row in zip(payloads, samples, strict=True)]
+        anchors = {i: part.anchor for i, part in enumerate(parts) if part.anchor is not None}
+        x_BCHW = self._enter(parts, samples)
+        depths = [part.depth for part in parts if part.depth is not None]
+        depth_BCHW = torch.stack(depths) if depths else None
+        clean_BCHW, update = self._predict(x_BCHW, depth_BCHW, samples, steps, anchors, view)
+        guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, steps)
+        bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, steps)
+        return self._leave(bounded_BCHW, depths, samples, anchors), update
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether the UNet is conditioned on depth, in sessions with a temporal cache."""
+        return bool(getattr(self.unet, "has_depth", False))
+
+    def _predict(
+        self,
+        x_BCHW: Tensor,
+        depth_BCHW: Tensor | None,
+        rows: Sequence[Row],
+        steps: list[StepCoefficients],
+        anchors: Anchors,
+        view: MemoryView,
+    ) -> tuple[Tensor, MemoryUpdate]:
+        """Clean predictions (B, C, h, w). Those under negative prompts ride in the same UNet call, and
+        become the anchors of their rows.
+        """
+        negative = negative_rows(rows)
+        embeds = [self.conditioning.embed_frame(row.settings, row.ordinal) for row in rows]
+        embeds += [self.conditioning.embed(rows[i].settings.negative_prompt) for i in negative]
+        if negative:
+            x_BCHW = torch.cat([x_BCHW, x_BCHW[negative]])
+            steps = steps + [steps[i] for i in negative]
+            depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
+            view = None if view is None else view.beside(negative)
+        arguments: dict[str, Any] = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
+        if depth_BCHW is not None:
+            arguments["depth"] = depth_BCHW.to(self._dtype)
+        output_BCHW = self.unet(
+            x_BCHW.to(self._dtype).contiguous(memory_format=torch.channels_last),
+            torch.tensor([step.timestep for step in steps], device=x_BCHW.device),
+            encoder_hidden_states=torch.cat(embeds),
+            return_dict=False,
+            **arguments,
+        )[0].to(x_BCHW.dtype)
+        clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW, steps)
+        anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
+        return clean_BCHW[: len(rows)], None if view is None else view.collect()
+
+    def _enter(self, parts: Sequence[Payload], rows: Sequence[Row]) -> Tensor:
+        """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
+        return torch.stack(
+            [
+                self._renoise(part.latent, row, 0) if row.operator.step == 0 else part.latent
+                for part, row in zip(parts, rows, strict=True)
+            ]
+        )
+
+    def _leave(
+        self, clean_BCHW: Tensor, depths: Sequence[Tensor], rows: Sequence[Row], anchors: Anchors
+    ) -> list[Tensor]:
+        """Noise the samples that have another step before them. `depths`: of all samples, or of none."""
+        outputs = []
+        for index, (latent, row) in enumerate(zip(clean_BCHW, rows, strict=True)):
+            if row.operator.step + 1 < row.settings.steps:
+                latent = self._renoise(latent, row, row.operator.step + 1)
+            depth = depths[index] if depths else None
+            outputs.append(pack(Payload(latent, depth, anchors.get(index)), row))
+        return outputs
+
+    def _renoise(self, clean_CHW: Tensor, row: Row, step: int) -> Tensor:
+        to = self.schedule.steps(row.settings)[step]
+        epsilon = noise(row.settings, row.ordinal, step, tuple(clean_CHW.shape)).to(clean_CHW)
+        return to.alpha * clean_CHW + to.beta * epsilon

@@ -1,0 +1,103 @@
+"""Guidance: pushing a prediction away from something by the factor g (none, full, and RCFG's two).
+
+With p the noise that the UNet predicts and u the noise to get away from, e = u + g (p - u). In `full`
+guidance u is the prediction under the negative prompt. In RCFG it is delta * s, the frame's *virtual
+residual noise*: the s for which x = alpha z + beta s holds with a clean latent z, the encoded frame
+(`self`) or what the negative prompt made of it in the first step (`initialize`). What surprises: s is
+not handed on from step to step. The z that defines it is, which is exact, where a recursion over s
+drifts by c_skip at every step and has to know how noise was added. Everything is in terms of clean
+latents, since every prediction type is affine in them: u's is delta z + (1 - delta) x / alpha.
+A payload between two steps is a stack: the latent, that of its depth map where the session has depth,
+and the anchor of its guidance, if it has one, last.
+Shape legend: B samples, N negative samples, G guided samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rearview.contract.settings import Guidance, Settings
+from rearview.engine.networks.sampling import StepCoefficients
+from rearview.engine.rows import Row
+
+__all__ = ["Anchors", "Payload", "anchored", "guide", "negative_rows", "pack", "unpack"]
+
+Anchors = dict[int, Tensor]
+"""Index of a sample to the clean latent (C, h, w) that it is guided away from."""
+
+
+def anchored(settings: Settings) -> bool:
+    """Whether frames under `settings` take an anchor along, from their first step to their last."""
+    return settings.acting_guidance in (Guidance.SELF, Guidance.INITIALIZE)
+
+
+def negative_rows(rows: Sequence[Row]) -> list[int]:
+    """The samples that are also predicted under their negative prompt: one UNet row more for each."""
+    return [index for index, row in enumerate(rows) if row.width > 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a sample brings to a step and hands on to the next one: latents (C, h, w)."""
+
+    latent: Tensor
+    depth: Tensor | None = None
+    """The latent of its depth map, the same in every step. None: the session has no depth."""
+    anchor: Tensor | None = None
+
+
+def unpack(payload: Tensor, row: Row, *, has_depth: bool) -> Payload:
+    """`payload`: (C, h, w), or (2 or 3, C, h, w) with depth, with an anchor, or with both."""
+    has_anchor = row.operator.step > 0 and anchored(row.settings)
+    parts = payload.unbind(0) if has_depth or has_anchor else (payload,)
+    assert len(parts) == 1 + has_depth + has_anchor, f"step {row.operator.step} got {tuple(payload.shape)}"
+    assert parts[0].ndim == 3, f"step {row.operator.step} got {tuple(payload.shape)}"
+    anchor = parts[-1] if has_anchor else None
+    if row.operator.step == 0 and row.settings.acting_guidance is Guidance.SELF:
+        anchor = parts[0]
+    return Payload(parts[0], parts[1] if has_depth else None, anchor)
+
+
+def pack(payload: Payload, row: Row) -> Tensor:
+    """What a sample hands on; after a frame's last step the latent alone."""
+    if row.operator.step + 1 >= row.settings.steps:
+        return payload.latent
+    assert payload.anchor is not None or not anchored(row.settings), "guidance lost its anchor"
+    anchor = payload.anchor if anchored(row.settings) else None
+    parts = [part for part in (payload.latent, payload.depth, anchor) if part is not None]
+    return torch.stack(parts) if len(parts) > 1 else parts[0]
+
+
+def guide(
+    clean_BCHW: Tensor,
+    x_BCHW: Tensor,
+    anchors: Mapping[int, Tensor],
+    rows: Sequence[Row],
+    steps: Sequence[StepCoefficients],
+) -> Tensor:
+    """Clean predictions (B, C, h, w), pushed away from the anchors by each row's own g and delta.
+
+    Rows without guidance are returned bit by bit as they came.
+    """
+    guided = [i for i, row in enumerate(rows) if row.settings.acting_guidance is not Guidance.NONE]
+    if not guided:
+        return clean_BCHW
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=x_BCHW.dtype, device=x_BCHW.device).view(-1, 1, 1, 1)
+
+    scale = column([rows[i].settings.guidance_scale for i in guided])
+    delta = column([_delta(rows[i].settings) for i in guided])
+    alpha = column([steps[i].alpha for i in guided])
+    anchor_GCHW = torch.stack([anchors[i] for i in guided])
+    away_GCHW = delta * anchor_GCHW + (1.0 - delta) * x_BCHW[guided] / alpha
+    pushed = away_GCHW + scale * (clean_BCHW[guided] - away_GCHW)
+    return clean_BCHW.index_copy(0, torch.tensor(guided, device=x_BCHW.device), pushed)
+
+
+def _delta(settings: Settings) -> float:
+    return 1.0 if settings.acting_guidance is Guidance.FULL else settings.delta

@@ -1,0 +1,169 @@
+"""What the engine needs of a model: its operators as batched functions without state.
+
+`DiffusionModel` runs the networks; `NullModel` moves opaque bytes, to measure everything but the
+networks. A model holds weights only. What a session remembers is an argument and a return value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings, check_adapters
+from rearview.engine.memory.bank.layers import BankLayout
+from rearview.engine.memory.bank.pool import bank_group
+from rearview.engine.memory.cache.pool import CacheLayout, read_cache_layout
+from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
+from rearview.engine.networks.decode import decode
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.depth import DepthEstimator
+from rearview.engine.networks.encode import encode, encode_with_depth
+from rearview.engine.rows import Row
+
+__all__ = ["DiffusionModel", "Forward", "Model", "NullModel"]
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What one batched forward returns."""
+
+    outputs: Sequence[Tensor]
+    """One payload per sample: in order of rows, then of a row's frames."""
+    update: MemoryUpdate = None
+    """What the rows would write to memory when they commit."""
+
+
+class Model(Protocol):
+    """Weights and the functions over them."""
+
+    def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
+        """Rows with equal groups may share a forward."""
+
+    def prepare(self, settings: Settings) -> None:
+        """Do ahead what new settings need (encode the prompt), so that no frame waits for it."""
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        """Run rows of one group. Reads `view`, changes nothing."""
+
+
+class DiffusionModel:
+    """An image diffusion checkpoint: VAE and UNet, or those of them that the span needs."""
+
+    def __init__(
+        self,
+        vae: torch.nn.Module | None,
+        denoiser: Denoiser | None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        adapted: Mapping[str, Denoiser] | None = None,
+        depth: DepthEstimator | None = None,
+    ) -> None:
+        """`adapted`: the denoiser under each adapter set; `denoiser` is the one without adapters. `depth`:
+        what frames of sessions with a temporal cache are also conditioned on; None: nothing.
+        """
+        self._vae, self._denoiser = vae, denoiser
+        self._adapted = {} if denoiser is None else {"": denoiser, **(adapted or {})}
+        self._depth = depth
+        self._device, self._dtype = device, dtype
+
+    @property
+    def depth(self) -> DepthEstimator | None:
+        """None if the span makes no depth. Where it does, its memory must have a `DepthRange`."""
+        return self._depth
+
+    @property
+    def vae(self) -> torch.nn.Module | None:
+        """None if the span has neither encode nor decode."""
+        return self._vae
+
+    @property
+    def bank_layout(self) -> BankLayout | None:
+        """What a feature bank over this model remembers; None if the span has no UNet that takes one."""
+        return None if self._denoiser is None else self._denoiser.bank_layout
+
+    @property
+    def cache_layout(self) -> CacheLayout | None:
+        """What a temporal cache over this model remembers; None if the span has no motion modules."""
+        unet = None if self._denoiser is None else self._denoiser.unet
+        # Not by its class: with adapter sets it is wrapped.
+        return read_cache_layout(unet) if hasattr(unet, "temporal_layers") else None
+
+    def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
+        if operator.kind is OperatorKind.ENCODE:
+            return operator.kind, spec.height, spec.width, self._depth is not None and spec.cache is not None
+        if operator.kind is OperatorKind.DECODE:
+            return operator.kind, spec.height, spec.width
+        memories = bank_group(spec.bank), spec.cache is not None
+        return operator.kind, spec.height, spec.width, memories, settings.adapters
+
+    def prepare(self, settings: Settings) -> None:
+        if self._adapted:
+            self._denoiser_under(settings).conditioning.prepare(settings)
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        kind = rows[0].operator.kind
+        payloads = _moved(_payloads(rows), self._device)
+        if kind is OperatorKind.DENOISE:
+            outputs, update = self._denoiser_under(rows[0].settings)(payloads, rows, view)
+            return Forward(_apart(_moved(outputs, CPU)), update)
+        assert self._vae is not None, "this span owns no VAE"
+        if kind is OperatorKind.ENCODE:
+            return self._encode(torch.stack(payloads), view)
+        return Forward(_apart(decode(self._vae, torch.stack(payloads), self._dtype).to(CPU).unbind(0)))
+
+    def _encode(self, images_BHWC: Tensor, ranges_B2: Tensor | None) -> Forward:
+        """`ranges_B2`: what a `DepthRange` gathered. With it frames become (2, C, h, w): latent, depth."""
+        if self._depth is None or ranges_B2 is None:
+            return Forward(_apart(encode(self._vae, images_BHWC, self._dtype).to(CPU).unbind(0)))
+        latents, update = encode_with_depth(self._vae, self._depth, images_BHWC, ranges_B2, self._dtype)
+        return Forward(_apart(latents.to(CPU).unbind(0)), update)
+
+    def _denoiser_under(self, settings: Settings) -> Denoiser:
+        """Raises InvalidRequest if there is no such adapter set."""
+        assert self._adapted, "this span owns no UNet"
+        check_adapters(settings.adapters, self._adapted)
+        return self._adapted[settings.adapters]
+
+
+def _payloads(rows: Sequence[Row]) -> list[Tensor]:
+    return [sample.payload for row in rows for sample in row.samples()]
+
+
+def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """The tensors on `device`, in their order; those of one shape go together, in one copy."""
+    members: dict[torch.Size, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        members.setdefault(tensor.shape, []).append(index)
+    moved: dict[int, Tensor] = {}
+    for group in members.values():
+        together = torch.stack([tensors[index] for index in group]).to(device)
+        moved.update(zip(group, together.unbind(0), strict=True))
+    return [moved[index] for index in range(len(tensors))]
+
+
+def _apart(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each in storage of its own: an output that is kept must not keep its whole batch."""
+    return [tensor.clone() for tensor in tensors]
+
+
+class NullModel:
+    """Moves its payload unchanged through every operator."""
+
+    def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
+        return operator.kind
+
+    def prepare(self, settings: Settings) -> None:
+        pass  # There is no prompt to encode.
+
+    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+        return Forward(_payloads(rows))

@@ -1,0 +1,1 @@
+"""The plain path: the oracle of the tests."""

@@ -1,0 +1,1 @@
+"""From files that people have to networks that run."""

@@ -1,0 +1,340 @@
+"""A checkpoint to a model, loading only the networks that a span needs.
+
+Where the weights lie is `formats.py`, what is merged into them `adapters.py`. Whatever a checkpoint lacks
+is a ConfigError at start: no network runs with weights that were not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from rearview.contract.card import NULL_CHECKPOINT, own_motion
+from rearview.contract.chain import OperatorKind, Span
+from rearview.engine.networks.conditioning import Conditioning
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.depth import DepthEstimator
+from rearview.engine.networks.model import DiffusionModel, Model, NullModel
+from rearview.engine.networks.sampling import Schedule
+from rearview.engine.weights.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
+from rearview.engine.weights.formats import (
+    Additions,
+    LoraFile,
+    Source,
+    find_checkpoint,
+    find_depth,
+    from_original,
+    read_config,
+    read_weights,
+)
+from rearview.engine.weights.motion_formats import is_motion, is_table, read_motion
+from rearview.errors import ConfigError
+
+__all__ = [
+    "latent_shape",
+    "load_denoiser",
+    "load_denoisers",
+    "load_depth",
+    "load_model",
+    "load_vae",
+    "pick_device",
+    "pick_dtype",
+]
+
+
+LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What the libraries raise over files that are not what they should be."""
+UNREACHED_IN_DPT = "neck.fusion_stage.layers.0.residual_layer1."
+"""The first fusion has no residual to add: published files leave these weights out."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`: CUDA if there is any, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: float16 on CUDA; bfloat16 on CPUs that multiply it in hardware; else float32."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16() else torch.float32
+
+
+def _has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    flags = Path("/proc/cpuinfo")
+    return capability.startswith("AVX512") and flags.exists() and "avx512_bf16" in flags.read_text()
+
+
+def load_model(
+    checkpoint: str,
+    span: Span,
+    device: torch.device,
+    dtype: torch.dtype,
+    additions: Additions | None = None,
+) -> Model:
+    """The model of a span. Raises ConfigError that names the option if something is missing or unusable."""
+    if checkpoint == NULL_CHECKPOINT:
+        return NullModel()
+    _quiet_libraries()
+    additions = additions or Additions()
+    needs_vae = bool(span.kinds & {OperatorKind.ENCODE, OperatorKind.DECODE})
+    needs_unet = OperatorKind.DENOISE in span.kinds
+    parts = [*(["vae"] if needs_vae else []), *(["unet", "text_encoder"] if needs_unet else [])]
+    source = find_checkpoint(checkpoint, parts, additions)
+    _check_vae_fits(source)
+    vae = load_vae(source, device, dtype) if needs_vae else None
+    needs_depth = OperatorKind.ENCODE in span.kinds and bool(additions.depth)
+    depth = load_depth(additions.depth, device, dtype) if needs_depth else None
+    denoisers = load_denoisers(source, device, dtype, additions) if needs_unet else {}
+    return DiffusionModel(
+        vae, denoisers.pop(NO_ADAPTERS, None), device=device, dtype=dtype, adapted=denoisers, depth=depth
+    )
+
+
+def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """AutoencoderTiny or AutoencoderKL, by its config. `place`: a Path is a checkpoint folder."""
+    source = _source(place)
+    name = source.config("vae").get("_class_name")
+    if name == "AutoencoderTiny":
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny as Vae
+    elif name == "AutoencoderKL":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL as Vae
+    else:
+        text = f"{name} is not supported; use AutoencoderTiny or AutoencoderKL"
+        raise ConfigError(f"{source.place('vae')}: {text}")
+    if source.single_file("vae") is not None and name != "AutoencoderKL":
+        raise ConfigError("a single file holds an AutoencoderKL: name another VAE in model.vae")
+    return _ready(_load(Vae, source, "vae", dtype), device)
+
+
+def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEstimator:
+    """A DPTForDepthEstimation of any backbone. `depth`: folder or hub id. Raises ConfigError."""
+    from transformers import DPTForDepthEstimation
+
+    folder = find_depth(depth)
+    try:
+        if (kind := read_config(folder / "config.json").get("model_type")) != "dpt":
+            raise ConfigError(f"{folder}: {kind} is not supported; use a DPTForDepthEstimation")
+        network, report = _local(
+            DPTForDepthEstimation.from_pretrained, folder, dtype=dtype, output_loading_info=True
+        )
+        needed = [key for key in report["missing_keys"] if not key.startswith(UNREACHED_IN_DPT)]
+        network = _ready(_checked(network, folder, needed), device)
+        return DepthEstimator(network, _input_size(network.config, folder), dtype)
+    except ConfigError as error:
+        raise ConfigError(f"model.depth: {error}") from None
+
+
+def _input_size(config: Any, folder: Path) -> tuple[int, int]:
+    """Height and width of the pictures that a depth model was trained on: 384 by 384 in MiDaS v3."""
+    size = config.image_size or getattr(config.backbone_config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    if size is None or len(size) != 2:
+        raise ConfigError(f"{folder} says no image_size")
+    return int(size[0]), int(size[1])
+
+
+def load_denoiser(place: Source | Path, device: torch.device, dtype: torch.dtype) -> Denoiser:
+    """UNet, text encoder, tokenizer and schedule, without adapters."""
+    return load_denoisers(place, device, dtype, Additions())[NO_ADAPTERS]
+
+
+def load_denoisers(
+    place: Source | Path, device: torch.device, dtype: torch.dtype, additions: Additions
+) -> dict[str, Denoiser]:
+    """One denoiser per adapter set, `NO_ADAPTERS` among them, over one UNet and one text encoder.
+
+    The UNet is a StreamingUNet where there are motion modules. No adapter touches those.
+    """
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from rearview.engine.networks.attention.processors import install_processors
+
+    source = _source(place)
+    schedule = _schedule(source, additions)
+    tokenizer = _local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
+    if (name := source.config("unet").get("_class_name")) != "UNet2DConditionModel":
+        raise ConfigError(f"{source.place('unet')}: {name} is not supported; use UNet2DConditionModel")
+    unet = _ready(_load(UNet2DConditionModel, source, "unet", dtype), device)
+    if unet.config.time_cond_proj_dim is not None:
+        text = "guidance-distilled UNets (time_cond_proj_dim) are not supported"
+        raise ConfigError(f"{source.place('unet')}: {text}")
+    text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
+    fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
+    sets = merge_adapters(unet, text_encoder, fused, additions.adapters)
+    layout = install_processors(unet)
+    if additions.depth and source.motion is None:
+        raise ConfigError("model.depth is for motion modules, and there are none: name them in model.motion")
+    if source.motion is not None:
+        unet = _ready(_with_motion(unet, source.motion, additions, dtype), device)
+
+    def under(name: str) -> Denoiser:
+        conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype)
+        return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout)
+
+    return {name: under(name) for name in sets.names}
+
+
+def latent_shape(
+    checkpoint: str, height: int, width: int, additions: Additions | None = None
+) -> tuple[int, int, int]:
+    """Shape (C, h, w) of a frame's latent; that of its pixels for the null model."""
+    if checkpoint == NULL_CHECKPOINT:
+        return 3, height, width
+    config = find_checkpoint(checkpoint, (), additions).config("vae")
+    # Both VAEs halve the size between blocks; the tiny one says so only by its number of blocks.
+    scale = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+    return int(config["latent_channels"]), height // scale, width // scale
+
+
+def _source(place: Source | Path) -> Source:
+    return place if isinstance(place, Source) else Source(place, motion=own_motion(str(place)))
+
+
+def _schedule(source: Source, additions: Additions) -> Schedule:
+    config = source.config("scheduler", "scheduler_config.json")
+    return Schedule(
+        {**config, "beta_schedule": additions.beta_schedule} if additions.beta_schedule else config
+    )
+
+
+def _with_motion(unet: Any, path: Path, additions: Additions, dtype: torch.dtype) -> Any:
+    """A StreamingUNet over `unet`, with all the weights in `path` and no others."""
+    from rearview.engine.networks.unet import StreamingUNet
+
+    motion = read_motion(path)
+    if motion.has_depth != bool(additions.depth):
+        has = "were trained with depth: name a DPT model" if motion.has_depth else "know no depth: name none"
+        raise ConfigError(f"the motion modules in {path} {has} in model.depth")
+    try:
+        streaming = StreamingUNet(
+            unet,
+            heads=motion.heads,
+            norm_groups=motion.norm_groups or unet.config.norm_num_groups,
+            max_frames=motion.max_frames,
+            depth=motion.has_depth,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model.motion: {path}: {error}") from None
+    expected = {
+        key: value for key, value in streaming.state_dict().items() if is_motion(key) and not is_table(key)
+    }
+    _check_same(path, motion.tensors, expected)
+    weights = {key: value.to(dtype) for key, value in motion.tensors.items()}
+    streaming.load_state_dict(weights, strict=False, assign=True)
+    return streaming
+
+
+def _check_same(path: Path, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raises ConfigError unless names and shapes are those of this UNet."""
+    for names, verb in ((expected.keys() - found.keys(), "lacks"), (found.keys() - expected.keys(), "has")):
+        if names:
+            text = f"{verb} {len(names)} weights that the UNet has{'' if verb == 'lacks' else ' not'}"
+            raise ConfigError(f"model.motion: {path} {text}, for instance {min(names)}")
+    for key, value in found.items():
+        if value.shape != expected[key].shape:
+            text = f"{key} is {tuple(value.shape)}, the UNet's {tuple(expected[key].shape)}"
+            raise ConfigError(f"model.motion: {path}: {text}: is it of another base model?")
+
+
+def _switched(network: Any, sets: AdapterSets, name: str) -> Any:
+    return network if len(sets.names) == 1 else Switched(network, sets, name)
+
+
+def _check_vae_fits(source: Source) -> None:
+    latent, taken = source.config("vae").get("latent_channels"), source.config("unet").get("in_channels")
+    if latent != taken:
+        text = f"makes latents of {latent} channels, the UNet takes {taken}"
+        raise ConfigError(f"the VAE in {source.place('vae')} {text}: name another one in model.vae")
+
+
+def _load(network: Any, source: Source, part: str, dtype: torch.dtype) -> Any:
+    """A network of diffusers' from its folder or from the single file."""
+    if (file := source.single_file(part)) is not None:
+        config = source.config(part)
+        with torch.device("meta"):  # No time is spent on weights that are replaced.
+            empty = network.from_config(config)
+        return _filled(empty, file, part, from_original(part, read_weights(file)[0], config), dtype)
+    folder = source.place(part)
+    loaded, report = _local(
+        network.from_pretrained, folder, torch_dtype=dtype, variant=_variant(folder), output_loading_info=True
+    )
+    return _checked(loaded, folder, report["missing_keys"])
+
+
+def _load_text_encoder(network: Any, source: Source, dtype: torch.dtype) -> Any:
+    folder, file = source.place("text_encoder"), source.single_file("text_encoder")
+    if file is None:
+        loaded, report = _local(network.from_pretrained, folder, dtype=dtype, output_loading_info=True)
+        return _checked(loaded, folder, report["missing_keys"])
+    empty = network(_local(network.config_class.from_pretrained, folder))
+    weights = from_original("text_encoder", read_weights(file)[0], source.config("text_encoder"))
+    prefix = "" if hasattr(empty, "text_model") else "text_model."
+    weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return _filled(
+        empty, file, "text_encoder", {k: v for k, v in weights.items() if k in empty.state_dict()}, dtype
+    )
+
+
+def _filled(network: Any, file: Path, part: str, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+    """`network` with all of `weights` and no others."""
+    if not weights:
+        raise ConfigError(f"model.checkpoint: {file} holds no {part}")
+    try:
+        network.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{file} does not fit model.single_file_config in {part}: {reason}") from None
+    return network.to(dtype)
+
+
+def _local(load: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
+    """What a library loads from a folder, without asking the hub for what is not there."""
+    try:
+        return load(folder, local_files_only=True, **arguments)
+    except LOADING_ERRORS as error:
+        raise ConfigError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+
+
+def _variant(folder: Path) -> str | None:
+    """`fp16` if a folder has its weights only so."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    return "fp16" if names and all(".fp16." in name for name in names) else None
+
+
+def _checked(network: Any, folder: Path, missing: Sequence[str]) -> Any:
+    if missing:
+        raise ConfigError(f"{folder} lacks {len(missing)} weights, for instance {sorted(missing)[0]}")
+    return network
+
+
+def _ready(network: Any, device: torch.device) -> Any:
+    # channels_last is what both oneDNN and cuDNN convolve fastest in.
+    return network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+
+
+def _quiet_libraries() -> None:
+    """Keep the model libraries' progress bars and advice out of a service's log."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -1,0 +1,301 @@
+"""Where weights lie and in which format: diffusers folders, single files, ids on the Hugging Face hub.
+
+Owns paths, downloads and the keys of the original Stable Diffusion layout; `checkpoint.py` makes networks
+of them, and `motion_formats.py` knows the layouts of motion modules. What is missing, unreachable or
+unreadable is a ConfigError that names the option. Pickles are only ever read as plain weights.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rearview.contract.card import checkpoint_folder, is_hub_id, is_single_file, own_motion
+from rearview.errors import ConfigError
+
+__all__ = [
+    "Additions",
+    "LoraFile",
+    "Source",
+    "find_checkpoint",
+    "find_depth",
+    "find_lora",
+    "find_motion",
+    "from_original",
+    "read_config",
+    "read_weights",
+]
+
+SD15_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""Under which diffusers and peft save a LoRA."""
+SETTINGS_FILES = ("rearview.json", "*/*.json", "tokenizer/*.txt")
+WEIGHT_NAMES = {
+    **dict.fromkeys(("unet", "vae", "motion_adapter"), "diffusion_pytorch_model"),
+    "text_encoder": "model",
+}
+PICKLE_NAMES = {**WEIGHT_NAMES, "text_encoder": "pytorch_model"}
+
+READING_ERRORS = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, AssertionError),
+    *(SafetensorError, struct.error),
+)
+"""What readers of weights raise over files that are broken or of something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA to apply."""
+
+    path: str
+    """File, folder, or on the hub owner/name[/file]."""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What replaces parts of a checkpoint or is added to it."""
+
+    vae: str = ""
+    """Folder or hub id of a VAE to use instead of the checkpoint's own. Empty: its own."""
+    lcm_lora: str = ""
+    """LoRA that is fused into the weights, for few-step sampling. Empty: none."""
+    adapters: Mapping[str, Sequence[LoraFile]] = field(default_factory=dict)
+    """Named adapter sets, one of which a session may ask for."""
+    single_file_config: str = SD15_CONFIG
+    """Folder or hub id in diffusers format with settings and tokenizer for a single-file checkpoint."""
+    motion: str = ""
+    """Motion modules: file, folder, or on the hub owner/name[/file]. Empty: the checkpoint's own, if any."""
+    depth: str = ""
+    """Folder or hub id of a DPTForDepthEstimation, for motion modules with a depth branch. Empty: none."""
+    beta_schedule: str = ""
+    """Noise schedule instead of the checkpoint's. Empty: its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the parts of one checkpoint lie, on this machine."""
+
+    folder: Path
+    """In diffusers format: the settings of every part and, without `file`, the weights."""
+    file: Path | None = None
+    """Weights of all networks in the original Stable Diffusion layout."""
+    vae: Path | None = None
+    """Folder of another VAE."""
+    motion: Path | None = None
+    """Folder or file of the motion modules."""
+
+    def place(self, part: str) -> Path:
+        """Folder of a part. Raises ConfigError if there is none."""
+        folder = self.vae if part == "vae" and self.vae is not None else self.folder / part
+        if not folder.is_dir():
+            raise ConfigError(f"{self.folder} has no part {part}: name another one in model.checkpoint")
+        return folder
+
+    def config(self, part: str, name: str = "config.json") -> dict[str, Any]:
+        """The settings of a part. Raises ConfigError."""
+        return read_config(self.place(part) / name)
+
+    def single_file(self, part: str) -> Path | None:
+        """The file with the weights of a part, if they are not in its folder."""
+        return None if part == "vae" and self.vae is not None else self.file
+
+
+def find_checkpoint(checkpoint: str, parts: Sequence[str] = (), additions: Additions | None = None) -> Source:
+    """A bundled name, a folder, a single file or a hub id. Raises ConfigError.
+
+    From the hub come the settings of every part and the weights of `parts`; what is cached is not
+    downloaded again. Motion modules are part of the UNet.
+    """
+    additions = additions or Additions()
+    vae = _find_vae(additions.vae) if additions.vae else None
+    motion = find_motion(checkpoint, additions.motion) if "unet" in parts else None
+    parts = [part for part in parts if part != "vae" or vae is None]
+    if is_single_file(checkpoint):
+        file = _existing_file("model.checkpoint", Path(checkpoint))
+        folder = _find_folder("model.single_file_config", additions.single_file_config, ())
+        return Source(folder, file, vae, motion)
+    return Source(_find_folder("model.checkpoint", checkpoint, parts), None, vae, motion)
+
+
+def find_lora(option: str, path: str) -> Path:
+    """The file of a LoRA. Raises ConfigError."""
+    place = Path(path)
+    if place.is_dir():
+        return _lora_in(option, place)
+    if is_hub_id(path):
+        return _lora_in(option, _hub_folder(option, path, ("*.safetensors", "adapter_config.json")))
+    return _find_file(option, path)
+
+
+def find_motion(checkpoint: str, motion: str) -> Path | None:
+    """A file in an original layout, or a folder in that of diffusers' MotionAdapter. Empty: the
+    checkpoint's own, None if it has none. Raises ConfigError.
+    """
+    if not motion:
+        return own_motion(checkpoint)
+    place = Path(motion)
+    if is_hub_id(motion):
+        names = ("config.json", f"{WEIGHT_NAMES['motion_adapter']}.safetensors")
+        wanted = (*names, *(f"motion_adapter/{name}" for name in names))
+        place = _hub_folder("model.motion", motion, wanted)
+    elif not place.is_dir():
+        return _find_file("model.motion", motion)
+    return _folder_with_config("model.motion", motion, (place, place / "motion_adapter"), "a MotionAdapter")
+
+
+def find_depth(depth: str) -> Path:
+    """Folder of a depth model in transformers' format. Raises ConfigError."""
+    place = Path(depth)
+    if is_hub_id(depth):
+        place = _hub_folder("model.depth", depth, ("config.json", "model.safetensors"))
+        if not _has_safetensors(place):
+            place = _hub_folder("model.depth", depth, ("config.json", "pytorch_model.bin"))
+    return _folder_with_config("model.depth", depth, (place,), "a DPTForDepthEstimation")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ConfigError."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return content
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Tensors and metadata of a .safetensors file, or of a pickle that holds nothing else, on the CPU.
+
+    Raises ConfigError: a pickle with anything but weights in it could run code, and is not read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except READING_ERRORS as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except pickle.UnpicklingError:
+        raise ConfigError(f"{path} holds more than weights: convert it to .safetensors") from None
+    content = content.get("state_dict", content) if isinstance(content, dict) else None
+    items = content.items() if isinstance(content, dict) else ()
+    weights = {str(key): value for key, value in items if isinstance(value, Tensor)}
+    if not weights:
+        raise ConfigError(f"{path} holds no weights")
+    return weights, {}
+
+
+def from_original(part: str, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of one part of a file in the original layout, under diffusers' keys; empty if not there.
+
+    The keys of a text encoder keep the prefix `text_model.`.
+    """
+    from diffusers.loaders import single_file_utils as original
+
+    if part == "unet":
+        converted = original.convert_ldm_unet_checkpoint(dict(weights), config)
+    elif part == "vae":
+        held = {key: value for key, value in weights.items() if key.startswith(tuple(original.LDM_VAE_KEYS))}
+        converted = original.convert_ldm_vae_checkpoint(held, config) if held else {}
+    elif original.is_open_clip_model(weights):
+        converted = _from_open_clip(weights, config)
+    else:
+        converted = original.convert_ldm_clip_checkpoint(dict(weights))
+    # A checkpoint of another depth makes the converter look up keys that are not there.
+    return {key: value for key, value in converted.items() if value is not None}
+
+
+def _from_open_clip(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The text encoder of Stable Diffusion 2."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    # All that the converter reads of the module.
+    module = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
+    converted: dict[str, Tensor] = convert_open_clip_checkpoint(module, dict(weights))
+    return {key: value for key, value in converted.items() if key.startswith("text_model.")}
+
+
+def _find_folder(option: str, name: str, parts: Sequence[str]) -> Path:
+    return _hub_checkpoint(option, name, parts) if is_hub_id(name) else checkpoint_folder(name, option)
+
+
+def _find_vae(vae: str) -> Path:
+    folder = Path(vae)
+    if is_hub_id(vae):
+        names = ("config.json", "diffusion_pytorch_model.safetensors")
+        folder = _hub_folder("model.vae", vae, (*names, *(f"vae/{name}" for name in names)))
+    return _folder_with_config("model.vae", vae, (folder, folder / "vae"), "a VAE")
+
+
+def _folder_with_config(option: str, name: str, places: Sequence[Path], what: str) -> Path:
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    raise ConfigError(f"{option} {name!r} is neither a folder with {what} (config.json) nor a hub id")
+
+
+def _find_file(option: str, path: str) -> Path:
+    """A file on this machine, or one in a repository on the hub."""
+    names = path.split("/")
+    if Path(path).is_file():
+        return Path(path)
+    if len(names) > 2 and is_hub_id("/".join(names[:2])):
+        name = "/".join(names[2:])
+        return _existing_file(option, _hub_folder(option, "/".join(names[:2]), (name,)) / name)
+    raise ConfigError(
+        f"{option} {path!r} is neither a file, nor a folder, nor on the hub (owner/name[/file])"
+    )
+
+
+def _lora_in(option: str, folder: Path) -> Path:
+    known = [folder / name for name in LORA_NAMES if (folder / name).is_file()]
+    found = known[:1] or sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "no .safetensors file"
+        raise ConfigError(f"{option}: {folder} has {names}: name one file")
+    return found[0]
+
+
+def _existing_file(option: str, path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{option} {str(path)!r} is not a file")
+    return path
+
+
+def _hub_checkpoint(option: str, repo: str, parts: Sequence[str]) -> Path:
+    """Settings and the weights of `parts`: as safetensors, else pickled."""
+    safe = [
+        f"{part}/{WEIGHT_NAMES[part]}{end}" for part in parts for end in (".safetensors", "-0*.safetensors")
+    ]
+    folder = _hub_folder(option, repo, (*SETTINGS_FILES, *safe))
+    pickled = [f"{part}/{PICKLE_NAMES[part]}.bin" for part in parts if not _has_safetensors(folder / part)]
+    return _hub_folder(option, repo, pickled) if pickled else folder
+
+
+def _has_safetensors(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _hub_folder(option: str, repo: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
+    except Exception as error:  # Whatever its client raises (httpx's errors change), nothing was found.
+        reason = type(error).__name__
+        text = "is not on this machine, and the Hugging Face hub did not give it"
+        raise ConfigError(
+            f"{option} {repo!r} {text} ({reason}): name a folder, or check the network"
+        ) from None

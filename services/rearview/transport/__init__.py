@@ -1,0 +1,1 @@
+"""Persistent links between processes, and what travels on them."""

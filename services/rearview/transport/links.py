@@ -1,0 +1,326 @@
+"""Persistent links between replicas: framing, order, bounds, authentication.
+
+One link joins a pair of processes, over a Unix socket inside a node and TCP between nodes. Messages
+arrive in the order in which they were sent. Both ends prove that they know the service's secret before
+anything else is read, since a port is a door. A link that breaks, or whose peer stops reading, is closed
+and its owner told; nothing is sent again here: who owns a session decides what its loss means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import hmac
+import itertools
+import logging
+import os
+import shutil
+import socket
+import struct
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rearview.config import LinkConfig
+from rearview.transport.wire import Kind, WireError, decode_json, encode_json
+
+__all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "reachable"]
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = b"rearview-link-1"
+NONCE_BYTES = 32
+HANDSHAKE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 0.5
+MAX_UNSENT_BYTES = 64 << 20
+"""A peer that leaves more than this unread is taken for dead: frames in flight are bounded by far less."""
+TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+"""Seconds, seconds, probes and milliseconds."""
+_PREFIX = struct.Struct("<IB")
+
+OnMessage = Callable[["Link", Kind, bytes], None]
+OnClosed = Callable[["Link"], None]
+
+
+class LinkClosed(ConnectionError):
+    """The link is closed: the peer is gone, or did not know the secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a replica takes links."""
+
+    node: str
+    unix_path: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Undo `str`."""
+        node, unix_path, host, port = text.split("|")
+        return cls(node, unix_path, host, int(port))
+
+    def __str__(self) -> str:
+        return f"{self.node}|{self.unix_path}|{self.host}|{self.port}"
+
+
+class Link:
+    """One end of an authenticated link. All methods are for the event loop's thread."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_message: OnMessage,
+        on_closed: OnClosed,
+        max_bytes: int,
+    ) -> None:
+        self._reader, self._writer = reader, writer
+        self._on_message, self._on_closed = on_message, on_closed
+        self._max_bytes = max_bytes
+        self._requests: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._numbers = itertools.count()
+        self._closed = False
+        self._task = asyncio.create_task(self._read())
+        self._task.add_done_callback(lambda _: self._finish())
+
+    def send(self, kind: Kind, *parts: bytes | memoryview) -> None:
+        """Queue one message. Raises LinkClosed; a peer that does not read is closed here."""
+        if self._closed:
+            raise LinkClosed("link is closed")
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._writer.transport.abort()  # Closing would wait for the peer to read.
+            self.close()
+            raise LinkClosed("peer does not read")
+        length = sum(len(part) for part in parts)
+        self._writer.writelines((_PREFIX.pack(length, kind), *parts))
+
+    async def request(self, kind: Kind, content: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and wait for its reply. Raises LinkClosed."""
+        number = next(self._numbers)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._requests[number] = future
+        try:
+            self.send(kind, encode_json({**content, "request": number}))
+            return await future
+        finally:
+            del self._requests[number]
+
+    def reply(self, request: dict[str, Any], content: dict[str, Any]) -> None:
+        """Answer a request; a peer that has gone needs no answer."""
+        with contextlib.suppress(LinkClosed):
+            self.send(Kind.REPLY, encode_json({**content, "request": request["request"]}))
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Close at once; idempotent. `on_closed` is called once, later, from the loop."""
+        self._task.cancel()
+
+    async def wait_closed(self) -> None:
+        """After `close`: wait until the socket is closed; what a peer does not read by then is let go."""
+        await asyncio.wait({self._task})
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._writer.wait_closed()
+        except (TimeoutError, OSError):
+            self._writer.transport.abort()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                length, kind = _PREFIX.unpack(await self._reader.readexactly(_PREFIX.size))
+                if length > self._max_bytes:
+                    raise WireError(f"message of {length} bytes is over the limit {self._max_bytes}")
+                self._take(Kind(kind), await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            logger.debug("link ended by its peer")
+        except (WireError, ValueError) as error:
+            logger.error("link closed: %s", error)
+        except Exception:  # The edge of a link: one broken message ends this link, not the process.
+            logger.exception("link closed by a fault")
+
+    def _take(self, kind: Kind, body: bytes) -> None:
+        if kind is not Kind.REPLY:
+            self._on_message(self, kind, body)
+            return
+        content = decode_json(body)
+        future = self._requests.get(content.pop("request"))
+        if future is not None and not future.done():
+            future.set_result(content)
+
+    def _finish(self) -> None:
+        self._closed = True
+        self._writer.close()
+        for future in self._requests.values():
+            if not future.done():
+                future.set_exception(LinkClosed("link closed before the reply"))
+        self._on_closed(self)
+
+
+class LinkServer:
+    """Takes links on a private Unix socket and on TCP."""
+
+    def __init__(self, config: LinkConfig, node: str, *, on_message: OnMessage, on_closed: OnClosed) -> None:
+        self._config, self._node = config, node
+        self._on_message, self._on_closed = on_message, on_closed
+        self._folder = Path(tempfile.mkdtemp(prefix="rearview-", dir=config.unix_dir))
+        self._links: set[Link] = set()
+        self._servers: list[asyncio.Server] = []
+        self._handshakes: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> Address:
+        """Listen; returns where. The TCP port is a free one."""
+        path = self._folder / "link"
+        self._servers = [
+            await asyncio.start_unix_server(self._accept, path),
+            await asyncio.start_server(self._accept, self._config.host, 0),
+        ]
+        port = self._servers[1].sockets[0].getsockname()[1]
+        return Address(self._node, str(path), reachable(self._config.host), port)
+
+    def broadcast(self, kind: Kind, *parts: bytes) -> None:
+        """Send to every peer that has dialled here."""
+        for link in tuple(self._links):
+            with contextlib.suppress(LinkClosed):
+                link.send(kind, *parts)
+
+    async def stop(self) -> None:
+        """Stop listening and close every link."""
+        for server in self._servers:
+            server.close()
+        for writer in tuple(self._handshakes):
+            writer.close()
+        await _close_all(self._links)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._handshakes.add(writer)
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                await _handshake(reader, writer, self._config.secret.encode(), dialled=False)
+        except (LinkClosed, OSError, asyncio.IncompleteReadError, TimeoutError):
+            logger.warning("link refused: the peer did not authenticate")
+            writer.close()
+            return
+        finally:
+            self._handshakes.discard(writer)
+        if writer.is_closing():
+            return
+        _detect_dead_peer(writer)
+        self._links.add(Link(reader, writer, self._on_message, self._forget, self._config.max_frame_bytes))
+
+    def _forget(self, link: Link) -> None:
+        self._links.discard(link)
+        self._on_closed(link)
+
+
+class LinkPool:
+    """One dialled link per peer address, made when first needed."""
+
+    def __init__(self, config: LinkConfig, node: str, *, on_message: OnMessage, on_closed: OnClosed) -> None:
+        self._config, self._node = config, node
+        self._on_message, self._on_closed = on_message, on_closed
+        self._links: dict[str, Link] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def get(self, address: str) -> Link:
+        """The link to `address`. Raises LinkClosed if it cannot be made."""
+        lock = self._locks.setdefault(address, asyncio.Lock())
+        async with lock:
+            link = self._links.get(address)
+            if link is None:
+                link = await self._dial(address)
+                self._links[address] = link
+            return link
+
+    def address(self, link: Link) -> str | None:
+        """Where a link of this pool leads."""
+        return next((address for address, known in self._links.items() if known is link), None)
+
+    async def stop(self) -> None:
+        """Close every link."""
+        await _close_all(self._links.values())
+
+    async def _dial(self, text: str) -> Link:
+        address = Address.parse(text)
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                if address.node == self._node:
+                    reader, writer = await asyncio.open_unix_connection(address.unix_path)
+                else:
+                    reader, writer = await asyncio.open_connection(address.host, address.port)
+                try:
+                    await _handshake(reader, writer, self._config.secret.encode(), dialled=True)
+                except BaseException:
+                    writer.close()
+                    raise
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
+        _detect_dead_peer(writer)
+        return Link(reader, writer, self._on_message, self._closed, self._config.max_frame_bytes)
+
+    def _closed(self, link: Link) -> None:
+        self._on_closed(link)
+        address = self.address(link)
+        if address is not None:
+            del self._links[address]
+
+
+@functools.cache
+def reachable(host: str) -> str:
+    """What others dial when this process listens on `host`.
+
+    `host` itself where the machine's name has no address: good for this machine, and for no other.
+    """
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with contextlib.suppress(OSError):
+        return socket.gethostbyname(socket.gethostname())
+    return host
+
+
+async def _close_all(links: Iterable[Link]) -> None:
+    closing = tuple(links)
+    for link in closing:
+        link.close()
+    await asyncio.gather(*(link.wait_closed() for link in closing))
+
+
+def _detect_dead_peer(writer: asyncio.StreamWriter) -> None:
+    """A node that lost its power sends no goodbye: TCP itself must find out, in seconds."""
+    peer = writer.get_extra_info("socket")
+    if peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in TCP_OPTIONS.items():
+        if hasattr(socket, name):  # Not every system has them all.
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def _handshake(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret: bytes, *, dialled: bool
+) -> None:
+    """Mutual challenge and response: HMAC-SHA256 over role and both nonces. Raises LinkClosed."""
+    mine = os.urandom(NONCE_BYTES)
+    writer.write(PROTOCOL + mine)
+    hello = await reader.readexactly(len(PROTOCOL) + NONCE_BYTES)
+    if not hello.startswith(PROTOCOL):
+        raise LinkClosed("peer speaks another protocol")
+    theirs = hello[len(PROTOCOL) :]
+    nonces = mine + theirs if dialled else theirs + mine
+    writer.write(_proof(secret, b"dialled" if dialled else b"accepted", nonces))
+    proof = await reader.readexactly(hashlib.sha256().digest_size)
+    if not hmac.compare_digest(proof, _proof(secret, b"accepted" if dialled else b"dialled", nonces)):
+        raise LinkClosed("peer does not know the secret")
+
+
+def _proof(secret: bytes, role: bytes, nonces: bytes) -> bytes:
+    return hmac.new(secret, role + nonces, hashlib.sha256).digest()

@@ -1,0 +1,1 @@
+"""Scenes, styles, photographs and prompts that models are trained on."""

@@ -1,0 +1,207 @@
+"""Make the pocket checkpoint: data, autoencoder, denoiser, motion modules, export, figures.
+
+``python -m rearview_lab.training.pocket`` runs everything within the minutes given and resumes where it
+stopped. A checkpoint is exported early and replaced by better ones, so there is always something to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+from diffusers import MotionAdapter
+from rearview.contract.card import BUNDLED_CHECKPOINTS
+
+from rearview_lab.data.dataset import Dataset, write_dataset
+from rearview_lab.training.autoencoder import POLISH, train_autoencoder
+from rearview_lab.training.budget import load_if_present, pick_device
+from rearview_lab.training.card import Report, Stage, model_card
+from rearview_lab.training.denoiser import train_denoiser
+from rearview_lab.training.export import (
+    MOTION,
+    Pocket,
+    checkpoint_bytes,
+    load_pocket,
+    random_pocket,
+    write_checkpoint,
+)
+from rearview_lab.training.motion import train_motion, write_motion
+from rearview_lab.training.sheets import (
+    Setting,
+    clip_pictures,
+    held_out_pictures,
+    reconstruction_figures,
+    sheet,
+    style_distances,
+    style_figures,
+    write_picture,
+)
+
+CHECKPOINT = BUNDLED_CHECKPOINTS / "pocket"
+FIRST_EXPORT_AT = 0.1  # share of the denoiser's budget
+STAGES = ("vae", "vae-polished", "unet", "motion")
+SETTINGS = {
+    "S=2, strength .4": Setting(0.4, 2),
+    "S=1, strength .4": Setting(0.4, 1),
+    "S=4, strength .4": Setting(0.4, 4),
+    "S=2, strength .6": Setting(0.6, 2),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything a run can choose; minutes are wall-clock."""
+
+    work: Path = Path("out/pocket-training")
+    """Data, resumable states and previews."""
+    checkpoint: Path = CHECKPOINT
+    """Where the exported folder goes; replaced whole."""
+    docs: Path = Path("docs/pocket")
+    """Where the contact sheet goes."""
+    clips: str = ""
+    """A folder of videos, for a second contact sheet. Empty: none."""
+    num_scenes: int = 4000
+    """Generated scenes; each takes 0.54 MB of memory."""
+    vae_minutes: float = 32.0
+    polish_minutes: float = 28.0
+    """Of a second schedule over the autoencoder, for fidelity and steadiness."""
+    unet_minutes: float = 90.0
+    motion_minutes: float = 45.0
+    """Budget of each stage, earlier runs included. 0 leaves a stage out."""
+    start_from: str = ""
+    """State file (unet.pt) of an earlier denoiser for a warm start. Empty: from random weights."""
+    seed: int = 1
+    device: str = "auto"
+    num_threads: int = 2
+    """Torch threads on the CPU."""
+    machine: str = "2 CPU cores, shared with other work"
+    """Named in the model card."""
+    notes: str = ""
+    """A file of Markdown about this one run, put at the end of the model card. Empty: none."""
+
+
+def train_pocket(options: Options) -> Path:
+    """Run or resume the whole recipe; return the checkpoint folder."""
+    torch.set_num_threads(options.num_threads)
+    cv2.setNumThreads(1)
+    device = pick_device(options.device)
+    scenes = options.work / "scenes.u8"
+    write_dataset(scenes, num_scenes=options.num_scenes, seed=options.seed, num_workers=options.num_threads)
+    data = Dataset.load(scenes)
+    start = time.monotonic()
+    vae = train_autoencoder(
+        data, options.work / "vae.pt", minutes=options.vae_minutes, device=device, seed=options.seed
+    )
+    if options.polish_minutes > 0:
+        vae = train_autoencoder(
+            data, options.work / "vae-polished.pt", minutes=options.polish_minutes, device=device,
+            seed=options.seed + 1, goal=POLISH, start=vae,
+        )  # fmt: skip
+    print(f"autoencoder ready after {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+
+    def preview(pocket: Pocket, step: int, fraction: float) -> None:
+        if fraction >= FIRST_EXPORT_AT:
+            write_checkpoint(pocket, options.checkpoint, training={"unet_steps": step, "finished": False})
+            picture = sheet(held_out_pictures(), pocket, Setting(), cell=192)
+            write_picture(options.work / "previews" / f"step-{step:06d}.png", picture)
+            print(f"unet: step {step}, exported", flush=True)
+
+    pocket = train_denoiser(
+        data, vae, options.work / "unet.pt", minutes=options.unet_minutes, device=device, seed=options.seed,
+        start_from=Path(options.start_from) if options.start_from else None, on_save=preview,
+    )  # fmt: skip
+    write_checkpoint(pocket, options.checkpoint, training={"finished": False})
+    if options.motion_minutes > 0:
+        _train_motion(options, data, device)
+    return finish(options)
+
+
+def _train_motion(options: Options, data: Dataset, device: torch.device) -> None:
+    """Motion modules for the checkpoint as it lies on disk, exported into it."""
+    pocket = load_pocket(options.checkpoint)
+
+    def export(weights: dict[str, torch.Tensor], step: int) -> None:
+        write_motion(weights, pocket.unet.config, options.checkpoint / MOTION)
+        print(f"motion: step {step}, exported", flush=True)
+
+    weights = train_motion(
+        data, pocket, options.work / "motion.pt", minutes=options.motion_minutes, device=device,
+        seed=options.seed, on_save=export,
+    )  # fmt: skip
+    write_motion(weights, pocket.unet.config, options.checkpoint / MOTION)
+
+
+def finish(options: Options) -> Path:
+    """Measure the exported checkpoint as it is on disk, write its card and the contact sheets."""
+    pocket = load_pocket(options.checkpoint)
+    report = measure(pocket, options)
+    write_checkpoint(
+        pocket, options.checkpoint, training=report.training(), card=model_card(report), keep_motion=True
+    )
+    write_picture(options.docs / "styles.png", sheet(held_out_pictures(), pocket, Setting()))
+    if options.clips:
+        pictures = clip_pictures(Path(options.clips))
+        write_picture(options.docs / "clips.png", sheet(pictures, pocket, Setting()))
+    return options.checkpoint
+
+
+def measure(pocket: Pocket, options: Options) -> Report:
+    """Figures for the card: reconstruction, distance to the teachers, distance between styles."""
+    parts = {"autoencoder": pocket.vae, "denoiser": pocket.unet, "text encoder": pocket.text_encoder}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    if (options.checkpoint / MOTION).is_dir():
+        adapter = MotionAdapter.from_pretrained(options.checkpoint / MOTION)
+        counts["motion modules"] = sum(p.numel() for p in adapter.parameters())
+    return Report(
+        num_scenes=options.num_scenes,
+        seed=options.seed,
+        stages=_stages(options),
+        warm_start=bool(options.start_from),
+        machine=options.machine,
+        notes=Path(options.notes).read_text(encoding="utf-8") if options.notes else "",
+        size_bytes=checkpoint_bytes(options.checkpoint),
+        parameters=counts,
+        reconstruction=reconstruction_figures(pocket),
+        style_psnr={name: style_figures(pocket, setting) for name, setting in SETTINGS.items()},
+        distances=style_distances(pocket, Setting()),
+    )
+
+
+def _stages(options: Options) -> dict[str, Stage]:
+    """Steps and minutes of the stages that have run."""
+    states = {name: load_if_present(options.work / f"{name}.pt", torch.device("cpu")) for name in STAGES}
+    return {
+        name: Stage(state["step"], state["spent_s"] / 60)
+        for name, state in states.items()
+        if state is not None
+    }
+
+
+def main() -> None:
+    """Command line: every option of ``Options``, plus ``--random`` and ``--finish-only``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    defaults = Options()
+    for name, value in vars(defaults).items():
+        kind = Path if isinstance(value, Path) else type(value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
+    parser.add_argument("--random", action="store_true", help="export untrained weights and stop")
+    parser.add_argument("--finish-only", action="store_true", help="measure the exported checkpoint and stop")
+    chosen = vars(parser.parse_args())
+    random, finish_only = chosen.pop("random"), chosen.pop("finish_only")
+    options = Options(**chosen)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if random:
+        write_checkpoint(random_pocket(options.seed), options.checkpoint, training={"finished": False})
+    elif finish_only:
+        finish(options)
+    else:
+        train_pocket(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""Lanes over real replicas: opened whole or not at all, kept for life, and told when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
+from rearview.errors import Fault, Reason, Refused
+from rearview.ingress import lanes as lanes_module
+from rearview.ingress.lanes import Lane, Lanes
+from rearview.replica import build as loading
+from rearview.replica.stage import Stage
+from rearview.transport.links import LinkServer
+from rearview.transport.wire import FrameMessage
+from support.planted import SlowPrepare
+from support.raw_stream import OPERATORS, eventually, null_config, quickly_stopped
+
+pytestmark = pytest.mark.integration
+
+SPANS = ((OPERATORS[0],), OPERATORS[1:3], (OPERATORS[3],))
+
+
+@dataclass
+class Fleet:
+    """Stages and one ingress's view of them."""
+
+    lanes: Lanes
+    stages: list[Stage]
+    frames: list[FrameMessage] = field(default_factory=list)
+    lost_lanes: list[tuple[str, int]] = field(default_factory=list)
+    lost_replicas: list[str] = field(default_factory=list)
+
+    def describe(self) -> None:
+        self.lanes.update([stage.describe() for stage in self.stages])
+
+    async def open(self, spec: SessionSpec | None = None, epoch: int = 1) -> Lane:
+        self.describe()
+        return await self.lanes.open(spec or new_spec(), epoch, self.lanes.choose({}))
+
+    def send(self, lane: Lane, ordinal: int) -> None:
+        payload = np.full(3, ordinal, np.uint8)
+        self.lanes.send_frame(
+            lane, FrameMessage(lane.session_id, lane.epoch, ordinal, 0, float("inf"), payload)
+        )
+
+    @property
+    def used(self) -> list[int]:
+        return [stage.num_sessions for stage in self.stages]
+
+
+def new_spec() -> SessionSpec:
+    return SessionSpec(uuid.uuid4().hex, 64, 64, 2, Settings(prompt="a"))
+
+
+@asynccontextmanager
+async def fleet(replicas: int = 1, slots: int = 4) -> AsyncIterator[Fleet]:
+    config = null_config(spans=SPANS, slots=slots, replicas=replicas)
+    stages = [
+        Stage(config, index, f"{span.name}#{n}", "node")
+        for index, span in enumerate(config.spans)
+        for n in range(replicas)
+    ]
+    found: list[Fleet] = []
+    lanes = Lanes(
+        [span.name for span in config.spans],
+        config.link,
+        "node",
+        on_frame=lambda message: found[0].frames.append(message),
+        on_lane_lost=lambda session_id, epoch: found[0].lost_lanes.append((session_id, epoch)),
+        on_replica_lost=lambda replica_id: found[0].lost_replicas.append(replica_id),
+    )
+    found.append(Fleet(lanes, stages))
+    with quickly_stopped():
+        await asyncio.gather(lanes.start(), *(stage.start() for stage in stages))
+        try:
+            yield found[0]
+        finally:
+            await lanes.stop()
+            await asyncio.gather(*(stage.stop() for stage in stages))
+
+
+async def test_a_frame_passes_every_span_of_its_lane_once_and_in_order() -> None:
+    async with fleet() as f:
+        lane = await f.open()
+        for ordinal in range(10):
+            f.send(lane, ordinal)
+        await eventually(lambda: len(f.frames) == 10)
+        assert [message.ordinal for message in f.frames] == list(range(10))
+        assert all([t.span for t in message.timings] == [0, 1, 2] for message in f.frames)
+
+
+async def test_every_frame_of_a_session_meets_the_same_replicas_while_sessions_spread() -> None:
+    async with fleet(replicas=2) as f:
+        lanes = [await f.open() for _ in range(4)]
+        for ordinal in range(6):
+            for lane in lanes:
+                f.send(lane, ordinal)
+        await eventually(lambda: len(f.frames) == 24)
+        assert f.used == [2] * 6
+        for stage in f.stages:
+            described = stage.describe()
+            mine = {lane.session_id for lane in lanes if described["replica_id"] in lane.replicas}
+            assert set(described["sessions"]) == mine
+            assert described["frames_by_session"] == dict.fromkeys(mine, 6)
+
+
+async def test_a_closed_lane_gives_every_slot_back() -> None:
+    async with fleet() as f:
+        lane = await f.open()
+        assert f.used == [1, 1, 1]
+        f.lanes.close(lane)
+        f.lanes.close(lane)
+        await eventually(lambda: f.used == [0, 0, 0])
+
+
+async def test_a_lane_that_one_replica_refuses_holds_no_slot() -> None:
+    async with fleet(slots=1) as f:
+        lane = await f.open()
+        replicas = lane.replicas
+        spec = new_spec()
+        with pytest.raises(Refused) as refused:
+            await f.lanes.open(spec, 1, replicas)
+        assert refused.value.reason is Reason.NO_CAPACITY
+        # The refusal comes first; the others are told then, over their links.
+        await eventually(lambda: f.used == [1, 1, 1])
+        f.lanes.close(lane)
+        await f.lanes.open(spec, 2, replicas)
+
+
+async def test_an_open_that_is_cancelled_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "load_model", lambda *_: SlowPrepare(0.05))
+    async with fleet() as f:
+        for turns in (1, 3, 10, 30, 100):
+            opening = asyncio.create_task(f.open())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            if not opening.cancelled():
+                f.lanes.close(opening.result())
+            await eventually(lambda: f.used == [0, 0, 0])
+        await f.open()
+
+
+async def test_a_fault_in_a_replica_keeps_its_error_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fleet() as f:
+
+        async def fail(*_: object) -> None:
+            raise KeyError("secret")
+
+        monkeypatch.setattr(f.stages[1], "_try_open", fail)
+        with pytest.raises(Fault) as fault:
+            await f.open()
+        assert fault.value.metadata["error_id"]
+        assert "secret" not in str(fault.value)
+        await eventually(lambda: f.used == [0, 0, 0])
+
+
+@pytest.mark.parametrize("described", [True, False], ids=["still described", "described no more"])
+@pytest.mark.parametrize("span", range(len(SPANS)))
+async def test_a_replica_that_is_lost_is_told_once(span: int, described: bool) -> None:
+    async with fleet(replicas=2) as f:
+        lane = await f.open()
+        stage = next(s for s in f.stages if s.describe()["replica_id"] == lane.replicas[span])
+        f.stages.remove(stage)
+        if not described:  # Serve may forget a replica before its links close.
+            f.describe()
+        await stage.stop()
+        await eventually(lambda: lane.replicas[span] in f.lost_replicas)
+        await asyncio.sleep(0.02)
+        assert f.lost_replicas == [lane.replicas[span]]
+        f.describe()
+        assert await f.open()
+
+
+async def test_a_replica_that_is_gone_is_chosen_once_at_most() -> None:
+    async with fleet(replicas=2) as f:
+        f.describe()
+        gone = f.stages.pop(0)
+        await gone.stop()
+        with pytest.raises(Refused) as refused:
+            await f.lanes.open(new_spec(), 1, f.lanes.choose({}))
+        assert refused.value.reason is Reason.REPLICA_LOST
+        await f.lanes.open(new_spec(), 1, f.lanes.choose({}))
+
+
+async def test_a_break_between_two_spans_is_told_though_the_ingress_reaches_both() -> None:
+    async with fleet() as f:
+        lane = await f.open(epoch=7)
+        for link in tuple(f.stages[0]._pool._links.values()):
+            link.close()
+        await eventually(lambda: (lane.session_id, 7) in f.lost_lanes)
+        assert f.lost_replicas == []
+
+
+async def test_a_draining_replica_gets_no_new_session() -> None:
+    async with fleet(replicas=2) as f:
+        lane = await f.open()
+        stage = f.stages[0]
+        assert stage.describe()["replica_id"] in lane.replicas
+        draining = asyncio.create_task(stage.drain(30.0))
+        await eventually(lambda: stage.describe()["replica_id"] not in f.lanes._replicas)
+        for _ in range(3):
+            assert stage.describe()["replica_id"] not in (await f.open()).replicas
+        f.send(lane, 0)
+        await eventually(lambda: len(f.frames) == 1)
+        f.lanes.close(lane)
+        await draining
+
+
+async def test_a_replica_that_does_not_answer_an_open_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_module, "OPEN_TIMEOUT_S", 0.05)
+    async with fleet() as f:
+        silent = LinkServer(null_config().link, "node", on_message=lambda *_: None, on_closed=lambda _: None)
+        address = str(await silent.start())
+        stage = f.stages[1]
+        f.stages[1] = _Described({**stage.describe(), "address": address})  # type: ignore[call-overload]
+        with pytest.raises(Refused) as refused:
+            await f.open()
+        assert refused.value.reason is Reason.REPLICA_LOST
+        assert refused.value.retry_after_s is not None
+        f.stages[1] = stage
+        await eventually(lambda: f.used == [0, 0, 0])
+        await silent.stop()
+
+
+@dataclass
+class _Described:
+    description: dict[str, object]
+
+    def describe(self) -> dict[str, object]:
+        return self.description
+
+
+async def test_nothing_is_placed_before_every_span_has_a_replica() -> None:
+    async with fleet() as f:
+        assert not f.lanes.complete
+        f.lanes.update([stage.describe() for stage in f.stages[:2]])
+        assert not f.lanes.complete
+        with pytest.raises(Refused) as refused:
+            f.lanes.choose({})
+        assert refused.value.reason is Reason.NO_CAPACITY
+        f.describe()
+        assert f.lanes.complete

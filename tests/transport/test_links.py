@@ -1,0 +1,289 @@
+"""Links over real sockets: order, bounds, and nobody in who does not know the secret."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from rearview.config import LinkConfig
+from rearview.transport import links
+from rearview.transport.links import Address, Link, LinkClosed, LinkPool, LinkServer
+from rearview.transport.wire import Kind, decode_json
+from support.raw_stream import eventually
+
+pytestmark = pytest.mark.integration
+
+CONFIG = LinkConfig(secret="secret")
+
+
+@dataclass
+class Peer:
+    """One process's links: what came and what closed."""
+
+    config: LinkConfig = CONFIG
+    node: str = "node"
+    messages: list[tuple[Kind, bytes]] = field(default_factory=list)
+    closed: list[Link] = field(default_factory=list)
+    answers: bool = True
+
+    def __post_init__(self) -> None:
+        self.server = LinkServer(
+            self.config, self.node, on_message=self.on_message, on_closed=self.closed.append
+        )
+        self.pool = LinkPool(self.config, self.node, on_message=self.on_message, on_closed=self.closed.append)
+
+    async def start(self) -> str:
+        self.address = str(await self.server.start())
+        return self.address
+
+    def on_message(self, link: Link, kind: Kind, body: bytes) -> None:
+        self.messages.append((kind, body))
+        if body == b"choke":
+            raise KeyError("planted")
+        if kind is Kind.OPEN and self.answers:
+            request = decode_json(body)
+            link.reply(request, {"echo": request["value"]})
+
+    async def stop(self) -> None:
+        await self.pool.stop()
+        await self.server.stop()
+
+
+@asynccontextmanager
+async def peers(*others: Peer) -> AsyncIterator[tuple[Peer, ...]]:
+    """A server and those who dial it."""
+    everyone = (Peer(), *(others or (Peer(),)))
+    await everyone[0].start()
+    try:
+        yield everyone
+    finally:
+        for peer in everyone:
+            await peer.stop()
+
+
+async def raw(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the port that is open to other nodes."""
+    parsed = Address.parse(address)
+    return await asyncio.open_connection(parsed.host, parsed.port)
+
+
+@pytest.mark.parametrize("node", ["node", "another node"], ids=["unix socket", "tcp"])
+async def test_messages_of_every_size_arrive_whole_and_in_order(node: str) -> None:
+    chance = random.Random(1)
+    sent = [os.urandom(chance.choice((0, 1, 100, 70_000, 300_000))) for _ in range(120)]
+    async with peers(Peer(node=node)) as (server, client):
+        link = await client.pool.get(server.address)
+        for body in sent:
+            link.send(Kind.FRAME, body[: len(body) // 2], memoryview(body)[len(body) // 2 :])
+            if chance.random() < 0.1:
+                await asyncio.sleep(0)
+        await eventually(lambda: len(server.messages) == len(sent))
+        assert server.messages == [(Kind.FRAME, body) for body in sent]
+
+
+async def test_messages_go_both_ways_on_one_link() -> None:
+    async with peers() as (server, client):
+        await client.pool.get(server.address)
+        await eventually(lambda: bool(server.server._links))
+        server.server.broadcast(Kind.DRAINING, b"{}")
+        await eventually(lambda: client.messages == [(Kind.DRAINING, b"{}")])
+
+
+async def test_replies_find_their_requests() -> None:
+    async with peers() as (server, client):
+        link = await client.pool.get(server.address)
+        replies = await asyncio.gather(*(link.request(Kind.OPEN, {"value": i}) for i in range(50)))
+        assert [reply["echo"] for reply in replies] == list(range(50))
+
+
+async def test_one_link_joins_a_pair_however_many_ask_for_it() -> None:
+    async with peers() as (server, client):
+        found = await asyncio.gather(*(client.pool.get(server.address) for _ in range(20)))
+        assert len(set(map(id, found))) == 1
+        await eventually(lambda: len(server.server._links) == 1)
+
+
+async def test_a_closed_link_is_told_once_and_dialled_anew() -> None:
+    async with peers() as (server, client):
+        link = await client.pool.get(server.address)
+        await eventually(lambda: bool(server.server._links))
+        link.close()
+        link.close()
+        await eventually(lambda: len(client.closed) == len(server.closed) == 1)
+        assert link.closed
+        with pytest.raises(LinkClosed):
+            link.send(Kind.FRAME, b"")
+        again = await client.pool.get(server.address)
+        assert again is not link
+        assert (await again.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+
+
+async def test_requests_fail_when_the_link_closes() -> None:
+    async with peers() as (server, client):
+        server.answers = False
+        link = await client.pool.get(server.address)
+        requests = [asyncio.create_task(link.request(Kind.OPEN, {"value": i})) for i in range(3)]
+        await eventually(lambda: len(server.messages) == 3)
+        await server.server.stop()
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        assert [type(result) for result in results] == [LinkClosed] * 3
+
+
+@pytest.mark.parametrize("node", ["node", "another node"], ids=["unix socket", "tcp"])
+async def test_a_wrong_secret_is_refused_and_disturbs_nobody(node: str) -> None:
+    stranger = Peer(LinkConfig(secret="guess"), node)
+    async with peers(Peer(), stranger) as (server, friend, _):
+        link = await friend.pool.get(server.address)
+        with pytest.raises(LinkClosed):
+            await stranger.pool.get(server.address)
+        assert (await link.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+        assert len(server.server._links) == 1
+        assert server.closed == []
+
+
+JUNK = [
+    b"",
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(200),
+    links.PROTOCOL,
+    links.PROTOCOL + bytes(links.NONCE_BYTES),
+    links.PROTOCOL + bytes(links.NONCE_BYTES) + bytes(32),
+    os.urandom(4096),
+    bytes(1 << 20),
+]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
+async def test_a_port_scanner_is_refused_and_disturbs_nobody(junk: bytes) -> None:
+    async with peers() as (server, friend):
+        link = await friend.pool.get(server.address)
+        reader, writer = await raw(server.address)
+        writer.write(junk)
+        writer.write_eof()
+        try:
+            greeting = await asyncio.wait_for(reader.read(), 10)
+        except ConnectionResetError:
+            greeting = b""
+        writer.close()
+        # It learns the name of the protocol, a nonce and at most a proof that is worth nothing elsewhere.
+        assert len(greeting) <= len(links.PROTOCOL) + links.NONCE_BYTES + 32
+        assert (await link.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+        assert len(server.server._links) == 1
+        assert len(server.messages) == 1
+
+
+async def test_a_peer_that_says_nothing_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "HANDSHAKE_TIMEOUT_S", 0.1)
+    async with peers() as (server, _):
+        reader, writer = await raw(server.address)
+        await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        assert not server.server._links
+
+
+async def test_a_listener_that_mirrors_what_it_hears_is_no_peer() -> None:
+    hung_up = asyncio.Event()
+
+    async def mirror(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    listener = await asyncio.start_server(mirror, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with peers() as (_, client):
+        with pytest.raises(LinkClosed):
+            await client.pool.get(str(Address("elsewhere", "", "127.0.0.1", port)))
+    await asyncio.wait_for(hung_up.wait(), 10)
+    listener.close()
+
+
+async def test_nobody_listens_where_a_replica_was() -> None:
+    async with peers() as (server, client):
+        await server.server.stop()
+        with pytest.raises(LinkClosed):
+            await client.pool.get(server.address)
+
+
+async def test_a_message_over_the_limit_closes_its_link_alone() -> None:
+    small = Peer(LinkConfig(secret="secret", max_frame_bytes=1 << 16))
+    await small.start()
+    async with peers(Peer(), Peer()) as (_, good, bad):
+        kept, broken = await good.pool.get(small.address), await bad.pool.get(small.address)
+        broken.send(Kind.FRAME, bytes((1 << 16) + 1))
+        await eventually(lambda: broken.closed)
+        assert (await kept.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+        kept.send(Kind.FRAME, bytes(1 << 16))
+        await eventually(lambda: len(small.messages) == 2)
+    await small.stop()
+
+
+@pytest.mark.parametrize("body", [b"choke", None], ids=["a receiver that fails", "an unknown kind"])
+async def test_a_message_that_cannot_be_taken_closes_its_link_alone(body: bytes | None) -> None:
+    async with peers(Peer(), Peer()) as (server, good, bad):
+        kept, broken = await good.pool.get(server.address), await bad.pool.get(server.address)
+        if body is None:
+            broken._writer.write(links._PREFIX.pack(0, 99))
+        else:
+            broken.send(Kind.FRAME, body)
+        await eventually(lambda: broken.closed)
+        assert (await kept.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+
+
+async def test_a_reply_to_nothing_is_ignored() -> None:
+    async with peers() as (server, client):
+        link = await client.pool.get(server.address)
+        await eventually(lambda: bool(server.server._links))
+        server.server.broadcast(Kind.REPLY, b'{"request":77}')
+        assert (await link.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+
+
+async def test_a_peer_that_stops_reading_is_closed_and_its_bytes_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(links, "MAX_UNSENT_BYTES", 1 << 20)
+    async with peers(Peer(node="another node")) as (server, other):
+        kept = await other.pool.get(server.address)
+        reader, writer = await raw(server.address)
+        await links._handshake(reader, writer, b"secret", dialled=True)
+        await eventually(lambda: len(server.server._links) == 2)
+        deaf = next(link for link in server.server._links if _port(link) == _own_port(writer))
+        with pytest.raises(LinkClosed):
+            await _flood(deaf)
+        await eventually(lambda: server.closed == [deaf])
+        assert deaf._writer.transport.get_write_buffer_size() == 0
+        assert (await kept.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+        writer.close()
+
+
+async def test_a_stopped_server_leaves_nothing_behind() -> None:
+    async with peers() as (server, client):
+        link = await client.pool.get(server.address)
+        folder = Path(Address.parse(server.address).unix_path).parent
+        assert folder.stat().st_mode & 0o077 == 0, "others may not look in"
+        await server.server.stop()
+        await eventually(lambda: link.closed)
+        assert not folder.exists()
+        assert not server.server._links
+
+
+async def _flood(link: Link) -> None:
+    for _ in range(1000):
+        link.send(Kind.FRAME, bytes(1 << 18))
+        await asyncio.sleep(0)
+
+
+def _port(link: Link) -> object:
+    peer = link._writer.get_extra_info("peername")
+    return peer[1] if peer else None
+
+
+def _own_port(writer: asyncio.StreamWriter) -> object:
+    return writer.get_extra_info("sockname")[1]
