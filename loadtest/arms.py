@@ -141,15 +141,15 @@ class EngineLoop:
                 self._admit(decoded.popleft().result())
                 in_flight += 1
             for emission in self._engine.step(time.monotonic()).emissions:
-                assert emission.payload is not None, "the engine dropped a frame"
-                encoded.append(self._pool.submit(self._encode, emission.payload))
+                assert emission.planes is not None, "the engine dropped a frame"
+                encoded.append(self._pool.submit(self._encode, emission.planes["picture"]))
                 in_flight -= 1
         return [future.result() for future in encoded]
 
     def _admit(self, image: Tensor) -> None:
-        from rearview.engine.rows import FrameInput
+        from rearview.contract.frame import PICTURE, Frame
 
-        self._engine.admit(FrameInput(self._spec.session_id, self._ordinal, image), time.monotonic())
+        self._engine.admit(Frame(self._spec.session_id, self._ordinal, {PICTURE: image}), time.monotonic())
         self._ordinal += 1
 
     def _decode(self, index: int) -> Tensor:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from rearview.contract.chain import OperatorKind, Span, chain
+from rearview.contract.frame import LATENT, PICTURE, Frame
 from rearview.contract.memories import BankSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
@@ -31,7 +32,6 @@ from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.bank.pool import BankShape, FeatureBank
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.model import DiffusionModel
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 
@@ -148,7 +148,8 @@ class Bench:
 
         def outputs(of: Sequence[SessionSpec]) -> dict[tuple[str, int], torch.Tensor]:
             engine = self._engine(replace(cell, sessions=len(of)), CostTable(), span)
-            return drive(engine, of, 4, self._latents).outputs
+            left = drive(engine, of, 4, self._latents).outputs
+            return {key: planes[LATENT] for key, planes in left.items()}
 
         together = outputs(sessions)
         alone = {key: value for spec in sessions for key, value in outputs([spec]).items()}
@@ -177,15 +178,16 @@ class Bench:
         memory = self._memory(replace(cell, sessions=1))
         return measure_costs(self.model, memory, span, spec, payloads, batch_sizes=sizes)
 
-    def _pictures(self, session_id: str, ordinal: int) -> torch.Tensor:
+    def _pictures(self, session_id: str, ordinal: int) -> Planes:
         shape = (self.size.pixels, self.size.pixels, 3)
-        return torch.randint(0, 256, shape, generator=_generator(session_id, ordinal), dtype=torch.uint8)
+        generator = _generator(session_id, ordinal)
+        return {PICTURE: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)}
 
-    def _latents(self, session_id: str, ordinal: int) -> torch.Tensor:
+    def _latents(self, session_id: str, ordinal: int) -> Planes:
         denoiser: Any = self.model._denoiser
         shape = (denoiser.unet.config.in_channels, self.size.pixels // 8, self.size.pixels // 8)
         exact = torch.promote_types(self.dtype, torch.float32)
-        return torch.randn(shape, generator=_generator(session_id, ordinal), dtype=exact)
+        return {LATENT: torch.randn(shape, generator=_generator(session_id, ordinal), dtype=exact)}
 
 
 def header(bench: Bench) -> str:
@@ -228,6 +230,9 @@ def write(
     store(path, f"engine_{bench.size.name}", "engine_bench", checks, problems, detail)
 
 
+Planes = Mapping[str, torch.Tensor]
+
+
 @dataclass
 class Run:
     """What driving an engine gave."""
@@ -236,26 +241,26 @@ class Run:
     latencies_s: list[float]
     batches: list[int]
     """Rows of each denoising forward."""
-    outputs: dict[tuple[str, int], torch.Tensor]
+    outputs: dict[tuple[str, int], Planes]
 
 
 def drive(
     engine: Engine,
     sessions: Sequence[SessionSpec],
     frames: int,
-    payload: Callable[[str, int], torch.Tensor],
+    planes: Callable[[str, int], Planes],
     order: Order = Order.BACK_TO_BACK,
 ) -> Run:
     """Send `frames` of every session, so many in flight as the engine's `order` needs, until all are back."""
     run = Run(0.0, [], [], {})
     sent = {spec.session_id: 0 for spec in sessions}
     started: dict[tuple[str, int], float] = {}
-    contents = {(name, n): payload(name, n) for name in sent for n in range(frames)}
+    contents = {(name, n): planes(name, n) for name in sent for n in range(frames)}
 
     def send(name: str) -> None:
         if (ordinal := sent[name]) < frames:
             started[name, ordinal] = time.monotonic()
-            engine.admit(FrameInput(name, ordinal, contents[name, ordinal]), started[name, ordinal])
+            engine.admit(Frame(name, ordinal, contents[name, ordinal]), started[name, ordinal])
             sent[name] += 1
         else:
             engine.flush(name)
@@ -274,9 +279,9 @@ def drive(
             run.batches.append(result.batch.rows)
         for emission in result.emissions:
             key = emission.session_id, emission.ordinal
-            assert emission.payload is not None, "a frame was dropped"
+            assert emission.planes is not None, "a frame was dropped"
             run.latencies_s.append(time.monotonic() - started[key])
-            run.outputs[key] = emission.payload
+            run.outputs[key] = emission.planes
             send(emission.session_id)
     run.seconds = time.monotonic() - begin_s
     assert len(run.outputs) == frames * len(sessions), "not every frame came back"

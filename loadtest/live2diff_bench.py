@@ -15,20 +15,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.frame import LATENT, Frame
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import JointMemory
-from rearview.engine.rows import Frame, Row
+from rearview.engine.rows import FrameInFlight, Row
 from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 from torch import Tensor
 
@@ -123,9 +124,9 @@ class Bench:
         memory.allocate(spec)
         self._run(memory, [self._window_row(spec)])
         ordinals = range(self.window.sink_frames, self.window.sink_frames + PRECISION_FRAMES)
-        return torch.stack([self._run(memory, [self._row(spec, n)])[0] for n in ordinals])
+        return torch.stack([self._run(memory, [self._row(spec, n)])[0][LATENT] for n in ordinals])
 
-    def _run(self, memory: JointMemory, rows: Sequence[Row]) -> Sequence[Tensor]:
+    def _run(self, memory: JointMemory, rows: Sequence[Row]) -> Sequence[Mapping[str, Tensor]]:
         forward = self._model.forward(rows, memory.gather(rows))
         memory.scatter(rows, forward.update)
         return forward.outputs
@@ -135,7 +136,8 @@ class Bench:
         return JointMemory(None, TemporalKVCache(self._layout, shape, dtype=storage, device=self.device))
 
     def _row(self, spec: SessionSpec, ordinal: int) -> Row:
-        frame = Frame(spec, ordinal, spec.settings, 0, self._latent(ordinal), float("inf"), (STEP,))
+        came = Frame(spec.session_id, ordinal, {LATENT: self._latent(ordinal)})
+        frame = FrameInFlight(spec, spec.settings, came, came.planes, (STEP,))
         return Row(frame, STEP, "step", float("inf"))
 
     def _window_row(self, spec: SessionSpec) -> Row:

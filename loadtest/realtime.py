@@ -20,13 +20,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from rearview.contract.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.frame import LATENT, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import MemoryView
 from rearview.engine.networks.model import Forward
-from rearview.engine.rows import FrameInput, Row
+from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.ingress.pacing import DropPolicy, Pacer
 from rich.console import Console
@@ -112,7 +113,7 @@ class DeviceModel:
         seconds = COSTS.seconds(rows[0].group, sum(row.width for row in rows))
         if seconds:
             self._sleep(seconds)
-        return Forward([row.payload for row in rows])
+        return Forward([row.planes for row in rows])
 
 
 class _Stream:
@@ -151,7 +152,7 @@ class _Stream:
     def _start(self, engine: Engine, now: float) -> None:
         while (index := self._pacer.take(now)[0]) is not None:
             deadline_s, name = self.due_s(index) + BUDGET_S, self._spec.session_id
-            frame = FrameInput(name, len(self._admitted), torch.zeros(1), deadline_s=deadline_s)
+            frame = Frame(name, len(self._admitted), {LATENT: torch.zeros(1)}, deadline_s=deadline_s)
             self._admitted.append(index)
             engine.admit(frame, now)
         if self._sent == self._frames and not self._pacer.waiting():

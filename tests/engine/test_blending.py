@@ -17,9 +17,9 @@ from rearview.contract.settings import Guidance, Settings, SettingsChange, Weigh
 from rearview.engine.engine import Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.conditioning import slerp
-from rearview.engine.rows import FrameInput
 from rearview.errors import InvalidRequest
 from rearview.transport.wire import decode_settings, encode_settings
+from support.frames import entering
 from support.tiny_bank import (
     Stream,
     alone,
@@ -274,7 +274,7 @@ def test_a_blend_is_one_change_to_the_bank(policy: PromptChange) -> None:
     engine.update("s", 1, blend)
     writes, changes = [], []
     for n, latent in enumerate(video(9)):
-        engine.admit(FrameInput("s", n, latent, int(n >= 3)), 0.0)
+        engine.admit(entering("s", n, latent, int(n >= 3)), 0.0)
         while engine.has_work:
             engine.step(0.0)
         record = memory.export("s")["records"][0]

@@ -23,6 +23,7 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel, Forward
 from rearview.engine.rows import Row
 from rearview.engine.weights.checkpoint import load_model
+from support.frames import planes_of
 from support.tiny import session, whole_chain
 from support.tiny_bank import (
     MAX_STEPS,
@@ -64,7 +65,7 @@ def test_a_span_that_owns_part_of_the_chain_measures_that(checkpoint: Path) -> N
 def test_a_bank_is_empty_again_after_its_writes_were_measured() -> None:
     memory, span = tiny_bank(1), denoise_span()
     spec = replace(banked("calibration", BankSettings(interval=3)), settings=Settings("a", 0.6, MAX_STEPS))
-    payloads = [video(1)[0]] * len(span.operators)
+    payloads = [planes_of(video(1)[0])] * len(span.operators)
     costs = measure_costs(tiny_model(), memory, span, spec, payloads)
     assert costs.write_s >= 0.0
     assert memory.free_slots == 1
@@ -109,7 +110,7 @@ def test_beside_a_cache_which_every_row_writes_a_write_is_the_banks(
     spec = replace(
         banked("calibration", settings), settings=Settings("a", 0.6, MAX_STEPS), cache=CacheSettings()
     )
-    costs = measure_costs(timed, memory, span, spec, [video(1)[0]] * len(span.operators))
+    costs = measure_costs(timed, memory, span, spec, [planes_of(video(1)[0])] * len(span.operators))
     group = timed.group(spec, spec.settings, span.operators[0])
     assert costs.write_s == write_s
     assert costs.forward_s[group] == {1: 1.0, 2: 2.0}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.frame import DEPTH, LATENT
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
 from rearview.engine.memory.protocol import MemoryView
 from rearview.engine.networks.denoise import Denoiser
-from rearview.engine.rows import Frame, Row
+from rearview.engine.rows import Row
+from support.frames import in_flight, stacked
 from support.tiny_chain import tiny_networks
 from torch import Tensor
 
@@ -44,36 +47,41 @@ def denoiser() -> Denoiser:
     return Denoiser(DepthUNet(plain.unet), plain.schedule, plain.conditioning, torch.float32)
 
 
-def row(settings: Settings, step: int, payload: Tensor, *, cache: bool = True, window: bool = False) -> Row:
+def row(
+    settings: Settings, step: int, planes: Mapping[str, Tensor], *, cache: bool = True, window: bool = False
+) -> Row:
     spec = SessionSpec("s", 64, 64, 4, settings, cache=CacheSettings() if cache else None)
     link = Operator(OperatorKind.DENOISE, step)
     frames = tuple(
-        Frame(spec, n, settings, 0, payload + n if window else payload, 0.0, (link,)) for n in range(FRAMES)
+        in_flight(spec, n, link, {name: plane + n if window else plane for name, plane in planes.items()})
+        for n in range(FRAMES)
     )
     whole = Row(frames[-1], link, "g", 0.0)
     return replace(whole, window=frames) if window else whole
 
 
 @torch.inference_mode()
-def run(model: Denoiser, each: Row, view: MemoryView = None) -> list[Tensor]:
-    return model([sample.payload for sample in each.samples()], [each], view)[0]
+def run(model: Denoiser, each: Row, view: MemoryView = None) -> list[Mapping[str, Tensor]]:
+    return model([sample.planes for sample in each.samples()], [each], view)[0]
 
 
-def latents(count: int) -> Tensor:
-    return torch.randn(count, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+def latents(count: int) -> dict[str, Tensor]:
+    """A latent, and with `count` 2 also that of its depth."""
+    both = torch.randn(count, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+    return dict(zip((LATENT, DEPTH)[:count], both, strict=True))
 
 
 @pytest.mark.parametrize("guidance", Guidance)
 def test_depth_stays_the_same_through_all_steps_and_is_gone_after_the_last(guidance: Guidance) -> None:
     settings = Settings("a", 0.8, 3, guidance=guidance, guidance_scale=1.5, negative_prompt="b")
-    model, payload = denoiser(), latents(2)
+    model, planes = denoiser(), latents(2)
     anchored = guidance in (Guidance.SELF, Guidance.INITIALIZE)
-    depth = payload[1]
+    depth = planes[DEPTH]
     for step in range(3):
-        (payload,) = run(model, row(settings, step, payload))
-        assert payload.shape == ((2 + anchored, 6, 8, 8) if step < 2 else (6, 8, 8))
+        (planes,) = run(model, row(settings, step, planes))
+        assert stacked(planes).shape == ((2 + anchored, 6, 8, 8) if step < 2 else (6, 8, 8))
         if step < 2:
-            assert torch.equal(payload[1], depth)
+            assert torch.equal(planes[DEPTH], depth)
     for given, twins in zip(model.unet.depths, _twins(guidance), strict=True):
         assert given is not None
         assert torch.equal(given, depth.expand(1 + twins, -1, -1, -1))
@@ -93,13 +101,13 @@ def test_a_window_without_a_view_is_its_frames_one_by_one(guidance: Guidance) ->
     found = run(denoiser(), together)
     assert len(found) == FRAMES
     for sample, output in zip(together.samples(), found, strict=True):
-        torch.testing.assert_close(output, run(denoiser(), sample)[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(output, dict(run(denoiser(), sample)[0]), rtol=1e-5, atol=1e-5)
 
 
 def test_a_session_without_a_cache_has_no_depth() -> None:
     model = denoiser()
-    (output,) = run(model, row(Settings("a", 0.8, 2), 0, latents(1)[0], cache=False))
-    assert output.shape == (6, 8, 8)
+    (output,) = run(model, row(Settings("a", 0.8, 2), 0, latents(1), cache=False))
+    assert stacked(output).shape == (6, 8, 8)
     assert model.unet.depths == [None]
 
 

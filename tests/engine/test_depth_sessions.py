@@ -22,10 +22,11 @@ from rearview.engine.memory.compose import JointMemory
 from rearview.engine.memory.depth.pool import DepthRange
 from rearview.engine.networks.encode import encode, encode_with_depth
 from rearview.engine.networks.model import DiffusionModel, Forward
-from rearview.engine.rows import FrameInput, Row
+from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_depth, load_model, load_vae
 from rearview.engine.weights.formats import Additions
+from support.frames import content, entering, stacked
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, session, whole_chain
 from support.tiny_depth import write_tiny_depth
 from support.tiny_motion import plain_clip
@@ -82,11 +83,11 @@ def play(
     for name, frames in videos.items():
         for n, frame in enumerate(frames):
             version = max((v for v in settings or {} if v <= n), default=0)
-            engine.admit(FrameInput(name, n, frame, settings_version=version), 0.0)
+            engine.admit(entering(name, n, frame, version=version), 0.0)
     while engine.has_work:
         for emission in engine.step(0.0).emissions:
-            assert emission.payload is not None
-            left[emission.session_id][emission.ordinal] = emission.payload
+            assert content(emission) is not None
+            left[emission.session_id][emission.ordinal] = content(emission)
         engine.check_integrity()
     return {name: [found[n] for n in sorted(found)] for name, found in left.items()}
 
@@ -97,8 +98,8 @@ def by_hand(checkpoint: Path, depth: str, frames: Sequence[torch.Tensor]) -> lis
     vae, estimator = load_vae(checkpoint, CPU, DTYPE), load_depth(depth, CPU, DTYPE)
     ranges, latents = torch.tensor([[float("inf"), float("-inf")]], dtype=DTYPE), []
     for frame in frames:
-        latent, ranges = encode_with_depth(vae, estimator, frame[None], ranges, DTYPE)
-        latents.append(latent[0])
+        latent, depth_latent, ranges = encode_with_depth(vae, estimator, frame[None], ranges, DTYPE)
+        latents.append(torch.cat([latent, depth_latent]))
     return latents
 
 
@@ -210,7 +211,7 @@ def test_encoding_with_depth_has_a_cost_entry_of_its_own(
     assert memory.free_slots == 1
     latent = (LATENT_CHANNELS, SIZE // 8, SIZE // 8)
     for spec, expected in ((deep, (2, *latent)), (plain, latent)):
-        shapes = [p.shape for p in example_payloads(str(checkpoint), whole_chain(), spec, additions)]
+        shapes = [stacked(p).shape for p in example_payloads(str(checkpoint), whole_chain(), spec, additions)]
         assert shapes == [(SIZE, SIZE, 3), expected, expected, latent]
 
 
@@ -242,16 +243,15 @@ def through(
         for version, under in enumerate(settings):
             engine.update(spec.session_id, version, under)
     for n, frame in enumerate(frames):
-        engines[0].admit(FrameInput(spec.session_id, n, frame, n), 0.0)
+        engines[0].admit(entering(spec.session_id, n, frame, n), 0.0)
         while any(engine.has_work for engine in engines):
             for engine, following in zip(engines, [*engines[1:], None], strict=True):
                 for one in engine.step(0.0).emissions:
-                    assert one.payload is not None
+                    assert content(one) is not None
                     if following is None:
-                        left[one.ordinal] = one.payload
+                        left[one.ordinal] = content(one)
                     else:
-                        entering = FrameInput(spec.session_id, one.ordinal, one.payload, one.settings_version)
-                        following.admit(entering, 0.0)
+                        following.admit(one, 0.0)
     return [left[n] for n in range(len(frames))]
 
 

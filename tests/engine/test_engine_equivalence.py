@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rearview.contract.frame import Frame
 from rearview.contract.settings import NoiseRule, Settings
 from rearview.engine.engine import Engine, Order
-from rearview.engine.rows import Emission, FrameInput
-from rearview.transport.wire import FrameMessage, decode_frame, decode_spec, encode_frame, encode_spec
+from rearview.transport.wire import decode_frame, decode_spec, encode_frame, encode_spec
+from support.frames import content, entering
 from support.tiny import random_frames, session, whole_chain
 from support.tiny_bank import Stream, play
 from support.tiny_chain import (
@@ -81,7 +82,7 @@ def test_g11_mixed_steps_and_strengths_do_share_forwards() -> None:
     engine = chain_engine(LATENT_SPAN)
     for clip in mixed_clips(8, frames=1):
         engine.open(clip.spec)
-        engine.admit(FrameInput(clip.spec.session_id, 0, clip.latents[0]), 0.0)
+        engine.admit(entering(clip.spec.session_id, 0, clip.latents[0]), 0.0)
     sizes = []
     while engine.has_work:
         batch = engine.step(0.0).batch
@@ -118,7 +119,7 @@ def through(engines: Sequence[Engine], clip: Stream) -> list[torch.Tensor]:
         if n in clip.changes:
             for engine in engines:
                 engine.update(clip.spec.session_id, clip.version(n), clip.changes[n])
-        frame = FrameInput(clip.spec.session_id, n, image, clip.version(n))
+        frame = entering(clip.spec.session_id, n, image, clip.version(n))
         engines[0].admit(over_wire(frame), 0.0)
     pictures: dict[int, torch.Tensor] = {}
     while any(engine.has_work for engine in engines):
@@ -127,19 +128,17 @@ def through(engines: Sequence[Engine], clip: Stream) -> list[torch.Tensor]:
                 if following is not None:
                     following.admit(over_wire(emission), 0.0)
                     continue
-                assert emission.payload is not None
-                pictures[emission.ordinal] = emission.payload
+                assert content(emission) is not None
+                pictures[emission.ordinal] = content(emission)
     return [pictures[n] for n in range(len(clip.latents))]
 
 
-def over_wire(frame: FrameInput | Emission) -> FrameInput:
-    payload = None if frame.payload is None else frame.payload.numpy()
-    message = FrameMessage(
-        frame.session_id, 1, frame.ordinal, frame.settings_version, frame.deadline_s, payload
-    )
-    arrived = decode_frame(b"".join(bytes(part) for part in encode_frame(message)))
-    tensor = None if arrived.payload is None else torch.from_numpy(arrived.payload.copy())
-    return FrameInput(arrived.session_id, arrived.ordinal, tensor, arrived.settings_version, arrived.budget_s)
+def over_wire(frame: Frame[torch.Tensor]) -> Frame[torch.Tensor]:
+    planes = {name: plane.numpy() for name, plane in (frame.planes or {}).items()}
+    sent = replace(frame, planes=None if frame.is_lost else planes)
+    arrived = decode_frame(b"".join(bytes(part) for part in encode_frame(sent, 0.0)), 0.0)
+    tensors = {name: torch.from_numpy(plane.copy()) for name, plane in (arrived.planes or {}).items()}
+    return replace(arrived, planes=None if arrived.is_lost else tensors)
 
 
 @pytest.mark.parametrize("rule", NoiseRule)

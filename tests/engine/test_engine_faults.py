@@ -12,6 +12,7 @@ import pytest
 import torch
 from rearview.engine.engine import Order
 from rearview.engine.rows import Row
+from support.frames import content
 from support.tiny import whole_chain
 from support.toy import (
     TOY_STEPS,
@@ -63,7 +64,7 @@ def test_a_frame_that_fails_alone_a_second_time_is_dropped_and_later_ones_are_no
     admit(engine, "a", 0, 1, 2, 3)
     engine.flush("a")
     left = {emission.ordinal: emission for emission in drain(engine)}
-    assert left.pop(1).payload is None
+    assert left.pop(1).is_lost
     expect(list(left.values()), toy_spec("a"), [0, 2, 3])
     tries = [batch for batch in model.batches if ("a", 1, operator) in batch]
     assert len(tries[-1]) == 1, "it was given up without having been tried alone"
@@ -81,7 +82,7 @@ def test_those_who_share_a_batch_with_a_failing_row_lose_nothing() -> None:
     for name in names:
         own = [left for left in emissions if left.session_id == name]
         if name == "bad":
-            assert [(left.ordinal, left.payload) for left in own] == [(0, None), (1, None)]
+            assert [(left.ordinal, content(left)) for left in own] == [(0, None), (1, None)]
         else:
             expect(own, toy_spec(name), [0, 1])
 
@@ -110,7 +111,7 @@ def test_a_forward_changes_no_payload_before_it_commits() -> None:
     seen: list[torch.Tensor] = []
 
     def watch(rows: Sequence[Row]) -> bool:
-        seen.append(rows[0].payload.clone())
+        seen.append(content(rows[0]).clone())
         return len(seen) == 1
 
     engine = toy_engine(ToyModel(fails=watch), whole_chain(TOY_STEPS))
@@ -131,6 +132,6 @@ def test_a_frame_that_asks_for_more_steps_than_its_session_has_is_dropped_and_sa
     for version in (0, 1, 2):
         admit(engine, "a", version, version=version)
     left = drain(engine)
-    assert [(each.ordinal, each.settings_version) for each in left if each.payload is None] == [(1, 1)]
-    expect([each for each in left if each.payload is not None], toy_spec("a"), [0, 2])
+    assert [(each.ordinal, each.settings_version) for each in left if content(each) is None] == [(1, 1)]
+    expect([each for each in left if content(each) is not None], toy_spec("a"), [0, 2])
     assert f"{TOY_STEPS + 1} steps, but the session has {TOY_STEPS}" in caplog.text

@@ -10,8 +10,9 @@ import random
 import pytest
 import torch
 from rearview.contract.chain import Operator, Span, chain
+from rearview.contract.frame import Frame
 from rearview.engine.engine import RETAINED_OUTPUTS, Order
-from rearview.engine.rows import Emission, FrameInput
+from support.frames import content, entering
 from support.tiny import whole_chain
 from support.toy import (
     TOY_STEPS,
@@ -35,7 +36,7 @@ def test_frames_may_arrive_in_any_order() -> None:
         engine.open(toy_spec("a"))
         ordinals = list(range(8))
         random.Random(seed).shuffle(ordinals)
-        left: list[Emission] = []
+        left: list[Frame[torch.Tensor]] = []
         for ordinal in ordinals:
             admit(engine, "a", ordinal)
             left.extend(engine.step(0.0).emissions)
@@ -92,10 +93,10 @@ def test_a_tombstone_passes_at_once_and_holds_nobody_back() -> None:
     engine = toy_engine(model, whole_chain(TOY_STEPS))
     engine.open(toy_spec("a"))
     admit(engine, "a", 0)
-    engine.admit(FrameInput("a", 1, None), 0.0)
+    engine.admit(entering("a", 1, None), 0.0)
     admit(engine, "a", 2)
     (tombstone,) = engine.step(0.0).emissions
-    assert (tombstone.ordinal, tombstone.payload) == (1, None)
+    assert (tombstone.ordinal, content(tombstone)) == (1, None)
     expect(drain(engine), toy_spec("a"), [0, 2])
     assert all(ordinal != 1 for batch in model.batches for _, ordinal, _ in batch)
 
@@ -108,8 +109,8 @@ def test_a_frame_dropped_in_one_span_passes_the_next_as_a_tombstone() -> None:
         engine.open(toy_spec("a"))
     admit(first, "a", 0, 1)
     for left in drain(first):
-        second.admit(FrameInput("a", left.ordinal, left.payload), 0.0)
-    outcomes = {left.ordinal: left.payload for left in drain(second)}
+        second.admit(entering("a", left.ordinal, content(left)), 0.0)
+    outcomes = {left.ordinal: content(left) for left in drain(second)}
     assert outcomes[0] is None
     assert torch.equal(outcomes[1], toy_picture(toy_payload("a", 1), toy_spec("a").settings, 1))  # type: ignore[arg-type]
 
@@ -120,8 +121,8 @@ def test_a_frame_without_operators_in_this_span_passes_unchanged() -> None:
     engine.open(toy_spec("a", steps=2))
     admit(engine, "a", 0)
     (left,) = drain(engine)
-    assert left.payload is not None
-    assert torch.equal(left.payload, toy_payload("a", 0))
+    assert content(left) is not None
+    assert torch.equal(content(left), toy_payload("a", 0))
     assert model.batches == []
 
 
@@ -134,7 +135,7 @@ def test_each_step_sees_the_ordinals_of_a_session_in_order(order: Order, seed: i
     names = ["a", "b", "c"]
     for steps, name in enumerate(names, start=1):
         engine.open(toy_spec(name, steps=steps))
-    left: list[Emission] = []
+    left: list[Frame[torch.Tensor]] = []
     for ordinal in range(12):
         for name in names:
             admit(engine, name, ordinal)

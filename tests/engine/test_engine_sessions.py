@@ -13,9 +13,9 @@ from rearview.contract.chain import Operator
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import Reason, Refused
+from support.frames import content, entering
 from support.tiny import whole_chain
 from support.toy import (
     TOY_STEPS,
@@ -54,8 +54,8 @@ def test_each_frame_is_translated_under_the_settings_it_was_admitted_with() -> N
         assert sorted(left) == list(range(8))
         for ordinal, each in left.items():
             picture = toy_picture(toy_payload("a", ordinal), versions[ordinal // 2], ordinal)
-            assert each.payload is not None
-            assert torch.equal(each.payload, picture)
+            assert content(each) is not None
+            assert torch.equal(content(each), picture)
             assert each.settings_version == ordinal // 2
 
 
@@ -68,8 +68,8 @@ def test_versions_may_skip_and_be_replaced_before_a_frame_uses_them() -> None:
     admit(engine, "a", 1, version=5)
     settings = Settings("x", 0.5, 2, seed=5)
     for left in drain(engine):
-        assert left.payload is not None
-        assert torch.equal(left.payload, toy_picture(toy_payload("a", left.ordinal), settings, left.ordinal))
+        assert content(left) is not None
+        assert torch.equal(content(left), toy_picture(toy_payload("a", left.ordinal), settings, left.ordinal))
 
 
 def test_early_frames_keep_their_version_until_they_are_let_in() -> None:
@@ -79,7 +79,7 @@ def test_early_frames_keep_their_version_until_they_are_let_in() -> None:
     engine.update("a", 1, changed)
     admit(engine, "a", 1, version=1)
     admit(engine, "a", 0, version=0)
-    pictures = {left.ordinal: left.payload for left in drain(engine)}
+    pictures = {left.ordinal: content(left) for left in drain(engine)}
     for ordinal, settings in enumerate((toy_spec("a").settings, changed)):
         expected = toy_picture(toy_payload("a", ordinal), settings, ordinal)
         assert torch.equal(pictures[ordinal], expected)  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def test_a_frame_whose_settings_never_came_is_dropped_and_not_lost_in_silence() 
     admit(engine, "a", 1, version=40)
     admit(engine, "a", 2)
     left = {each.ordinal: each for each in drain(engine)}
-    assert left.pop(1).payload is None
+    assert left.pop(1).is_lost
     expect(list(left.values()), toy_spec("a"), [0, 2])
 
 
@@ -142,7 +142,7 @@ def test_closing_a_session_forgets_its_frames_in_flight_and_no_others() -> None:
         after = drain(engine)
         assert all(each.session_id == "b" for each in after)
         expect([each for each in [*left, *after] if each.session_id == "b"], toy_spec("b"), [0, 1])
-        assert not engine.admit(FrameInput("a", 2, toy_payload("a", 2)), 0.0)
+        assert not engine.admit(entering("a", 2, toy_payload("a", 2)), 0.0)
 
 
 def test_a_session_opened_again_under_its_id_answers_nothing_of_the_former() -> None:
@@ -152,7 +152,7 @@ def test_a_session_opened_again_under_its_id_answers_nothing_of_the_former() -> 
     admit(engine, "a", 0)
     drain(engine)
     admit(engine, "a", 0)
-    engine.admit(FrameInput("a", 1, None), 0.0)
+    engine.admit(entering("a", 1, None), 0.0)
     engine.close("a")
     assert not engine.has_work
     engine.open(replace(toy_spec("a"), settings=replace(toy_spec("a").settings, seed=1)))
@@ -165,7 +165,7 @@ def test_unknown_sessions_are_no_fault() -> None:
     engine.close("gone")
     engine.update("gone", 1, Settings())
     engine.flush("gone")
-    assert not engine.admit(FrameInput("gone", 0, toy_payload("gone", 0)), 0.0)
+    assert not engine.admit(entering("gone", 0, toy_payload("gone", 0)), 0.0)
     assert not engine.has_work
 
 
@@ -176,12 +176,12 @@ def test_a_frame_tells_how_long_it_waited_and_ran() -> None:
     engine = toy_engine(model, whole_chain(TOY_STEPS), max_batch=1)
     for name in ("a", "b"):
         engine.open(toy_spec(name, steps=1))
-        admit_at = FrameInput(name, 0, toy_payload(name, 0))
+        admit_at = entering(name, 0, toy_payload(name, 0))
         engine.admit(admit_at, clock())
     left = []
     while engine.has_work:
         left.extend(engine.step(clock()).emissions)
-    timings = {each.session_id: each.timing for each in left}
+    timings = {each.session_id: each.timings[-1] for each in left}
     assert (timings["a"].queue_s, timings["a"].compute_s) == (0.0, 0.5)
     assert (timings["b"].queue_s, timings["b"].compute_s) == (0.5, 0.5)
 

@@ -19,9 +19,9 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.guidance import negative_rows
 from rearview.engine.networks.sampling import Schedule, noise
 from rearview.engine.reference.frame import denoise_latent
-from rearview.engine.rows import FrameInput
 from rearview.errors import InvalidRequest
 from rearview.transport.wire import decode_settings, encode_settings
+from support.frames import entering, stacked
 from support.tiny import LATENT_CHANNELS, SCHEDULER
 from support.tiny_bank import (
     Stream,
@@ -94,8 +94,9 @@ def run_steps(denoiser: Denoiser, settings: Settings, latent: torch.Tensor, ordi
     with torch.inference_mode():
         for step in range(settings.steps):
             row = make_row(spec, payload, ordinal, step)
-            (payload,), _ = denoiser([payload], [row], None)
-            payloads.append(payload)
+            (planes,), _ = denoiser([row.planes], [row], None)
+            payloads.append(stacked(planes))
+            payload = planes
     return payloads
 
 
@@ -301,7 +302,7 @@ def test_negative_rows_neither_read_nor_write_the_bank() -> None:
         engine = tiny_engine(memory)
         engine.open(spec)
         for n, latent in enumerate(video(3)):
-            engine.admit(FrameInput("s", n, latent), 0.0)
+            engine.admit(entering("s", n, latent), 0.0)
             while engine.has_work:
                 engine.step(0.0)
         exports.append(memory.export("s"))

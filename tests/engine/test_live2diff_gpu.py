@@ -21,9 +21,9 @@ from rearview.engine.memory.compose import JointMemory
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.networks.unet import StreamingUNet
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_denoiser
+from support.frames import content, entering
 from support.tiny_bank import video
 from support.tiny_motion import (
     SIZE,
@@ -152,7 +152,7 @@ def _translated(model: DiffusionModel, cut: list[list[int]], latents: list[Tenso
     settings = [Settings("a", 0.8, 2, seed=3), Settings("b", 0.8, 2, seed=3)]
     spec = SessionSpec("s", SIZE, SIZE, 2, settings[0], cache=CacheSettings())
     assert model.cache_layout is not None
-    frames = [FrameInput("s", n, latent, int(n >= 6)) for n, latent in enumerate(latents)]
+    frames = [entering("s", n, latent, int(n >= 6)) for n, latent in enumerate(latents)]
     for steps in cut:
         shape = CacheShape(1, tuple(steps), SIZE, SIZE, WINDOW)
         cache = TemporalKVCache(model.cache_layout, shape, dtype=torch.float32, device=GPU)
@@ -165,7 +165,7 @@ def _translated(model: DiffusionModel, cut: list[list[int]], latents: list[Tenso
         left = {}
         while engine.has_work:
             left |= {one.ordinal: one for one in engine.step(0.0).emissions}
-        frames = [FrameInput("s", n, left[n].payload, left[n].settings_version) for n in sorted(left)]
-    payloads = [frame.payload for frame in frames if frame.payload is not None]
+        frames = [left[n] for n in sorted(left)]
+    payloads = [content(frame) for frame in frames if content(frame) is not None]
     assert len(payloads) == len(latents)
     return payloads

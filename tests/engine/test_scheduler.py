@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.contract.chain import Operator
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
-from rearview.engine.rows import Frame, LaterRow, Row, row_width
+from rearview.engine.rows import LaterRow, Row, row_width
 from rearview.engine.scheduler import CostTable, Scheduler
+from support.frames import in_flight
 
 pytestmark = pytest.mark.unit
 
@@ -42,17 +42,7 @@ def row(
     spec = SessionSpec(session_id, 64, 64, 4, under, tenant, weight)
     link = Operator.parse(operator)
     deadline_s = due_s + sum(costs.seconds(*each) for each in later)
-    frame = Frame(
-        spec,
-        ordinal,
-        spec.settings,
-        0,
-        torch.zeros(1),
-        deadline_s,
-        (link,),
-        ready_s=ready_s,
-        failures=failures,
-    )
+    frame = in_flight(spec, ordinal, link, deadline_s=deadline_s, ready_s=ready_s, failures=failures)
     return Row(frame, link, group, due_s, write_due, later)
 
 

@@ -21,6 +21,7 @@ from rearview.engine.memory.compose import JointView
 from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Reason, Refused
+from support.frames import content
 from support.tiny_motion import (
     SIZE,
     WINDOW,
@@ -160,7 +161,7 @@ def test_negative_samples_of_a_window_see_the_other_frames() -> None:
     """Under one and the same prompt a negative sample is its twin."""
     memory, spec = opened()
     rows = [window_row(spec, clip(SINKS))]
-    latents = torch.stack([frame.payload for frame in rows[0].frames])  # type: ignore[misc]
+    latents = torch.stack([content(frame) for frame in rows[0].frames])  # type: ignore[misc]
     view = memory.gather(rows)
     assert view is not None
     view = view.beside([1, 3])

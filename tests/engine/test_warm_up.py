@@ -16,7 +16,7 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.reference.frame import Sample, denoise_clip
-from rearview.engine.rows import FrameInput
+from support.frames import content, entering
 from support.tiny import whole_chain
 from support.toy import TOY_STEPS, Faults, ToyModel, drain, toy_engine, toy_output, toy_payload, toy_spec
 from support.toy_cache import SINK, Seen, ToyCache, number_of_sample
@@ -116,7 +116,7 @@ def pictures(
         for n in range(entered, min(entered + burst, len(settings))):
             for spec in specs:
                 payload = toy_payload(spec.session_id, n)
-                engines[0].admit(FrameInput(spec.session_id, n, payload, n), 0.0)
+                engines[0].admit(entering(spec.session_id, n, payload, n), 0.0)
         entered += burst
         if entered >= len(settings):
             for engine in engines:
@@ -125,9 +125,9 @@ def pictures(
         for engine, following in zip(engines, [*engines[1:], None], strict=True):
             for left in engine.step(0.0).emissions:
                 if following is None:
-                    found[left.session_id][left.ordinal] = left.payload
+                    found[left.session_id][left.ordinal] = content(left)
                 else:
-                    frame = FrameInput(left.session_id, left.ordinal, left.payload, left.settings_version)
+                    frame = left
                     following.admit(frame, 0.0)
             engine.check_integrity()
     return {name: [by_ordinal[n] for n in sorted(by_ordinal)] for name, by_ordinal in found.items()}
@@ -208,8 +208,8 @@ def test_l1_causality_a_frame_after_the_warm_up_alters_no_earlier_picture() -> N
         engine.open(spec)
         for ordinal in range(12):
             payload = toy_payload("a", ordinal) + (ordinal == n)
-            engine.admit(FrameInput("a", ordinal, payload), 0.0)
-        left = {each.ordinal: each.payload for each in drain(engine)}
+            engine.admit(entering("a", ordinal, payload), 0.0)
+        left = {each.ordinal: content(each) for each in drain(engine)}
         return [i for i, picture in enumerate(before) if not torch.equal(left[i], picture)]
 
     for n in range(SINK, 12):
@@ -231,10 +231,10 @@ def test_nothing_is_denoised_before_the_warm_up_is_complete() -> None:
     engine = cached_engine(model=model)
     engine.open(cached_spec())
     for n in range(SINK - 1):
-        engine.admit(FrameInput("a", n, toy_payload("a", n)), 0.0)
+        engine.admit(entering("a", n, toy_payload("a", n)), 0.0)
     assert drain(engine) == []
     assert {row[2] for batch in model.batches for row in batch} == {"encode"}
-    engine.admit(FrameInput("a", SINK - 1, toy_payload("a", SINK - 1)), 0.0)
+    engine.admit(entering("a", SINK - 1, toy_payload("a", SINK - 1)), 0.0)
     assert len(drain(engine)) == SINK
 
 
@@ -364,10 +364,10 @@ def test_a_reset_to_more_steps_may_wait_for_a_shadow_that_is_due() -> None:
     for version, under in enumerate(settings):
         engine.update("a", version, under)
     for n in range(2 * SINK):
-        engine.admit(FrameInput("a", n, toy_payload("a", n), n), 0.0)
+        engine.admit(entering("a", n, toy_payload("a", n), n), 0.0)
     while not any(row.shadow for row in engine._ready()):
         engine.step(0.0)
-    engine.admit(FrameInput("a", 2 * SINK, toy_payload("a", 2 * SINK), 2 * SINK), 0.0)
+    engine.admit(entering("a", 2 * SINK, toy_payload("a", 2 * SINK), 2 * SINK), 0.0)
     rows = list(engine._ready())
     assert rows[0].shadow
 
@@ -376,8 +376,8 @@ def test_l24_frames_that_arrive_out_of_order_are_put_in_order() -> None:
     engine = cached_engine()
     engine.open(cached_spec())
     for n in (3, 1, 0, 5, 2, 4):
-        engine.admit(FrameInput("a", n, toy_payload("a", n)), 0.0)
-    left = {each.ordinal: each.payload for each in drain(engine)}
+        engine.admit(entering("a", n, toy_payload("a", n)), 0.0)
+    left = {each.ordinal: content(each) for each in drain(engine)}
     assert_same([left[n] for n in range(6)], plain_pictures(cached_spec(), per_frame(6, {})))
 
 
@@ -386,12 +386,12 @@ def test_a_frame_that_is_sent_again_is_answered_again_and_not_run() -> None:
     engine = cached_engine(memory=cache)
     engine.open(cached_spec())
     for n in range(6):
-        engine.admit(FrameInput("a", n, toy_payload("a", n)), 0.0)
-    first = {each.ordinal: each.payload for each in drain(engine)}
+        engine.admit(entering("a", n, toy_payload("a", n)), 0.0)
+    first = {each.ordinal: content(each) for each in drain(engine)}
     ran = list(cache.written)
     for n in (1, 5):
-        engine.admit(FrameInput("a", n, toy_payload("a", n)), 0.0)
-    assert all(torch.equal(each.payload, first[each.ordinal]) for each in drain(engine))
+        engine.admit(entering("a", n, toy_payload("a", n)), 0.0)
+    assert all(torch.equal(content(each), first[each.ordinal]) for each in drain(engine))
     assert cache.written == ran
 
 
@@ -429,11 +429,11 @@ def test_l20_a_session_that_moves_in_mid_stream_goes_on_as_if_it_had_not(change:
             here.close("a")
             there.import_(state)
             engine = there
-        engine.admit(FrameInput("a", n, toy_payload("a", n), n), 0.0)
+        engine.admit(entering("a", n, toy_payload("a", n), n), 0.0)
         # It moves with frames in flight: only some of their rows have run.
         for _ in range(3 if n + 1 < moved_at else 2):
-            left |= {each.ordinal: each.payload for each in engine.step(0.0).emissions}
-    left |= {each.ordinal: each.payload for each in drain(there)}
+            left |= {each.ordinal: content(each) for each in engine.step(0.0).emissions}
+    left |= {each.ordinal: content(each) for each in drain(there)}
     assert_same([left[n] for n in range(16)], plain_pictures(spec, settings))
     assert here.sessions == ()
 
@@ -446,10 +446,10 @@ def test_an_export_is_a_copy() -> None:
         if n == 6:
             there.import_(here.export("a"))
         for engine in (here, there) if n >= 6 else (here,):
-            engine.admit(FrameInput("a", n, toy_payload("a", n)), 0.0)
+            engine.admit(entering("a", n, toy_payload("a", n)), 0.0)
         here.step(0.0)
-    kept = {each.ordinal: each.payload for each in drain(here)}
-    moved = {each.ordinal: each.payload for each in drain(there)}
+    kept = {each.ordinal: content(each) for each in drain(here)}
+    moved = {each.ordinal: content(each) for each in drain(there)}
     expected = plain_pictures(cached_spec(), settings)
     for n in (8, 9):
         assert_same([kept[n], moved[n]], [expected[n]] * 2)

@@ -26,8 +26,9 @@ from rearview.engine.memory.compose import JointMemory
 from rearview.engine.networks.attention.processors import install_processors
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
-from rearview.engine.rows import FrameInput, window_group
+from rearview.engine.rows import window_group
 from rearview.engine.scheduler import CostTable, Scheduler
+from support.frames import content, entering, planes_of
 from support.tiny import SIZE
 from support.tiny_bank import gap, tiny_denoiser, video
 from support.tiny_motion import plain_clip, with_motion
@@ -110,7 +111,7 @@ def translate(
     while entered < len(settings) or any(each.has_work for each in engines):
         for n in range(entered, min(entered + burst, len(settings))):
             for spec, latents in clips.items():
-                engines[0].admit(FrameInput(spec.session_id, n, latents[n], n), 0.0)
+                engines[0].admit(entering(spec.session_id, n, latents[n], n), 0.0)
         entered += burst
         for each, following in zip(engines, [*engines[1:], None], strict=True):
             if entered >= len(settings):
@@ -118,9 +119,9 @@ def translate(
                     each.flush(spec.session_id)
             for left in each.step(0.0).emissions:
                 if following is None:
-                    found[left.session_id][left.ordinal] = left.payload
+                    found[left.session_id][left.ordinal] = content(left)
                 else:
-                    frame = FrameInput(left.session_id, left.ordinal, left.payload, left.settings_version)
+                    frame = left
                     following.admit(frame, 0.0)
     return {name: [known[n] for n in sorted(known)] for name, known in found.items()}
 
@@ -224,7 +225,7 @@ def test_l18_a_steps_cache_depends_on_no_other_steps() -> None:
     for each, inputs in ((whole, latents), (second, first)):
         each.open(cached())
         for n, payload in enumerate(inputs):
-            each.admit(FrameInput("s", n, payload), 0.0)
+            each.admit(entering("s", n, payload), 0.0)
         while each.has_work:
             each.step(0.0)
     found, expected = (each._memory.export("s")["cache"]["tensors"] for each in (second, whole))
@@ -251,10 +252,10 @@ def test_l19_sessions_at_different_n_batched_together_equal_each_alone() -> None
             ordinal = n if spec is late else n - 5
             if 0 <= ordinal < FRAMES:
                 each.update(spec.session_id, ordinal, settings[ordinal])
-                each.admit(FrameInput(spec.session_id, ordinal, latents[ordinal], ordinal), 0.0)
+                each.admit(entering(spec.session_id, ordinal, latents[ordinal], ordinal), 0.0)
         while each.has_work:
             for left in each.step(0.0).emissions:
-                found[left.session_id][left.ordinal] = left.payload
+                found[left.session_id][left.ordinal] = content(left)
     for spec, latents in clips.items():
         by_ordinal = found[spec.session_id]
         assert gap([by_ordinal[n] for n in sorted(by_ordinal)], plain(spec, latents, settings)) <= EXACT
@@ -288,10 +289,10 @@ def test_l20_a_session_that_moves_in_mid_stream_goes_on_bit_by_bit(moved_at: int
             there.import_(here.export("s"))
             here.close("s")
             each = there
-        each.admit(FrameInput("s", n, latent, n), 0.0)
-        left |= {one.ordinal: one.payload for one in each.step(0.0).emissions}
+        each.admit(entering("s", n, latent, n), 0.0)
+        left |= {one.ordinal: content(one) for one in each.step(0.0).emissions}
     while there.has_work:
-        left |= {one.ordinal: one.payload for one in there.step(0.0).emissions}
+        left |= {one.ordinal: content(one) for one in there.step(0.0).emissions}
     assert gap([left[n] for n in range(FRAMES)], expected) == 0.0
     here.check_integrity()
 
@@ -302,9 +303,9 @@ def test_l22_skipped_frames_leave_the_cache_as_if_they_had_never_come() -> None:
     each.open(spec)
     left: dict[int, Tensor | None] = {}
     for n, latent in enumerate(latents):
-        each.admit(FrameInput("s", n, None if n in (6, 7) else latent), 0.0)
+        each.admit(entering("s", n, None if n in (6, 7) else latent), 0.0)
         while each.has_work:
-            left |= {one.ordinal: one.payload for one in each.step(0.0).emissions}
+            left |= {one.ordinal: content(one) for one in each.step(0.0).emissions}
     kept = [n for n in range(FRAMES) if n not in (6, 7)]
     expected = only([latents[n] for n in kept], [settings[n] for n in kept], max_batch=1)
     assert gap([left[n] for n in kept], expected) == 0.0
@@ -319,7 +320,7 @@ def test_l27_the_same_seed_gives_the_same_bits() -> None:
 
 def test_windows_and_streamed_rows_are_measured_apart_and_nothing_is_left() -> None:
     past, where = memory(slots=1), span()
-    payloads = [video(1)[0]] * MAX_STEPS
+    payloads = [planes_of(video(1)[0])] * MAX_STEPS
     spec = cached(settings=replace(BASE, steps=MAX_STEPS))
     costs = measure_costs(model(), past, where, spec, payloads)
     group = model().group(spec, spec.settings, where.operators[0])

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-import torch
 from rearview.contract.chain import Operator
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.rows import Frame
+from rearview.engine.rows import Frame, FrameInFlight
 from rearview.engine.warmup import WarmUp, filled
+from support.frames import in_flight
 
 pytestmark = pytest.mark.unit
 
@@ -26,14 +26,14 @@ SPEC = SessionSpec("s", 64, 64, 4, PLAIN, cache=CacheSettings())
 
 def frames_of(
     warm_up: WarmUp, settings: Mapping[int, Settings], count: int, lost: Sequence[int] = ()
-) -> dict[int, Frame]:
+) -> dict[int, FrameInFlight]:
     """`count` frames that enter, each under the last of `settings`; those that were not `lost` by ordinal."""
     under, frames = PLAIN, {}
     for ordinal in range(count):
         under = settings.get(ordinal, under)
         warm_up.enter(ordinal, under)
         link = Operator.parse("denoise-0")
-        frame = Frame(SPEC, ordinal, under, 0, torch.zeros(1), 0.0, (link,), changes=warm_up.changes)
+        frame = in_flight(SPEC, ordinal, link, settings=under, changes=warm_up.changes)
         if ordinal not in lost:
             frames[ordinal] = frame
     return frames

@@ -6,16 +6,19 @@ from dataclasses import replace
 
 import pytest
 from rearview.contract.chain import OperatorKind
+from rearview.contract.frame import Frame
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
 from rearview.engine.engine import Engine
-from rearview.engine.rows import FrameInput, Row, window_group
+from rearview.engine.rows import Row, window_group
 from rearview.engine.scheduler import CostTable
+from support.frames import entering
 from support.tiny import whole_chain
 from support.toy import ToyModel, drain, toy_engine, toy_payload, toy_spec
 from support.toy_cache import SINK, ToyCache
 from support.virtual import Source, simulate
+from torch import Tensor
 
 pytestmark = pytest.mark.unit
 
@@ -43,7 +46,7 @@ def admit(
     """Frames with deadlines a tenth of a second apart."""
     for n in range(first, first + count):
         payload = toy_payload(spec.session_id, n)
-        frame = FrameInput(spec.session_id, n, payload, version, deadline_s + 0.1 * (n - first))
+        frame = entering(spec.session_id, n, payload, version, deadline_s + 0.1 * (n - first))
         assert engine.admit(frame, 0.0)
 
 
@@ -195,7 +198,7 @@ def test_a_shadow_does_not_make_the_frames_that_stream_on_late() -> None:
     source = Source(spec, 30, budget_s=0.060)
     original = engine.admit
 
-    def admit_changed(frame: FrameInput, now: float) -> bool:
+    def admit_changed(frame: Frame[Tensor], now: float) -> bool:
         if frame.ordinal == 10:
             engine.update("a", 1, changed)
         return original(replace(frame, settings_version=int(frame.ordinal >= 10)), now)

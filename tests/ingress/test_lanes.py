@@ -7,9 +7,11 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
+from rearview.contract.frame import PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.errors import Fault, Reason, Refused
@@ -18,7 +20,6 @@ from rearview.ingress.lanes import Lane, Lanes
 from rearview.replica import build as loading
 from rearview.replica.stage import Stage
 from rearview.transport.links import LinkServer
-from rearview.transport.wire import FrameMessage
 from support.planted import SlowPrepare
 from support.raw_stream import OPERATORS, eventually, null_config, quickly_stopped
 
@@ -33,7 +34,7 @@ class Fleet:
 
     lanes: Lanes
     stages: list[Stage]
-    frames: list[FrameMessage] = field(default_factory=list)
+    frames: list[Frame[Any]] = field(default_factory=list)
     lost_lanes: list[tuple[str, int]] = field(default_factory=list)
     lost_replicas: list[str] = field(default_factory=list)
 
@@ -46,9 +47,7 @@ class Fleet:
 
     def send(self, lane: Lane, ordinal: int) -> None:
         payload = np.full(3, ordinal, np.uint8)
-        self.lanes.send_frame(
-            lane, FrameMessage(lane.session_id, lane.epoch, ordinal, 0, float("inf"), payload)
-        )
+        self.lanes.send_frame(lane, Frame(lane.session_id, ordinal, {PICTURE: payload}, epoch=lane.epoch))
 
     @property
     def used(self) -> list[int]:
@@ -93,7 +92,8 @@ async def test_a_frame_passes_every_span_of_its_lane_once_and_in_order() -> None
             f.send(lane, ordinal)
         await eventually(lambda: len(f.frames) == 10)
         assert [message.ordinal for message in f.frames] == list(range(10))
-        assert all([t.span for t in message.timings] == [0, 1, 2] for message in f.frames)
+        spans = [span.name for span in f.stages[0]._config.spans]
+        assert all([t.span for t in message.timings] == spans for message in f.frames)
 
 
 async def test_every_frame_of_a_session_meets_the_same_replicas_while_sessions_spread() -> None:

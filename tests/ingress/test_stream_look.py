@@ -21,6 +21,7 @@ from rearview.errors import DropReason, Reason
 from rearview.v1 import error_reason_pb2 as errors_pb
 from rearview.v1 import session_service_pb2
 from rearview.v1 import translation_service_pb2 as pb
+from support.frames import content, planes_of
 from support.raw_stream import OPERATORS, RawStream, running
 from torch import Tensor
 
@@ -41,11 +42,11 @@ class Mixes(NullModel):
 
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
         time.sleep(self._seconds)
-        return Forward([self._run(row) for row in rows])
+        return Forward([planes_of(self._run(row)) for row in rows])
 
     def _run(self, row: Row) -> Tensor:
         if row.operator.kind is not OperatorKind.DENOISE:
-            return row.payload
+            return content(row)
         text = " ".join(f"{one.prompt}{100 * one.weight:.0f}" for one in mix_at(row.settings, row.ordinal))
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 

@@ -22,10 +22,10 @@ from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import JointMemory
 from rearview.engine.networks.model import DiffusionModel
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.local import LocalService
+from support.frames import content, entering
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_motion_files import write_motion_adapter
 
@@ -76,11 +76,11 @@ def local_pictures(checkpoint: Path) -> list[bytes]:
     engine.update("s", 1, settings[1])
     pictures: dict[int, bytes] = {}
     for ordinal, frame in enumerate(FRAMES):
-        engine.admit(FrameInput("s", ordinal, frame, int(ordinal >= CHANGE_AT)), 0.0)
+        engine.admit(entering("s", ordinal, frame, int(ordinal >= CHANGE_AT)), 0.0)
     while engine.has_work:
         for emission in engine.step(0.0).emissions:
-            assert emission.payload is not None
-            pictures[emission.ordinal] = emission.payload.numpy().tobytes()
+            assert content(emission) is not None
+            pictures[emission.ordinal] = content(emission).numpy().tobytes()
     return [pictures[ordinal] for ordinal in range(len(FRAMES))]
 
 

@@ -18,11 +18,11 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.local import LocalService
 from rearview.v1 import translation_service_pb2 as pb
+from support.frames import content, entering
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.waiting import eventually
 
@@ -76,11 +76,11 @@ def local_pictures(checkpoint: Path, frames: list[torch.Tensor], seed: int) -> l
     engine.open(SessionSpec("s", SIZE, SIZE, 2, Settings("a", card.strength, card.steps, seed)))
     pictures: dict[int, bytes] = {}
     for ordinal, frame in enumerate(frames):
-        engine.admit(FrameInput("s", ordinal, frame), 0.0)
+        engine.admit(entering("s", ordinal, frame), 0.0)
     while engine.has_work:
         for emission in engine.step(0.0).emissions:
-            assert emission.payload is not None
-            pictures[emission.ordinal] = emission.payload.numpy().tobytes()
+            assert content(emission) is not None
+            pictures[emission.ordinal] = content(emission).numpy().tobytes()
     return [pictures[ordinal] for ordinal in range(len(frames))]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rearview.contract.frame import LATENT
 from rearview.engine.engine import Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.model import Forward
@@ -87,8 +88,9 @@ def test_sessions_that_leak_into_each_other_are_found(bench: Bench, monkeypatch:
 
     def leaking(rows: Any, view: Any) -> Forward:
         forward = honest(rows, view)
-        mean = torch.stack(list(forward.outputs)).mean(0)
-        return Forward([output + 1e-3 * mean for output in forward.outputs], forward.update)
+        latents = [planes[LATENT] for planes in forward.outputs]
+        mean = torch.stack(latents).mean(0)
+        return Forward([{LATENT: latent + 1e-3 * mean} for latent in latents], forward.update)
 
     sessions = bench.gap("plain")
     monkeypatch.setattr(bench.model, "forward", leaking)

@@ -14,13 +14,13 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from rearview.config import ServiceConfig, load_config
+from rearview.contract.frame import PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
 from rearview.replica.stage import Stage
 from rearview.transport.links import Link, LinkPool, LinkServer
 from rearview.transport.wire import (
-    FrameMessage,
     Kind,
     decode_frame,
     decode_json,
@@ -38,7 +38,7 @@ class Owner:
     """What an ingress is to a stage: it dials, opens, sends frames and takes pictures."""
 
     def __init__(self, config: ServiceConfig) -> None:
-        self.frames: list[FrameMessage] = []
+        self.frames: list[Frame[Any]] = []
         self.told: list[tuple[Kind, dict[str, Any]]] = []
         self.server = LinkServer(config.link, "node", on_message=self.on_message, on_closed=lambda _: None)
         self.pool = LinkPool(config.link, "node", on_message=self.on_message, on_closed=lambda _: None)
@@ -49,7 +49,7 @@ class Owner:
 
     def on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if kind is Kind.FRAME:
-            self.frames.append(decode_frame(body))
+            self.frames.append(decode_frame(body, 0.0))
         else:
             self.told.append((kind, decode_json(body) if body else {}))
 
@@ -61,8 +61,8 @@ class Owner:
 
     def send(self, session: SessionSpec, ordinal: int, epoch: int = 1, version: int = 0) -> None:
         payload = np.full(4, ordinal, np.uint8)
-        message = FrameMessage(session.session_id, epoch, ordinal, version, float("inf"), payload)
-        self.link.send(Kind.FRAME, *encode_frame(message))
+        frame = Frame(session.session_id, ordinal, {PICTURE: payload}, settings_version=version, epoch=epoch)
+        self.link.send(Kind.FRAME, *encode_frame(frame, 0.0))
 
     def close(self, session: SessionSpec, epoch: int = 1) -> None:
         self.link.send(Kind.CLOSE, encode_json({"session_id": session.session_id, "epoch": epoch}))
@@ -112,9 +112,9 @@ async def test_frames_come_out_in_order_with_their_epoch_and_timing() -> None:
             owner.send(session, ordinal, epoch=3)
         await eventually(lambda: len(owner.frames) == 20)
         assert [f.ordinal for f in owner.frames] == list(range(20))
-        assert [int(f.payload[0]) for f in owner.frames if f.payload is not None] == list(range(20))
+        assert [int(f.planes[PICTURE][0]) for f in owner.frames if f.planes is not None] == list(range(20))
         assert {f.epoch for f in owner.frames} == {3}
-        assert all([t.span for t in f.timings] == [0] for f in owner.frames)
+        assert all([t.span for t in f.timings] == [stage.describe()["span"]] for f in owner.frames)
         assert stage.describe()["sessions"] == [session.session_id]
 
 

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from rearview.contract.chain import OperatorKind
+from rearview.contract.frame import PICTURE
 from rearview.contract.settings import Settings
 from rearview.engine.memory.protocol import MemoryView
 from rearview.engine.networks.model import Forward, NullModel
 from rearview.engine.rows import Row
 from torch import Tensor
+
+from support.frames import content
 
 __all__ = ["FailsOn", "RefusesPrompt", "Slow", "SlowPrepare", "Stamps"]
 
@@ -25,7 +28,7 @@ class FailsOn(NullModel):
         """Ordinals of the rows of each forward that failed."""
 
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        if any(row.payload.numpy().tobytes().startswith(self._mark) for row in rows):
+        if any(content(row).numpy().tobytes().startswith(self._mark) for row in rows):
             self.failures.append([row.ordinal for row in rows])
             raise RuntimeError("planted")
         return super().forward(rows, view)
@@ -72,10 +75,12 @@ class Stamps(NullModel):
     """A picture is the frame's bytes, a `d` per denoising step, and the prompt that it ran under."""
 
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        return Forward([self._run(row) for row in rows])
+        return Forward([{PICTURE: self._run(row)} for row in rows])
 
     def _run(self, row: Row) -> Tensor:
         if row.operator.kind is OperatorKind.ENCODE:
-            return row.payload
+            return content(row)
         text = b"d" if row.operator.kind is OperatorKind.DENOISE else b"|" + row.settings.prompt.encode()
-        return torch.cat([row.payload.flatten().byte(), torch.frombuffer(bytearray(text), dtype=torch.uint8)])
+        return torch.cat(
+            [content(row).flatten().byte(), torch.frombuffer(bytearray(text), dtype=torch.uint8)]
+        )

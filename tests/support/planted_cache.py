@@ -11,6 +11,7 @@ from rearview.engine.memory.protocol import MemoryView
 from rearview.engine.networks.model import Forward, NullModel
 from rearview.engine.rows import Row
 
+from support.frames import content, planes_of
 from support.toy_cache import RING, SINK, ToyCache
 
 __all__ = ["CACHE", "SeesPast", "plant_cache"]
@@ -26,15 +27,16 @@ class SeesPast(NullModel):
         self._fails = tuple(fails)
 
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        payloads = [each.payload for row in rows for each in row.samples()]
+        payloads = [content(each) for row in rows for each in row.samples()]
         for payload in payloads:
             if self._fails and payload.numpy().tobytes().startswith(self._fails):
                 raise RuntimeError("planted")
         if view is None:
-            return Forward(payloads)
+            return Forward([planes_of(each) for each in payloads])
         seen = zip(payloads, view.seen, strict=True)
         return Forward(
-            [(each.int() + past).remainder(251).to(torch.uint8) for each, past in seen], view.update
+            [planes_of((each.int() + past).remainder(251).to(torch.uint8)) for each, past in seen],
+            view.update,
         )
 
 

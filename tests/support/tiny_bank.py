@@ -22,10 +22,11 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.reference.bank import PlainBank
 from rearview.engine.reference.frame import denoise_latent
-from rearview.engine.rows import Frame, FrameInput, Row
+from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_denoiser
 
+from support.frames import content, entering, in_flight, stacked
 from support.tiny import LATENT_CHANNELS, SIZE, write_tiny_checkpoint
 
 MAX_STEPS = 3
@@ -168,7 +169,7 @@ def play(
         if ordinal in stream.changes:
             engine.update(name, stream.version(ordinal), stream.changes[ordinal])
         payload = None if ordinal in stream.lost else stream.latents[ordinal]
-        engine.admit(FrameInput(name, ordinal, payload, stream.version(ordinal)), 0.0)
+        engine.admit(entering(name, ordinal, payload, stream.version(ordinal)), 0.0)
         sent[name] += 1
         if sent[name] == len(stream.latents):
             engine.flush(name)
@@ -186,7 +187,7 @@ def _step(engine: Engine, outputs: Outputs, each_step: Callable[[], None]) -> No
     for emission in engine.step(0.0).emissions:
         known = outputs[emission.session_id]
         assert emission.ordinal not in known, f"frame {emission.ordinal} left twice"
-        known[emission.ordinal] = emission.payload
+        known[emission.ordinal] = content(emission)
     each_step()
 
 
@@ -226,7 +227,7 @@ def make_row(
     write_due: bool = False,
 ) -> Row:
     operator = Operator(OperatorKind.DENOISE, step)
-    frame = Frame(spec, ordinal, settings or spec.settings, 0, latent, float("inf"), (operator,))
+    frame = in_flight(spec, ordinal, operator, latent, settings)
     return Row(frame, operator, "group", float("inf"), write_due)
 
 
@@ -235,7 +236,7 @@ def forward(memory: FeatureBank, rows: Sequence[Row]) -> torch.Tensor:
     due = [replace(row, write_due=memory.write_due(row)) for row in rows]
     result = tiny_model().forward(due, memory.gather(due))
     memory.scatter(due, result.update)
-    return torch.stack(list(result.outputs))
+    return torch.stack([stacked(planes) for planes in result.outputs])
 
 
 def advance(

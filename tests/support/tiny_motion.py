@@ -23,8 +23,10 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.reference.cache import PlainCache
 from rearview.engine.reference.frame import Carried, denoise_clip, step_function
-from rearview.engine.rows import Frame, Row
+from rearview.engine.rows import Row
 from torch import Tensor
+
+from support.frames import content, in_flight
 
 CHANNELS = 4
 """Of a latent."""
@@ -126,7 +128,7 @@ def window_row(
 
 def stream_row(spec: SessionSpec, latent: Tensor, ordinal: int = 0, step: int = 0) -> Row:
     operator = Operator(OperatorKind.DENOISE, step)
-    frame = Frame(spec, ordinal, spec.settings, 0, latent, float("inf"), (operator,))
+    frame = in_flight(spec, ordinal, operator, latent)
     return Row(frame, operator, "group", 0.0)
 
 
@@ -136,7 +138,7 @@ def predict(
     """One prediction per sample, (S, C, h, w); those of `beside` follow under another prompt."""
     unet = unet or tiny_unet()
     samples = [sample for row in rows for sample in row.samples()]
-    latents = torch.stack([sample.payload for sample in samples])
+    latents = torch.stack([content(sample) for sample in samples])
     steps = [TIMESTEPS[sample.operator.step] for sample in samples]
     prompts = torch.ones(len(samples), 3, 8, dtype=unet.dtype, device=unet.device)
     if beside:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from rearview.contract.frame import Frame
 from rearview.engine.engine import Engine
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.transport.wire import FrameMessage, decode_frame, decode_settings, encode_frame, encode_settings
+from rearview.transport.wire import decode_frame, decode_settings, encode_frame, encode_settings
 
+from support.frames import content, entering
 from support.tiny_bank import Stream, denoise_span, tiny_bank, tiny_model
 
 SESSION_ID = "ab" * 16
@@ -22,13 +24,13 @@ def in_pieces(stream: Stream, pieces: Sequence[Sequence[int]]) -> list[torch.Ten
         engine.open(stream.spec)
     outputs = []
     for ordinal, latent in enumerate(stream.latents):
-        payload: torch.Tensor | None = latent
+        frame = entering(stream.spec.session_id, ordinal, latent, stream.version(ordinal))
         for engine in engines:
             if ordinal in stream.changes:
                 settings = decode_settings(encode_settings(stream.changes[ordinal]))
                 engine.update(stream.spec.session_id, stream.version(ordinal), settings)
-            payload = _passed(engine, stream, ordinal, payload)
-        outputs.append(payload)
+            frame = _passed(engine, frame)
+        outputs.append(content(frame))
     return outputs
 
 
@@ -37,19 +39,20 @@ def _engine(steps: Sequence[int]) -> Engine:
     return Engine(denoise_span(steps), tiny_model(), memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
 
 
-def _passed(
-    engine: Engine, stream: Stream, ordinal: int, payload: torch.Tensor | None
-) -> torch.Tensor | None:
-    engine.admit(FrameInput(stream.spec.session_id, ordinal, payload, stream.version(ordinal)), 0.0)
-    emissions = []
+def _passed(engine: Engine, frame: Frame[torch.Tensor]) -> Frame[torch.Tensor]:
+    engine.admit(frame, 0.0)
+    emissions: list[Frame[torch.Tensor]] = []
     while engine.has_work:
         emissions += engine.step(0.0).emissions
     (emission,) = emissions
-    return emission.payload if emission.payload is None else _sent(emission.payload)
+    return emission if emission.is_lost else _sent(emission)
 
 
-def _sent(payload: torch.Tensor) -> torch.Tensor:
-    message = FrameMessage(SESSION_ID, 1, 0, 0, 1.0, payload.numpy())
-    received = decode_frame(b"".join(bytes(part) for part in encode_frame(message)))
-    assert received.payload is not None
-    return torch.from_numpy(received.payload.copy())
+def _sent(frame: Frame[torch.Tensor]) -> Frame[torch.Tensor]:
+    """The frame once it was on a link."""
+    planes = {name: plane.numpy() for name, plane in (frame.planes or {}).items()}
+    message = replace(frame, session_id=SESSION_ID, planes=planes)
+    received = decode_frame(b"".join(bytes(part) for part in encode_frame(message, 0.0)), 0.0)
+    assert received.planes is not None
+    tensors = {name: torch.from_numpy(plane.copy()) for name, plane in received.planes.items()}
+    return replace(received, session_id=frame.session_id, planes=tensors)

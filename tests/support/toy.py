@@ -12,15 +12,18 @@ from zlib import crc32
 
 import torch
 from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import MemoryView, TemporalMemory
 from rearview.engine.networks.model import Forward
-from rearview.engine.rows import Emission, FrameInput, Row
+from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from torch import Tensor
+
+from support.frames import content, entering, planes_of
 
 MODULUS = 2**31 - 1
 TOY_STEPS = 3
@@ -78,7 +81,7 @@ class ToyModel:
         samples = [sample for row in rows for sample in row.samples()]
         seen = [0] * len(samples) if view is None else view.seen
         outputs = [
-            toy_output(each.operator, each.payload + past, each.settings, each.ordinal)
+            planes_of(toy_output(each.operator, content(each) + past, each.settings, each.ordinal))
             for each, past in zip(samples, seen, strict=True)
         ]
         return Forward(outputs, None if view is None else view.update)
@@ -109,26 +112,26 @@ def toy_spec(session_id: str, steps: int = 2, tenant: str = "t") -> SessionSpec:
 
 def admit(engine: Engine, session_id: str, *ordinals: int, version: int = 0) -> None:
     for ordinal in ordinals:
-        frame = FrameInput(session_id, ordinal, toy_payload(session_id, ordinal), version)
+        frame = entering(session_id, ordinal, toy_payload(session_id, ordinal), version)
         assert engine.admit(frame, 0.0)
 
 
-def drain(engine: Engine) -> list[Emission]:
+def drain(engine: Engine) -> list[Frame[Tensor]]:
     """Step until there is nothing to do."""
-    emissions: list[Emission] = []
+    emissions: list[Frame[Tensor]] = []
     while engine.has_work:
         emissions.extend(engine.step(0.0).emissions)
         engine.check_integrity()
     return emissions
 
 
-def expect(emissions: Sequence[Emission], session: SessionSpec, ordinals: Sequence[int]) -> None:
+def expect(emissions: Sequence[Frame[Tensor]], session: SessionSpec, ordinals: Sequence[int]) -> None:
     """These ordinals, once each, with the right pictures."""
     assert sorted(left.ordinal for left in emissions) == sorted(ordinals)
     for left in emissions:
         picture = toy_picture(toy_payload(session.session_id, left.ordinal), session.settings, left.ordinal)
-        assert left.payload is not None
-        assert torch.equal(left.payload, picture)
+        assert content(left) is not None
+        assert torch.equal(content(left), picture)
 
 
 @dataclass

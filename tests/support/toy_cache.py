@@ -17,6 +17,7 @@ from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
 from torch import Tensor
 
+from support.frames import content
 from support.toy import MODULUS
 
 SINK, RING = 4, 3
@@ -87,7 +88,7 @@ class ToyCache:
         keys = [(row.session_id, row.operator.step) for row in rows]
         assert len(set(keys)) == len(keys), f"{keys}: a cache is read twice in one forward"
         for key, row in zip(keys, rows, strict=True):
-            numbers = [number_of_sample(each.ordinal, each.settings, each.payload) for each in row.samples()]
+            numbers = [number_of_sample(each.ordinal, each.settings, content(each)) for each in row.samples()]
             if row.window:
                 assert len(numbers) == SINK, f"a window of {len(numbers)}"
                 past = Seen(tuple(numbers))

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rearview.contract.chain import OperatorKind
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
-from rearview.engine.rows import Emission, FrameInput
 from rearview.engine.scheduler import CostTable
 from rearview.ingress.pacing import DropPolicy, Pacer
+from torch import Tensor
 
+from support.frames import entering
 from support.toy import Clock, toy_payload
 
 ISSUE_COSTS = CostTable({OperatorKind.DENOISE: {1: 0.006, 2: 0.007}})
@@ -68,10 +70,10 @@ class _Edge:
             yield self._answer(dropped, now, has_picture=False)
         self._start(now)
 
-    def leave(self, emission: Emission, now: float) -> Answer:
+    def leave(self, emission: Frame[Tensor], now: float) -> Answer:
         self._pacer.finished()
         self._start(now)
-        return self._answer(self._indices[emission.ordinal], now, has_picture=emission.payload is not None)
+        return self._answer(self._indices[emission.ordinal], now, has_picture=not emission.is_lost)
 
     def _start(self, now: float) -> None:
         while (index := self._pacer.take(now)[0]) is not None:
@@ -79,7 +81,7 @@ class _Edge:
             self._indices.append(index)
             deadline_s = self.source.arrival_s(index) + self.source.budget_s
             payload = toy_payload(session_id, ordinal)
-            self._engine.admit(FrameInput(session_id, ordinal, payload, deadline_s=deadline_s), now)
+            self._engine.admit(entering(session_id, ordinal, payload, deadline_s=deadline_s), now)
 
     def _answer(self, index: int, now: float, *, has_picture: bool) -> Answer:
         return Answer(

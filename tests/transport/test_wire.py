@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from rearview.contract.frame import NO_PLACE, Frame, Timing
 from rearview.contract.memories import BankPolicy, BankSettings, CacheSettings, PromptChange, Rewarm
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import NoiseRule, Settings
 from rearview.transport.wire import (
-    FrameMessage,
-    Timing,
     WireError,
     decode_frame,
     decode_json,
@@ -26,65 +27,77 @@ from rearview.transport.wire import (
 pytestmark = pytest.mark.unit
 
 SESSION = "0123456789abcdef" * 2
-PAYLOADS = [
+PLANES: list[dict[str, np.ndarray] | None] = [
     None,
-    np.arange(7, dtype=np.uint8),
-    np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3),
-    np.linspace(-1, 1, 6 * 8 * 8, dtype=np.float32).reshape(6, 8, 8),
-    np.linspace(-1, 1, 24, dtype=np.float64).reshape(2, 3, 4).transpose(2, 0, 1),
+    {},
+    {"picture": np.arange(7, dtype=np.uint8)},
+    {"picture": np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)},
+    {name: np.linspace(-1, 1, 6 * 8 * 8, dtype=np.float32).reshape(6, 8, 8) for name in ("latent", "depth")},
+    {"latent": np.linspace(-1, 1, 24, dtype=np.float64).reshape(2, 3, 4).transpose(2, 0, 1)},
+    {"empty": np.zeros((0, 3), np.uint8), "é": np.ones(1, np.uint8)},
 ]
 
 
-def message(payload: np.ndarray | None, timings: int = 2) -> FrameMessage:
-    spans = [Timing(i, 0.5 * i, 0.25) for i in range(timings)]
-    return FrameMessage(SESSION, (1 << 32) - 1, (1 << 64) - 1, 7, 0.125, payload, spans)
+def frame(planes: dict[str, np.ndarray] | None, timings: int = 2) -> Frame[Any]:
+    return Frame(
+        SESSION,
+        (1 << 64) - 1,
+        planes,
+        settings_version=7,
+        deadline_s=10.125,
+        place=NO_PLACE if timings else (1 << 62),
+        frame_index=(1 << 64) - 1,
+        epoch=(1 << 32) - 1,
+        timings=tuple(Timing(f"span-{i}", 0.5 * i, 0.25) for i in range(timings)),
+        trace_id=bytes(range(16)) if timings else b"",
+    )
 
 
-def body(payload: np.ndarray | None, timings: int = 2) -> bytes:
-    return b"".join(encode_frame(message(payload, timings)))
+def body(planes: dict[str, np.ndarray] | None, timings: int = 2) -> bytes:
+    return b"".join(encode_frame(frame(planes, timings), 10.0))
 
 
-@pytest.mark.parametrize("payload", PAYLOADS, ids=lambda p: "none" if p is None else f"{p.dtype}{p.shape}")
+@pytest.mark.parametrize("planes", PLANES, ids=lambda p: "lost" if p is None else "+".join(p) or "nothing")
 @pytest.mark.parametrize("timings", [0, 4])
-def test_a_frame_comes_out_as_it_went_in(payload: np.ndarray | None, timings: int) -> None:
-    sent, received = message(payload, timings), decode_frame(body(payload, timings))
-    for name in ("session_id", "epoch", "ordinal", "settings_version", "budget_s", "timings"):
-        assert getattr(received, name) == getattr(sent, name)
-    if payload is None:
-        assert received.payload is None
-    else:
-        assert received.payload is not None
-        assert received.payload.dtype == payload.dtype
-        np.testing.assert_array_equal(received.payload, payload)
+def test_a_frame_comes_out_as_it_went_in(planes: dict[str, np.ndarray] | None, timings: int) -> None:
+    sent, received = frame(planes, timings), decode_frame(body(planes, timings), 10.0)
+    assert replace(received, planes=None) == replace(sent, planes=None)
+    assert (received.planes is None) == (planes is None)
+    assert list(received.planes or {}) == list(planes or {})
+    for name, plane in (planes or {}).items():
+        assert received.planes is not None
+        assert received.planes[name].dtype == plane.dtype
+        np.testing.assert_array_equal(received.planes[name], plane)
 
 
-def test_a_frame_without_a_deadline_has_an_infinite_budget() -> None:
-    endless = FrameMessage(SESSION, 1, 0, 0, float("inf"), None)
-    assert decode_frame(b"".join(encode_frame(endless))).budget_s == float("inf")
+def test_a_deadline_is_on_the_clock_of_who_reads_it() -> None:
+    assert decode_frame(body(None), 1000.0).deadline_s == 1000.125
+    endless = Frame(SESSION, 0, None)
+    assert decode_frame(b"".join(encode_frame(endless, 5.0)), 9.0).deadline_s == float("inf")
 
 
-def test_a_payload_is_not_copied_when_it_is_sent() -> None:
-    payload = np.zeros((64, 64, 3), np.uint8)
-    _, part = encode_frame(message(payload))
-    payload[0, 0, 0] = 9
+def test_a_plane_is_not_copied_when_it_is_sent() -> None:
+    plane = np.zeros((64, 64, 3), np.uint8)
+    _, part = encode_frame(frame({"picture": plane}), 0.0)
+    plane[0, 0, 0] = 9
     assert part[0] == 9
 
 
 def test_every_cut_of_a_frame_is_an_error() -> None:
-    whole = body(PAYLOADS[3])
-    for length in [*range(80), len(whole) // 2, len(whole) - 1]:
+    whole = body(PLANES[4])
+    for length in [*range(160), len(whole) // 2, len(whole) - 1]:
         with pytest.raises(WireError):
-            decode_frame(whole[:length])
+            decode_frame(whole[:length], 0.0)
 
 
 def test_random_bytes_are_an_error_or_a_frame_never_anything_else() -> None:
     chance = random.Random(0)
     for _ in range(2000):
-        junk = bytearray(body(PAYLOADS[1]))
+        junk = bytearray(body(PLANES[4]))
         for _ in range(chance.randrange(1, 12)):
             junk[chance.randrange(len(junk))] = chance.randrange(256)
         try:
-            decode_frame(bytes(junk))
+            decode_frame(bytes(junk), 0.0)
         except WireError:
             continue
 

@@ -253,8 +253,8 @@ def _translate(
     """The clip's pictures, one frame after another, and the seconds that each took."""
     import torch
 
+    from rearview.contract.frame import PICTURE, Frame
     from rearview.engine.engine import Engine
-    from rearview.engine.rows import FrameInput
     from rearview.engine.scheduler import CostTable, Scheduler
 
     engine = Engine(_span(), model, memory, Scheduler(CostTable(), 1))
@@ -263,13 +263,14 @@ def _translate(
     latencies_s = []
     for ordinal, image in enumerate(clip):
         started_s = time.perf_counter()
-        engine.admit(FrameInput(spec.session_id, ordinal, torch.from_numpy(image.copy())), 0.0)
+        planes = {PICTURE: torch.from_numpy(image.copy())}
+        engine.admit(Frame(spec.session_id, ordinal, planes), 0.0)
         while engine.has_work:
             for emission in engine.step(time.monotonic()).emissions:
-                if emission.payload is None:
+                if emission.planes is None:
                     text = f"frame {emission.ordinal} could not be translated: the log says why"
                     raise RuntimeError(text)
-                pictures[emission.ordinal] = emission.payload.numpy()
+                pictures[emission.ordinal] = emission.planes[PICTURE].numpy()
         latencies_s.append(time.perf_counter() - started_s)
     return [pictures[ordinal] for ordinal in sorted(pictures)], latencies_s
 

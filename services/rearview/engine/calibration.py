@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.networks.model import Model
-from rearview.engine.rows import Frame, Row, window_group
+from rearview.engine.rows import FrameInFlight, Row, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.weights.checkpoint import latent_shape
 from rearview.engine.weights.formats import Additions
 
 __all__ = ["example_payloads", "measure_costs"]
+
+Planes = Mapping[str, Tensor]
 
 REPEATS = 2
 """The faster of so many runs counts: the first ones also allocate."""
@@ -30,7 +33,7 @@ def measure_costs(
     memory: TemporalMemory,
     span: Span,
     spec: SessionSpec,
-    payloads: Sequence[Tensor],
+    payloads: Sequence[Planes],
     batch_sizes: Sequence[int] = (1, 2),
     adapter_sets: Sequence[str] = (),
 ) -> CostTable:
@@ -70,22 +73,22 @@ def measure_costs(
 
 def example_payloads(
     checkpoint: str, span: Span, spec: SessionSpec, additions: Additions | None = None
-) -> list[Tensor]:
+) -> list[Planes]:
     """Grey frames and zero latents, one per operator of the span, for `measure_costs`."""
     image = torch.full((spec.height, spec.width, 3), 128, dtype=torch.uint8)
     shape = latent_shape(checkpoint, spec.height, spec.width, additions)
     latent = torch.zeros(shape, dtype=torch.float32)
     has_depth = additions is not None and additions.depth and spec.cache is not None
     by_kind = {
-        OperatorKind.ENCODE: image,
-        OperatorKind.DENOISE: torch.stack([latent, latent]) if has_depth else latent,
-        OperatorKind.DECODE: latent,
+        OperatorKind.ENCODE: {PICTURE: image},
+        OperatorKind.DENOISE: {LATENT: latent, DEPTH: latent} if has_depth else {LATENT: latent},
+        OperatorKind.DECODE: {LATENT: latent},
     }
     return [by_kind[operator.kind] for operator in span.operators]
 
 
 def _write_seconds(
-    model: Model, memory: TemporalMemory, spec: SessionSpec, operator: Operator, payload: Tensor
+    model: Model, memory: TemporalMemory, spec: SessionSpec, operator: Operator, payload: Planes
 ) -> float:
     """Extra seconds of a row whose write is due, onto what was written before; 0 where none ever is."""
     group = model.group(spec, spec.settings, operator)
@@ -104,16 +107,17 @@ def _row(
     spec: SessionSpec,
     operator: Operator,
     group: Hashable,
-    payload: Tensor,
+    payload: Planes,
     *,
     ordinal: int = 0,
     write_due: bool = False,
 ) -> Row:
-    frame = Frame(spec, ordinal, spec.settings, 0, payload, float("inf"), (operator,))
+    came = Frame("", ordinal, payload)
+    frame = FrameInFlight(spec, spec.settings, came, payload, (operator,))
     return Row(frame, operator, group, float("inf"), write_due)
 
 
-def _window_row(spec: SessionSpec, operator: Operator, group: Hashable, payload: Tensor, frames: int) -> Row:
+def _window_row(spec: SessionSpec, operator: Operator, group: Hashable, payload: Planes, frames: int) -> Row:
     rows = [_row(spec, operator, group, payload, ordinal=n) for n in range(frames)]
     window = tuple(row.frame for row in rows)
     return replace(rows[-1], group=window_group(group), window=window)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -22,18 +22,16 @@ from itertools import islice
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.frame import Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.networks.model import Forward, Model
 from rearview.engine.open_session import OpenSession, SessionState
 from rearview.engine.rows import (
-    Emission,
-    Frame,
-    FrameInput,
+    FrameInFlight,
     LaterRow,
     Row,
-    SpanTiming,
     row_width,
     window_group,
 )
@@ -73,7 +71,7 @@ class Batch:
 class StepResult:
     """What one step did."""
 
-    emissions: Sequence[Emission]
+    emissions: Sequence[Frame[Tensor]]
     batch: Batch | None
     """None: no row was ready."""
     queue_age_s: float = 0.0
@@ -100,7 +98,7 @@ class Engine:
         self._order = order
         self._clock = clock
         self._sessions: dict[str, OpenSession] = {}
-        self._emissions: list[Emission] = []
+        self._emissions: list[Frame[Tensor]] = []
 
     def open(self, spec: SessionSpec) -> None:
         """Take a slot. Raises Refused(NO_CAPACITY), and then nothing has changed."""
@@ -151,7 +149,7 @@ class Engine:
         if session is not None:
             session.flushing = True
 
-    def admit(self, frame: FrameInput, now: float) -> bool:
+    def admit(self, frame: Frame[Tensor], now: float) -> bool:
         """Let a frame in; frames may arrive in any order. False: there is no such session (any more).
 
         A frame that was let in before is not run again: if its output is still here it is sent again.
@@ -224,7 +222,7 @@ class Engine:
         except Exception:  # It only saves time: if it fails again in a forward, frames end there.
             logger.exception("settings could not be prepared")
 
-    def _enter(self, session: OpenSession, entering: FrameInput, now: float) -> None:
+    def _enter(self, session: OpenSession, entering: Frame[Tensor], now: float) -> None:
         settings = session.settings.get(entering.settings_version)
         if settings is None:
             logger.error("no settings of version %d: the frame is dropped", entering.settings_version)
@@ -244,15 +242,15 @@ class Engine:
         session.frames[frame.ordinal] = frame
         self._emit_if_done(session, frame)
 
-    def _frame(self, spec: SessionSpec, entering: FrameInput, known: Settings | None, now: float) -> Frame:
+    def _frame(
+        self, spec: SessionSpec, entering: Frame[Tensor], known: Settings | None, now: float
+    ) -> FrameInFlight:
         settings = known or spec.settings
-        return Frame(
+        return FrameInFlight(
             spec=spec,
-            ordinal=entering.ordinal,
             settings=settings,
-            settings_version=entering.settings_version,
-            payload=None if known is None else entering.payload,
-            deadline_s=entering.deadline_s,
+            came=entering,
+            planes=None if known is None else entering.planes,
             operators=tuple(
                 operator
                 for operator in self.span.operators
@@ -284,7 +282,7 @@ class Engine:
                     yield row
             preceded.update(session.ordered.intersection(frame.remaining))
 
-    def _next_row(self, session: OpenSession, frame: Frame) -> Row | None:
+    def _next_row(self, session: OpenSession, frame: FrameInFlight) -> Row | None:
         """The row that `frame`, the first one before its operator, is in; None if it has to wait."""
         operator = frame.operator
         if operator.kind is OperatorKind.DENOISE:
@@ -294,7 +292,7 @@ class Engine:
                 return self._shadow_row(session, operator.step)
         return None if self._held_back(session, frame) else self._row(session, frame)
 
-    def _held_back(self, session: OpenSession, frame: Frame) -> bool:
+    def _held_back(self, session: OpenSession, frame: FrameInFlight) -> bool:
         """In stream-batch order step k of frame n waits until frame n + k is encoded: they share forwards."""
         if self._order is Order.BACK_TO_BACK or session.flushing:
             return False
@@ -303,12 +301,12 @@ class Engine:
             return session.expected <= frame.ordinal + frame.operator.step
         return newest.operator.kind is OperatorKind.ENCODE and frame.operator.kind is OperatorKind.DENOISE
 
-    def _row(self, session: OpenSession, frame: Frame) -> Row:
+    def _row(self, session: OpenSession, frame: FrameInFlight) -> Row:
         group = self._model.group(frame.spec, frame.settings, frame.operator)
         row = Row(frame, frame.operator, group, 0.0, later=tuple(self._later(session, frame)))
         return self._scheduled(row, frame.deadline_s)
 
-    def _window_row(self, session: OpenSession, head: Frame) -> Row | None:
+    def _window_row(self, session: OpenSession, head: FrameInFlight) -> Row | None:
         """The row that warms up the step before which `head` is first; None while a frame of it is not
         there yet.
         """
@@ -336,13 +334,13 @@ class Engine:
         if waiting is not None and operator in waiting.remaining:
             before = waiting.operators.index(operator) - 1
             later = tuple(self._later(session, waiting, position=before))
-            frame = replace(frame, deadline_s=waiting.deadline_s)
+            frame = replace(frame, came=replace(frame.came, deadline_s=waiting.deadline_s))
         group = window_group(self._model.group(frame.spec, frame.settings, operator))
         row = Row(frame, operator, group, 0.0, later=later, window=(*window[:-1], frame), shadow=True)
         return self._scheduled(row, frame.deadline_s)
 
     def _later(
-        self, session: OpenSession, frame: Frame, frames: int = 1, position: int | None = None
+        self, session: OpenSession, frame: FrameInFlight, frames: int = 1, position: int | None = None
     ) -> Iterator[LaterRow]:
         """What is still before `frame` after its operator (or that at `position`), if `frames` go on
         together.
@@ -357,7 +355,7 @@ class Engine:
             else:
                 yield LaterRow(group, width * frames)
 
-    def _is_in_window(self, session: OpenSession, frame: Frame, operator: Operator) -> bool:
+    def _is_in_window(self, session: OpenSession, frame: FrameInFlight, operator: Operator) -> bool:
         """Whether `frame` will run `operator` in a window, unless all frames before it are lost."""
         if session.warm_up is None or operator.kind is not OperatorKind.DENOISE:
             return False
@@ -389,18 +387,23 @@ class Engine:
         assert len(forward.outputs) == samples, f"{len(forward.outputs)} outputs of {samples} samples"
         outputs = iter(forward.outputs)
         for row in rows:
-            session, payloads = self._sessions[row.session_id], list(islice(outputs, len(row.frames)))
+            session, left = self._sessions[row.session_id], list(islice(outputs, len(row.frames)))
             if row.window:
                 assert session.warm_up is not None
                 session.warm_up.step(row.operator.step).warmed_up(row.frame, shadow=row.shadow)
             if row.shadow:  # Its pictures are those of frames that have gone on.
                 continue
-            for frame, payload in zip(row.frames, payloads, strict=True):
+            for frame, planes in zip(row.frames, left, strict=True):
                 if session.frames.get(frame.ordinal) is frame:
-                    self._hand_over(session, frame, payload, started_s, finished_s)
+                    self._hand_over(session, frame, planes, started_s, finished_s)
 
     def _hand_over(
-        self, session: OpenSession, frame: Frame, payload: Tensor, started_s: float, finished_s: float
+        self,
+        session: OpenSession,
+        frame: FrameInFlight,
+        planes: Mapping[str, Tensor],
+        started_s: float,
+        finished_s: float,
     ) -> None:
         operator = frame.operator
         frame.failures = 0
@@ -413,7 +416,7 @@ class Engine:
             session.committed[operator.step] = frame.ordinal
             if session.warm_up is not None:
                 session.warm_up.step(operator.step).keep(replace(frame))
-        frame.payload = payload
+        frame.planes = planes
         frame.position += 1
         self._emit_if_done(session, frame)
 
@@ -426,7 +429,7 @@ class Engine:
             for frame in session.own(row.frames):
                 frame.failures += 1
                 if frame.failures >= MAX_FAILURES:
-                    frame.payload = None
+                    frame.planes = None
                     self._emit_if_done(session, frame)
 
     def _fail_shadow(self, session: OpenSession, row: Row) -> None:
@@ -438,18 +441,11 @@ class Engine:
             logger.error("%s was not warmed up anew: the old cache is kept", row.operator.name)
             state.warmed_up(row.frame, shadow=True)
 
-    def _emit_if_done(self, session: OpenSession, frame: Frame) -> None:
+    def _emit_if_done(self, session: OpenSession, frame: FrameInFlight) -> None:
         if not frame.done:
             return
         del session.frames[frame.ordinal]
-        emission = Emission(
-            session.spec.session_id,
-            frame.ordinal,
-            frame.settings_version,
-            frame.payload,
-            frame.deadline_s,
-            SpanTiming(self.span.name, frame.queue_s, frame.compute_s),
-        )
+        emission = frame.came.left(frame.planes, Timing(self.span.name, frame.queue_s, frame.compute_s))
         session.retained[frame.ordinal] = emission
         if len(session.retained) > RETAINED_OUTPUTS:
             session.retained.popitem(last=False)

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from rearview.contract.chain import Operator
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.rows import Emission, Frame, FrameInput
+from rearview.engine.rows import FrameInFlight
 from rearview.engine.warmup import WarmUp
 
 __all__ = ["OpenSession", "SessionState"]
@@ -28,25 +31,25 @@ class OpenSession:
     """None: its frames never wait for each other."""
     expected: int = 0
     """The next ordinal to let in."""
-    early: dict[int, FrameInput] = field(default_factory=dict)
+    early: dict[int, Frame[Tensor]] = field(default_factory=dict)
     """Arrived before an earlier ordinal did."""
-    frames: OrderedDict[int, Frame] = field(default_factory=OrderedDict)
+    frames: OrderedDict[int, FrameInFlight] = field(default_factory=OrderedDict)
     """In flight here, by ordinal."""
     committed: dict[int, int] = field(default_factory=dict)
     """Denoising step to the last ordinal that committed it."""
-    retained: OrderedDict[int, Emission] = field(default_factory=OrderedDict)
+    retained: OrderedDict[int, Frame[Tensor]] = field(default_factory=OrderedDict)
     flushing: bool = False
 
-    def is_cold(self, frame: Frame, step: int) -> bool:
+    def is_cold(self, frame: FrameInFlight, step: int) -> bool:
         """Whether `frame`, which no earlier one still precedes at `step`, must warm it up."""
         return self.warm_up is not None and self.warm_up.step(step).is_cold(frame)
 
-    def shadow_is_due(self, step: int, head: Frame | None = None) -> bool:
+    def shadow_is_due(self, step: int, head: FrameInFlight | None = None) -> bool:
         if self.warm_up is None:
             return False
         return self.warm_up.step(step).shadow_is_due(self.committed.get(step, -1), head)
 
-    def own(self, frames: Sequence[Frame]) -> list[Frame]:
+    def own(self, frames: Sequence[FrameInFlight]) -> list[FrameInFlight]:
         """Those that are in flight; the others are copies that fill a window."""
         return [frame for frame in frames if self.frames.get(frame.ordinal) is frame]
 

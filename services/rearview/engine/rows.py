@@ -8,49 +8,25 @@ samples of its forward as it has frames, and commits all of them or none.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
 
 __all__ = [
     "Changes",
-    "Emission",
-    "Frame",
-    "FrameInput",
+    "FrameInFlight",
     "LaterRow",
     "Row",
-    "SpanTiming",
     "row_width",
     "window_group",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class SpanTiming:
-    """A frame's time in one span, seconds."""
-
-    span: str
-    queue_s: float
-    compute_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class FrameInput:
-    """A frame as it enters a span."""
-
-    session_id: str
-    ordinal: int
-    payload: Tensor | None
-    """Image (H, W, 3) uint8, latent (C, h, w) float32, or opaque bytes. None: dropped upstream."""
-    settings_version: int = 0
-    deadline_s: float = float("inf")
-    """On this process's monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +46,15 @@ class Changes:
 
 
 @dataclass(slots=True)
-class Frame:
+class FrameInFlight:
     """A frame in flight in this span. Owned and changed by the engine alone."""
 
     spec: SessionSpec
-    ordinal: int
     settings: Settings
-    settings_version: int
-    payload: Tensor | None
-    deadline_s: float
+    came: Frame[Tensor]
+    """As it entered the span."""
+    planes: Mapping[str, Tensor] | None
+    """What it carries now. None: it was lost."""
     operators: tuple[Operator, ...]
     """Those of the span that this frame has (a frame with fewer steps has fewer)."""
     position: int = 0
@@ -93,12 +69,17 @@ class Frame:
     """Of a session with a temporal cache."""
 
     @property
-    def faulted(self) -> bool:
-        return self.payload is None
+    def ordinal(self) -> int:
+        return self.came.ordinal
+
+    @property
+    def deadline_s(self) -> float:
+        """On this process's monotonic clock."""
+        return self.came.deadline_s
 
     @property
     def done(self) -> bool:
-        return self.faulted or self.position == len(self.operators)
+        return self.planes is None or self.position == len(self.operators)
 
     @property
     def operator(self) -> Operator:
@@ -108,19 +89,6 @@ class Frame:
     def remaining(self) -> tuple[Operator, ...]:
         """The operators of the span that are still before this frame."""
         return self.operators[self.position :]
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """A frame that leaves the span."""
-
-    session_id: str
-    ordinal: int
-    settings_version: int
-    payload: Tensor | None
-    """What the next span takes, on the CPU. None: dropped, here or upstream."""
-    deadline_s: float
-    timing: SpanTiming
 
 
 class LaterRow(NamedTuple):
@@ -152,7 +120,7 @@ class Row:
     Reads only; the engine commits.
     """
 
-    frame: Frame = field(repr=False)
+    frame: FrameInFlight = field(repr=False)
     """That of its deadline and failures: the last one of a window."""
     operator: Operator
     group: Hashable
@@ -163,13 +131,13 @@ class Row:
     """Whether its commit writes more than every row of its group does (`TemporalMemory.write_due`)."""
     later: tuple[LaterRow, ...] = ()
     """Its frame's rows after this one, in this span."""
-    window: tuple[Frame, ...] = field(default=(), repr=False)
+    window: tuple[FrameInFlight, ...] = field(default=(), repr=False)
     """The frames that see each other in it, in order, `frame` last. Empty: `frame` alone."""
     shadow: bool = False
     """Whether it reads a window once more, only for what its commit puts into the temporal cache."""
 
     @property
-    def frames(self) -> tuple[Frame, ...]:
+    def frames(self) -> tuple[FrameInFlight, ...]:
         """What it runs, in order: one sample of the forward each."""
         return self.window or (self.frame,)
 
@@ -197,7 +165,7 @@ class Row:
         return self.frame.settings
 
     @property
-    def payload(self) -> Tensor:
-        payload = self.frame.payload
-        assert payload is not None, f"row of a dropped frame {self.ordinal}"
-        return payload
+    def planes(self) -> Mapping[str, Tensor]:
+        planes = self.frame.planes
+        assert planes is not None, f"row of a lost frame {self.ordinal}"
+        return planes

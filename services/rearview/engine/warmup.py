@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.rewarm import rewarms
 from rearview.contract.settings import Settings
-from rearview.engine.rows import Changes, Frame
+from rearview.engine.rows import Changes, FrameInFlight
 
 __all__ = ["StepWarmUp", "WarmUp", "filled"]
 
@@ -33,20 +33,20 @@ class StepWarmUp:
     """First ordinal of the window that the cache was last filled with, or should have been."""
     shadow: int | None = None
     """First ordinal of the window whose inputs are being kept."""
-    inputs: list[Frame] = field(default_factory=list)
-    """Frames of it as they entered the step: at most W payloads, on the host and only while a shadow
+    inputs: list[FrameInFlight] = field(default_factory=list)
+    """Frames of it as they entered the step: at most W frames, on the host and only while a shadow
     window is under way. 64 KiB each for Stable Diffusion 1.5 at 512 x 512, up to three times that with
     depth and an anchor: a thousandth of the cache that they refill, and no part of any pool's bytes."""
 
-    def is_cold(self, frame: Frame) -> bool:
+    def is_cold(self, frame: FrameInFlight) -> bool:
         """Whether the cache means nothing to `frame`, which no earlier frame still precedes here."""
         return self.prefilled < frame.changes.reset_at
 
-    def start(self, frame: Frame) -> int:
+    def start(self, frame: FrameInFlight) -> int:
         """First ordinal of the window that a cold step's `frame` is in: all before it were lost."""
         return _start(frame.changes.reset_at, frame.ordinal, self.frames)
 
-    def shadow_is_due(self, committed: int, head: Frame | None = None) -> bool:
+    def shadow_is_due(self, committed: int, head: FrameInFlight | None = None) -> bool:
         """Whether the shadow window is complete and to be read before anything else.
 
         `committed`: the last ordinal that the step committed. `head`: the next frame, if it is here.
@@ -63,14 +63,14 @@ class StepWarmUp:
             and not self.shadow < head.changes.changed_at < self.shadow + self.frames
         )
 
-    def warmed_up(self, frame: Frame, *, shadow: bool = False) -> None:
+    def warmed_up(self, frame: FrameInFlight, *, shadow: bool = False) -> None:
         """A window that `frame` is in has committed; a shadow one may also have been given up."""
         assert self.shadow is not None or not shadow, "a shadow window that nobody asked for"
         self.prefilled = self.start(frame) if not shadow or self.shadow is None else self.shadow
         self.shadow = None
         self.inputs = []
 
-    def keep(self, frame: Frame) -> None:
+    def keep(self, frame: FrameInFlight) -> None:
         """`frame`, as it entered the step, has committed: keep it if a shadow window needs it."""
         changed_at = frame.changes.changed_at
         if changed_at <= self.prefilled:
@@ -114,8 +114,8 @@ class WarmUp:
             self.changes = replace(self.changes, reweighted_at=ordinal)
 
     def window(
-        self, step: int, head: Frame, in_flight: Mapping[int, Frame], expected: int
-    ) -> Sequence[Frame] | None:
+        self, step: int, head: FrameInFlight, in_flight: Mapping[int, FrameInFlight], expected: int
+    ) -> Sequence[FrameInFlight] | None:
         """The frames that warm up together with `head`, the first one before a cold step; None while
         more of them are to come.
 
@@ -131,7 +131,7 @@ class WarmUp:
         return together if is_whole else None
 
 
-def filled(frames: Iterable[Frame], start: int, places: int) -> tuple[Frame, ...]:
+def filled(frames: Iterable[FrameInFlight], start: int, places: int) -> tuple[FrameInFlight, ...]:
     """A window from ordinal `start` with every place taken: by its frame, by a copy of the nearest
     earlier one, else of the next later one. `frames`: at least one, in order.
     """

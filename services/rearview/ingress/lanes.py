@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from rearview.config import LinkConfig
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.placement import Replica, place
 from rearview.errors import Fault, RearviewError, Reason, Refused
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.transport.wire import (
-    FrameMessage,
     Kind,
     decode_frame,
     decode_json,
@@ -58,7 +61,7 @@ class Lanes:
         link: LinkConfig,
         node: str,
         *,
-        on_frame: Callable[[FrameMessage], None],
+        on_frame: Callable[[Frame[NDArray[Any]]], None],
         on_lane_lost: Callable[[str, int], None],
         on_replica_lost: Callable[[str], None],
     ) -> None:
@@ -124,9 +127,9 @@ class Lanes:
             with contextlib.suppress(LinkClosed):  # A replica that is gone holds no slot.
                 link.send(Kind.CLOSE, body)
 
-    def send_frame(self, lane: Lane, message: FrameMessage) -> int:
+    def send_frame(self, lane: Lane, frame: Frame[NDArray[Any]]) -> int:
         """Send a frame into the lane; returns its bytes. Raises LinkClosed: the session is lost."""
-        parts = encode_frame(message)
+        parts = encode_frame(frame, time.monotonic())
         lane.links[0].send(Kind.FRAME, *parts)
         return sum(len(part) for part in parts)
 
@@ -170,7 +173,7 @@ class Lanes:
 
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if kind is Kind.FRAME:
-            self._on_frame(decode_frame(body))
+            self._on_frame(decode_frame(body, time.monotonic()))
         elif kind is Kind.LOST:
             content = decode_json(body)
             self._on_lane_lost(content["session_id"], content["epoch"])

@@ -185,9 +185,9 @@ def opened_response(
     return pb.TranslateResponse(opened=opened, frame_credit=session.frame_credit)
 
 
-def answer_response(session: IngressSession, answer: Answer, spans: list[str]) -> pb.TranslateResponse:
+def answer_response(session: IngressSession, answer: Answer) -> pb.TranslateResponse:
     """`frame` or `dropped`."""
-    timings = _timings(answer, spans)
+    timings = _timings(answer)
     credit = session.frame_credit
     if isinstance(answer.outcome, DropReason):
         dropped = pb.Dropped(
@@ -287,7 +287,7 @@ def _temporal_cache(session: IngressSession) -> pb.TemporalCache | None:
     )
 
 
-def _timings(answer: Answer, spans: list[str]) -> pb.Timings:
+def _timings(answer: Answer) -> pb.Timings:
     started_s = answer.started_s or answer.answered_s
     return pb.Timings(
         total=_duration(answer.answered_s - answer.received_s),
@@ -295,7 +295,7 @@ def _timings(answer: Answer, spans: list[str]) -> pb.Timings:
         codec=_duration(answer.codec_s),
         spans=[
             pb.SpanTiming(
-                span=spans[timing.span], queue=_duration(timing.queue_s), compute=_duration(timing.compute_s)
+                span=timing.span, queue=_duration(timing.queue_s), compute=_duration(timing.compute_s)
             )
             for timing in answer.timings
         ],

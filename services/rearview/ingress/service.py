@@ -16,8 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.contract.card import ModelCard, has_motion, size_multiple
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings, SettingsChange, check_adapters
 from rearview.control.methods import Method, Offer, choose_method
@@ -31,7 +34,7 @@ from rearview.ingress.pacing import DropPolicy, Pacer
 from rearview.ingress.session import IngressSession, SessionOptions
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
-from rearview.transport.wire import FrameMessage
+from rearview.transport.wire import plane_bytes
 
 __all__ = ["Feeder", "Ingress", "OpenRequest", "Record"]
 
@@ -334,17 +337,15 @@ class Ingress:
         self.close(oldest, StreamEnded(Reason.SESSION_UNKNOWN, "the slot was needed"))
         return oldest
 
-    def _on_frame(self, message: FrameMessage) -> None:
-        record = self._records.get(message.session_id)
+    def _on_frame(self, frame: Frame[NDArray[Any]]) -> None:
+        record = self._records.get(frame.session_id)
         if record is None:
             return
         try:
-            record.session.on_frame(message)
+            record.session.on_frame(frame)
         except Exception as error:  # The edge of a session: others share the link.
-            self._on_fault(message.session_id, error)
-        self.metrics.link_bytes.labels("ingress", "received").inc(
-            0 if message.payload is None else message.payload.nbytes
-        )
+            self._on_fault(frame.session_id, error)
+        self.metrics.link_bytes.labels("ingress", "received").inc(plane_bytes(frame))
 
     def _on_lane_lost(self, session_id: str, epoch: int) -> None:
         record = self._records.get(session_id)

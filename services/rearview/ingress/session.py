@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from rearview.config import TenantConfig
 from rearview.contract.blending import is_blending, settings_under
+from rearview.contract.frame import NO_PLACE, PICTURE, Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.directory.protocol import Lease
@@ -36,7 +37,6 @@ from rearview.ingress.similarity import SimilarityFilter, SimilaritySettings, Th
 from rearview.ingress.warmup import CacheOptions, WarmUp
 from rearview.telemetry.metrics import Metrics
 from rearview.transport.links import LinkClosed
-from rearview.transport.wire import FrameMessage, Timing
 
 __all__ = ["Answer", "FrameIn", "IngressSession", "SessionOptions"]
 
@@ -77,6 +77,8 @@ class FrameIn:
 class Answer:
     """The outcome of one frame; in order of receipt. `outcome` is None until it is known."""
 
+    place: int
+    """Its number among the frames received, from 0."""
     frame_index: int
     presentation_offset: tuple[int, int]
     received_s: float
@@ -137,7 +139,7 @@ class IngressSession:
         """The number by which it knows them."""
         self._in_force = spec.settings
         """Those settings, with the blend that is under way."""
-        self._last_sent: FrameMessage | None = None
+        self._last_sent: Frame[NDArray[Any]] | None = None
         """For fillers; None where none can be needed."""
         self._ends = False
         """Whether the client has said that no frame will follow."""
@@ -160,7 +162,7 @@ class IngressSession:
 
     def receive(self, frame: FrameIn, refusal: DropReason | None) -> None:
         """Take a frame; `refusal` is why it cannot be used. Raises Refused(CREDIT_EXCEEDED)."""
-        answer = Answer(frame.frame_index, frame.presentation_offset, frame.received_s)
+        answer = Answer(self.received, frame.frame_index, frame.presentation_offset, frame.received_s)
         self._ends = False
         if refusal is None and frame.frame_index <= self._last_index:
             refusal = DropReason.INDEX_NOT_INCREASING
@@ -290,28 +292,28 @@ class IngressSession:
 
     # What the lane does.
 
-    def on_frame(self, message: FrameMessage) -> None:
+    def on_frame(self, frame: Frame[NDArray[Any]]) -> None:
         """A picture has come back, or word that it will not."""
-        if message.epoch != self.lane.epoch:
+        if frame.epoch != self.lane.epoch:
             return  # Of another owner.
-        self._warm_up.came_back(message.ordinal, lost=message.payload is None)
+        self._warm_up.came_back(frame.ordinal, lost=frame.is_lost)
         if self._warm_up.is_over:
             self._last_sent = None
-        if message.payload is None:
+        if frame.is_lost:
             self._pace_warm_up()
             self._startable.set()
-        if message.ordinal not in self._in_lane:
+        if frame.ordinal not in self._in_lane:
             return  # A filler's, or sent a second time.
-        answer = self._in_lane.pop(message.ordinal)
-        answer.timings = message.timings
+        answer = self._in_lane.pop(frame.ordinal)
+        answer.timings = frame.timings
         self._pacer.finished()
         self._startable.set()
-        if message.payload is None:
+        if frame.planes is None:
             self._refuse(answer, DropReason.FAULT)
         elif not answer.warms_up and self._pacer.is_late(answer.received_s, time.monotonic()):
             self._refuse(answer, DropReason.LATE)
         else:
-            self._spawn(self._finish(answer, message.payload))
+            self._spawn(self._finish(answer, frame.planes[PICTURE]))
 
     def _refuse(self, answer: Answer, reason: DropReason) -> None:
         if self._filter is not None:
@@ -348,31 +350,40 @@ class IngressSession:
         if self._warm_up.is_reset_by(settings):
             self._complete_window()
         for _ in range(self._warm_up.enter(self._next_ordinal, settings)):
-            self._send(payload, self._budget_s(answer), version, settings)
+            self._send(payload, answer, version, settings, is_filler=True)
             self._metrics.filler_frames.inc()
         answer.warms_up = self._warm_up.holds(self._next_ordinal)
         self._in_lane[self._next_ordinal] = answer
-        self._send(payload, self._budget_s(answer), version, settings)
+        self._send(payload, answer, version, settings)
 
-    def _send(self, payload: NDArray[np.uint8], budget_s: float, version: int, settings: Settings) -> None:
+    def _send(
+        self,
+        payload: NDArray[np.uint8],
+        answer: Answer,
+        version: int,
+        settings: Settings,
+        *,
+        is_filler: bool = False,
+    ) -> None:
         """A frame into the lane, under the next ordinal."""
         self._announce(version, settings, self._next_ordinal)
-        self._send_message(
-            FrameMessage(
-                self.spec.session_id,
-                self.lane.epoch,
-                self._next_ordinal,
-                self._lane_version,
-                budget_s,
-                payload,
-            )
+        frame: Frame[NDArray[Any]] = Frame(
+            self.spec.session_id,
+            self._next_ordinal,
+            {PICTURE: payload},
+            settings_version=self._lane_version,
+            deadline_s=answer.started_s + self._budget_s(answer),
+            place=NO_PLACE if is_filler else answer.place,
+            frame_index=answer.frame_index,
+            epoch=self.lane.epoch,
         )
+        self._send_into_lane(frame)
 
-    def _send_message(self, message: FrameMessage) -> None:
-        self._next_ordinal = message.ordinal + 1
-        self._last_sent = None if self._warm_up.is_over else message
+    def _send_into_lane(self, frame: Frame[NDArray[Any]]) -> None:
+        self._next_ordinal = frame.ordinal + 1
+        self._last_sent = None if self._warm_up.is_over else frame
         with contextlib.suppress(LinkClosed):  # The loss itself ends the session.
-            sent = self._lanes.send_frame(self.lane, message)
+            sent = self._lanes.send_frame(self.lane, frame)
             self._metrics.link_bytes.labels("ingress", "sent").inc(sent)
 
     def _fill_up(self) -> None:
@@ -391,7 +402,7 @@ class IngressSession:
         if self._last_sent is None or not any(map(self._warm_up.holds, self._in_lane)):
             return
         for _ in range(self.warm_up_missing):
-            self._send_message(replace(self._last_sent, ordinal=self._next_ordinal))
+            self._send_into_lane(replace(self._last_sent, ordinal=self._next_ordinal, place=NO_PLACE))
             self._metrics.filler_frames.inc()
 
     def _pace_warm_up(self) -> None:

@@ -59,7 +59,6 @@ class TranslateStream:
         self._ingress, self._context, self._tenant = ingress, context, tenant
         self._limits = ingress.config.limits
         self._opaque = ingress.config.model.checkpoint == "null"
-        self._spans = [span.name for span in ingress.config.spans]
         self._outgoing: deque[pb.TranslateResponse] = deque()
         """Answers to controls, and notices: not bound to the order of frames."""
         self._room = asyncio.Event()
@@ -255,7 +254,7 @@ class TranslateStream:
                 continue
             answer = session.answer(self._number) if self._may_send(record) else None
             if answer is not None:
-                await self._send(answer_response(session, answer, self._spans))
+                await self._send(answer_response(session, answer))
                 self._number += 1
                 session.sent(self._number)
                 bad_frames = self._count_bad(bad_frames, answer.outcome)

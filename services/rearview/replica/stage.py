@@ -14,16 +14,18 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from rearview.config import ServiceConfig
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine, StepResult
-from rearview.engine.rows import FrameInput
 from rearview.errors import Fault, RearviewError, Reason, Refused
 from rearview.replica.build import build_engine
 from rearview.replica.runner import EngineRunner
@@ -31,15 +33,14 @@ from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer, reachable
 from rearview.transport.wire import (
-    FrameMessage,
     Kind,
-    Timing,
     decode_frame,
     decode_json,
     decode_settings,
     decode_spec,
     encode_frame,
     encode_json,
+    plane_bytes,
 )
 
 __all__ = ["Stage"]
@@ -58,8 +59,6 @@ class _Session:
     next_link: Link
     frames: int = 0
     """Frames that have left this stage."""
-    timings: dict[int, list[Timing]] = field(default_factory=dict)
-    """Of the frames in flight here, by ordinal: what earlier spans took."""
 
 
 def _tell_lost(session_id: str, session: _Session) -> None:
@@ -77,12 +76,25 @@ def _refusal(error: RearviewError) -> dict[str, Any]:
     }
 
 
+def _on_tensors(frame: Frame[NDArray[Any]]) -> Frame[Tensor]:
+    """One copy: a tensor must be writable and must not pin the whole message."""
+    planes = frame.planes
+    copied = None if planes is None else {n: torch.from_numpy(plane.copy()) for n, plane in planes.items()}
+    return replace(cast("Frame[Any]", frame), planes=copied)
+
+
+def _on_arrays(frame: Frame[Tensor], epoch: int) -> Frame[NDArray[Any]]:
+    planes = frame.planes
+    arrays = None if planes is None else {name: plane.numpy() for name, plane in planes.items()}
+    return replace(cast("Frame[Any]", frame), planes=arrays, epoch=epoch)
+
+
 def _open_anew(engine: Engine, spec: SessionSpec) -> None:
     engine.close(spec.session_id)  # An open under an older epoch may have come before.
     engine.open(spec)
 
 
-def _admit(frame: FrameInput, now: float, engine: Engine) -> None:
+def _admit(frame: Frame[Tensor], now: float, engine: Engine) -> None:
     # A session that was closed meanwhile needs no answer: its owner closed it.
     engine.admit(frame, now)
 
@@ -170,7 +182,7 @@ class Stage:
 
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if kind is Kind.FRAME:
-            self._on_frame(decode_frame(body))
+            self._on_frame(decode_frame(body, time.monotonic()))
         elif kind is Kind.SETTINGS:
             self._on_settings(decode_json(body), body)
         elif kind is Kind.OPEN:
@@ -181,19 +193,12 @@ class Stage:
             content = decode_json(body)
             self._close(content["session_id"], content["epoch"])
 
-    def _on_frame(self, message: FrameMessage) -> None:
-        session = self._sessions.get(message.session_id)
-        if session is None or message.epoch != session.epoch or self._runner is None:
+    def _on_frame(self, frame: Frame[NDArray[Any]]) -> None:
+        session = self._sessions.get(frame.session_id)
+        if session is None or frame.epoch != session.epoch or self._runner is None:
             return  # Of a former owner or a closed session: fenced.
-        session.timings[message.ordinal] = list(message.timings)
-        now = time.monotonic()
-        # One copy: the tensor must be writable and must not pin the whole message.
-        payload = None if message.payload is None else torch.from_numpy(message.payload.copy())
-        frame = FrameInput(
-            message.session_id, message.ordinal, payload, message.settings_version, now + message.budget_s
-        )
-        self._runner.post(partial(_admit, frame, now))
-        self._count_bytes("received", 0 if message.payload is None else message.payload.nbytes)
+        self._runner.post(partial(_admit, _on_tensors(frame), time.monotonic()))
+        self._count_bytes("received", plane_bytes(frame))
 
     def _on_settings(self, content: Mapping[str, Any], body: bytes) -> None:
         session = self._sessions.get(content["session_id"])
@@ -317,22 +322,13 @@ class Stage:
             if session is None:
                 continue
             session.frames += 1
-            timing = emission.timing
+            timing = emission.timings[-1]
             self._metrics.span_queue_seconds.labels(self._span.name).observe(timing.queue_s)
             self._metrics.span_compute_seconds.labels(self._span.name).observe(timing.compute_s)
-            earlier = session.timings.pop(emission.ordinal, [])
-            message = FrameMessage(
-                emission.session_id,
-                session.epoch,
-                emission.ordinal,
-                emission.settings_version,
-                emission.deadline_s - now,
-                None if emission.payload is None else emission.payload.numpy(),
-                [*earlier, Timing(self._span_index, timing.queue_s, timing.compute_s)],
-            )
-            self._count_bytes("sent", 0 if message.payload is None else message.payload.nbytes)
+            left = _on_arrays(emission, session.epoch)
+            self._count_bytes("sent", plane_bytes(left))
             with contextlib.suppress(LinkClosed):  # `_on_next_closed` closes the session.
-                session.next_link.send(Kind.FRAME, *encode_frame(message))
+                session.next_link.send(Kind.FRAME, *encode_frame(left, now))
 
     def _count_bytes(self, direction: str, count: int) -> None:
         self._metrics.link_bytes.labels(self._span.name, direction).inc(count)

@@ -32,7 +32,7 @@ __all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "reachable
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = b"rearview-link-1"
+PROTOCOL = b"rearview-link-2"
 NONCE_BYTES = 32
 HANDSHAKE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 0.5

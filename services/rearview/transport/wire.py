@@ -1,7 +1,10 @@
 """What travels on a link between replicas: small binary headers, raw bytes, no pickles.
 
     message  = length u32 | kind u8 | body                       (length counts the body)
-    frame    = header | dims u32 * ndim | timings * count | payload bytes
+    frame    = header | timing * count | plane * count | bytes of the planes, one after another
+    timing   = queue f32 | compute f32 | span name
+    plane    = type u8 | number of dims u8 | dims u32 * n | plane name
+    name     = length u8 | UTF-8
     others   = JSON
 
 A frame carries its remaining budget, never a clock value: clocks differ between processes.
@@ -10,9 +13,9 @@ A frame carries its remaining budget, never a clock value: clocks differ between
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -20,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from rearview.contract.frame import Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 
 __all__ = [
-    "FrameMessage",
     "Kind",
-    "Timing",
     "decode_frame",
     "decode_json",
     "decode_settings",
@@ -35,6 +37,7 @@ __all__ = [
     "encode_json",
     "encode_settings",
     "encode_spec",
+    "plane_bytes",
 ]
 
 
@@ -61,77 +64,105 @@ class WireError(ValueError):
     """A message that cannot be read: the peer is not one of ours, or of another version."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """A frame's time in one span of its lane."""
-
-    span: int
-    """Index of the span in the topology."""
-    queue_s: float
-    compute_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class FrameMessage:
-    """A frame on its way."""
-
-    session_id: str
-    """32 hex digits."""
-    epoch: int
-    ordinal: int
-    settings_version: int
-    budget_s: float
-    """Seconds left until its deadline; infinite if it has none."""
-    payload: NDArray[Any] | None
-    """None: the frame was dropped by a fault; its ordinal is resolved."""
-    timings: Sequence[Timing] = ()
-
-
-_HEADER = struct.Struct("<16sIQIdBBB")
-_TIMING = struct.Struct("<Bff")
+_HEADER = struct.Struct("<16sIqQQId16sBB")
+"""Session, epoch, place, frame index, ordinal, settings version, budget, trace, timings, planes."""
+_TIMING = struct.Struct("<ff")
+_PLANE = struct.Struct("<BB")
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
-_NO_PAYLOAD = 255
+_LOST = 255
+"""In place of a number of planes."""
+_NO_TRACE = bytes(16)
 _SETTINGS = TypeAdapter(Settings)
 _SPEC = TypeAdapter(SessionSpec)
 
 
-def encode_frame(message: FrameMessage) -> Sequence[bytes | memoryview]:
-    """The body in parts, so that the payload is not copied."""
-    payload = message.payload
-    code = _NO_PAYLOAD if payload is None else _DTYPES.index(payload.dtype)
-    shape = () if payload is None else payload.shape
-    header = _HEADER.pack(
-        bytes.fromhex(message.session_id),
-        message.epoch,
-        message.ordinal,
-        message.settings_version,
-        message.budget_s,
-        code,
-        len(shape),
-        len(message.timings),
-    )
-    dims = struct.pack(f"<{len(shape)}I", *shape)
-    timings = b"".join(_TIMING.pack(t.span, t.queue_s, t.compute_s) for t in message.timings)
-    if payload is None:
-        return (header + timings,)
-    return header + dims + timings, np.ascontiguousarray(payload).data.cast("B")
+def encode_frame(frame: Frame[NDArray[Any]], now: float) -> Sequence[bytes | memoryview]:
+    """The body in parts, so that planes are not copied. `now`: on the clock of the frame's deadline."""
+    planes = frame.planes
+    head = [
+        _HEADER.pack(
+            bytes.fromhex(frame.session_id),
+            frame.epoch,
+            frame.place,
+            frame.frame_index,
+            frame.ordinal,
+            frame.settings_version,
+            frame.deadline_s - now,
+            frame.trace_id or _NO_TRACE,
+            len(frame.timings),
+            _LOST if planes is None else len(planes),
+        )
+    ]
+    for timing in frame.timings:
+        head += (_TIMING.pack(timing.queue_s, timing.compute_s), _encode_name(timing.span))
+    for name, plane in (planes or {}).items():
+        dims = struct.pack(f"<{plane.ndim}I", *plane.shape)
+        head += (_PLANE.pack(_DTYPES.index(plane.dtype), plane.ndim), dims, _encode_name(name))
+    full = (plane for plane in (planes or {}).values() if plane.size)
+    contents = (np.ascontiguousarray(plane).data.cast("B") for plane in full)
+    return b"".join(head), *contents
 
 
-def decode_frame(body: bytes) -> FrameMessage:
-    """Undo `encode_frame`; the payload is a view of `body`. Raises WireError."""
+def decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
+    """Undo `encode_frame`; planes are views of `body`, deadlines on the clock of `now`. Raises WireError."""
     try:
-        session, epoch, ordinal, version, budget_s, code, ndim, count = _HEADER.unpack_from(body)
-        at = _HEADER.size
-        shape = struct.unpack_from(f"<{ndim}I", body, at)
-        at += 4 * ndim
-        timings = [Timing(*_TIMING.unpack_from(body, at + i * _TIMING.size)) for i in range(count)]
-        at += count * _TIMING.size
-        payload = None
-        if code != _NO_PAYLOAD:
-            payload = np.frombuffer(body, _DTYPES[code], offset=at).reshape(shape)
+        return _decode_frame(body, now)
     except (struct.error, IndexError, ValueError) as error:
         raise WireError(f"frame of {len(body)} bytes: {error}") from None
-    return FrameMessage(session.hex(), epoch, ordinal, version, budget_s, payload, timings)
+
+
+def _decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
+    session, epoch, place, index, ordinal, version, budget_s, trace, num_timings, num_planes = (
+        _HEADER.unpack_from(body)
+    )
+    at, timings, shapes = _HEADER.size, [], {}
+    for _ in range(num_timings):
+        queue_s, compute_s = _TIMING.unpack_from(body, at)
+        span, at = _decode_name(body, at + _TIMING.size)
+        timings.append(Timing(span, queue_s, compute_s))
+    for _ in range(0 if num_planes == _LOST else num_planes):
+        code, ndim = _PLANE.unpack_from(body, at)
+        at += _PLANE.size
+        dims = struct.unpack_from(f"<{ndim}I", body, at)
+        name, at = _decode_name(body, at + 4 * ndim)
+        shapes[name] = _DTYPES[code], dims
+    planes = {}
+    for name, (dtype, dims) in shapes.items():
+        count = math.prod(dims)
+        planes[name] = np.frombuffer(body, dtype, count, at).reshape(dims) if count else np.empty(dims, dtype)
+        at += count * dtype.itemsize
+    if at != len(body) or len(shapes) != (0 if num_planes == _LOST else num_planes):
+        raise ValueError(f"its parts end at {at}")
+    return Frame(
+        session_id=session.hex(),
+        ordinal=ordinal,
+        planes=None if num_planes == _LOST else planes,
+        settings_version=version,
+        deadline_s=now + budget_s,
+        place=place,
+        frame_index=index,
+        epoch=epoch,
+        timings=tuple(timings),
+        trace_id=b"" if trace == _NO_TRACE else trace,
+    )
+
+
+def plane_bytes(frame: Frame[NDArray[Any]]) -> int:
+    """Bytes of a frame's planes."""
+    return sum(plane.nbytes for plane in (frame.planes or {}).values())
+
+
+def _encode_name(name: str) -> bytes:
+    text = name.encode()
+    return bytes([len(text)]) + text
+
+
+def _decode_name(body: bytes, at: int) -> tuple[str, int]:
+    """The name at `at`, and where it ends."""
+    end = at + 1 + body[at]
+    if end > len(body):
+        raise ValueError(f"a name ends at {end}")
+    return body[at + 1 : end].decode(), end
 
 
 def encode_json(content: Mapping[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from rearview.contract.chain import Span, chain
+from rearview.contract.frame import LATENT, PICTURE, Frame
 from rearview.contract.memories import BankSettings, CacheSettings, MergeMetric
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
@@ -27,7 +28,6 @@ from rearview.engine.memory.protocol import TemporalMemory
 from rearview.engine.networks.decode import decode_levels
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import latent_shape, load_model
 from rearview.engine.weights.formats import Additions
@@ -115,7 +115,7 @@ class Translator:
         num_sent = num_decoded = 0
         for frame in frames:
             for name in names:
-                engine.admit(FrameInput(name, num_sent, frame), time.monotonic())
+                engine.admit(Frame(name, num_sent, {PICTURE: frame}), time.monotonic())
             num_sent += 1
             self._run(engine, latents)
             while all(num_decoded in latents[name] for name in names):
@@ -133,9 +133,9 @@ class Translator:
     def _run(self, engine: Engine, latents: dict[str, dict[int, Tensor]]) -> None:
         while engine.has_work:
             for emission in engine.step(time.monotonic()).emissions:
-                if emission.payload is None:
+                if emission.planes is None:
                     raise RuntimeError(f"frame {emission.ordinal} could not be translated: the log says why")
-                latents[emission.session_id][emission.ordinal] = emission.payload
+                latents[emission.session_id][emission.ordinal] = emission.planes[LATENT]
 
     @torch.inference_mode()
     def _decode(self, latents: Sequence[Tensor]) -> list[Tensor]:

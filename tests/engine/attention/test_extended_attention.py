@@ -13,6 +13,7 @@ from rearview.contract.memories import BankPolicy, BankSettings
 from rearview.engine.networks.attention import extended
 from rearview.engine.networks.attention.extended import Attend, attend_concatenated, attend_segments
 from rearview.engine.networks.attention.processors import install_processors
+from support.frames import stacked
 from support.tiny_bank import (
     Stream,
     advance,
@@ -234,7 +235,8 @@ def test_segments_in_the_unet_equal_the_concatenation_with_a_real_bank() -> None
     try:
         for attend in (attend_concatenated, attend_segments):
             install_processors(denoiser.unet, attend)
-            outputs.extend(denoiser([row.payload], [row], memory.gather([row]))[0])
+            (left,), _ = denoiser([row.planes], [row], memory.gather([row]))
+            outputs.append(stacked(left))
     finally:
         install_processors(denoiser.unet)
     assert gap(outputs[:1], outputs[1:]) <= 1e-10

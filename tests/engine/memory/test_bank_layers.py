@@ -92,7 +92,7 @@ def test_in_a_layer_left_out_a_row_attends_as_without_a_bank_beside_rows_that_ba
         install_processors(denoiser.unet, attend)
         for company in ([without, left_out, full], [left_out]):
             rows = [make_row(spec, video(3)[2], 2) for spec in company]
-            denoiser([row.payload for row in rows], rows, memory.gather(rows))
+            denoiser([row.planes for row in rows], rows, memory.gather(rows))
             seen.update(
                 {spec.session_id + str(len(company)): seen["out"][i] for i, spec in enumerate(company)}
             )

@@ -13,8 +13,9 @@ from rearview.contract.memories import CacheSettings
 from rearview.contract.settings import Settings
 from rearview.engine.memory.depth.pool import NARROWING_PER_FRAME, DepthRange, next_range
 from rearview.engine.networks.depth import depth_picture, range_of
-from rearview.engine.rows import Frame, Row
+from rearview.engine.rows import Row
 from rearview.errors import Refused
+from support.frames import in_flight
 from support.tiny import session
 
 pytestmark = pytest.mark.unit
@@ -33,7 +34,7 @@ def row(
 ) -> Row:
     settings = Settings(prompt="a", scene=scene)
     spec = replace(session(session_id, settings), cache=CacheSettings() if cached else None)
-    frame = Frame(spec, ordinal, settings, 0, torch.zeros(1), 0.0, (operator,))
+    frame = in_flight(spec, ordinal, operator)
     return Row(frame, operator, "group", 0.0)
 
 

@@ -17,6 +17,7 @@ from rearview.engine.memory.protocol import MemoryView
 from rearview.engine.networks.model import DiffusionModel, Forward
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
+from support.frames import planes_of
 from support.tiny_bank import (
     Stream,
     advance,
@@ -263,7 +264,7 @@ def test_a_forward_that_failed_runs_again_without_a_trace(caplog: pytest.LogCapt
 def test_measuring_costs_knows_groups_and_writes_and_leaves_nothing() -> None:
     memory, model, span = tiny_bank(1), tiny_model(), denoise_span((0,))
     spec = banked("s", MERGED)
-    costs = measure_costs(model, memory, span, spec, video(1), batch_sizes=(1,))
+    costs = measure_costs(model, memory, span, spec, [planes_of(video(1)[0])], batch_sizes=(1,))
     group = model.group(spec, spec.settings, span.operators[0])
     assert costs.seconds(group, 1) > 0.0
     assert group != model.group(replace(spec, width=128), spec.settings, span.operators[0])

@@ -15,7 +15,6 @@ from rearview.contract.settings import NoiseRule, Settings
 from rearview.engine.engine import Engine
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.rows import FrameInput
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.formats import Additions
@@ -25,6 +24,7 @@ from rearview_lab.evaluation.flow import Motion
 from rearview_lab.evaluation.judges import Judges
 from rearview_lab.evaluation.parts import Look, clip_floor, clip_runs, drift
 from rearview_lab.evaluation.runner import PER_FRAME, Method, Translator, as_picture
+from support.frames import content, entering
 from support.tiny import SIZE, random_frames, session, write_tiny_checkpoint
 from support.tiny_motion_files import write_motion_adapter
 
@@ -61,9 +61,9 @@ def product_frames(checkpoint: str, frames: list[torch.Tensor], settings: Settin
     engine.open(session("s", settings))
     found = []
     for ordinal, frame in enumerate(frames):
-        engine.admit(FrameInput("s", ordinal, frame), 0.0)
+        engine.admit(entering("s", ordinal, frame), 0.0)
         while engine.has_work:
-            found += [emission.payload for emission in engine.step(0.0).emissions]
+            found += [content(emission) for emission in engine.step(0.0).emissions]
     return found
 
 

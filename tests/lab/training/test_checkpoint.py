@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from rearview.contract.card import BUNDLED_CHECKPOINTS
 
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")
@@ -21,14 +22,13 @@ from rearview_lab.training.export import (
     write_checkpoint,
 )
 from rearview_lab.training.model import LATENT_CHANNELS, LATENT_STD, TEXT_LENGTH, TEXT_WIDTH
-from rearview_lab.training.pocket import PACKAGE
 from rearview_lab.training.sampling import Noise, stylise, timesteps
 from rearview_lab.training.sheets import to_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 pytestmark = pytest.mark.unit
 
-POCKET = PACKAGE / "checkpoints" / "pocket"
+POCKET = BUNDLED_CHECKPOINTS / "pocket"
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,17 @@ memory's view knows which of them see each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rearview.contract.frame import ANCHOR, DEPTH, LATENT
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
 from rearview.engine.networks.conditioning import Conditioning
-from rearview.engine.networks.guidance import Anchors, Payload, guide, negative_rows, pack, unpack
+from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.sampling import Schedule, StepCoefficients, noise
 from rearview.engine.rows import Row
 
@@ -41,22 +42,23 @@ class Denoiser:
         self._dtype = dtype
 
     def __call__(
-        self, payloads: Sequence[Tensor], rows: Sequence[Row], view: MemoryView
-    ) -> tuple[list[Tensor], MemoryUpdate]:
+        self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row], view: MemoryView
+    ) -> tuple[list[Mapping[str, Tensor]], MemoryUpdate]:
         """Take each row one step further.
 
-        `payloads`: per sample the encoded frame z (C, h, w) for step 0, with the latent of its depth map
-        (2, C, h, w) if the session has depth; else what the step before left. Returns per sample the noisy
-        latent for the next step, with its depth and the anchor of its guidance if it has those (up to
-        (3, C, h, w)), or the clean latent after a frame's last step.
+        `planes`: per sample the encoded frame for step 0, with its depth if the session has depth; else
+        what the step before left. Returns per sample the noisy latent for the next step, with its depth and
+        the anchor of its guidance if it has those, or the clean latent alone after a frame's last step.
         """
         samples = [sample for row in rows for sample in row.samples()]
         steps = [self.schedule.steps(sample.settings)[sample.operator.step] for sample in samples]
         has_depth = self.has_depth and rows[0].frame.spec.cache is not None
-        parts = [unpack(each, row, has_depth=has_depth) for each, row in zip(payloads, samples, strict=True)]
-        anchors = {i: part.anchor for i, part in enumerate(parts) if part.anchor is not None}
-        x_BCHW = self._enter(parts, samples)
-        depths = [part.depth for part in parts if part.depth is not None]
+        for each, row in zip(planes, samples, strict=True):
+            _check_planes(each, row, has_depth=has_depth)
+        entering = [anchor_of(each, row) for each, row in zip(planes, samples, strict=True)]
+        anchors = {i: anchor for i, anchor in enumerate(entering) if anchor is not None}
+        x_BCHW = self._enter(planes, samples)
+        depths = [each[DEPTH] for each in planes] if has_depth else []
         depth_BCHW = torch.stack(depths) if depths else None
         clean_BCHW, update = self._predict(x_BCHW, depth_BCHW, samples, steps, anchors, view)
         guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, steps)
@@ -102,28 +104,39 @@ class Denoiser:
         anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
         return clean_BCHW[: len(rows)], None if view is None else view.collect()
 
-    def _enter(self, parts: Sequence[Payload], rows: Sequence[Row]) -> Tensor:
+    def _enter(self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row]) -> Tensor:
         """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
         return torch.stack(
             [
-                self._renoise(part.latent, row, 0) if row.operator.step == 0 else part.latent
-                for part, row in zip(parts, rows, strict=True)
+                self._renoise(each[LATENT], row, 0) if row.operator.step == 0 else each[LATENT]
+                for each, row in zip(planes, rows, strict=True)
             ]
         )
 
     def _leave(
         self, clean_BCHW: Tensor, depths: Sequence[Tensor], rows: Sequence[Row], anchors: Anchors
-    ) -> list[Tensor]:
+    ) -> list[Mapping[str, Tensor]]:
         """Noise the samples that have another step before them. `depths`: of all samples, or of none."""
-        outputs = []
+        outputs: list[Mapping[str, Tensor]] = []
         for index, (latent, row) in enumerate(zip(clean_BCHW, rows, strict=True)):
-            if row.operator.step + 1 < row.settings.steps:
-                latent = self._renoise(latent, row, row.operator.step + 1)
-            depth = depths[index] if depths else None
-            outputs.append(pack(Payload(latent, depth, anchors.get(index)), row))
+            if row.operator.step + 1 >= row.settings.steps:
+                outputs.append({LATENT: latent})
+                continue
+            planes = {LATENT: self._renoise(latent, row, row.operator.step + 1)}
+            if depths:
+                planes[DEPTH] = depths[index]
+            if anchored(row.settings):
+                planes[ANCHOR] = anchors[index]
+            outputs.append(planes)
         return outputs
 
     def _renoise(self, clean_CHW: Tensor, row: Row, step: int) -> Tensor:
         to = self.schedule.steps(row.settings)[step]
         epsilon = noise(row.settings, row.ordinal, step, tuple(clean_CHW.shape)).to(clean_CHW)
         return to.alpha * clean_CHW + to.beta * epsilon
+
+
+def _check_planes(planes: Mapping[str, Tensor], row: Row, *, has_depth: bool) -> None:
+    has_anchor = row.operator.step > 0 and anchored(row.settings)
+    expected = {LATENT, *([DEPTH] if has_depth else []), *([ANCHOR] if has_anchor else [])}
+    assert planes.keys() == expected, f"step {row.operator.step} got {sorted(planes)}"

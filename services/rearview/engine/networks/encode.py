@@ -23,8 +23,8 @@ def encode(vae: Any, images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:
 
 def encode_with_depth(
     vae: Any, estimator: DepthEstimator, images_BHWC: Tensor, range_B2: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Encode frames and their depth: latents (B, 2, C, h, w), of which index 1 is that of the depth map.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode frames and their depth: latents of the frames and of their depth maps, (B, C, h, w) each.
 
     `range_B2`: each session's running range of depth before its frame. Also returns that after it, by
     which the map is scaled. Changes nothing.
@@ -34,7 +34,8 @@ def encode_with_depth(
     ranges_B2 = next_range(range_B2.to(depth_BST), range_of(depth_BST))
     depth_BCHW = depth_picture(depth_BST, ranges_B2, *images_BHWC.shape[1:3]).to(dtype)
     both = _latents(vae, torch.cat([pixels_BCHW, depth_BCHW]), dtype)
-    return torch.stack(both.chunk(2), dim=1), ranges_B2
+    latent_BCHW, depth_latent_BCHW = (part.contiguous() for part in both.chunk(2))
+    return latent_BCHW, depth_latent_BCHW, ranges_B2
 
 
 def _pixels(images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:

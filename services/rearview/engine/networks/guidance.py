@@ -7,24 +7,22 @@ residual noise*: the s for which x = alpha z + beta s holds with a clean latent 
 not handed on from step to step. The z that defines it is, which is exact, where a recursion over s
 drifts by c_skip at every step and has to know how noise was added. Everything is in terms of clean
 latents, since every prediction type is affine in them: u's is delta z + (1 - delta) x / alpha.
-A payload between two steps is a stack: the latent, that of its depth map where the session has depth,
-and the anchor of its guidance, if it has one, last.
 Shape legend: B samples, N negative samples, G guided samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rearview.contract.frame import ANCHOR, LATENT
 from rearview.contract.settings import Guidance, Settings
 from rearview.engine.networks.sampling import StepCoefficients
 from rearview.engine.rows import Row
 
-__all__ = ["Anchors", "Payload", "anchored", "guide", "negative_rows", "pack", "unpack"]
+__all__ = ["Anchors", "anchor_of", "anchored", "guide", "negative_rows"]
 
 Anchors = dict[int, Tensor]
 """Index of a sample to the clean latent (C, h, w) that it is guided away from."""
@@ -40,36 +38,11 @@ def negative_rows(rows: Sequence[Row]) -> list[int]:
     return [index for index, row in enumerate(rows) if row.width > 1]
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What a sample brings to a step and hands on to the next one: latents (C, h, w)."""
-
-    latent: Tensor
-    depth: Tensor | None = None
-    """The latent of its depth map, the same in every step. None: the session has no depth."""
-    anchor: Tensor | None = None
-
-
-def unpack(payload: Tensor, row: Row, *, has_depth: bool) -> Payload:
-    """`payload`: (C, h, w), or (2 or 3, C, h, w) with depth, with an anchor, or with both."""
-    has_anchor = row.operator.step > 0 and anchored(row.settings)
-    parts = payload.unbind(0) if has_depth or has_anchor else (payload,)
-    assert len(parts) == 1 + has_depth + has_anchor, f"step {row.operator.step} got {tuple(payload.shape)}"
-    assert parts[0].ndim == 3, f"step {row.operator.step} got {tuple(payload.shape)}"
-    anchor = parts[-1] if has_anchor else None
-    if row.operator.step == 0 and row.settings.acting_guidance is Guidance.SELF:
-        anchor = parts[0]
-    return Payload(parts[0], parts[1] if has_depth else None, anchor)
-
-
-def pack(payload: Payload, row: Row) -> Tensor:
-    """What a sample hands on; after a frame's last step the latent alone."""
-    if row.operator.step + 1 >= row.settings.steps:
-        return payload.latent
-    assert payload.anchor is not None or not anchored(row.settings), "guidance lost its anchor"
-    anchor = payload.anchor if anchored(row.settings) else None
-    parts = [part for part in (payload.latent, payload.depth, anchor) if part is not None]
-    return torch.stack(parts) if len(parts) > 1 else parts[0]
+def anchor_of(planes: Mapping[str, Tensor], row: Row) -> Tensor | None:
+    """The anchor with which a sample enters a step, (C, h, w): with SELF the encoded frame at first."""
+    if row.operator.step == 0:
+        return planes[LATENT] if row.settings.acting_guidance is Guidance.SELF else None
+    return planes.get(ANCHOR)
 
 
 def guide(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.frame import DEPTH, LATENT, PICTURE
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings, check_adapters
 from rearview.engine.memory.bank.layers import BankLayout
@@ -35,8 +36,8 @@ CPU = torch.device("cpu")
 class Forward:
     """What one batched forward returns."""
 
-    outputs: Sequence[Tensor]
-    """One payload per sample: in order of rows, then of a row's frames."""
+    outputs: Sequence[Mapping[str, Tensor]]
+    """What each sample carries on, by plane: in order of rows, then of a row's frames."""
     update: MemoryUpdate = None
     """What the rows would write to memory when they commit."""
 
@@ -112,21 +113,24 @@ class DiffusionModel:
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
         kind = rows[0].operator.kind
-        payloads = _moved(_payloads(rows), self._device)
         if kind is OperatorKind.DENOISE:
-            outputs, update = self._denoiser_under(rows[0].settings)(payloads, rows, view)
+            planes = _moved(_planes(rows), self._device)
+            outputs, update = self._denoiser_under(rows[0].settings)(planes, rows, view)
             return Forward(_apart(_moved(outputs, CPU)), update)
         assert self._vae is not None, "this span owns no VAE"
         if kind is OperatorKind.ENCODE:
-            return self._encode(torch.stack(payloads), view)
-        return Forward(_apart(decode(self._vae, torch.stack(payloads), self._dtype).to(CPU).unbind(0)))
+            return self._encode(_stacked(rows, PICTURE).to(self._device), view)
+        pictures_BHWC = decode(self._vae, _stacked(rows, LATENT).to(self._device), self._dtype)
+        return Forward(_apart(_split(**{PICTURE: pictures_BHWC})))
 
     def _encode(self, images_BHWC: Tensor, ranges_B2: Tensor | None) -> Forward:
-        """`ranges_B2`: what a `DepthRange` gathered. With it frames become (2, C, h, w): latent, depth."""
+        """`ranges_B2`: what a `DepthRange` gathered. With it frames also get the latents of their depth."""
         if self._depth is None or ranges_B2 is None:
-            return Forward(_apart(encode(self._vae, images_BHWC, self._dtype).to(CPU).unbind(0)))
-        latents, update = encode_with_depth(self._vae, self._depth, images_BHWC, ranges_B2, self._dtype)
-        return Forward(_apart(latents.to(CPU).unbind(0)), update)
+            return Forward(_apart(_split(**{LATENT: encode(self._vae, images_BHWC, self._dtype)})))
+        latent_BCHW, depth_BCHW, update = encode_with_depth(
+            self._vae, self._depth, images_BHWC, ranges_B2, self._dtype
+        )
+        return Forward(_apart(_split(**{LATENT: latent_BCHW, DEPTH: depth_BCHW})), update)
 
     def _denoiser_under(self, settings: Settings) -> Denoiser:
         """Raises InvalidRequest if there is no such adapter set."""
@@ -135,29 +139,42 @@ class DiffusionModel:
         return self._adapted[settings.adapters]
 
 
-def _payloads(rows: Sequence[Row]) -> list[Tensor]:
-    return [sample.payload for row in rows for sample in row.samples()]
+def _planes(rows: Sequence[Row]) -> list[Mapping[str, Tensor]]:
+    return [sample.planes for row in rows for sample in row.samples()]
 
 
-def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """The tensors on `device`, in their order; those of one shape go together, in one copy."""
-    members: dict[torch.Size, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        members.setdefault(tensor.shape, []).append(index)
-    moved: dict[int, Tensor] = {}
-    for group in members.values():
-        together = torch.stack([tensors[index] for index in group]).to(device)
-        moved.update(zip(group, together.unbind(0), strict=True))
-    return [moved[index] for index in range(len(tensors))]
+def _stacked(rows: Sequence[Row], name: str) -> Tensor:
+    """One plane of every sample, on the host."""
+    return torch.stack([planes[name] for planes in _planes(rows)])
 
 
-def _apart(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _split(**planes: Tensor) -> list[Mapping[str, Tensor]]:
+    """Planes of a whole batch as those of each of its samples, on the host."""
+    each = zip(*(plane.to(CPU).unbind(0) for plane in planes.values()), strict=True)
+    return [dict(zip(planes, sample, strict=True)) for sample in each]
+
+
+def _moved(samples: Sequence[Mapping[str, Tensor]], device: torch.device) -> list[Mapping[str, Tensor]]:
+    """The samples' planes on `device`; those of one name and shape go together, in one copy."""
+    members: dict[tuple[str, torch.Size], list[int]] = {}
+    for index, planes in enumerate(samples):
+        for name, tensor in planes.items():
+            members.setdefault((name, tensor.shape), []).append(index)
+    moved: list[dict[str, Tensor]] = [{} for _ in samples]
+    for (name, _), group in members.items():
+        together = torch.stack([samples[index][name] for index in group]).to(device)
+        for index, tensor in zip(group, together.unbind(0), strict=True):
+            moved[index][name] = tensor
+    return list(moved)
+
+
+def _apart(samples: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
     """Each in storage of its own: an output that is kept must not keep its whole batch."""
-    return [tensor.clone() for tensor in tensors]
+    return [{name: tensor.clone() for name, tensor in planes.items()} for planes in samples]
 
 
 class NullModel:
-    """Moves its payload unchanged through every operator."""
+    """Moves its planes unchanged through every operator."""
 
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
         return operator.kind
@@ -166,4 +183,4 @@ class NullModel:
         pass  # There is no prompt to encode.
 
     def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        return Forward(_payloads(rows))
+        return Forward(_planes(rows))

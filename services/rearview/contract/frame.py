@@ -1,0 +1,75 @@
+"""A frame on its way: the one carrier from ingress to ingress, over every link and through every engine.
+
+It has three numbers. Its *place* counts the frames that the session has received, drops and unusable ones
+included; `frame_index` is the client's own number; its *ordinal* counts the frames that were admitted. With
+all three on every hop, whoever holds the first and the last span's frames can rebuild what the ingress knew.
+What a frame carries is a set of named planes: torch tensors inside an engine, numpy arrays on links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+__all__ = ["ANCHOR", "DEPTH", "LATENT", "NO_PLACE", "PICTURE", "Frame", "Timing"]
+
+PICTURE = "picture"
+"""(H, W, 3) uint8; with the null model opaque bytes (N,)."""
+LATENT = "latent"
+"""(C, h, w), float32 (float64 where the networks are): the encoded frame, a noisy latent between two
+denoising steps, or the clean one after the last."""
+DEPTH = "depth"
+"""(C, h, w): the latent of the frame's depth map, the same in every step."""
+ANCHOR = "anchor"
+"""(C, h, w): the clean latent that guidance gets away from."""
+
+NO_PLACE = -1
+"""Place of a frame that no client has sent: it fills a warm-up."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A frame's time in one span, seconds."""
+
+    span: str
+    """Name of the span."""
+    queue_s: float
+    """Waiting for its turn."""
+    compute_s: float
+    """In the networks, the rest of its batches included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame(Generic[T]):
+    """One frame between two operators."""
+
+    session_id: str
+    """32 hex digits."""
+    ordinal: int
+    """Its number among the admitted frames of its session, from 0: memory, noise and order go by it."""
+    planes: Mapping[str, T] | None
+    """What it carries, by name. None: it was lost, and its ordinal is resolved."""
+    settings_version: int = 0
+    deadline_s: float = float("inf")
+    """On the monotonic clock of the process that holds it; links carry what is left until then."""
+    place: int = NO_PLACE
+    """Its number among the frames that the session has received, from 0."""
+    frame_index: int = 0
+    """The client's number for it, echoed in its answer."""
+    epoch: int = 0
+    """That of the owner who sent it: receivers refuse an older one than they know."""
+    timings: tuple[Timing, ...] = ()
+    """Of the spans that it has left, in their order."""
+    trace_id: bytes = b""
+    """16 bytes if the frame is traced, else none."""
+
+    @property
+    def is_lost(self) -> bool:
+        return self.planes is None
+
+    def left(self, planes: Mapping[str, T] | None, timing: Timing) -> Frame[T]:
+        """The frame as it leaves a span with these planes."""
+        return replace(self, planes=planes, timings=(*self.timings, timing))
