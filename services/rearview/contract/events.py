@@ -1,0 +1,182 @@
+"""What happens at the edge and in the replicas, told as values to whoever listens.
+
+Who does the work publishes what happened and knows nothing of metrics, logs or traces: these are listeners
+(`telemetry/`). A sink is any callable that takes an event. It is called on the path of frames, so it must
+return in microseconds and must not raise. Events hold figures and names of the deployment, never a prompt
+or a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from rearview.contract.frame import Timing
+from rearview.errors import DropReason, Reason
+
+__all__ = [
+    "BatchRun",
+    "Coding",
+    "Direction",
+    "Event",
+    "Events",
+    "FillerSent",
+    "FrameAnswered",
+    "FrameDropped",
+    "FrameLeftSpan",
+    "ImageCoded",
+    "LinkBytes",
+    "OpenRefused",
+    "SessionClosed",
+    "SessionOpened",
+    "SlotsOffered",
+    "SlotsTaken",
+    "StreamClosed",
+    "StreamOpened",
+    "no_events",
+]
+
+
+class Coding(Enum):
+    """What was done to an image."""
+
+    DECODE = "decode"
+    ENCODE = "encode"
+
+
+class Direction(Enum):
+    """Where bytes went, seen from whoever counts them."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """A gRPC stream has begun, whatever becomes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """A gRPC stream has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRefused:
+    """A stream ended before a session was opened or resumed."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """An ingress feeds one session more."""
+
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """An ingress feeds one session less."""
+
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAnswered:
+    """A frame has its picture."""
+
+    model: str
+    latency_s: float
+    """From its receipt until the picture could be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDropped:
+    """A frame was answered without a picture."""
+
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class FillerSent:
+    """A frame that no client has sent went into a lane, to complete a warm-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCoded:
+    """One image was decoded or encoded."""
+
+    coding: Coding
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBytes:
+    """Bytes of frames have crossed a link."""
+
+    peer: str
+    """Who counts: the name of the span, or `ingress`."""
+    direction: Direction
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsOffered:
+    """A replica has started and holds so many sessions at most."""
+
+    span: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsTaken:
+    """A session came to a replica or left it."""
+
+    span: str
+    slots: int
+    """Taken now."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRun:
+    """A replica has run one forward."""
+
+    span: str
+    rows: int
+    queue_age_s: float
+    """Age of the oldest row that waits now; 0 with none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLeftSpan:
+    """A frame has passed a replica."""
+
+    timing: Timing
+
+
+Event: TypeAlias = (
+    StreamOpened
+    | StreamClosed
+    | OpenRefused
+    | SessionOpened
+    | SessionClosed
+    | FrameAnswered
+    | FrameDropped
+    | FillerSent
+    | ImageCoded
+    | LinkBytes
+    | SlotsOffered
+    | SlotsTaken
+    | BatchRun
+    | FrameLeftSpan
+)
+
+Events: TypeAlias = Callable[[Event], None]
+"""Where events go. Called on the event loop of whoever publishes."""
+
+
+def no_events(event: Event) -> None:
+    """The sink that listens to nothing."""

@@ -1,0 +1,118 @@
+"""Domain events become the metrics that dashboards and alerts know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import pytest
+from rearview.contract.events import (
+    BatchRun,
+    Coding,
+    Direction,
+    Event,
+    FillerSent,
+    FrameAnswered,
+    FrameDropped,
+    FrameLeftSpan,
+    ImageCoded,
+    LinkBytes,
+    OpenRefused,
+    SessionClosed,
+    SessionOpened,
+    SlotsOffered,
+    SlotsTaken,
+    StreamClosed,
+    StreamOpened,
+    no_events,
+)
+from rearview.contract.frame import Timing
+from rearview.errors import DropReason, Reason
+from rearview.telemetry.listener import MetricsListener
+from rearview.telemetry.metrics import Metrics, new_registry
+
+pytestmark = pytest.mark.unit
+
+Expected = dict[str, float]
+"""Sample, as in an exposition, to value."""
+
+CASES: Sequence[tuple[Sequence[Event], Expected]] = [
+    (
+        [FrameAnswered("pocket", 0.04)],
+        {
+            'frames_total{outcome="translated"}': 1,
+            'frame_latency_seconds_sum{model="pocket"}': 0.04,
+            'frame_latency_seconds_count{model="pocket"}': 1,
+        },
+    ),
+    (
+        [FrameDropped(DropReason.LATE)],
+        {'frames_total{outcome="dropped"}': 1, 'frames_dropped_total{reason="late"}': 1},
+    ),
+    ([FillerSent(), FillerSent()], {"filler_frames_total": 2}),
+    (
+        [ImageCoded(Coding.DECODE, 0.002), ImageCoded(Coding.ENCODE, 0.003)],
+        {
+            'image_codec_seconds_sum{operation="decode"}': 0.002,
+            'image_codec_seconds_sum{operation="encode"}': 0.003,
+        },
+    ),
+    (
+        [LinkBytes("ingress", Direction.SENT, 7), LinkBytes("fused", Direction.RECEIVED, 5)],
+        {
+            'link_bytes_total{peer="ingress",direction="sent"}': 7,
+            'link_bytes_total{peer="fused",direction="received"}': 5,
+        },
+    ),
+    ([StreamOpened(), StreamOpened(), StreamClosed()], {"streams_open": 1}),
+    (
+        [SessionOpened("alpha"), SessionOpened("alpha"), SessionClosed("alpha")],
+        {'sessions{tenant="alpha"}': 1},
+    ),
+    ([OpenRefused(Reason.NO_CAPACITY)], {'session_opens_refused_total{reason="no_capacity"}': 1}),
+    (
+        [SlotsOffered("fused", 16), SlotsTaken("fused", 3), SlotsTaken("fused", 2)],
+        {'slots{span="fused"}': 16, 'slots_used{span="fused"}': 2},
+    ),
+    (
+        [BatchRun("fused", 3, 0.5), BatchRun("fused", 4, 0.25)],
+        {'batch_rows_sum{span="fused"}': 7, 'queue_age_seconds{span="fused"}': 0.25},
+    ),
+    (
+        [FrameLeftSpan(Timing("fused", 0.001, 0.03))],
+        {
+            'span_queue_seconds_sum{span="fused"}': 0.001,
+            'span_compute_seconds_sum{span="fused"}': 0.03,
+        },
+    ),
+]
+
+
+def samples(metrics: Metrics) -> Expected:
+    """Every sample of ours, by its name and labels."""
+    found = {}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return {name.removeprefix("rearview_"): value for name, value in found.items()}
+
+
+@pytest.mark.parametrize(("events", "expected"), CASES, ids=lambda one: type(next(iter(one))).__name__)
+def test_events_move_the_figures_of_dashboards(events: Sequence[Event], expected: Expected) -> None:
+    metrics = Metrics(new_registry())
+    listener = MetricsListener(metrics)
+    for event in events:
+        listener(event)
+    found = samples(metrics)
+    assert {name: found.get(name) for name in expected} == pytest.approx(expected)
+
+
+def test_every_event_is_counted() -> None:
+    assert {type(event) for events, _ in CASES for event in events} == set(get_args(Event))
+
+
+def test_nobody_has_to_listen() -> None:
+    for events, _ in CASES:
+        for event in events:
+            no_events(event)
