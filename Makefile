@@ -50,16 +50,19 @@ fi || fail 'packages could not be installed: is the package index reachable?'; \
 rm -f $(VENV)/.ready-*
 endef
 
-.PHONY: help demo test lint format stubs proto proto-image soak bench constraints clean
+.PHONY: help demo test same-pictures lint format stubs proto proto-image soak bench constraints clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN_READY) ## translate the bundled clip through the whole service: out/demo.mp4
 	@$(BIN)/rearview demo --out '$(OUT)' $(if $(METHOD),--method '$(METHOD)') $(if $(STYLE),--style '$(STYLE)')
 
 test: lint ## every check and test that needs no GPU
 	@$(BIN)/python -m pytest $(or $(ARGS),-q)
+
+same-pictures: $(TEST_READY) ## show that no picture differs from those of AGAINST (default: HEAD~1)
+	@$(BIN)/python tests/same_pictures.py '$(or $(AGAINST),HEAD~1)' $(ARGS)
 
 lint: $(TEST_READY) ## style, types, layers
 	@$(BIN)/ruff check --quiet .

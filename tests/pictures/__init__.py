@@ -1,0 +1,1 @@
+"""What `tests/same_pictures.py` translates with two versions of the service, and how it compares them."""
