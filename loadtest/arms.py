@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rearview.config import ServiceConfig
 from rearview.contract.card import ModelCard
+from rearview.contract.stream import DropPolicy, ImageFormat
 from rearview.errors import ConfigError
 
 from loadtest.generator import generate
 from loadtest.machine import cpu_seconds, process_tree
 from loadtest.payloads import JpegFrames, clip_frames, clip_jpegs
-from loadtest.plan import ClosedLoop, DropPolicy, LoadPlan
+from loadtest.plan import ClosedLoop, LoadPlan
 from loadtest.service import fail, fused_config, pipeline_config, running, with_method
 
 if TYPE_CHECKING:
@@ -155,16 +156,14 @@ class EngineLoop:
     def _decode(self, index: int) -> Tensor:
         import torch
         from rearview.ingress.codec import decode_image
-        from rearview.ingress.image_gate import ImageKind
 
         jpeg = self._clip.jpegs[index % len(self._clip.jpegs)]
-        return torch.from_numpy(decode_image(jpeg, ImageKind.JPEG, self._clip.width, self._clip.height))
+        return torch.from_numpy(decode_image(jpeg, ImageFormat.JPEG, self._clip.width, self._clip.height))
 
     def _encode(self, image: Tensor) -> bytes:
         from rearview.ingress.codec import encode_image
-        from rearview.ingress.image_gate import ImageKind
 
-        return encode_image(image.numpy(), ImageKind.JPEG, JPEG_QUALITY)
+        return encode_image(image.numpy(), ImageFormat.JPEG, JPEG_QUALITY)
 
 
 def main(

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rearview.contract.stream import DropPolicy
 from rich.console import Console
 
 from loadtest.histograms import Histograms
 from loadtest.ledger import StreamResult
 from loadtest.machine import cpu_seconds, describe_machine, process_tree
 from loadtest.payloads import JpegFrames, OpaquePayloads, Payloads, clip_frames, clip_jpegs
-from loadtest.plan import Arrival, DropPolicy, LoadPlan, OpenLoop, stream_starts
+from loadtest.plan import Arrival, LoadPlan, OpenLoop, stream_starts
 from loadtest.results import LoadResult
 from loadtest.stream import LoadStream
 

@@ -11,18 +11,9 @@ import random
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["Arrival", "ClosedLoop", "DropPolicy", "LoadPlan", "OpenLoop", "stream_starts"]
+from rearview.contract.stream import DropPolicy
 
-
-class DropPolicy(Enum):
-    """As `rearview.v1.DropPolicy`; here it also says what a frame without credit does."""
-
-    LATEST = 1
-    """It is not sent, and counts as `no_credit`."""
-    LOSSLESS = 2
-    """It waits and is sent when credit comes; its latency counts from when it was due."""
-    DEADLINE = 3
-    """It waits for at most the frame budget, then it counts as `expired`."""
+__all__ = ["Arrival", "ClosedLoop", "LoadPlan", "OpenLoop", "stream_starts"]
 
 
 class Arrival(Enum):
@@ -70,6 +61,9 @@ class LoadPlan:
     pace: OpenLoop | ClosedLoop
     streams: int = 1
     policy: DropPolicy = DropPolicy.LATEST
+    """It also says what becomes of a frame without credit. LATEST: it is not sent and counts as `no_credit`.
+    LOSSLESS: it is sent when credit comes, and its latency counts from when it was due. DEADLINE: it waits
+    for at most the frame budget, then it counts as `expired`."""
     frame_budget_s: float = 0.5
     """For DEADLINE: the age at which a frame is worthless."""
     warmup_frames: int = 0

@@ -23,13 +23,14 @@ from rearview.contract.chain import Operator, OperatorKind, Span, chain
 from rearview.contract.frame import LATENT, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.contract.stream import DropPolicy
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import MemoryView
 from rearview.engine.networks.model import Forward
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.pacing import Pacer
 from rich.console import Console
 
 from loadtest.figures import RESULTS, Figure, ResultFile, show

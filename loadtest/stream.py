@@ -17,13 +17,15 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from rearview.contract.stream import DropPolicy
+from rearview.schema.enums import DROP_POLICIES
 from rearview.v1 import error_reason_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
 
 from loadtest.histograms import Histograms
 from loadtest.ledger import Answer, StreamLedger, StreamResult, Unsent
 from loadtest.payloads import Payloads
-from loadtest.plan import ClosedLoop, DropPolicy, LoadPlan, OpenLoop
+from loadtest.plan import ClosedLoop, LoadPlan, OpenLoop
 
 __all__ = ["LoadStream"]
 
@@ -230,7 +232,7 @@ class LoadStream:
                 width=plan.width,
                 height=plan.height,
                 settings=settings,
-                drop_policy=pb.DropPolicy.ValueType(plan.policy.value),
+                drop_policy=DROP_POLICIES.number(plan.policy),
                 frame_budget=budget if plan.policy is DropPolicy.DEADLINE else None,
                 frame_rate=plan.pace.fps if isinstance(plan.pace, OpenLoop) else 0.0,
                 answer_format=self.payloads.format,

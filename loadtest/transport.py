@@ -13,6 +13,7 @@ import os
 from typing import Annotated, Any
 
 import typer
+from rearview.contract.stream import DropPolicy
 from rearview.errors import ConfigError
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from loadtest.echo import echo_server
 from loadtest.figures import Figure, ResultFile, show
 from loadtest.generator import generate
 from loadtest.payloads import OpaquePayloads
-from loadtest.plan import ClosedLoop, DropPolicy, LoadPlan, OpenLoop
+from loadtest.plan import ClosedLoop, LoadPlan, OpenLoop
 from loadtest.results import LoadResult
 from loadtest.service import NULL_CUT, fail, pipeline_config, running
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
 from rearview.errors import ConfigError
 
 __all__ = [
@@ -108,7 +109,7 @@ class BankConfig(_Section):
 
     default: bool = False
     """Whether sessions that name no method use the bank."""
-    policy: Literal["merge", "queue"] = "merge"
+    policy: BankPolicy = BankPolicy.MERGE
     """`merge`: old and new tokens are merged by similarity; `queue`: the last frames are kept whole."""
     interval: int = Field(default=4, ge=1)
     """Frames from one write to the next."""
@@ -117,7 +118,7 @@ class BankConfig(_Section):
     merge_ratio: float = Field(default=0.5, ge=0.1, le=0.9)
     """Share of old and new tokens that each write merges away. 0.5: the bank keeps the size of one frame;
     less lets it grow to (1 - ratio) / ratio frames, for which the pool has room then."""
-    metric: Literal["keys", "values", "outputs"] = "keys"
+    metric: MergeMetric = MergeMetric.KEYS
     """Features whose likeness decides what is merged. `outputs`: the pool keeps them in all layers."""
     layers: tuple[str, ...] = ()
     """Paths in the UNet of the layers that take part, with all below them: `mid_block`, `up_blocks.1`.
@@ -126,12 +127,12 @@ class BankConfig(_Section):
     """How much of a matching past feature replaces the present one; 0: no fusion."""
     fusion_threshold: float = Field(default=0.98, ge=-1.0, le=2.0)
     """Cosine similarity from which a past feature matches."""
-    prompt_change: Literal["keep", "clear", "fade"] = "keep"
+    prompt_change: PromptChange = PromptChange.KEEP
     """What happens to the bank when the prompt changes."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.policy == "merge" and self.max_frames != 1:
+        if self.policy is BankPolicy.MERGE and self.max_frames != 1:
             raise ValueError("bank.max_frames is for bank.policy queue; a merged bank has 1")
         return self
 
@@ -151,10 +152,10 @@ class CacheConfig(_Section):
     """Last frames, the present one included. With `sink_frames` no more than the motion modules know."""
     storage: Literal["auto", "float32", "float16", "bfloat16", "float8"] = "auto"
     """How keys and values are kept. `auto`: as `model.dtype`; `float8` halves float16 at some loss."""
-    prompt_change: Literal["reset", "shadow", "keep"] = "shadow"
+    prompt_change: Rewarm = Rewarm.SHADOW
     """What happens to the cache when the prompt changes: `reset` waits for `sink_frames` frames, `shadow`
     takes over once it has seen them, `keep` lets the old first frames stay."""
-    scene_cut: Literal["reset", "shadow", "keep"] = "shadow"
+    scene_cut: Rewarm = Rewarm.SHADOW
     """The same, when the scene changes."""
 
 

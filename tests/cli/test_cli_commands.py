@@ -13,15 +13,22 @@ import numpy as np
 import pytest
 import typer
 from rearview.cli import doctor
-from rearview.cli.choices import MethodChoice
 from rearview.cli.contact_sheet import Row, write_contact_sheet
 from rearview.cli.demo import _job as demo_job
 from rearview.cli.demo import choose_prompts, sample_frames, segment_starts
 from rearview.cli.main import app
 from rearview.cli.report import Report, percentiles
 from rearview.cli.server import local_config
-from rearview.client import Client, Dropped, Settings, SpanTiming, Timings, Translated
-from rearview.client.answers import ImageFormat
+from rearview.client import (
+    Client,
+    Dropped,
+    ImageFormat,
+    Method,
+    SettingsChange,
+    SpanTiming,
+    Timings,
+    Translated,
+)
 from rearview.client.media import open_source
 from rearview.errors import DropReason
 from rearview.samples import sample_clip_path
@@ -73,9 +80,9 @@ def test_every_option_of_translate_stands_in_a_panel_of_its_help() -> None:
 def test_a_blend_of_styles_is_asked_for_at_opening(tmp_path: Path) -> None:
     source = open_source(str(sample_clip_path()))
     prompts = ["ink", "neon"]
-    job = demo_job(source, tmp_path, prompts, [0, 10], 20, MethodChoice.PER_FRAME, 6)
+    job = demo_job(source, tmp_path, prompts, [0, 10], 20, Method.PER_FRAME, 6)
     assert job.options["blend_frames"] == 6
-    assert job.controls == {10: Settings(prompt="neon")}
+    assert job.controls == {10: SettingsChange(prompt="neon")}
 
 
 def test_sessions_are_listed_shown_and_closed(server: FakeServer) -> None:

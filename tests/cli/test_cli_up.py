@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rearview.client import DropPolicy, Translated
-from rearview.client.answers import ImageFormat
+from rearview.client import DropPolicy, ImageFormat, Translated
 from rearview.client.exchange import Frame
 from rearview.client.sync import Client
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from rearview.client import (
     Answer,
+    BankOptions,
     BankPolicy,
     Client,
     ControlApplied,
     Dropped,
     DropPolicy,
-    FeatureBank,
     Guidance,
     Image,
     ImageFormat,
     Method,
     OpenOptions,
-    Settings,
-    SimilarityFilter,
+    SettingsChange,
+    SimilarityOptions,
     Translated,
     WeightedPrompt,
 )
@@ -101,7 +101,7 @@ async def test_guidance_changes_the_picture_by_its_kind_and_only_above_scale_one
 
 async def test_a_blend_goes_from_prompt_to_prompt_over_its_frames(client: Client) -> None:
     (end,) = pictures(await translate(client, [STILL], **STRONG | {"prompt": "b"}))
-    items = [STILL, Settings(prompt="b", blend_frames=5), *[STILL] * 6]
+    items = [STILL, SettingsChange(prompt="b", blend_frames=5), *[STILL] * 6]
     answers = await translate(client, items, **STRONG)
     start, *blended = pictures(answers)
     from_start = [gap(start, picture) for picture in blended]
@@ -130,8 +130,8 @@ async def test_a_mix_lies_between_its_prompts_and_a_repeated_one_counts_twice(cl
 
 
 async def test_a_repeated_frame_is_unchanged_until_the_settings_or_the_picture_change(client: Client) -> None:
-    items = [STILL, STILL, STILL, Settings(seed=1), STILL, STILL, FRAMES[1], FRAMES[1]]
-    filtered = await translate(client, items, similarity_filter=SimilarityFilter(threshold=0.98))
+    items = [STILL, STILL, STILL, SettingsChange(seed=1), STILL, STILL, FRAMES[1], FRAMES[1]]
+    filtered = await translate(client, items, similarity_filter=SimilarityOptions(threshold=0.98))
     frames = [answer for answer in filtered if isinstance(answer, Translated | Dropped)]
     dropped = [answer.frame_index for answer in frames if isinstance(answer, Dropped)]
     assert [answer.frame_index for answer in frames] == list(range(7))
@@ -141,7 +141,7 @@ async def test_a_repeated_frame_is_unchanged_until_the_settings_or_the_picture_c
 
 
 async def test_a_filter_leaves_out_so_many_frames_and_no_more(client: Client) -> None:
-    limited = SimilarityFilter(max_skip_frames=2)
+    limited = SimilarityOptions(max_skip_frames=2)
     answers = await translate(client, [STILL] * 7, similarity_filter=limited)
     assert [type(answer) for answer in answers] == [Translated, *[Dropped, Dropped, Translated] * 2]
 
@@ -150,10 +150,10 @@ async def test_opened_says_which_method_and_settings_are_in_use(client: Client) 
     async with client.open(**EXACT) as session:
         assert session.opened.method is Method.PER_FRAME
         settings = session.opened.settings
-        assert (settings.prompt, settings.prompts, settings.adapters) == ("a", None, "")
+        assert (settings.prompt, settings.prompts, settings.adapters) == ("a", (), "")
         assert (settings.guidance, settings.guidance_scale, settings.delta) == (Guidance.NONE, 1.0, 1.0)
         assert (settings.strength, settings.blend_frames, settings.negative_prompt) == (0.9, 0, "")
-    bank = FeatureBank(policy=BankPolicy.QUEUE, interval=1)
+    bank = BankOptions(policy=BankPolicy.QUEUE, interval=1)
     async with client.open(**EXACT, method=Method.STREAMV2V, feature_bank=bank) as session:
         assert session.opened.method is Method.STREAMV2V
 
@@ -166,7 +166,7 @@ async def test_opened_says_which_method_and_settings_are_in_use(client: Client) 
         ({"blend_frames": 10_001}, "blend_frames"),
         ({"prompts": [WeightedPrompt("b", 1.0)]}, "prompts"),
         ({"adapters": "ink"}, "adapters"),
-        ({"similarity_filter": SimilarityFilter(threshold=1.5)}, "similarity_filter.threshold"),
+        ({"similarity_filter": SimilarityOptions(threshold=1.5)}, "similarity_filter.threshold"),
     ],
 )
 async def test_what_cannot_be_served_is_refused_at_opening_and_named(

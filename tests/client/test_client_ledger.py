@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from rearview.client import Settings, wire
+from rearview.client import SettingsChange, wire
 from rearview.client.ledger import RESTORE_ID, Input, Ledger
 from rearview.errors import Fault
 from rearview.v1 import translation_service_pb2 as pb
@@ -18,7 +18,7 @@ def frame(index: int) -> Input:
 
 
 def control(number: int) -> Input:
-    return Input(wire.control_request(number, Settings(seed=number)), number, False)
+    return Input(wire.control_request(number, SettingsChange(seed=number)), number, False)
 
 
 def seed_of(item: Input) -> int:

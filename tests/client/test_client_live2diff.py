@@ -10,6 +10,7 @@ import pytest
 import torch
 from rearview.client import (
     Answer,
+    CacheOptions,
     Client,
     ControlApplied,
     DropPolicy,
@@ -18,8 +19,7 @@ from rearview.client import (
     Method,
     OpenOptions,
     Rewarm,
-    Settings,
-    TemporalCache,
+    SettingsChange,
     Translated,
     sync,
 )
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 
 W = 3
 FRAMES: list[Image] = [frame.numpy() for frame in random_frames(2 * W + 2)]
-CHANGE = Settings(prompt="b")
+CHANGE = SettingsChange(prompt="b")
 ITEMS: list[Item] = [*FRAMES[: W + 1], CHANGE, *FRAMES[W + 1 :]]
 EXACT: OpenOptions = {
     "prompt": "a",
@@ -77,7 +77,7 @@ async def test_a_session_warms_up_and_swaps_its_cache_after_a_new_prompt(address
     async with Client(address) as client:
 
         async def translated(items: Sequence[Item], kind: Rewarm) -> list[Answer]:
-            cache = TemporalCache(prompt_change=kind)
+            cache = CacheOptions(prompt_change=kind)
             return [answer async for answer in client.translate_frames(items, **EXACT, temporal_cache=cache)]
 
         answers = await translated(ITEMS, Rewarm.SHADOW)

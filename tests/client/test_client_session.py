@@ -21,7 +21,7 @@ from rearview.client import (
     Notice,
     NoticeKind,
     Reconnect,
-    Settings,
+    SettingsChange,
     Translated,
     Unreachable,
 )
@@ -198,7 +198,7 @@ async def test_a_damaged_picture_is_dropped_and_the_stream_goes_on() -> None:
 
 async def test_a_control_is_answered_in_its_place() -> None:
     async with serving(Faults(depth=2)) as (_, client):
-        items = [*pictures(3), Settings(prompt="oil painting", strength=0.25), picture(3)]
+        items = [*pictures(3), SettingsChange(prompt="oil painting", strength=0.25), picture(3)]
         answers = [answer async for answer in client.translate_frames(items)]
     applied = answers[3]
     assert isinstance(applied, ControlApplied)
@@ -210,7 +210,7 @@ async def test_a_control_is_answered_in_its_place() -> None:
 
 async def test_a_control_that_is_refused_says_why_and_changes_nothing() -> None:
     async with serving() as (_, client):
-        items = [picture(0), Settings(prompt=" "), picture(1)]
+        items = [picture(0), SettingsChange(prompt=" "), picture(1)]
         answers = [answer async for answer in client.translate_frames(items, prompt="clay")]
     applied = next(answer for answer in answers if isinstance(answer, ControlApplied))
     assert applied.rejected_reason is Reason.PROMPT_EMPTY
@@ -222,7 +222,7 @@ async def test_every_frame_is_answered_once_over_lost_connections(code: str) -> 
     cut_code = grpc.StatusCode[code]
     faults = Faults(cut_after_answers=[1, 5, 6, 19], cut_code=cut_code, depth=2, unreceived_on_cut=1)
     async with serving(faults) as (server, client):
-        items = [*pictures(8), Settings(prompt="neon"), *pictures(12)]
+        items = [*pictures(8), SettingsChange(prompt="neon"), *pictures(12)]
         answers = [answer async for answer in client.translate_frames(items)]
     assert frame_indices(answers) == list(range(20))
     assert server.log.num_opens == 1

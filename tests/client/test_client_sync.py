@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from rearview.client import Reconnect, Settings, Translated
+from rearview.client import Reconnect, SettingsChange, Translated
 from rearview.client.sync import Client
 from rearview.errors import NotFound, Reason, Refused
 from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
@@ -50,7 +50,7 @@ def test_a_session_is_sent_to_and_read_from_by_two_threads(server: FakeServer) -
 
 def test_leaving_the_iteration_early_ends_the_session(server: FakeServer) -> None:
     with Client(server.address, reconnect=QUICK) as client:
-        answers = client.translate_frames([*FRAMES, Settings(prompt="x")])
+        answers = client.translate_frames([*FRAMES, SettingsChange(prompt="x")])
         next(answers)
         answers.close()  # type: ignore[attr-defined]
         assert client.list_sessions() == []

@@ -1,8 +1,7 @@
-"""The protos, their generated stubs, and our enums say the same."""
+"""The protos, their generated stubs and the table of statuses say the same."""
 
 from __future__ import annotations
 
-import enum
 import importlib.util
 import os
 import subprocess
@@ -10,30 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from rearview.errors import STATUS_OF_REASON, DropReason, Reason
-from rearview.v1 import error_reason_pb2
+from rearview.errors import STATUS_OF_REASON
 from support.require import skip_or_fail
 
 pytestmark = pytest.mark.unit
-
-
-def proto_values(descriptor: error_reason_pb2.ErrorReason, prefix: str) -> dict[str, int]:
-    values = {name.removeprefix(prefix): number for name, number in descriptor.items()}
-    assert values.pop("UNSPECIFIED") == 0
-    return values
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "prefix"),
-    [
-        (Reason, error_reason_pb2.ErrorReason, "ERROR_REASON_"),
-        (DropReason, error_reason_pb2.DropReason, "DROP_REASON_"),
-    ],
-)
-def test_enum_has_the_names_and_numbers_of_the_proto(
-    ours: type[enum.Enum], theirs: object, prefix: str
-) -> None:
-    assert {member.name: member.value for member in ours} == proto_values(theirs, prefix)
 
 
 def test_status_of_each_reason_is_the_one_in_the_protos_comment(root: Path) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rearview.config import LimitsConfig
+from rearview.contract.stream import ImageFormat
 from rearview.errors import DropReason
 from rearview.ingress.codec import BadImage, decode_image, encode_image
-from rearview.ingress.image_gate import ImageKind, check_image
+from rearview.ingress.image_gate import check_image
 
 pytestmark = pytest.mark.unit
 
@@ -48,14 +49,14 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 def test_raw_rgb_comes_back_bit_equal_in_both_directions() -> None:
     pixels = picture(24, 40)
-    decoded = decode_image(encode_image(pixels, ImageKind.RGB), ImageKind.RGB, 40, 24)
+    decoded = decode_image(encode_image(pixels, ImageFormat.RGB), ImageFormat.RGB, 40, 24)
     assert np.array_equal(decoded, pixels)
     assert decoded.flags.writeable
 
 
 def test_jpeg_comes_back_near_its_pixels() -> None:
     pixels = picture(48, 64)
-    decoded = decode_image(encode_image(pixels, ImageKind.JPEG, 95), ImageKind.JPEG, 64, 48)
+    decoded = decode_image(encode_image(pixels, ImageFormat.JPEG, 95), ImageFormat.JPEG, 64, 48)
     assert decoded.shape == (48, 64, 3)
     assert decoded.flags.writeable
     assert decoded.flags.c_contiguous
@@ -63,24 +64,24 @@ def test_jpeg_comes_back_near_its_pixels() -> None:
 
 
 def test_what_we_encode_passes_our_own_gate() -> None:
-    data = encode_image(picture(48, 64), ImageKind.JPEG)
-    assert check_image(data, ImageKind.JPEG, 64, 48, LimitsConfig()) is None
+    data = encode_image(picture(48, 64), ImageFormat.JPEG)
+    assert check_image(data, ImageFormat.JPEG, 64, 48, LimitsConfig()) is None
 
 
 def test_lower_quality_is_smaller() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    sizes = [len(encode_image(pixels, ImageKind.JPEG, quality)) for quality in (20, 60, 95)]
+    sizes = [len(encode_image(pixels, ImageFormat.JPEG, quality)) for quality in (20, 60, 95)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2]
 
 
 def test_a_view_with_strides_is_encoded_as_its_pixels() -> None:
     pixels = picture(32, 32)
-    assert encode_image(pixels[:, ::-1], ImageKind.RGB) == pixels[:, ::-1].tobytes()
+    assert encode_image(pixels[:, ::-1], ImageFormat.RGB) == pixels[:, ::-1].tobytes()
 
 
 def test_a_grey_file_decodes_to_three_equal_channels() -> None:
-    decoded = decode_image((IMAGES / "good_grey.jpg").read_bytes(), ImageKind.JPEG, SIDE, SIDE)
+    decoded = decode_image((IMAGES / "good_grey.jpg").read_bytes(), ImageFormat.JPEG, SIDE, SIDE)
     assert decoded.shape == (SIDE, SIDE, 3)
     assert np.array_equal(decoded[..., 0], decoded[..., 2])
 
@@ -97,19 +98,19 @@ def test_a_grey_file_decodes_to_three_equal_channels() -> None:
 )
 def test_a_bad_file_that_passed_no_gate_raises_bad_image(name: str, reason: DropReason) -> None:
     with pytest.raises(BadImage) as caught:
-        decode_image((IMAGES / name).read_bytes(), ImageKind.JPEG, SIDE, SIDE)
+        decode_image((IMAGES / name).read_bytes(), ImageFormat.JPEG, SIDE, SIDE)
     assert caught.value.reason is reason
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 72), (72, 64), (128, 32)])
 def test_a_file_of_another_size_raises_bad_image(width: int, height: int) -> None:
     with pytest.raises(BadImage):
-        decode_image((IMAGES / "good.jpg").read_bytes(), ImageKind.JPEG, width, height)
+        decode_image((IMAGES / "good.jpg").read_bytes(), ImageFormat.JPEG, width, height)
 
 
 def test_raw_bytes_of_another_size_raise_bad_image() -> None:
     with pytest.raises(BadImage) as caught:
-        decode_image(bytes(10), ImageKind.RGB, 2, 2)
+        decode_image(bytes(10), ImageFormat.RGB, 2, 2)
     assert caught.value.reason is DropReason.IMAGE_SIZE_MISMATCH
 
 
@@ -130,12 +131,12 @@ def test_mutants_are_refused_or_decoded_and_nothing_else_happens() -> None:
     outcomes: Counter[str] = Counter()
     for _ in range(MUTANTS):
         data = mutate(rng.choice(seeds), rng)
-        dropped = check_image(data, ImageKind.JPEG, SIDE, SIDE, LimitsConfig())
+        dropped = check_image(data, ImageFormat.JPEG, SIDE, SIDE, LimitsConfig())
         if dropped is not None:
             outcomes["gate"] += 1
             continue
         try:
-            decoded = decode_image(data, ImageKind.JPEG, SIDE, SIDE)
+            decoded = decode_image(data, ImageFormat.JPEG, SIDE, SIDE)
         except BadImage:
             outcomes["decoder"] += 1
         else:

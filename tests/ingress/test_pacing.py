@@ -6,8 +6,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from rearview.contract.stream import DropPolicy
 from rearview.errors import DropReason, Reason, Refused
-from rearview.ingress.pacing import WIRE_SLACK_FRAMES, DropPolicy, Pacer
+from rearview.ingress.pacing import WIRE_SLACK_FRAMES, Pacer
 
 pytestmark = pytest.mark.unit
 
@@ -130,13 +131,6 @@ def test_the_first_credit_is_the_window() -> None:
     assert pacer(DropPolicy.LATEST).credit() == 2 + 1 + WIRE_SLACK_FRAMES
     assert pacer(DropPolicy.LOSSLESS).credit() == 2 + 3
     assert pacer(DropPolicy.DEADLINE).credit() == 2 + 3
-
-
-def test_policies_have_the_numbers_of_the_protocol() -> None:
-    from rearview.v1 import translation_service_pb2 as pb
-
-    names = {policy.name: policy.value for policy in DropPolicy}
-    assert names == {n.removeprefix("DROP_POLICY_"): v for n, v in pb.DropPolicy.items() if v}
 
 
 class Conservation(RuleBasedStateMachine):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rearview.contract.similarity import SimilaritySettings
 from rearview.errors import InvalidRequest
 from rearview.ingress.similarity import (
     SimilarityFilter,
-    SimilaritySettings,
     cosine,
     draw,
     skip_probability,

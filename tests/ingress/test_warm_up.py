@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Settings
+from rearview.contract.stream import DropPolicy
 from rearview.errors import DropReason
-from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.pacing import Pacer
 from rearview.ingress.warmup import WarmUp
 
 pytestmark = pytest.mark.unit

@@ -10,7 +10,7 @@ import pytest
 import torch
 from ray import serve
 from rearview.app import build_app
-from rearview.client import DropPolicy, ImageFormat, Method, OpenOptions, Settings, Translated, sync
+from rearview.client import DropPolicy, ImageFormat, Method, OpenOptions, SettingsChange, Translated, sync
 from rearview.client.exchange import Item
 from rearview.config import ServiceConfig, load_config
 from rearview.contract.chain import Span, chain
@@ -115,7 +115,7 @@ def test_every_cut_over_serve_gives_the_pictures_of_the_local_engine(
     checkpoint: Path, local_pictures: list[bytes]
 ) -> None:
     images: list[Item] = [frame.numpy() for frame in FRAMES]
-    items: list[Item] = [*images[:CHANGE_AT], Settings(prompt="b"), *images[CHANGE_AT:]]
+    items: list[Item] = [*images[:CHANGE_AT], SettingsChange(prompt="b"), *images[CHANGE_AT:]]
     with LocalService(config(checkpoint, "pipeline")) as service:
         assert translated(service.address, items) == local_pictures
         calm = translated(service.address, images)

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from rearview.contract.stream import DropPolicy
 
 from loadtest.echo import EchoServicer, start_server
 from loadtest.generator import generate, run_load
 from loadtest.payloads import OpaquePayloads
-from loadtest.plan import Arrival, ClosedLoop, DropPolicy, LoadPlan, OpenLoop
+from loadtest.plan import Arrival, ClosedLoop, LoadPlan, OpenLoop
 from loadtest.results import LoadResult
 from loadtest.transport import measure
 from tests.loadtest.planted_service import MARKED, Fault, PlantedServicer

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from rearview.contract.chain import OperatorKind
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
+from rearview.contract.stream import DropPolicy
 from rearview.engine.engine import Engine
 from rearview.engine.scheduler import CostTable
-from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.pacing import Pacer
 from torch import Tensor
 
 from support.frames import entering

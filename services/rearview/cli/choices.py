@@ -1,59 +1,54 @@
 """Options of `translate` that choose the picture and the method: their values, and what goes together.
 
-Imports neither gRPC nor numpy before a command runs: `--help` must be quick.
+The values are the contract's own enums. Imports neither gRPC nor numpy before a command runs: `--help` must
+be quick.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
+
+from rearview.contract.memories import BankOptions, BankPolicy, CacheOptions, Rewarm
+from rearview.contract.methods import Method
+from rearview.contract.settings import Guidance
+from rearview.contract.similarity import SimilarityOptions
 
 if TYPE_CHECKING:
     from rearview.client import OpenOptions
 
-__all__ = ["BankPolicyChoice", "GuidanceChoice", "Look", "MethodChoice", "Past", "RewarmChoice", "parse_size"]
+__all__ = ["Look", "Past", "one_of", "parse_size", "spelled"]
 
 DEFAULT_GUIDANCE_SCALE = 1.5
 """With `--guidance`: at the service's own default, 1, no guidance acts."""
 
 
-class MethodChoice(StrEnum):
-    """`--method`."""
+WITH_DELTA = (Guidance.SELF, Guidance.INITIALIZE)
+WITH_NEGATIVE_PROMPT = (Guidance.INITIALIZE, Guidance.FULL)
 
-    PER_FRAME = "per-frame"
-    STREAMV2V = "streamv2v"
-    LIVE2DIFF = "live2diff"
+MemberT = TypeVar("MemberT", bound=Enum)
 
 
-class GuidanceChoice(StrEnum):
-    """`--guidance`."""
-
-    NONE = "none"
-    SELF = "self"
-    INITIALIZE = "initialize"
-    FULL = "full"
+def spelled(member: Enum) -> str:
+    """A member on the command line: PER_FRAME is `per-frame`."""
+    return member.name.lower().replace("_", "-")
 
 
-class BankPolicyChoice(StrEnum):
-    """`--bank-policy`."""
+def one_of(kind: type[MemberT]) -> Callable[[str | MemberT], MemberT]:
+    """Parser of an option whose enum has values of its own; of others typer takes the values as they are."""
+    members = {spelled(member): member for member in kind}
 
-    MERGE = "merge"
-    QUEUE = "queue"
+    def parse(text: str | MemberT) -> MemberT:
+        member = text if isinstance(text, kind) else members.get(str(text))
+        if member is None:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, members))}")
+        return member
 
-
-class RewarmChoice(StrEnum):
-    """`--prompt-change` and `--scene-cut`."""
-
-    RESET = "reset"
-    SHADOW = "shadow"
-    KEEP = "keep"
-
-
-WITH_DELTA = (GuidanceChoice.SELF, GuidanceChoice.INITIALIZE)
-WITH_NEGATIVE_PROMPT = (GuidanceChoice.INITIALIZE, GuidanceChoice.FULL)
+    return parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +59,7 @@ class Look:
     strength: float | None
     steps: int | None
     seed: int
-    guidance: GuidanceChoice | None
+    guidance: Guidance | None
     guidance_scale: float | None
     delta: float | None
     negative_prompt: str | None
@@ -73,7 +68,7 @@ class Look:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise typer.BadParameter("is empty", param_hint="--prompt")
-        guides = self.guidance not in (None, GuidanceChoice.NONE)
+        guides = self.guidance not in (None, Guidance.NONE)
         if self.guidance_scale is not None and not guides:
             raise typer.BadParameter("needs --guidance", param_hint="--guidance-scale")
         if self.delta is not None and self.guidance not in WITH_DELTA:
@@ -84,17 +79,15 @@ class Look:
 
     def options(self) -> OpenOptions:
         """For `Client.open`; None keeps the service's default."""
-        from rearview.client import Guidance
-
         guidance, scale = self.guidance, self.guidance_scale
-        if guidance not in (None, GuidanceChoice.NONE) and scale is None:
+        if guidance not in (None, Guidance.NONE) and scale is None:
             scale = DEFAULT_GUIDANCE_SCALE
         return {
             "prompt": self.prompt,
             "strength": self.strength,
             "steps": self.steps,
             "seed": self.seed,
-            "guidance": None if guidance is None else Guidance[guidance.name],
+            "guidance": guidance,
             "guidance_scale": scale,
             "delta": self.delta,
             "negative_prompt": self.negative_prompt,
@@ -106,20 +99,20 @@ class Look:
 class Past:
     """How frames relate to those before them. Raises BadParameter for an option that would do nothing."""
 
-    method: MethodChoice | None
+    method: Method | None
     bank_interval: int | None
-    bank_policy: BankPolicyChoice | None
-    prompt_change: RewarmChoice | None
-    scene_cut: RewarmChoice | None
+    bank_policy: BankPolicy | None
+    prompt_change: Rewarm | None
+    scene_cut: Rewarm | None
     instant_start: bool
     skip_unchanged: bool
     skip_threshold: float | None
 
     def __post_init__(self) -> None:
-        if self._sets_bank and self.method is MethodChoice.PER_FRAME:
+        if self._sets_bank and self.method is Method.PER_FRAME:
             hint = "--bank-interval" if self.bank_interval is not None else "--bank-policy"
             raise typer.BadParameter("needs --method streamv2v or live2diff", param_hint=hint)
-        if self._sets_cache and self.method is not MethodChoice.LIVE2DIFF:
+        if self._sets_cache and self.method is not Method.LIVE2DIFF:
             raise typer.BadParameter("needs --method live2diff", param_hint=self._cache_hint)
 
     @property
@@ -138,23 +131,20 @@ class Past:
 
     def options(self) -> OpenOptions:
         """For `Client.open`; what was not chosen is left out. Options of the bank choose its method."""
-        from rearview.client import BankPolicy, FeatureBank, Method, Rewarm, SimilarityFilter, TemporalCache
-
-        method = self.method or (MethodChoice.STREAMV2V if self._sets_bank else None)
+        method = self.method or (Method.STREAMV2V if self._sets_bank else None)
         chosen: OpenOptions = {}
         if method is not None:
-            chosen["method"] = Method[method.name]
+            chosen["method"] = method
         if self._sets_bank:
-            policy = BankPolicy[self.bank_policy.name] if self.bank_policy is not None else None
-            chosen["feature_bank"] = FeatureBank(policy=policy, interval=self.bank_interval)
+            chosen["feature_bank"] = BankOptions(policy=self.bank_policy, interval=self.bank_interval)
         if self._sets_cache:
-            chosen["temporal_cache"] = TemporalCache(
-                prompt_change=Rewarm[self.prompt_change.name] if self.prompt_change is not None else None,
-                scene_cut=Rewarm[self.scene_cut.name] if self.scene_cut is not None else None,
+            chosen["temporal_cache"] = CacheOptions(
+                prompt_change=self.prompt_change,
+                scene_cut=self.scene_cut,
                 instant_start=self.instant_start or None,
             )
         if self.skip_unchanged or self.skip_threshold is not None:
-            chosen["similarity_filter"] = SimilarityFilter(threshold=self.skip_threshold)
+            chosen["similarity_filter"] = SimilarityOptions(threshold=self.skip_threshold)
         return chosen
 
 
@@ -168,5 +158,5 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _either(choices: tuple[GuidanceChoice, ...]) -> str:
-    return " or ".join(choice.value for choice in choices)
+def _either(choices: tuple[Guidance, ...]) -> str:
+    return " or ".join(map(spelled, choices))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rearview.cli.choices import MethodChoice
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
 from rearview.cli.up import TopologyChoice
+from rearview.contract.methods import Method
 
 if TYPE_CHECKING:
     from rearview.cli.contact_sheet import Row
@@ -38,8 +38,8 @@ def demo(
     topology: Annotated[
         TopologyChoice, typer.Option(help="How the chain is cut into replicas.")
     ] = TopologyChoice.PIPELINE,
-    method: Annotated[MethodChoice, typer.Option(help="What relates a frame to those before it.")] = (
-        MethodChoice.PER_FRAME
+    method: Annotated[Method, typer.Option(help="What relates a frame to those before it.")] = (
+        Method.PER_FRAME
     ),
     frames: Annotated[int, typer.Option(help="Frames to translate.", min=1)] = 120,
     blend_frames: Annotated[
@@ -102,19 +102,19 @@ def _job(
     prompts: list[str],
     starts: list[int],
     total: int,
-    method: MethodChoice,
+    method: Method,
     blend_frames: int,
 ) -> Job:
     from rearview.cli.translation import Job, options_for
-    from rearview.client import Method, Settings
+    from rearview.client import SettingsChange
     from rearview.client.media import VideoSource
 
     assert isinstance(source, VideoSource)
     options = options_for(source, None)
-    options["prompt"], options["method"] = prompts[0], Method[method.name]
+    options["prompt"], options["method"] = prompts[0], method
     options["blend_frames"] = blend_frames
     changes = zip(starts[1:], prompts[1:], strict=False)
-    controls = {start: Settings(prompt=prompt) for start, prompt in changes}
+    controls = {start: SettingsChange(prompt=prompt) for start, prompt in changes}
     return Job(source, str(out / "demo.mp4"), options, compare=True, max_frames=total, controls=controls)
 
 

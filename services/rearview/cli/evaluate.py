@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rearview.cli.choices import BankPolicyChoice
 from rearview.cli.failure import fails_in_one_line
+from rearview.contract.memories import BankPolicy
 
 if TYPE_CHECKING:
     from rearview_lab.evaluation.evaluate import Plan
@@ -89,7 +89,7 @@ def evaluate(
     bank_interval: Annotated[
         int | None, typer.Option(help="Frames from one write of the bank to the next; else the checkpoint's.")
     ] = None,
-    bank_policy: Annotated[BankPolicyChoice | None, typer.Option(help="Else the checkpoint's.")] = None,
+    bank_policy: Annotated[BankPolicy | None, typer.Option(help="Else the checkpoint's.")] = None,
     bank_frames: Annotated[
         int | None, typer.Option(help="Frames that a queue keeps; else the checkpoint's.")
     ] = None,
@@ -139,7 +139,7 @@ def evaluate(
     from rich.console import Console
 
     from rearview.contract.card import ModelCard
-    from rearview.contract.memories import BankPolicy, BankSettings
+    from rearview.contract.memories import BankSettings
     from rearview.contract.settings import NoiseRule
     from rearview.engine.memory.cache.window import CacheWindow
     from rearview.engine.weights.checkpoint import pick_device, pick_dtype

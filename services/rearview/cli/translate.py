@@ -12,16 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearview.cli.choices import (
-    BankPolicyChoice,
-    GuidanceChoice,
-    Look,
-    MethodChoice,
-    Past,
-    RewarmChoice,
-    parse_size,
-)
+from rearview.cli.choices import Look, Past, one_of, parse_size
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.contract.memories import BankPolicy, Rewarm
+from rearview.contract.methods import Method
+from rearview.contract.settings import Guidance
 
 if TYPE_CHECKING:
     from rearview.cli.progress import Steps
@@ -69,9 +64,11 @@ def translate(
     steps: Annotated[int | None, _picture("Denoising steps.", min=1)] = None,
     seed: Annotated[int, _picture("Seed of the noise.", min=0)] = 0,
     guidance: Annotated[
-        GuidanceChoice | None,
+        Any,  # A `Guidance`: typer's own choices would be its numbers.
         _picture(
-            "self: away from the input; initialize, full: from the negative prompt; none.", metavar="<kind>"
+            "self: away from the input; initialize, full: from the negative prompt; none.",
+            metavar="<kind>",
+            parser=one_of(Guidance),
         ),
     ] = None,
     guidance_scale: Annotated[
@@ -86,17 +83,17 @@ def translate(
     adapters: Annotated[str | None, _picture("One of the deployment's adapter sets.")] = None,
     size: Annotated[str | None, _picture("WIDTHxHEIGHT. Default: the model's.")] = None,
     fit: Annotated[FitChoice, _picture("How another shape is brought to it.")] = FitChoice.CROP,
-    method: Annotated[MethodChoice | None, _method("Default: the deployment's.")] = None,
+    method: Annotated[Method | None, _method("Default: the deployment's.")] = None,
     bank_interval: Annotated[
         int | None, _method("Frames from one write to the feature bank to the next.", min=1)
     ] = None,
     bank_policy: Annotated[
-        BankPolicyChoice | None, _method("Merge new features into the bank, or keep the last ones whole.")
+        BankPolicy | None, _method("Merge new features into the bank, or keep the last ones whole.")
     ] = None,
     prompt_change: Annotated[
-        RewarmChoice | None, _method("Of live2diff, at a new prompt: wait, take over later, or keep.")
+        Rewarm | None, _method("Of live2diff, at a new prompt: wait, take over later, or keep.")
     ] = None,
-    scene_cut: Annotated[RewarmChoice | None, _method("The same, at a cut to another scene.")] = None,
+    scene_cut: Annotated[Rewarm | None, _method("The same, at a cut to another scene.")] = None,
     instant_start: Annotated[
         bool, _method("Of live2diff: show the first picture at once.", "--instant-start")
     ] = False,

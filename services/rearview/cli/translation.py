@@ -25,7 +25,7 @@ from rearview.client import (
     Frame,
     Image,
     OpenOptions,
-    Settings,
+    SettingsChange,
     Translated,
     exchange,
 )
@@ -59,7 +59,7 @@ class Job:
     compare: bool = False
     """Write input and output side by side."""
     max_frames: int | None = None
-    controls: Mapping[int, Settings] = field(default_factory=dict)
+    controls: Mapping[int, SettingsChange] = field(default_factory=dict)
     """Number of a frame to the settings from it on."""
 
 
@@ -136,7 +136,7 @@ async def run_job(client: Client, job: Job, watcher: Watcher, report: Report) ->
         raise MediaError(f"{job.source.name}: no frame was translated ({dict(report.dropped)})")
 
 
-def _feed(job: Job, width: int, height: int, waiting: dict[int, Picture]) -> Iterator[Frame | Settings]:
+def _feed(job: Job, width: int, height: int, waiting: dict[int, Picture]) -> Iterator[Frame | SettingsChange]:
     """The source's frames with the controls between them; runs in a thread."""
     for number, picture in enumerate(job.source.pictures(width, height, job.fit)):
         if number in job.controls:

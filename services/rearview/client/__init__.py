@@ -1,18 +1,17 @@
 """The client library: async here, blocking in `rearview.client.sync`, video files in `rearview.client.media`.
 
-It imports the stubs, the errors, gRPC, numpy, simplejpeg and (media only) PyAV; never torch or ray.
+What is asked and what is in force are the contract's own classes: settings that were read can be sent. It
+imports the contract, the stubs and their table, the errors, gRPC, numpy, simplejpeg and (media only) PyAV;
+never torch or ray.
 """
 
 from rearview.client.aio import Client, Tls
 from rearview.client.answers import (
     Answer,
-    Continuity,
     ControlApplied,
     Dropped,
     Image,
-    ImageFormat,
     Notice,
-    NoticeKind,
     Opened,
     SpanTiming,
     Timings,
@@ -20,34 +19,41 @@ from rearview.client.answers import (
 )
 from rearview.client.exchange import Frame, exchange
 from rearview.client.faults import Unreachable
-from rearview.client.options import OpenOptions, SettingOptions
+from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session
-from rearview.client.sessions import SessionInfo, SessionState
-from rearview.client.settings import (
+from rearview.client.sessions import SessionInfo
+from rearview.contract.memories import (
+    BankOptions,
     BankPolicy,
-    DropPolicy,
-    FeatureBank,
-    Guidance,
-    Method,
-    NoiseRule,
+    CacheOptions,
+    CacheSettings,
     PromptChange,
     Rewarm,
+)
+from rearview.contract.methods import Method
+from rearview.contract.settings import (
+    Guidance,
+    NoiseRule,
+    SettingOptions,
     Settings,
-    SimilarityFilter,
-    TemporalCache,
+    SettingsChange,
     WeightedPrompt,
 )
+from rearview.contract.similarity import SimilarityOptions
+from rearview.contract.stream import Continuity, DropPolicy, ImageFormat, NoticeKind, SessionState
 
 __all__ = [
     "Answer",
+    "BankOptions",
     "BankPolicy",
+    "CacheOptions",
+    "CacheSettings",
     "Client",
     "Continuity",
     "ControlApplied",
     "DropPolicy",
     "Dropped",
-    "FeatureBank",
     "Frame",
     "Guidance",
     "Image",
@@ -66,9 +72,9 @@ __all__ = [
     "SessionState",
     "SettingOptions",
     "Settings",
-    "SimilarityFilter",
+    "SettingsChange",
+    "SimilarityOptions",
     "SpanTiming",
-    "TemporalCache",
     "Timings",
     "Tls",
     "Translated",

@@ -132,8 +132,8 @@ class Client:
         """Send `frames` and yield the answers as they come, to the last one.
 
         Leaving it early ends the session when the iterator is closed (`contextlib.aclosing`).
-        Pipelined: frames are sent while answers are received. An item of type `Settings` between frames
-        is a control. A plain iterable is read in a thread, since it may decode video.
+        Pipelined: frames are sent while answers are received. An item of type `SettingsChange` between
+        frames is a control. A plain iterable is read in a thread, since it may decode video.
         """
         async with self.open(**options) as session:
             async for answer in exchange(session, frames):

@@ -11,25 +11,24 @@ Times are seconds as float. Images are `uint8` arrays of shape (height, width, 3
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from rearview.client.settings import Method, Settings, TemporalCache
+from rearview.contract.memories import CacheSettings
+from rearview.contract.methods import Method
+from rearview.contract.settings import Settings
+from rearview.contract.stream import Continuity, ImageFormat, NoticeKind
 from rearview.errors import DropReason, Reason
 
 __all__ = [
     "Answer",
-    "Continuity",
     "ControlApplied",
     "Dropped",
     "Image",
-    "ImageFormat",
     "Notice",
-    "NoticeKind",
     "Opened",
     "SpanTiming",
     "Timings",
@@ -38,33 +37,6 @@ __all__ = [
 
 Image = NDArray[np.uint8]
 """(height, width, 3), R, G, B."""
-
-
-class ImageFormat(Enum):
-    """How an image's bytes are to be read. The values are those of `rearview.v1.ImageFormat`."""
-
-    JPEG = 1
-    RGB = 2
-    OPAQUE = 3
-
-
-class Continuity(Enum):
-    """What a resumed or moved session still knows of its past (`rearview.v1.Continuity`)."""
-
-    EXACT = 1
-    APPROXIMATE = 2
-    RESET = 3
-
-
-class NoticeKind(Enum):
-    """What a notice is about (`rearview.v1.Notice.Kind`, and one made by the client)."""
-
-    RESUMED = -1
-    """The connection was lost and the session continued; `continuity` says with how much of its past."""
-    DRAIN = 1
-    """The server will stop; the client resumes the session elsewhere when it does."""
-    MOVED = 2
-    """The session now runs on other replicas."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +48,7 @@ class Opened:
     width: int
     height: int
     settings: Settings
-    """The settings in use, every field set but one of `prompt` and `prompts`."""
+    """The settings in use. `Settings.as_change` makes of them what can be sent."""
     idle_timeout_s: float
     resume_grace_s: float
     continuity: Continuity
@@ -84,8 +56,8 @@ class Opened:
     """Something that the user should be told, or empty."""
     method: Method | None = None
     """The method in use; None if the server does not say."""
-    temporal_cache: TemporalCache | None = None
-    """With Method.LIVE2DIFF: how the cache is kept, every field set."""
+    temporal_cache: CacheSettings | None = None
+    """With Method.LIVE2DIFF: how the cache is kept."""
     warm_up_frames: int = 1
     """Frames that are received before the first of them is answered."""
     resume_token: str = field(repr=False, default="")

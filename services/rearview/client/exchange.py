@@ -1,6 +1,6 @@
 """Send and receive at once: the common case of a session.
 
-An item of the source is an image, a `Frame` where more is to be said of it, or `Settings`: a control.
+An item of the source is an image, a `Frame` where more is to be said of it, or `SettingsChange`: a control.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from rearview.client.answers import Answer, Image, ImageFormat
+from rearview.client.answers import Answer, Image
 from rearview.client.session import Session
-from rearview.client.settings import Settings
+from rearview.contract.settings import SettingsChange
+from rearview.contract.stream import ImageFormat
 from rearview.errors import RearviewError, Reason, StreamEnded
 
 __all__ = ["Frame", "Item", "exchange"]
@@ -32,7 +33,7 @@ class Frame:
     """How `image` is to be read if it is bytes."""
 
 
-Item = Image | Frame | Settings
+Item = Image | Frame | SettingsChange
 
 
 async def exchange(
@@ -60,8 +61,8 @@ async def exchange(
 async def _send_all(session: Session, frames: Iterable[Item] | AsyncIterable[Item]) -> None:
     source = frames if isinstance(frames, AsyncIterable) else _in_thread(frames)
     async for item in source:
-        if isinstance(item, Settings):
-            await session.control(**vars(item))
+        if isinstance(item, SettingsChange):
+            await session.control(**item.named())
         elif isinstance(item, Frame):
             await session.send(
                 item.image, index=item.index, presentation_s=item.presentation_s, format=item.format

@@ -27,17 +27,16 @@ from rearview.client.answers import (
     Answer,
     Dropped,
     Image,
-    ImageFormat,
     Notice,
-    NoticeKind,
     Opened,
     Translated,
 )
 from rearview.client.call import Call
 from rearview.client.faults import Unreachable, error_of, is_transient
 from rearview.client.ledger import Input, Ledger
-from rearview.client.options import OpenOptions, SettingOptions, settings_of
+from rearview.client.options import OpenOptions, SettingOptions, change_of
 from rearview.client.reconnect import Attempts, Reconnect
+from rearview.contract.stream import ImageFormat, NoticeKind
 from rearview.errors import Fault, NotFound, RearviewError, Reason, StreamEnded
 from rearview.v1 import translation_service_pb2 as pb
 
@@ -154,13 +153,13 @@ class Session:
         return index
 
     async def control(self, **changes: Unpack[SettingOptions]) -> int:
-        """Change settings (the fields of `Settings`) from the next frame on.
+        """Change settings (the fields of `SettingsChange`) from the next frame on.
 
         Returns the id that `ControlApplied` will carry.
         """
         self._check_open()
         number = next(self._control_ids)
-        await self._submit(Input(wire.control_request(number, settings_of(changes)), number, False))
+        await self._submit(Input(wire.control_request(number, change_of(changes)), number, False))
         return number
 
     async def finish(self) -> None:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
 
+from rearview.contract.stream import SessionState
+from rearview.schema.enums import SESSION_STATES
 from rearview.v1 import session_service_pb2 as pb
 
-__all__ = ["SessionInfo", "SessionState", "session_info"]
-
-
-class SessionState(Enum):
-    """The life of a session (`rearview.v1.Session.State`)."""
-
-    UNKNOWN = 0
-    STREAMING = 1
-    DETACHED = 2
+__all__ = ["SessionInfo", "session_info"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +32,10 @@ class SessionInfo:
 
 
 def session_info(message: pb.Session) -> SessionInfo:
-    known = message.state in {state.value for state in SessionState}
     return SessionInfo(
         session_id=message.session_id,
         tenant=message.tenant,
-        state=SessionState(message.state) if known else SessionState.UNKNOWN,
+        state=SESSION_STATES.member(message.state) or SessionState.UNKNOWN,
         model=message.model,
         width=message.width,
         height=message.height,

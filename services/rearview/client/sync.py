@@ -21,11 +21,12 @@ from typing import Any, Self, TypeVar, Unpack
 from rearview.client import aio
 from rearview.client import session as aio_session
 from rearview.client.aio import Tls
-from rearview.client.answers import Answer, Image, ImageFormat, Opened
+from rearview.client.answers import Answer, Image, Opened
 from rearview.client.exchange import Item
 from rearview.client.options import OpenOptions, SettingOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.sessions import SessionInfo
+from rearview.contract.stream import ImageFormat
 
 __all__ = ["Client", "Session"]
 

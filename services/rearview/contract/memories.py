@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from rearview.contract.change import Change
 from rearview.errors import out_of_range
 
-__all__ = ["BankPolicy", "BankSettings", "CacheSettings", "MergeMetric", "PromptChange", "Rewarm"]
+__all__ = [
+    "BankOptions",
+    "BankPolicy",
+    "BankSettings",
+    "CacheOptions",
+    "CacheSettings",
+    "MergeMetric",
+    "PromptChange",
+    "Rewarm",
+]
 
 
 class BankPolicy(Enum):
@@ -103,6 +113,19 @@ class BankSettings:
         return max(1.0, (1.0 - self.merge_ratio) / self.merge_ratio)
 
 
+@dataclass(frozen=True, slots=True)
+class BankOptions(Change[BankSettings]):
+    """What a client asks of its bank: fields of `BankSettings`. None keeps the deployment's value."""
+
+    policy: BankPolicy | None = None
+    interval: int | None = None
+    phase: int | None = None
+    max_frames: int | None = None
+    fusion_strength: float | None = None
+    fusion_threshold: float | None = None
+    prompt_change: PromptChange | None = None
+
+
 MAX_QUEUE_FRAMES = 16
 MIN_MERGE_RATIO = 0.1
 """A tenth merged away per write already lets a bank grow to nine frames."""
@@ -131,3 +154,19 @@ class CacheSettings:
     """When the prompts or the adapter set change."""
     scene_cut: Rewarm = Rewarm.SHADOW
     """When `Settings.scene` changes."""
+    scene_detection: bool = True
+    """Whether the ingress looks for scene cuts; without, the whole video is one scene."""
+    instant_start: bool = False
+    """Whether a warm-up repeats its first frame, unseen, instead of waiting for the next ones: the first
+    picture comes at once and shows less motion. Needed to wait for each answer before the next frame. It acts
+    in the ingress, as `scene_detection`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions(Change[CacheSettings]):
+    """What a client asks of its cache: the fields of `CacheSettings`. None keeps the deployment's value."""
+
+    prompt_change: Rewarm | None = None
+    scene_cut: Rewarm | None = None
+    scene_detection: bool | None = None
+    instant_start: bool | None = None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import Enum
+from typing import TypedDict
 
+from rearview.contract.change import Change
 from rearview.errors import out_of_range
 
-__all__ = ["Blend", "Guidance", "NoiseRule", "Settings", "SettingsChange", "WeightedPrompt", "check_adapters"]
+__all__ = [
+    "Blend",
+    "Guidance",
+    "NoiseRule",
+    "SettingOptions",
+    "Settings",
+    "SettingsChange",
+    "WeightedPrompt",
+    "check_adapters",
+]
 
 MAX_GUIDANCE_SCALE = 20.0
 MAX_DELTA = 10.0
@@ -19,16 +30,16 @@ MAX_BLEND_FRAMES = 10_000
 
 
 class NoiseRule(Enum):
-    """How the noise of a denoising step is keyed."""
+    """How the noise of a denoising step is keyed. Links carry the numbers."""
 
     FIXED = 1
-    """(seed, step): the same for every frame of the session, as in StreamDiffusion."""
+    """(seed, step): the same for every frame of the session, as in StreamDiffusion. Least flicker."""
     FRESH = 2
     """(seed, ordinal, step): new for every frame."""
 
 
 class Guidance(Enum):
-    """What a prediction is pushed away from; numbers are those of `rearview.v1.Guidance`."""
+    """What a prediction is pushed away from. Links carry the numbers."""
 
     NONE = 1
     SELF = 2
@@ -45,7 +56,7 @@ class WeightedPrompt:
 
     prompt: str
     weight: float
-    """Above 0; beside those of the others."""
+    """Beside those of the others; above 0, at most 1000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +79,26 @@ class Settings:
     """
 
     prompt: str = ""
-    """Empty where there are `prompts`."""
+    """The picture's description. Empty where there are `prompts`."""
     strength: float = 0.4
     """How far the picture may leave the input, in (0, 1]."""
     steps: int = 2
-    """Denoising steps, at least 1."""
+    """Denoising steps, 1 to the session's `max_steps`."""
     seed: int = 0
     """Unsigned 64-bit seed of the noise."""
     noise_rule: NoiseRule = NoiseRule.FIXED
     guidance: Guidance = Guidance.NONE
     guidance_scale: float = 1.0
-    """How far a prediction is pushed, at least 1. At 1 no guidance acts, whatever its kind."""
+    """How far a prediction is pushed, 1 to 20. At 1 no guidance acts, whatever its kind."""
     delta: float = 1.0
-    """For SELF and INITIALIZE: the share of the residual noise that counts as negative. Less adds grain,
-    more softens."""
+    """For SELF and INITIALIZE, 0 to 10: the share of the residual noise that counts as negative. Less adds
+    grain, more softens."""
     negative_prompt: str = ""
-    """For FULL and INITIALIZE; it may be empty."""
+    """What the picture should not be, for FULL and INITIALIZE; it may be empty."""
     prompts: tuple[WeightedPrompt, ...] = ()
-    """Several prompts at a time, instead of `prompt`."""
+    """Up to 8 prompts at a time, mixed by weight, instead of `prompt`."""
     blend_frames: int = 0
-    """Ordinals over which a change of prompt is spread. 0 and 1: at once."""
+    """Ordinals over which a change of prompt is spread, at most 10000. 0 and 1: at once."""
     blend: Blend | None = None
     """Set by `blending.settings_under`, never by a client."""
     adapters: str = ""
@@ -108,6 +119,11 @@ class Settings:
         for name, is_allowed in allowed.items():
             if not is_allowed:
                 raise out_of_range(name, f"{name} is out of range")
+
+    def as_change(self) -> SettingsChange:
+        """The change that leads here from anywhere: settings that were read, to be sent again."""
+        named = {one.name: getattr(self, one.name) for one in fields(SettingsChange)}
+        return SettingsChange(**{**named, "prompt" if self.prompts else "prompts": None})
 
     @property
     def acting_guidance(self) -> Guidance:
@@ -145,8 +161,10 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class SettingsChange:
-    """A change of settings; None keeps a field. `prompt` and `prompts` replace each other."""
+class SettingsChange(Change[Settings]):
+    """A change of settings: the fields of `Settings`, None keeps one. `prompt` and `prompts` replace each
+    other; to name both is refused.
+    """
 
     prompt: str | None = None
     strength: float | None = None
@@ -163,12 +181,29 @@ class SettingsChange:
 
     def apply(self, settings: Settings) -> Settings:
         """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt."""
-        named = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        named = self.named()
         if self.prompt is not None:
             named.setdefault("prompts", ())
         elif self.prompts:
             named["prompt"] = ""
         return replace(settings, **named)
+
+
+class SettingOptions(TypedDict, total=False):
+    """`SettingsChange` as keyword arguments; a test compares the two."""
+
+    prompt: str | None
+    strength: float | None
+    steps: int | None
+    seed: int | None
+    noise_rule: NoiseRule | None
+    guidance: Guidance | None
+    guidance_scale: float | None
+    delta: float | None
+    negative_prompt: str | None
+    prompts: Sequence[WeightedPrompt] | None
+    blend_frames: int | None
+    adapters: str | None
 
 
 def check_adapters(adapters: str, known: Collection[str]) -> None:

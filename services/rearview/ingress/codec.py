@@ -12,8 +12,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from rearview.contract.stream import ImageFormat
 from rearview.errors import DropReason
-from rearview.ingress.image_gate import ImageKind
 
 __all__ = ["BadImage", "decode_image", "encode_image"]
 
@@ -29,14 +29,14 @@ class BadImage(ValueError):
         return BadImage, (self.reason,)
 
 
-def decode_image(data: bytes, format: ImageKind, width: int, height: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, format: ImageFormat, width: int, height: int) -> NDArray[np.uint8]:
     """Pixels (height, width, 3), RGB, uint8, writable and contiguous. A grey JPEG comes out as RGB.
 
     Raises BadImage: IMAGE_INVALID for damage, IMAGE_SIZE_MISMATCH for another size. OPAQUE is never
     decoded.
     """
-    assert format is not ImageKind.OPAQUE, "opaque bytes are not an image"
-    if format is ImageKind.RGB:
+    assert format is not ImageFormat.OPAQUE, "opaque bytes are not an image"
+    if format is ImageFormat.RGB:
         if len(data) != width * height * 3:
             raise BadImage(DropReason.IMAGE_SIZE_MISMATCH)
         return np.frombuffer(data, np.uint8).reshape(height, width, 3).copy()
@@ -50,14 +50,14 @@ def decode_image(data: bytes, format: ImageKind, width: int, height: int) -> NDA
     return pixels
 
 
-def encode_image(array: NDArray[np.uint8], format: ImageKind, quality: int = 85) -> bytes:
+def encode_image(array: NDArray[np.uint8], format: ImageFormat, quality: int = 85) -> bytes:
     """`array` (H, W, 3) uint8 RGB as baseline JPEG (4:2:0, `quality` 1–100) or as raw RGB bytes."""
-    assert format is not ImageKind.OPAQUE, "opaque bytes are not an image"
+    assert format is not ImageFormat.OPAQUE, "opaque bytes are not an image"
     assert array.dtype == np.uint8, f"dtype is {array.dtype}"
     assert array.ndim == 3, f"shape is {array.shape}"
     assert array.shape[2] == 3, f"shape is {array.shape}"
     pixels = np.ascontiguousarray(array)
-    if format is ImageKind.RGB:
+    if format is ImageFormat.RGB:
         return pixels.tobytes()
     encoded: bytes = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420")
     return encoded

@@ -10,12 +10,12 @@ to the strict decoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 from rearview.config import LimitsConfig
+from rearview.contract.stream import ImageFormat
 from rearview.errors import DropReason
 
-__all__ = ["ImageKind", "check_image"]
+__all__ = ["check_image"]
 
 _MAX_SEGMENTS = 256
 """Before the first scan. Cameras write up to 40; without a bound 1 MiB of empty ones takes 0.2 s to walk."""
@@ -30,16 +30,8 @@ _SEQUENTIAL_HUFFMAN = frozenset({0xC0, 0xC1})
 _SAMPLE_BITS = 8
 
 
-class ImageKind(Enum):
-    """How image bytes are to be read; numbers are those of `rearview.v1.ImageFormat`."""
-
-    JPEG = 1
-    RGB = 2
-    OPAQUE = 3
-
-
 def check_image(
-    data: bytes, format: ImageKind, width: int, height: int, limits: LimitsConfig
+    data: bytes, format: ImageFormat, width: int, height: int, limits: LimitsConfig
 ) -> DropReason | None:
     """Why the image of a session of `width` by `height` pixels cannot be taken; None if it can.
 
@@ -47,11 +39,11 @@ def check_image(
     """
     if not data:
         return DropReason.IMAGE_EMPTY
-    if format is ImageKind.RGB:
+    if format is ImageFormat.RGB:
         return None if len(data) == width * height * 3 else DropReason.IMAGE_SIZE_MISMATCH
     if len(data) > limits.max_image_bytes:
         return DropReason.IMAGE_TOO_LARGE
-    if format is ImageKind.OPAQUE:
+    if format is ImageFormat.OPAQUE:
         return None
     return _check_jpeg(data, width, height, limits.max_pixels)
 

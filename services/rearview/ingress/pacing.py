@@ -18,25 +18,17 @@ else is in flight.
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
 from typing import Generic, TypeVar
 
+from rearview.contract.stream import DropPolicy
 from rearview.errors import DropReason, Reason, Refused
 
-__all__ = ["WIRE_SLACK_FRAMES", "DropPolicy", "Pacer"]
+__all__ = ["WIRE_SLACK_FRAMES", "Pacer"]
 
 WIRE_SLACK_FRAMES = 8
 """Frames that may be on the wire with `latest`: a round trip of 250 ms at 30 FPS."""
 
 FrameT = TypeVar("FrameT")
-
-
-class DropPolicy(Enum):
-    """What happens when frames come too fast; numbers are those of `rearview.v1.DropPolicy`."""
-
-    LATEST = 1
-    LOSSLESS = 2
-    DEADLINE = 3
 
 
 class Pacer(Generic[FrameT]):

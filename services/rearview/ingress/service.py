@@ -21,22 +21,24 @@ from numpy.typing import NDArray
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.contract.card import ModelCard, has_motion, size_multiple
 from rearview.contract.frame import Frame
+from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings, SettingsChange, check_adapters
-from rearview.control.methods import Method, Offer, choose_method
+from rearview.contract.similarity import SimilaritySettings
+from rearview.control.methods import Offer, choose_method
 from rearview.directory import open_directory
 from rearview.directory.protocol import DirectoryUnavailable, Lease, LeaseHeld, LeaseLost
 from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import Admission, check_settings, check_sides
 from rearview.ingress.auth import Tenants
 from rearview.ingress.lanes import Lane, Lanes
-from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.pacing import Pacer
 from rearview.ingress.session import IngressSession, SessionOptions
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
 from rearview.transport.wire import plane_bytes
 
-__all__ = ["Feeder", "Ingress", "OpenRequest", "Record"]
+__all__ = ["Feeder", "Ingress", "Record"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,25 +53,6 @@ PLACEMENT_REFRESH_TIMEOUT_S = 0.03
 RETRY_AFTER_S = 2.0
 
 Members = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """What a client asks for; zeros and None stand for defaults."""
-
-    model: str
-    width: int
-    height: int
-    change: SettingsChange
-    policy: DropPolicy
-    frame_rate: float
-    options: SessionOptions
-    max_steps: int
-    method: Method | None
-    bank: Mapping[str, Any] | None
-    """Fields of the feature bank that differ from the deployment's. None: no word of a bank."""
-    cache: Mapping[str, Any]
-    """Fields of the temporal cache that differ from the deployment's."""
 
 
 class Feeder(Protocol):
@@ -169,18 +152,18 @@ class Ingress:
 
     async def open(self, tenant: TenantConfig, request: OpenRequest) -> Record:
         """Admit, place and open a session. Raises InvalidRequest or Refused; then nothing is held."""
-        spec = self._checked(tenant, request)
+        spec, options = self._checked(tenant, request), _options(request)
         lease, lane = await self._place(spec)
         limits = self.config.limits
         session = IngressSession(
             spec,
             self.config.model.name,
-            request.options,
+            options,
             tenant,
             lease,
             lane,
             self._lanes,
-            Pacer(request.policy, limits.max_in_flight, limits.max_waiting, request.options.frame_budget_s),
+            Pacer(request.drop_policy, limits.max_in_flight, limits.max_waiting, request.frame_budget_s),
             self.metrics,
             self._executor,
             lambda error: self._on_fault(spec.session_id, error),
@@ -268,21 +251,21 @@ class Ingress:
         max_steps = request.max_steps or model.max_steps
         check_settings(
             max_steps=model.max_steps,
-            strength=request.change.strength,
-            steps=request.change.steps,
-            seed=request.change.seed,
+            strength=request.settings.strength,
+            steps=request.settings.steps,
+            seed=request.settings.seed,
             session_max_steps=max_steps,
-            jpeg_quality=request.options.jpeg_quality,
+            jpeg_quality=request.jpeg_quality,
             frame_rate=request.frame_rate,
-            frame_budget_s=request.options.frame_budget_s,
+            frame_budget_s=request.frame_budget_s,
         )
         defaults = Settings(strength=self.card.strength, steps=min(self.card.steps, max_steps))
-        settings = request.change.apply(defaults)
+        settings = request.settings.apply(defaults)
         check_adapters(settings.adapters, model.adapters)
         for text in settings.texts:
             self.admission.check_prompt(text)
         check_settings(max_steps=max_steps, steps=settings.steps)
-        bank, cache = choose_method(self.offer, request.method, request.bank, request.cache)
+        bank, cache = choose_method(self.offer, request.method, request.feature_bank, request.temporal_cache)
         if cache is not None:
             check_sides(width, height, size_multiple(model.checkpoint))
         return SessionSpec(
@@ -417,6 +400,15 @@ class Ingress:
         task = asyncio.create_task(coroutine)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+
+
+def _options(request: OpenRequest) -> SessionOptions:
+    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) for a filter that has no meaning."""
+    asked = request.similarity_filter
+    similarity = None if asked is None else asked.apply(SimilaritySettings())
+    return SessionOptions(
+        request.drop_policy, request.frame_budget_s, request.answer_format, request.jpeg_quality, similarity
+    )
 
 
 def _replica_lost() -> StreamEnded:

@@ -26,15 +26,16 @@ from rearview.contract.blending import is_blending, settings_under
 from rearview.contract.frame import NO_PLACE, PICTURE, Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.contract.similarity import SimilaritySettings
+from rearview.contract.stream import DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
 from rearview.ingress.codec import BadImage, decode_image, encode_image
-from rearview.ingress.image_gate import ImageKind
 from rearview.ingress.lanes import Lane, Lanes
-from rearview.ingress.pacing import DropPolicy, Pacer
+from rearview.ingress.pacing import Pacer
 from rearview.ingress.scene import SceneDetector
-from rearview.ingress.similarity import SimilarityFilter, SimilaritySettings, Thumbnail, thumbnail
-from rearview.ingress.warmup import CacheOptions, WarmUp
+from rearview.ingress.similarity import SimilarityFilter, Thumbnail, thumbnail
+from rearview.ingress.warmup import WarmUp
 from rearview.telemetry.metrics import Metrics
 from rearview.transport.links import LinkClosed
 
@@ -52,12 +53,10 @@ class SessionOptions:
 
     policy: DropPolicy
     frame_budget_s: float
-    answer_format: ImageKind
+    answer_format: ImageFormat
     jpeg_quality: int
     similarity: SimilaritySettings | None = None
     """None: every frame is translated, however much it looks like the one before."""
-    cache: CacheOptions = field(default_factory=CacheOptions)
-    """Counts for a session with a temporal cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class FrameIn:
     frame_index: int
     presentation_offset: tuple[int, int]
     """Seconds and nanoseconds, echoed."""
-    format: ImageKind
+    format: ImageFormat
     image: bytes
     received_s: float
     """Monotonic."""
@@ -129,9 +128,10 @@ class IngressSession:
         self._lanes, self._pacer = lanes, pacer
         self._metrics, self._executor, self._on_fault = metrics, executor, on_fault
         self._filter = None if options.similarity is None else SimilarityFilter(options.similarity)
-        cached = spec.cache is not None
-        self._scenes = SceneDetector() if cached and options.cache.scene_detection else None
-        self._warm_up = WarmUp(warm_up_frames, spec.cache, spec.settings, instant=options.cache.instant_start)
+        cache = spec.cache
+        self._scenes = SceneDetector() if cache is not None and cache.scene_detection else None
+        self._instant = cache is not None and cache.instant_start
+        self._warm_up = WarmUp(warm_up_frames, cache, spec.settings, instant=self._instant)
         self._version = 0
         self._announced = (0, 0)
         """Version and scene of the last settings that the lane knows."""
@@ -254,7 +254,7 @@ class IngressSession:
     @property
     def warm_up_frames(self) -> int:
         """Frames that are received before the first of them is answered."""
-        return 1 if self.options.cache.instant_start else max(1, self._warm_up.frames)
+        return 1 if self._instant else max(1, self._warm_up.frames)
 
     @property
     def warm_up_missing(self) -> int:
@@ -391,7 +391,7 @@ class IngressSession:
         waits for the answer of the only one.
         """
         exhausted = self.received >= self._sent + RETAINED_ANSWERS
-        if not (self._ends or exhausted or self.options.cache.instant_start):
+        if not (self._ends or exhausted or self._instant):
             return
         if self.starves or (self._ends and self._is_idle):
             self._complete_window()
@@ -407,7 +407,7 @@ class IngressSession:
 
     def _pace_warm_up(self) -> None:
         missing = self.warm_up_missing
-        self._pacer.warm_up(0 if self.options.cache.instant_start else missing, self._warm_up.frames)
+        self._pacer.warm_up(0 if self._instant else missing, self._warm_up.frames)
         if missing:
             self._changed.set()  # There may be more credit than any answer could say.
 
@@ -424,7 +424,7 @@ class IngressSession:
 
     async def _thumbnail(self, frame: FrameIn, pixels: NDArray[np.uint8]) -> Thumbnail | None:
         """None if nobody looks at it."""
-        if frame.format is ImageKind.OPAQUE or (self._filter is None and self._scenes is None):
+        if frame.format is ImageFormat.OPAQUE or (self._filter is None and self._scenes is None):
             return None
         return await asyncio.get_running_loop().run_in_executor(self._executor, thumbnail, pixels)
 
@@ -445,7 +445,7 @@ class IngressSession:
         return answer.received_s + budget_s - answer.started_s
 
     async def _decode(self, frame: FrameIn, answer: Answer) -> NDArray[np.uint8]:
-        if frame.format is ImageKind.OPAQUE:
+        if frame.format is ImageFormat.OPAQUE:
             return np.frombuffer(frame.image, np.uint8)
         started_s = time.monotonic()
         pixels = await asyncio.get_running_loop().run_in_executor(
@@ -456,7 +456,7 @@ class IngressSession:
 
     async def _finish(self, answer: Answer, picture: NDArray[Any]) -> None:
         kind = self.options.answer_format
-        if kind is ImageKind.OPAQUE:
+        if kind is ImageFormat.OPAQUE:
             self._settle(answer, picture.tobytes())
             return
         started_s = time.monotonic()

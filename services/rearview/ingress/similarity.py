@@ -10,43 +10,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rearview.errors import InvalidRequest, Reason
+from rearview.contract.similarity import SimilaritySettings
 
-__all__ = ["SimilarityFilter", "SimilaritySettings", "cosine", "skip_probability", "thumbnail"]
+__all__ = ["SimilarityFilter", "cosine", "skip_probability", "thumbnail"]
 
 CELL = 8
 """Pixels of a side that become one of the thumbnail; sides of frames are multiples of it."""
-MAX_SKIP_FRAMES = 1000
 NORM_FLOOR = 1e-6
 
 Thumbnail = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class SimilaritySettings:
-    """How much alike, and how often. Raises InvalidRequest(SETTING_OUT_OF_RANGE) that names the field."""
-
-    threshold: float = 0.98
-    """Cosine similarity above which a frame may be left out, the more likely the higher. 1: none is."""
-    max_skip_frames: int = 10
-    """The most frames that are left out one after another."""
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "threshold": 0.0 <= self.threshold <= 1.0,
-            "max_skip_frames": 1 <= self.max_skip_frames <= MAX_SKIP_FRAMES,
-        }
-        for name, is_allowed in allowed.items():
-            if not is_allowed:
-                field = f"similarity_filter.{name}"
-                raise InvalidRequest(
-                    Reason.SETTING_OUT_OF_RANGE, f"{field} is out of range", metadata={"field": field}
-                )
 
 
 class SimilarityFilter:

@@ -15,8 +15,9 @@ from typing import Any
 import grpc
 
 from rearview.config import TenantConfig
+from rearview.contract.stream import ImageFormat, NoticeKind
 from rearview.errors import DropReason, Fault, InvalidRequest, RearviewError, Reason, StreamEnded
-from rearview.ingress.image_gate import ImageKind, check_image
+from rearview.ingress.image_gate import check_image
 from rearview.ingress.messages import (
     answer_response,
     control_response,
@@ -119,8 +120,9 @@ class TranslateStream:
     async def _open_or_resume(self, message: pb.TranslateRequest) -> Record:
         kind = message.WhichOneof("message")
         if kind == "open":
-            record = await self._ingress.open(self._tenant, open_request(message.open, opaque=self._opaque))
-            self._answer_credit = message.open.answer_credit
+            request = open_request(message.open, opaque=self._opaque)
+            record = await self._ingress.open(self._tenant, request)
+            self._answer_credit = request.answer_credit
         elif kind == "resume":
             record = self._resume(message.resume)
         elif kind is None:
@@ -217,7 +219,7 @@ class TranslateStream:
         frame = frame_in(message, now)
         if frame is None:
             offset = (message.presentation_offset.seconds, message.presentation_offset.nanos)
-            frame = FrameIn(message.frame_index, offset, ImageKind.OPAQUE, b"", now)
+            frame = FrameIn(message.frame_index, offset, ImageFormat.OPAQUE, b"", now)
             record.session.receive(frame, DropReason.IMAGE_INVALID)
             return
         record.session.receive(frame, self._refusal(record, frame, now))
@@ -225,7 +227,7 @@ class TranslateStream:
     def _refusal(self, record: Record, frame: FrameIn, now: float) -> DropReason | None:
         if not self._ingress.admission.take_frame(self._tenant, now):
             return DropReason.RATE_LIMITED
-        if (frame.format is ImageKind.OPAQUE) != self._opaque:
+        if (frame.format is ImageFormat.OPAQUE) != self._opaque:
             return DropReason.IMAGE_INVALID
         spec = record.session.spec
         return check_image(frame.image, frame.format, spec.width, spec.height, self._limits)
@@ -250,7 +252,7 @@ class TranslateStream:
             if self._ingress.draining and not noticed:
                 noticed = True
                 grace_s = self._ingress.config.ingress.drain_grace_s
-                self._outgoing.append(notice_response(session, pb.Notice.KIND_DRAIN, grace_s))
+                self._outgoing.append(notice_response(session, NoticeKind.DRAIN, grace_s))
                 continue
             answer = session.answer(self._number) if self._may_send(record) else None
             if answer is not None:
@@ -264,7 +266,7 @@ class TranslateStream:
             if self._ending:
                 return
             if session.warms_up and session.frame_credit > self._told_credit <= session.received:
-                self._outgoing.append(notice_response(session, pb.Notice.KIND_CREDIT, 0.0))
+                self._outgoing.append(notice_response(session, NoticeKind.CREDIT, 0.0))
                 continue
             await session.wait_for_change()
 

@@ -11,22 +11,11 @@ which an earlier span holds back until its own window is whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.rewarm import rewarms
 from rearview.contract.settings import Settings
 
-__all__ = ["CacheOptions", "WarmUp"]
-
-
-@dataclass(frozen=True, slots=True)
-class CacheOptions:
-    """What a client chose for its temporal cache beside what the engine is told."""
-
-    scene_detection: bool = True
-    instant_start: bool = False
-    """Whether a warm-up is its first frame, repeated."""
+__all__ = ["WarmUp"]
 
 
 class WarmUp:
