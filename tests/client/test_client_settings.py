@@ -53,6 +53,7 @@ EVERY = SettingsChange(
     negative_prompt="blur",
     blend_frames=12,
     adapters="ink",
+    jpeg_quality=70,
 )
 MIX = (WeightedPrompt("clay", 0.3), WeightedPrompt("neon", 1.1))
 MIXED = replace(EVERY, prompt=None, prompts=MIX, guidance=Guidance.FULL)
@@ -156,8 +157,8 @@ def test_enum_values_of_a_newer_server_are_unknown_and_no_error() -> None:
 
 def test_numbers_of_a_newer_server_are_shown_as_they_are_and_no_error() -> None:
     """Its ranges may be wider than those that this client knows."""
-    shown = read(pb.Settings(prompt="a", guidance_scale=99.5, delta=11.0))
-    assert (shown.prompt, shown.guidance_scale, shown.delta) == ("a", 99.5, 11.0)
+    shown = read(pb.Settings(prompt="a", guidance_scale=99.5, jpeg_quality=101))
+    assert (shown.prompt, shown.guidance_scale, shown.jpeg_quality) == ("a", 99.5, 101)
     assert shown.steps == Settings().steps
 
 
@@ -239,6 +240,7 @@ async def test_frames_sent_again_are_received_under_the_settings_they_were_sent_
         delta=2.0,
         negative_prompt="",
         adapters="",
+        jpeg_quality=30,
     )
     faults = Faults(window=20, depth=6, cut_after_answers=[1], unreceived_on_cut=num_lost)
     async with serving(faults) as (server, client):

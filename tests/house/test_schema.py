@@ -86,9 +86,9 @@ BREACHES: dict[str, tuple[Table[Any], set[str]]] = {
     "a row forgotten": (
         replace(SETTINGS, rows=ROWS[:-1]),
         {
-            "theirs: adapters has no row",
-            "SettingsChange: adapters has no row",
-            "Settings: adapters has no row",
+            "theirs: jpeg_quality has no row",
+            "SettingsChange: jpeg_quality has no row",
+            "Settings: jpeg_quality has no row",
         },
     ),
     "a field kept back": (replace(SETTINGS, inside=frozenset({"blend"})), {"Settings: scene has no row"}),

@@ -141,7 +141,6 @@ BAD_SETTINGS = [
     *(("steps", value) for value in (0, 5, -1, 2**32 - 1)),
     *(("seed", value) for value in (-1, 1 << 64)),
     *(("session_max_steps", value) for value in (0, 5)),
-    *(("jpeg_quality", value) for value in (0, 101)),
     *(("frame_rate", value) for value in (NAN, INF, -INF, 0.0, -30.0, 240.5)),
     *(("frame_budget_s", value) for value in (NAN, INF, 0.0, -0.5, 61.0)),
 ]
@@ -164,7 +163,6 @@ def test_settings_at_both_ends_of_their_range_pass(top: bool) -> None:
         steps=4 if top else 1,
         seed=(1 << 64) - 1 if top else 0,
         session_max_steps=4 if top else 1,
-        jpeg_quality=100 if top else 1,
         frame_rate=240.0 if top else 0.1,
         frame_budget_s=60.0 if top else 0.001,
     )

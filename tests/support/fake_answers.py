@@ -11,8 +11,8 @@ from rearview.v1 import translation_service_pb2 as pb
 __all__ = ["changed", "duration", "first_settings", "invert", "refusal", "timings", "unusable"]
 
 
-def first_settings() -> pb.Settings:
-    """Every field present, as the service echoes them."""
+def first_settings(jpeg_quality: int) -> pb.Settings:
+    """Every field present, as the service echoes them; what `Open` says of the quality goes into them."""
     return pb.Settings(
         prompt="invert",
         strength=0.5,
@@ -25,6 +25,7 @@ def first_settings() -> pb.Settings:
         negative_prompt="",
         blend_frames=0,
         adapters="",
+        jpeg_quality=jpeg_quality or 85,
     )
 
 
@@ -58,7 +59,7 @@ def unusable(frame: pb.Frame, opened: pb.Open) -> DropReason | None:
     return None if (width, height) == (opened.width, opened.height) else DropReason.IMAGE_SIZE_MISMATCH
 
 
-def invert(frame: pb.Frame, opened: pb.Open) -> bytes:
+def invert(frame: pb.Frame, opened: pb.Open, jpeg_quality: int) -> bytes:
     if frame.format == pb.IMAGE_FORMAT_RGB:
         pixels = np.frombuffer(frame.image, np.uint8).reshape(opened.height, opened.width, 3)
     else:
@@ -66,7 +67,7 @@ def invert(frame: pb.Frame, opened: pb.Open) -> bytes:
     inverted = np.ascontiguousarray(255 - pixels)
     if opened.answer_format == pb.IMAGE_FORMAT_RGB:
         return inverted.tobytes()
-    data: bytes = simplejpeg.encode_jpeg(inverted, quality=opened.jpeg_quality or 85, colorspace="RGB")
+    data: bytes = simplejpeg.encode_jpeg(inverted, quality=jpeg_quality, colorspace="RGB")
     return data
 
 

@@ -186,7 +186,7 @@ class FakeServer(pb_grpc.TranslationServiceServicer, SessionServiceServicer):
             raise _Ended(reason, "refused", retry_after_s)
         if (refused := refusal(request.settings)) is not None:
             raise _Ended(refused, "no such settings")
-        settings = changed(first_settings(), request.settings)
+        settings = changed(first_settings(request.jpeg_quality), request.settings)
         session = _Session(secrets.token_hex(8), secrets.token_hex(8), request, settings)
         request.width, request.height = request.width or SIZE, request.height or SIZE
         self.sessions[session.session_id] = session
@@ -358,7 +358,7 @@ class _Stream:
             dropped = pb.Dropped(frame_index=index, timings=timings())
             dropped.reason = DropReasonPb.ValueType(reason.value)
             return pb.TranslateResponse(dropped=dropped)
-        image = invert(frame, self._session.open)
+        image = invert(frame, self._session.open, self._session.settings.jpeg_quality)
         answer = pb.TranslatedFrame(frame_index=index, image=image, timings=timings())
         answer.presentation_offset.CopyFrom(frame.presentation_offset)
         answer.format = self._session.open.answer_format or pb.IMAGE_FORMAT_JPEG

@@ -33,8 +33,8 @@ class OpenRequest:
     """Frames per second that the client means to send, for admission. Up to 240."""
     answer_format: ImageFormat = ImageFormat.JPEG
     """How answers carry their image."""
-    jpeg_quality: int = 85
-    """JPEG quality of the answers, 1 to 100."""
+    jpeg_quality: int | None = None
+    """JPEG quality of the answers, 1 to 100, where `settings` say nothing of it."""
     max_steps: int = 0
     """The most denoising steps that a control may ask for. 0: the model's."""
     method: Method | None = None
@@ -61,7 +61,6 @@ class RequestOptions(SettingOptions, total=False):
     frame_budget_s: float
     frame_rate: float
     answer_format: ImageFormat
-    jpeg_quality: int
     max_steps: int
     method: Method
     feature_bank: BankOptions

@@ -11,6 +11,7 @@ from rearview.contract.change import Change
 from rearview.errors import out_of_range
 
 __all__ = [
+    "DEFAULT_JPEG_QUALITY",
     "Blend",
     "Guidance",
     "NoiseRule",
@@ -21,6 +22,7 @@ __all__ = [
     "check_adapters",
 ]
 
+DEFAULT_JPEG_QUALITY = 85
 MAX_GUIDANCE_SCALE = 20.0
 MAX_DELTA = 10.0
 MAX_PROMPTS = 8
@@ -105,6 +107,9 @@ class Settings:
     """Name of an adapter set of the deployment. Empty: none."""
     scene: int = 0
     """Number of the scene that the frame belongs to. Set by the ingress, never by a client."""
+    jpeg_quality: int = DEFAULT_JPEG_QUALITY
+    """JPEG quality of the answers, 1 to 100. It acts in the ingress: no picture depends on it, and the engine
+    hears of a change of it only together with another change."""
 
     def __post_init__(self) -> None:
         # Comparisons with NaN are false, so NaN is never allowed.
@@ -112,6 +117,7 @@ class Settings:
             "guidance_scale": 1.0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE,
             "delta": 0.0 <= self.delta <= MAX_DELTA,
             "blend_frames": 0 <= self.blend_frames <= MAX_BLEND_FRAMES,
+            "jpeg_quality": 1 <= self.jpeg_quality <= 100,
             "prompts": len(self.prompts) <= MAX_PROMPTS
             and all(0.0 < one.weight <= MAX_PROMPT_WEIGHT for one in self.prompts)
             and not (self.prompt and self.prompts),
@@ -119,6 +125,11 @@ class Settings:
         for name, is_allowed in allowed.items():
             if not is_allowed:
                 raise out_of_range(name, f"{name} is out of range")
+
+    @property
+    def pictured(self) -> Settings:
+        """These without what acts on answers alone: equal iff a frame becomes the same picture."""
+        return replace(self, jpeg_quality=DEFAULT_JPEG_QUALITY)
 
     def as_change(self) -> SettingsChange:
         """The change that leads here from anywhere: settings that were read, to be sent again."""
@@ -178,6 +189,7 @@ class SettingsChange(Change[Settings]):
     prompts: tuple[WeightedPrompt, ...] | None = None
     blend_frames: int | None = None
     adapters: str | None = None
+    jpeg_quality: int | None = None
 
     def apply(self, settings: Settings) -> Settings:
         """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt."""
@@ -204,6 +216,7 @@ class SettingOptions(TypedDict, total=False):
     prompts: Sequence[WeightedPrompt] | None
     blend_frames: int | None
     adapters: str | None
+    jpeg_quality: int | None
 
 
 def check_adapters(adapters: str, known: Collection[str]) -> None:

@@ -135,7 +135,6 @@ def check_settings(
     steps: int | None = None,
     seed: int | None = None,
     session_max_steps: int | None = None,
-    jpeg_quality: int | None = None,
     frame_rate: float | None = None,
     frame_budget_s: float | None = None,
 ) -> None:
@@ -149,7 +148,6 @@ def check_settings(
     _require("seed", seed is None or 0 <= seed < 1 << 64, "an unsigned 64-bit number")
     top = session_max_steps
     _require("max_steps", top is None or 1 <= top <= max_steps, f"1 to {max_steps}")
-    _require("jpeg_quality", jpeg_quality is None or 1 <= jpeg_quality <= 100, "1 to 100")
     rate, budget = frame_rate, frame_budget_s
     _require("frame_rate", rate is None or 0.0 < rate <= MAX_FRAME_RATE, f"above 0, up to {MAX_FRAME_RATE:g}")
     _require(

@@ -23,7 +23,7 @@ from rearview.contract.card import ModelCard, has_motion, size_multiple
 from rearview.contract.frame import Frame
 from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import Settings, SettingsChange, check_adapters
+from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings, SettingsChange, check_adapters
 from rearview.contract.similarity import SimilaritySettings
 from rearview.control.methods import Offer, choose_method
 from rearview.directory import open_directory
@@ -255,11 +255,14 @@ class Ingress:
             steps=request.settings.steps,
             seed=request.settings.seed,
             session_max_steps=max_steps,
-            jpeg_quality=request.jpeg_quality,
             frame_rate=request.frame_rate,
             frame_budget_s=request.frame_budget_s,
         )
-        defaults = Settings(strength=self.card.strength, steps=min(self.card.steps, max_steps))
+        defaults = Settings(
+            strength=self.card.strength,
+            steps=min(self.card.steps, max_steps),
+            jpeg_quality=request.jpeg_quality or DEFAULT_JPEG_QUALITY,
+        )
         settings = request.settings.apply(defaults)
         check_adapters(settings.adapters, model.adapters)
         for text in settings.texts:
@@ -406,9 +409,7 @@ def _options(request: OpenRequest) -> SessionOptions:
     """Raises InvalidRequest(SETTING_OUT_OF_RANGE) for a filter that has no meaning."""
     asked = request.similarity_filter
     similarity = None if asked is None else asked.apply(SimilaritySettings())
-    return SessionOptions(
-        request.drop_policy, request.frame_budget_s, request.answer_format, request.jpeg_quality, similarity
-    )
+    return SessionOptions(request.drop_policy, request.frame_budget_s, request.answer_format, similarity)
 
 
 def _replica_lost() -> StreamEnded:

@@ -25,7 +25,7 @@ from rearview.config import TenantConfig
 from rearview.contract.blending import is_blending, settings_under
 from rearview.contract.frame import NO_PLACE, PICTURE, Frame, Timing
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import Settings
+from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings
 from rearview.contract.similarity import SimilaritySettings
 from rearview.contract.stream import DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
@@ -54,7 +54,6 @@ class SessionOptions:
     policy: DropPolicy
     frame_budget_s: float
     answer_format: ImageFormat
-    jpeg_quality: int
     similarity: SimilaritySettings | None = None
     """None: every frame is translated, however much it looks like the one before."""
 
@@ -87,6 +86,8 @@ class Answer:
     """When the frame entered its lane; 0 if it never did."""
     answered_s: float = 0.0
     codec_s: float = 0.0
+    jpeg_quality: int = DEFAULT_JPEG_QUALITY
+    """Of the encoded picture."""
     warms_up: bool = False
     """Whether it waits for other frames, so that its age is not the service's."""
     timings: Sequence[Timing] = field(default_factory=tuple)
@@ -163,6 +164,7 @@ class IngressSession:
     def receive(self, frame: FrameIn, refusal: DropReason | None) -> None:
         """Take a frame; `refusal` is why it cannot be used. Raises Refused(CREDIT_EXCEEDED)."""
         answer = Answer(self.received, frame.frame_index, frame.presentation_offset, frame.received_s)
+        answer.jpeg_quality = self.settings.jpeg_quality
         self._ends = False
         if refusal is None and frame.frame_index <= self._last_index:
             refusal = DropReason.INDEX_NOT_INCREASING
@@ -186,8 +188,8 @@ class IngressSession:
 
     def apply(self, settings: Settings) -> None:
         """Frames received from now on are translated under `settings`."""
+        self._version += settings.pictured != self.settings.pictured
         self.settings = settings
-        self._version += 1
 
     def finish(self) -> None:
         """No frame will follow: a warm-up that is under way gets fillers."""
@@ -461,7 +463,7 @@ class IngressSession:
             return
         started_s = time.monotonic()
         image = await asyncio.get_running_loop().run_in_executor(
-            self._executor, encode_image, picture, kind, self.options.jpeg_quality
+            self._executor, encode_image, picture, kind, answer.jpeg_quality
         )
         answer.codec_s += self._observe_codec("encode", started_s)
         self._settle(answer, image)

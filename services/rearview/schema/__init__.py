@@ -14,7 +14,8 @@ A new live setting touches four files, and then `make stubs`:
    `SettingOptions`;
 2. `proto/rearview/v1/translation_service.proto`: an `optional` field of `Settings` with its comment;
 3. `schema/tables.py`: its row in `SETTINGS`;
-4. the file in which it acts.
+4. the file in which it acts. What acts on answers alone is left out by `Settings.pictured`, so that no engine
+   hears of it.
 
 Forget one of 1 to 3 and `tests/house/test_schema.py` names what is missing.
 """

@@ -48,6 +48,7 @@ SETTINGS = Table(
         Row("prompts", "prompts", Listed(Nested(WEIGHTED_PROMPT, WeightedPrompt))),
         Row("blend_frames", "blend_frames", PLAIN),
         Row("adapters", "adapters", PLAIN),
+        Row("jpeg_quality", "jpeg_quality", PLAIN),
     ),
     inside=frozenset({"blend", "scene"}),
 )

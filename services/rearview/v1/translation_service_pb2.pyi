@@ -359,6 +359,7 @@ class Settings(_message.Message):
     PROMPTS_FIELD_NUMBER: _builtins.int
     BLEND_FRAMES_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    JPEG_QUALITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
     Replaces `prompts`.
@@ -393,6 +394,12 @@ class Settings(_message.Message):
     frame on; another name is refused, and the refusal lists those there are.
     Default: empty, none.
     """
+    jpeg_quality: _builtins.int
+    """JPEG quality of answers, 1 to 100: those to frames that are received after it.
+    No picture depends on it, so a frame may be left out as unchanged however it
+    changes. In `Open.settings` it goes before `Open.jpeg_quality`. Default:
+    that one.
+    """
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedPrompt]:
         """Up to 8 prompts at a time, mixed by weight. Replaces `prompt`; to set both is
@@ -415,10 +422,11 @@ class Settings(_message.Message):
         prompts: _abc.Iterable[Global___WeightedPrompt] | None = ...,
         blend_frames: _builtins.int | None = ...,
         adapters: _builtins.str | None = ...,
+        jpeg_quality: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
     _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015
@@ -430,6 +438,8 @@ class Settings(_message.Message):
     _WhichOneofArgType__guidance: _TypeAlias = _typing.Literal["_guidance", b"_guidance"]  # noqa: Y015
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    _WhichOneofReturnType__jpeg_quality: _TypeAlias = _typing.Literal["jpeg_quality"]  # noqa: Y015
+    _WhichOneofArgType__jpeg_quality: _TypeAlias = _typing.Literal["_jpeg_quality", b"_jpeg_quality"]  # noqa: Y015
     _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
     _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
     _WhichOneofReturnType__noise_rule: _TypeAlias = _typing.Literal["noise_rule"]  # noqa: Y015
@@ -452,6 +462,8 @@ class Settings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance) -> _WhichOneofReturnType__guidance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jpeg_quality) -> _WhichOneofReturnType__jpeg_quality | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
     @_typing.overload
@@ -503,7 +515,7 @@ class Open(_message.Message):
     answer_format: Global___ImageFormat.ValueType
     """How answers carry their image. Default JPEG."""
     jpeg_quality: _builtins.int
-    """JPEG quality of answers, 1 to 100. Default 85."""
+    """JPEG quality of answers, 1 to 100, unless `settings` names one. Default 85."""
     max_steps: _builtins.int
     """The most denoising steps that a control may ask for. Default: the model's."""
     answer_credit: _builtins.int
@@ -567,7 +579,8 @@ Global___Open: _TypeAlias = Open  # noqa: Y015
 class SimilarityFilter(_message.Message):
     """Which frames look so much like the last translated one that they are left out.
     The likelier, the more alike; by chance, but always the same for a seed and
-    frame index. A frame under settings that have changed is never left out.
+    frame index. A frame under settings that have changed is never left out, unless
+    `jpeg_quality` alone has.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
