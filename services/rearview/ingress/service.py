@@ -24,7 +24,6 @@ from rearview.contract.frame import Frame
 from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings, SettingsChange, check_adapters
-from rearview.contract.similarity import SimilaritySettings
 from rearview.control.methods import Offer, choose_method
 from rearview.directory import open_directory
 from rearview.directory.protocol import DirectoryUnavailable, Lease, LeaseHeld, LeaseLost
@@ -32,8 +31,9 @@ from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reas
 from rearview.ingress.admission import Admission, check_settings, check_sides
 from rearview.ingress.auth import Tenants
 from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.options import SessionOptions
 from rearview.ingress.pacing import Pacer
-from rearview.ingress.session import IngressSession, SessionOptions
+from rearview.ingress.session import IngressSession
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
 from rearview.transport.wire import plane_bytes
@@ -152,7 +152,7 @@ class Ingress:
 
     async def open(self, tenant: TenantConfig, request: OpenRequest) -> Record:
         """Admit, place and open a session. Raises InvalidRequest or Refused; then nothing is held."""
-        spec, options = self._checked(tenant, request), _options(request)
+        spec, options = self._checked(tenant, request), SessionOptions.of(request)
         lease, lane = await self._place(spec)
         limits = self.config.limits
         session = IngressSession(
@@ -403,13 +403,6 @@ class Ingress:
         task = asyncio.create_task(coroutine)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-
-
-def _options(request: OpenRequest) -> SessionOptions:
-    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) for a filter that has no meaning."""
-    asked = request.similarity_filter
-    similarity = None if asked is None else asked.apply(SimilaritySettings())
-    return SessionOptions(request.drop_policy, request.frame_budget_s, request.answer_format, similarity)
 
 
 def _replica_lost() -> StreamEnded:

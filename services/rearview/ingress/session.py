@@ -26,12 +26,12 @@ from rearview.contract.blending import is_blending, settings_under
 from rearview.contract.frame import NO_PLACE, PICTURE, Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings
-from rearview.contract.similarity import SimilaritySettings
 from rearview.contract.stream import DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
 from rearview.ingress.codec import BadImage, decode_image, encode_image
 from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.options import SessionOptions
 from rearview.ingress.pacing import Pacer
 from rearview.ingress.scene import SceneDetector
 from rearview.ingress.similarity import SimilarityFilter, Thumbnail, thumbnail
@@ -39,23 +39,12 @@ from rearview.ingress.warmup import WarmUp
 from rearview.telemetry.metrics import Metrics
 from rearview.transport.links import LinkClosed
 
-__all__ = ["Answer", "FrameIn", "IngressSession", "SessionOptions"]
+__all__ = ["Answer", "FrameIn", "IngressSession"]
 
 LIVE_TARGET_S = 0.1
 """Deadline of a live frame without a budget of its own: it orders sessions, nothing is dropped for it."""
 RETAINED_ANSWERS = 64
 """Answers kept for a client that does not say what it has received."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """What a client chose at open, beside the spec."""
-
-    policy: DropPolicy
-    frame_budget_s: float
-    answer_format: ImageFormat
-    similarity: SimilaritySettings | None = None
-    """None: every frame is translated, however much it looks like the one before."""
 
 
 @dataclass(frozen=True, slots=True)
