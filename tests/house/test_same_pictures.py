@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pictures.compare import compare, read_pictures, table, write_pictures
 from pictures.scenarios import SCENARIOS, Scenario
 from pictures.services import NUM_FRAMES, SERVICES
-from rearview.client import Guidance, Method, NoiseRule, Rewarm, TemporalCache
+from rearview.client import CacheOptions, Guidance, Method, NoiseRule, Rewarm
 from support.require import skip_or_fail
 
 pytestmark = pytest.mark.unit
@@ -102,7 +102,7 @@ def test_every_method_meets_every_kind_of_guidance_noise_and_change() -> None:
 
 def test_a_cache_meets_every_way_to_start_again() -> None:
     caches = [s.options["temporal_cache"] for s in SCENARIOS if "temporal_cache" in s.options]
-    assert all(isinstance(cache, TemporalCache) for cache in caches)
+    assert all(isinstance(cache, CacheOptions) for cache in caches)
     assert {cache.prompt_change for cache in caches} >= {Rewarm.RESET, Rewarm.KEEP}
     assert {cache.scene_cut for cache in caches} >= {Rewarm.RESET, Rewarm.SHADOW}
     assert any(cache.instant_start for cache in caches)

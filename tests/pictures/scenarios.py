@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from rearview.client import (
     BankPolicy,
-    FeatureBank,
     Guidance,
     Method,
     NoiseRule,
@@ -20,9 +19,10 @@ from rearview.client import (
     PromptChange,
     Rewarm,
     SettingOptions,
-    TemporalCache,
     WeightedPrompt,
 )
+
+from pictures.names import BankOptions, CacheOptions
 
 __all__ = ["SCENARIOS", "Scenario"]
 
@@ -74,17 +74,17 @@ class _Look:
     """Whether each change resets a temporal cache, whatever the session asks for."""
 
 
-_MERGE = FeatureBank(policy=BankPolicy.MERGE, interval=2, fusion_threshold=0.5)
-_QUEUE = FeatureBank(policy=BankPolicy.QUEUE, interval=2, max_frames=2, fusion_threshold=0.5)
+_MERGE = BankOptions(policy=BankPolicy.MERGE, interval=2, fusion_threshold=0.5)
+_QUEUE = BankOptions(policy=BankPolicy.QUEUE, interval=2, max_frames=2, fusion_threshold=0.5)
 _MEMORIES: Mapping[str, _Memory] = {
     "per-frame": _Memory({"method": Method.PER_FRAME}),
     "merge": _Memory({"method": Method.STREAMV2V, "feature_bank": _MERGE}),
     "queue": _Memory({"method": Method.STREAMV2V, "feature_bank": _QUEUE}),
-    "window": _Memory({"method": Method.LIVE2DIFF, "temporal_cache": TemporalCache()}, 22, (10, 20)),
+    "window": _Memory({"method": Method.LIVE2DIFF, "temporal_cache": CacheOptions()}, 22, (10, 20)),
     "instant": _Memory(
-        {"method": Method.LIVE2DIFF, "temporal_cache": TemporalCache(instant_start=True)}, 14, (3, 12)
+        {"method": Method.LIVE2DIFF, "temporal_cache": CacheOptions(instant_start=True)}, 14, (3, 12)
     ),
-    "both": _Memory({"method": Method.LIVE2DIFF, "feature_bank": FeatureBank()}, 22, (10, 20)),
+    "both": _Memory({"method": Method.LIVE2DIFF, "feature_bank": BankOptions()}, 22, (10, 20)),
 }
 _GUIDED: OpenOptions = {"guidance_scale": 1.8, "negative_prompt": NEON}
 _LOOKS: Mapping[str, _Look] = {
@@ -123,7 +123,7 @@ def _scenario(service: str, memory: str, look: str) -> Scenario:
     )
 
 
-def _with_bank(on_change: PromptChange, service: str, memory: str, bank: FeatureBank) -> Scenario:
+def _with_bank(on_change: PromptChange, service: str, memory: str, bank: BankOptions) -> Scenario:
     """At a new prompt the bank is cleared or faded."""
     plain = _scenario(service, memory, "prompt")
     options: OpenOptions = {**plain.options, "feature_bank": replace(bank, prompt_change=on_change)}
@@ -134,7 +134,7 @@ def _with_cache(on_change: Rewarm, service: str, *, cut: bool) -> Scenario:
     """At a new prompt, or at a cut to another scene, the cache starts again, or goes on."""
     plain = _scenario(service, "window", "prompt")
     at = plain.frames // 2
-    cache = TemporalCache(scene_cut=on_change) if cut else TemporalCache(prompt_change=on_change)
+    cache = CacheOptions(scene_cut=on_change) if cut else CacheOptions(prompt_change=on_change)
     return replace(
         plain,
         name=f"{service}.window.{'cut' if cut else 'prompt'}-{on_change.name.lower()}",
