@@ -107,7 +107,6 @@ def test_every_tenant_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPat
 
 def test_without_a_file_everyone_is_local() -> None:
     everyone = Tenants.load(None)
-    assert everyone.open_to_all
     assert everyone.authenticate([]) == LOCAL_TENANT
     assert everyone.authenticate([("authorization", "Bearer x"), ("authorization", "y")]).name == "local"
 
@@ -116,7 +115,6 @@ def test_with_a_file_nobody_is_local(tmp_path: Path) -> None:
     path = tmp_path / "tenants.yaml"
     path.write_text(yaml.safe_dump([{"name": "alpha", "token_sha256": sha256("one"), "max_streams": 2}]))
     loaded = Tenants.load(path)
-    assert not loaded.open_to_all
     assert loaded.authenticate([("authorization", "Bearer one")]).max_streams == 2
     with pytest.raises(InvalidRequest):
         loaded.authenticate([])

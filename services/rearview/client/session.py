@@ -122,12 +122,6 @@ class Session:
         """How many connections were opened for the session; 1 if none was lost."""
         return self._connections
 
-    @property
-    def frame_credit_left(self) -> int:
-        """How many frames can be sent without waiting. For live sources that would rather skip a frame."""
-        ledger = self._ledger
-        return max(0, ledger.frame_credit - ledger.sent_frames) if not ledger.has_outgoing else 0
-
     async def send(
         self,
         frame: Image | bytes,

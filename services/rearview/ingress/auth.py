@@ -59,11 +59,6 @@ class Tenants:
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
-    @property
-    def open_to_all(self) -> bool:
-        """Whether everyone is the tenant `local`."""
-        return self._tenants is None
-
     def authenticate(self, metadata: Iterable[tuple[str, str | bytes]]) -> TenantConfig:
         """The tenant whose token the call carries as `authorization: Bearer <token>`.
 

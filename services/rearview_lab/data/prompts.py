@@ -132,20 +132,6 @@ def sample_prompt(rng: np.random.Generator, style: str) -> str:
     return prompt.title() if kind < 0.1 else prompt.upper() if kind < 0.13 else prompt
 
 
-def style_of_prompt(prompt: str) -> str:
-    """The style whose longest phrase occurs in the prompt; natural when none does.
-
-    What the model was taught, written as a rule: the demo uses it to name the style in effect.
-    """
-    lowered = prompt.lower()
-    best, length = "natural", 0
-    for style in STYLES:
-        for phrase in PHRASES[style]:
-            if len(phrase) > length and phrase in lowered:
-                best, length = style, len(phrase)
-    return best
-
-
 def prompt_corpus(num_prompts: int = 20_000, seed: int = 0) -> list[str]:
     """Prompts of all styles, lower case, from which the tokenizer learns its merges."""
     rng = np.random.default_rng(seed)

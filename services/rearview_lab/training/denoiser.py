@@ -29,7 +29,6 @@ from rearview_lab.data.clips import Clips, make_clips, unsteadiness
 from rearview_lab.data.dataset import Dataset
 from rearview_lab.data.prompts import sample_prompt
 from rearview_lab.data.styles import SHARES, STYLES
-from rearview_lab.data.vocabulary import build_tokenizer
 from rearview_lab.training.budget import (
     Average,
     Budget,
@@ -46,6 +45,7 @@ from rearview_lab.training.model import LATENT_STD, build_text_encoder, build_un
 from rearview_lab.training.muon import Muon
 from rearview_lab.training.sampling import FIRST_TIMESTEP, GRID, STRIDE, encode_prompts
 from rearview_lab.training.threads import ThreadChoice
+from rearview_lab.training.vocabulary import build_tokenizer
 
 PEAK_RATE = 2e-3
 DECODER_PEAK_RATE = 6e-4

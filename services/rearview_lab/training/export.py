@@ -22,7 +22,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from rearview_lab.data.prompts import PHRASES, canonical_prompt
 from rearview_lab.data.styles import STYLES
-from rearview_lab.data.vocabulary import build_tokenizer
 from rearview_lab.training.model import (
     LATENT_CHANNELS,
     LATENT_STD,
@@ -31,6 +30,7 @@ from rearview_lab.training.model import (
     build_unet,
     build_vae,
 )
+from rearview_lab.training.vocabulary import build_tokenizer
 
 DEFAULT_STRENGTH = 0.4
 DEFAULT_STEPS = 2

@@ -63,16 +63,6 @@ def sheet(pictures: list[Image], pocket: Pocket, setting: Setting, *, cell: int 
     return np.concatenate(rows, axis=0)
 
 
-def teacher_sheet(pictures: list[Image], *, cell: int = 256) -> Image:
-    """The same layout with the classical filters, for comparison."""
-    rows = []
-    for picture in pictures:
-        cells = [label(picture, "source", cell)]
-        cells += [label(FILTERS[style](picture), style, cell) for style in STYLES]
-        rows += [np.concatenate(cells[:6], axis=1), np.concatenate(cells[6:], axis=1)]
-    return np.concatenate(rows, axis=0)
-
-
 def label(picture: Image, text: str, cell: int) -> Image:
     """The picture at the size of a cell with its name in the lower left corner."""
     small = np.ascontiguousarray(cv2.resize(picture, (cell, cell), interpolation=cv2.INTER_AREA))

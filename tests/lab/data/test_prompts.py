@@ -8,11 +8,20 @@ import pytest
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")
 
-from rearview_lab.data.prompts import PHRASES, canonical_prompt, sample_prompt, style_of_prompt
+from rearview_lab.data.prompts import PHRASES, canonical_prompt, sample_prompt
 from rearview_lab.data.styles import STYLES
-from rearview_lab.data.vocabulary import build_tokenizer
+from rearview_lab.training.vocabulary import build_tokenizer
 
 pytestmark = pytest.mark.unit
+
+
+def style_of_prompt(prompt: str) -> str:
+    """The style whose longest phrase occurs in the prompt; natural when none does: what the model is taught,
+    written as a rule.
+    """
+    phrases = [(len(phrase), phrase, style) for style in STYLES for phrase in PHRASES[style]]
+    found = [(length, style) for length, phrase, style in phrases if phrase in prompt.lower()]
+    return max(found, key=lambda one: one[0])[1] if found else "natural"
 
 
 def test_every_style_has_phrases_and_no_phrase_has_two_styles():
