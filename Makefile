@@ -1,5 +1,5 @@
 # Two commands need nothing else: `make demo` and `make test`. Set-up happens by itself in .venv, and
-# again only when pyproject.toml or constraints.txt have changed. `make help` lists the rest.
+# again only when a pyproject.toml or constraints.txt has changed. `make help` lists the rest.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -8,13 +8,14 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out
+LAB := services/rearview_lab
 BUF ?= npx --yes @bufbuild/buf@1.75.0
 TORCH := torch==2.13.0
 # The first Python that is new enough; a name that is only a version manager's shim does not run.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv)
-KEY := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
+KEY := $(shell cat pyproject.toml $(LAB)/pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
 RUN_READY := $(VENV)/.ready-run-$(KEY)
 TEST_READY := $(VENV)/.ready-test-$(KEY)
 comma := ,
@@ -91,13 +92,15 @@ soak: $(TEST_READY) ## the long tests
 bench: $(TEST_READY) ## measure the service with open-loop load
 	@$(BIN)/python -m loadtest $(ARGS)
 
-# torch names its CUDA packages itself, and another backend brings others: they are not pinned here.
+# torch names its CUDA packages itself, and another backend brings others: they are not pinned here, nor
+# what comes from this tree (-e).
 constraints: ## resolve constraints.txt anew (needs uv)
 	@[ -n '$(UV)' ] || { echo 'make: uv is missing (pip install uv)' >&2; exit 1; }
 	@{ echo '# Made by `make constraints`; not edited by hand.'; \
 	  env -u UV_FIND_LINKS -u UV_TORCH_BACKEND $(UV) pip compile --quiet --universal --python-version 3.11 \
-	    --upgrade --all-extras --group dev --no-header --no-annotate -c <(echo '$(TORCH)') pyproject.toml \
-	  | grep -vE '^(nvidia|cuda|triton)\b'; } > constraints.txt.new
+	    --upgrade --all-extras --group dev --no-header --no-annotate -c <(echo '$(TORCH)') \
+	    pyproject.toml $(LAB)/pyproject.toml \
+	  | grep -vE '^((nvidia|cuda|triton)\b|-e )'; } > constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 
 clean: ## remove what was built; .venv too
@@ -108,5 +111,5 @@ $(RUN_READY):
 	@touch $@
 
 $(TEST_READY):
-	@$(call install,-e '.[training$(comma)loadtest]' --group dev)
+	@$(call install,-e '.[lab$(comma)loadtest]' -e $(LAB) --group dev)
 	@touch $@ $(RUN_READY)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from rearview.cli import models, sessions, train
+from rearview.cli import laboratory, models, sessions
 from rearview.cli.demo import demo
 from rearview.cli.doctor import doctor
-from rearview.cli.evaluate import evaluate
 from rearview.cli.translate import translate
 from rearview.cli.up import up
 
@@ -24,8 +23,8 @@ app.command()(demo)
 app.command()(translate)
 app.add_typer(sessions.app, name="sessions")
 app.command()(doctor)
-app.command("eval")(evaluate)
-app.add_typer(train.app, name="train")
+app.command("eval", context_settings=laboratory.UNREAD)(laboratory.evaluate)
+app.add_typer(laboratory.train, name="train")
 app.add_typer(models.app, name="models")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import Enum, StrEnum
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rearview_lab.data.prompts import PHRASES, canonical_prompt
 from rearview_lab.data.styles import FILTERS
+from rearview_lab.evaluation.choices import Part
 from rearview_lab.evaluation.classifier import train_classifier
 from rearview_lab.evaluation.clips import (
     GENERATED,
@@ -45,16 +46,6 @@ __all__ = ["Part", "Plan", "evaluate", "looks_of"]
 STEP_NUMBERS = (1, 2, 4)
 CLASSIFIED_FRAMES = 4
 """Of each run of the sample clip, besides the held-out photographs."""
-
-
-class Part(StrEnum):
-    """What can be left out."""
-
-    WARP = "warp"
-    AUTOENCODER = "autoencoder"
-    STEPS = "steps"
-    CLASSIFIER = "classifier"
-    DRIFT = "drift"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +94,7 @@ def evaluate(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Eval
     )
     for method in plan.methods:
         if not translator.supports(method):
-            say(f"{method.name} is left out: the checkpoint has not what it needs")
+            say(f"{method.name} is left out: the checkpoint lacks what it needs")
     plan = replace(plan, methods=tuple(filter(translator.supports, plan.methods)))
     found = Evaluation(_setting(plan, looks))
     if Part.AUTOENCODER in plan.parts:

@@ -149,7 +149,7 @@ class Translator:
 
     def _memory(self, method: Method, num_sessions: int) -> TemporalMemory:
         if not self.supports(method):
-            raise ConfigError(f"this checkpoint has not what {method.name} needs")
+            raise ConfigError(f"this checkpoint lacks what {method.name} needs")
         bank = None if method.bank is None else self._bank(method.bank, num_sessions)
         if method.cache is None:
             return bank or Memoryless(num_sessions)

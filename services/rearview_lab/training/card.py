@@ -135,7 +135,7 @@ some time passes, or they show another scene, as in a long stream.
 
 {start}
 Machine: {report.machine}.
-`rearview train pocket` makes it again (extra `training`); it resumes after an interruption. Schedules
+`rearview train pocket` makes it again (extra `lab`); it resumes after an interruption. Schedules
 follow the time budget, so another machine gives other step counts and slightly other weights.
 """
 

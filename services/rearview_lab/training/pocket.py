@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,16 +183,16 @@ def _stages(options: Options) -> dict[str, Stage]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """Command line: every option of ``Options``, plus ``--random`` and ``--finish-only``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     defaults = Options()
     for name, value in vars(defaults).items():
         kind = Path if isinstance(value, Path) else type(value)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
     parser.add_argument("--random", action="store_true", help="export untrained weights and stop")
     parser.add_argument("--finish-only", action="store_true", help="measure the exported checkpoint and stop")
-    chosen = vars(parser.parse_args())
+    chosen = vars(parser.parse_args(arguments))
     random, finish_only = chosen.pop("random"), chosen.pop("finish_only")
     options = Options(**chosen)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
