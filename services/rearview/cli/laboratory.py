@@ -33,7 +33,7 @@ def _train() -> None:
 @fails_in_one_line
 def pocket(context: typer.Context) -> None:
     """Train the pocket model; `rearview train pocket --help` lists the options of the training."""
-    _laboratory("training.pocket").main(context.args, prog="rearview train pocket")
+    _laboratory("training.command").main(context.args, prog="rearview train pocket")
 
 
 @fails_in_one_line

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -128,6 +128,16 @@ def warm_start(students: Students, path: Path) -> int:
     return len(taken)
 
 
+def _new_students(vae: AutoencoderTiny, device: torch.device, start_from: Path | None) -> Students:
+    """Random or earlier weights beside a trained autoencoder: its decoder learns on, its encoder does not."""
+    students = Students(vae).to(device)
+    students.vae.encoder.requires_grad_(False)
+    students.vae.decoder.requires_grad_(True)
+    if start_from is not None:
+        print(f"unet: {warm_start(students, start_from)} tensors from {start_from.name}", flush=True)
+    return students
+
+
 def train_denoiser(
     data: Dataset,
     vae: AutoencoderTiny,
@@ -145,28 +155,22 @@ def train_denoiser(
     `num_rows`: frames of a step. `start_from`: state of an earlier denoiser, for a warm start.
     """
     torch.manual_seed(seed + 1)
-    students = Students(vae).to(device)
-    students.vae.encoder.requires_grad_(False)
-    students.vae.decoder.requires_grad_(True)
+    saved = load_if_present(path, device)
+    students = _new_students(vae, device, start_from if saved is None else None)
     optimiser = Muon([students.unet], [students.text_encoder])
     decoder_optimiser = Muon([students.vae.decoder], adam_lr=3e-4)
-    saved = load_if_present(path, device)
     step, spent_s = 0, 0.0
-    if saved is None and start_from is not None:
-        print(f"unet: {warm_start(students, start_from)} tensors from {start_from.name}", flush=True)
     if saved is not None:
         students.load_state_dict(saved["live"])
         optimiser.load_state_dict(saved["optimiser"])
         decoder_optimiser.load_state_dict(saved["decoder_optimiser"])
         step, spent_s = saved["step"], saved["spent_s"]
     average = Average(students, AVERAGE_DECAY, saved)
-    budget = Budget(minutes, spent_s=spent_s)
-    finished_before = budget.over
-    rng = np.random.default_rng([seed, 2, step])
-    levels = noise_levels(device)
-    correspondence = Correspondence(students.unet, max_frames=MAX_FRAMES)
     averaged: Any = average.module
-    journal = Journal("unet")
+    budget, journal = Budget(minutes, spent_s=spent_s), Journal("unet")
+    finished_before = budget.over
+    rng, levels = np.random.default_rng([seed, 2, step]), noise_levels(device)
+    correspondence = Correspondence(students.unet, max_frames=MAX_FRAMES)
 
     def save() -> None:
         state = {"live": students.state_dict(), "average": average.module.state_dict(), "step": step}
@@ -193,8 +197,7 @@ def train_denoiser(
             save()
     if not finished_before:
         save()
-    pocket: Pocket = averaged.pocket()
-    return pocket
+    return cast("Pocket", averaged.pocket())
 
 
 def style_weights() -> NDArray[np.float64]:

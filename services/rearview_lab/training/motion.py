@@ -116,16 +116,7 @@ def train_motion(
     threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
         threads.tick()
-        clips = make_clips(
-            data,
-            rng,
-            num_clips=num_clips,
-            length=FRAMES,
-            device=device,
-            style_weights=style_weights(),
-            sink=SINK,
-            window=WINDOW,
-        )
+        clips = _clips(data, rng, num_clips, device)
         loss, parts = _loss(streaming, pocket, clips, levels, rng)
         loss.backward()
         optimiser.step(PEAK_RATE, relative=relative_rate(step, budget.fraction))
@@ -137,6 +128,20 @@ def train_motion(
     if not finished_before:
         save()
     return weakened(motion_weights(averaged))
+
+
+def _clips(data: Dataset, rng: np.random.Generator, num_clips: int, device: torch.device) -> Clips:
+    """As long as the product's window."""
+    return make_clips(
+        data,
+        rng,
+        num_clips=num_clips,
+        length=FRAMES,
+        device=device,
+        style_weights=style_weights(),
+        sink=SINK,
+        window=WINDOW,
+    )
 
 
 def motion_of(streaming: StreamingUNet) -> nn.ModuleDict:

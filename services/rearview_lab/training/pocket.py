@@ -1,34 +1,29 @@
 """Make the pocket checkpoint: data, autoencoder, denoiser, motion modules, export, figures.
 
-``python -m rearview_lab.training.pocket`` runs everything within the minutes given and resumes where it
+`rearview train pocket` (`command.py`) runs everything within the minutes given and resumes where it
 stopped. A checkpoint is exported early and replaced by better ones, so there is always something to run.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import torch
 from diffusers import MotionAdapter
-from rearview.contract.card import BUNDLED_CHECKPOINTS
 
 from rearview_lab.data.dataset import Dataset, write_dataset
 from rearview_lab.training.autoencoder import POLISH, train_autoencoder
 from rearview_lab.training.budget import load_if_present, pick_device
 from rearview_lab.training.card import Report, Stage, model_card
+from rearview_lab.training.command import Options
 from rearview_lab.training.denoiser import train_denoiser
 from rearview_lab.training.export import (
     MOTION,
     Pocket,
     checkpoint_bytes,
     load_pocket,
-    random_pocket,
     write_checkpoint,
 )
 from rearview_lab.training.motion import train_motion, write_motion
@@ -43,7 +38,6 @@ from rearview_lab.training.sheets import (
     write_picture,
 )
 
-CHECKPOINT = BUNDLED_CHECKPOINTS / "pocket"
 FIRST_EXPORT_AT = 0.1  # share of the denoiser's budget
 STAGES = ("vae", "vae-polished", "unet", "motion")
 SETTINGS = {
@@ -52,38 +46,6 @@ SETTINGS = {
     "S=4, strength .4": Setting(0.4, 4),
     "S=2, strength .6": Setting(0.6, 2),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Everything a run can choose; minutes are wall-clock."""
-
-    work: Path = Path("out/pocket-training")
-    """Data, resumable states and previews."""
-    checkpoint: Path = CHECKPOINT
-    """Where the exported folder goes; replaced whole."""
-    docs: Path = Path("docs/pocket")
-    """Where the contact sheet goes."""
-    clips: str = ""
-    """A folder of videos, for a second contact sheet. Empty: none."""
-    num_scenes: int = 4000
-    """Generated scenes; each takes 0.54 MB of memory."""
-    vae_minutes: float = 32.0
-    polish_minutes: float = 28.0
-    """Of a second schedule over the autoencoder, for fidelity and steadiness."""
-    unet_minutes: float = 90.0
-    motion_minutes: float = 45.0
-    """Budget of each stage, earlier runs included. 0 leaves a stage out."""
-    start_from: str = ""
-    """State file (unet.pt) of an earlier denoiser for a warm start. Empty: from random weights."""
-    seed: int = 1
-    device: str = "auto"
-    num_threads: int = 2
-    """Torch threads on the CPU."""
-    machine: str = "2 CPU cores, shared with other work"
-    """Named in the model card."""
-    notes: str = ""
-    """A file of Markdown about this one run, put at the end of the model card. Empty: none."""
 
 
 def train_pocket(options: Options) -> Path:
@@ -181,28 +143,3 @@ def _stages(options: Options) -> dict[str, Stage]:
         for name, state in states.items()
         if state is not None
     }
-
-
-def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> None:
-    """Command line: every option of ``Options``, plus ``--random`` and ``--finish-only``."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    defaults = Options()
-    for name, value in vars(defaults).items():
-        kind = Path if isinstance(value, Path) else type(value)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
-    parser.add_argument("--random", action="store_true", help="export untrained weights and stop")
-    parser.add_argument("--finish-only", action="store_true", help="measure the exported checkpoint and stop")
-    chosen = vars(parser.parse_args(arguments))
-    random, finish_only = chosen.pop("random"), chosen.pop("finish_only")
-    options = Options(**chosen)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if random:
-        write_checkpoint(random_pocket(options.seed), options.checkpoint, training={"finished": False})
-    elif finish_only:
-        finish(options)
-    else:
-        train_pocket(options)
-
-
-if __name__ == "__main__":
-    main()
