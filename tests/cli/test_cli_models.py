@@ -90,3 +90,10 @@ def test_flat_and_broken_pictures_are_problems() -> None:
     steps = np.linspace(0, 255, 192).reshape(8, 8, 3).astype(np.uint8)
     assert problems(25.0, {"a": GOOD}, [steps, steps]) == []
     assert problems(25.0, {"a": GOOD}, [grey, grey]) == ["depth maps are flat, contrast 0.0"]
+
+
+def test_a_file_where_the_folder_should_be_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("", encoding="utf-8")
+    result = CliRunner().invoke(app, ["models", "verify", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert result.output == f"error: {tmp_path / 'out'} is not a folder\n"

@@ -236,7 +236,7 @@ def test_bad_files_are_named_in_one_line(
     assert result.exit_code == 1
     assert message in result.output
     assert len(result.output.strip().splitlines()) <= 2
-    assert server.sessions == {}
+    assert server.log.num_opens == 0
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,21 @@ def test_wrong_usage_ends_with_two(server: FakeServer, tmp_path: Path, options: 
     result = translate(server, write_clip(tmp_path / "in.mp4", count=1), tmp_path / "out.mp4", *options)
     assert result.exit_code == 2
     assert server.log.num_opens == 0
+
+
+def test_a_bad_token_file_is_named_before_a_service_is_started(tmp_path: Path) -> None:
+    clip, out = write_clip(tmp_path / "in.mp4", count=1), tmp_path / "out.mp4"
+    command = ["translate", str(clip), str(out), "--prompt", "clay", "--server", "localhost:1"]
+    result = CliRunner().invoke(app, [*command, "--token-file", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert "--token-file" in result.output
+    assert "connection" not in result.output
+
+
+def test_a_target_that_cannot_be_is_named_before_a_service_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rearview.cli.server.local_config", lambda: pytest.fail("a service was started"))
+    clip = write_clip(tmp_path / "in.mp4", count=1)
+    result = CliRunner().invoke(app, ["translate", str(clip), str(tmp_path / "out.avi"), "--prompt", "clay"])
+    assert (result.exit_code, "write to .mp4" in result.output) == (1, True)

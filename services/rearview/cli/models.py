@@ -17,6 +17,7 @@ from rearview.cli.failure import fails_in_one_line
 if TYPE_CHECKING:
     import torch
 
+    from rearview.cli.contact_sheet import Row
     from rearview.client.answers import Image
     from rearview.contract.session import SessionSpec
     from rearview.contract.settings import Settings
@@ -91,68 +92,137 @@ def verify(
     they allow (per frame, with a feature bank, with motion modules and their cache), print the figures and
     write a contact sheet to look at. Exit code 1 if a picture is broken.
     """
+    options = VerifyOptions(
+        checkpoint=checkpoint,
+        lcm_lora=lcm_lora,
+        vae=vae,
+        motion=motion,
+        depth=depth,
+        beta_schedule=beta_schedule,
+        prompt=prompt,
+        strength=strength,
+        frames=frames,
+        size=size,
+        device=device,
+        out=out,
+    )
+    broken = _verify(options)
+    for problem in broken:
+        typer.secho(f"problem: {problem}", fg="red", err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """What is loaded, and what is made of the clip with it. Raises OSError for an `out` that is a file."""
+
+    checkpoint: str
+    lcm_lora: str
+    vae: str
+    motion: str
+    depth: str
+    beta_schedule: str
+    prompt: str
+    strength: float
+    frames: int
+    size: int
+    device: str
+    out: Path
+
+    def __post_init__(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise NotADirectoryError(f"{self.out} is not a folder")
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Where they come from, for the report."""
+        names = ("checkpoint", "lcm_lora", "vae", "motion", "depth", "beta_schedule")
+        return {name: getattr(self, name) for name in names}
+
+
+def _verify(options: VerifyOptions) -> list[str]:
+    """Load, translate, tell, and write both files. Returns what cannot be right."""
     import torch
 
-    from rearview.cli.contact_sheet import Row, write_contact_sheet
-    from rearview.contract.settings import Settings
-    from rearview.engine.networks.model import DiffusionModel
-    from rearview.engine.weights.checkpoint import load_model, pick_device, pick_dtype
-    from rearview.engine.weights.formats import Additions
+    from rearview.cli.contact_sheet import write_contact_sheet
+    from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 
-    place = pick_device(device)
+    place = pick_device(options.device)
     dtype = pick_dtype("auto", place)
     started_s = time.perf_counter()
-    additions = Additions(vae, lcm_lora, motion=motion, depth=depth, beta_schedule=beta_schedule)
-    model = load_model(checkpoint, _span(), place, dtype, additions)
-    if not isinstance(model, DiffusionModel):
-        raise typer.BadParameter("this checkpoint has no weights")
+    model = _load(options, place, dtype)
     load_s = time.perf_counter() - started_s
     typer.echo(f"loaded in {load_s:.1f} s on {place}, {str(dtype).removeprefix('torch.')}")
-    if model.cache_layout is not None:
-        frames = max(frames, MOTION_FRAMES)
-    clip = _clip(frames, size)
+    frames = max(options.frames, MOTION_FRAMES) if model.cache_layout is not None else options.frames
+    clip = _clip(frames, options.size)
     quality_db = _autoencoder_db(model, clip, dtype, place)
     typer.echo(f"autoencoder: {quality_db:.1f} dB")
-    settings = Settings(prompt=prompt, strength=strength, steps=STEPS)
-    found: dict[str, Figures] = {}
-    shown = range(0, frames, max(1, frames // SHOWN_PAIRS))[:SHOWN_PAIRS]
-    rows, depths = [], None
-    if model.depth is not None:
-        depths = _depth_pictures(model.depth, clip, place)
-        rows.append(Row("depth", [(clip[n], depths[n]) for n in shown]))
-    for spec, memory in _ways(model, settings, size, dtype, place):
-        name = spec.session_id
-        pictures, latencies_s = _translate(model, memory, spec, clip)
-        found[name] = _figures(clip, pictures, latencies_s[max(1, memory.warm_up_frames(spec)) :])
-        typer.echo(
-            f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in asdict(found[name]).items())
-        )
-        rows.append(Row(f"{name}: {prompt}", [(clip[n], pictures[n]) for n in shown]))
-    out.mkdir(parents=True, exist_ok=True)
-    write_contact_sheet(out / "models.png", rows)
+    depths = None if model.depth is None else _depth_pictures(model.depth, clip, place)
+    found, rows = _try_every_way(model, options, clip, depths, dtype, place)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_contact_sheet(options.out / "models.png", rows)
     broken = problems(quality_db, found, depths)
     report = {
-        "checkpoint": checkpoint,
-        "lcm_lora": lcm_lora,
-        "vae": vae,
-        "motion": motion,
-        "depth": depth,
-        "beta_schedule": beta_schedule,
+        **options.weights,
         "device": torch.cuda.get_device_name() if place.type == "cuda" else "CPU",
         "dtype": str(dtype).removeprefix("torch."),
-        "size": size,
+        "size": options.size,
         "steps": STEPS,
         "load_s": load_s,
         "autoencoder_db": quality_db,
         "figures": {name: asdict(figures) for name, figures in found.items()},
         "problems": broken,
     }
-    (out / "models.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    typer.echo(f"wrote {out / 'models.png'} and {out / 'models.json'}: look at the pictures")
-    for problem in broken:
-        typer.secho(f"problem: {problem}", fg="red", err=True)
-    if broken:
-        raise typer.Exit(1)
+    sheet, figures = options.out / "models.png", options.out / "models.json"
+    figures.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    typer.echo(f"wrote {sheet} and {figures}: look at the pictures")
+    return broken
+
+
+def _load(options: VerifyOptions, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+    from rearview.engine.networks.model import DiffusionModel
+    from rearview.engine.weights.checkpoint import load_model
+    from rearview.engine.weights.formats import Additions
+
+    additions = Additions(
+        options.vae,
+        options.lcm_lora,
+        motion=options.motion,
+        depth=options.depth,
+        beta_schedule=options.beta_schedule,
+    )
+    model = load_model(options.checkpoint, _span(), device, dtype, additions)
+    if not isinstance(model, DiffusionModel):
+        raise typer.BadParameter("this checkpoint has no weights")
+    return model
+
+
+def _try_every_way(
+    model: DiffusionModel,
+    options: VerifyOptions,
+    clip: Sequence[Image],
+    depths: Sequence[Image] | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[dict[str, Figures], list[Row]]:
+    """Figures of every way in which the model translates, and rows of pictures to look at."""
+    from rearview.cli.contact_sheet import Row
+    from rearview.contract.settings import Settings
+
+    found: dict[str, Figures] = {}
+    shown = range(0, len(clip), max(1, len(clip) // SHOWN_PAIRS))[:SHOWN_PAIRS]
+    rows = [Row("depth", [(clip[n], depths[n]) for n in shown])] if depths is not None else []
+    settings = Settings(prompt=options.prompt, strength=options.strength, steps=STEPS)
+    for spec, memory in _ways(model, settings, options.size, dtype, device):
+        name = spec.session_id
+        pictures, latencies_s = _translate(model, memory, spec, clip)
+        found[name] = _figures(clip, pictures, latencies_s[max(1, memory.warm_up_frames(spec)) :])
+        typer.echo(
+            f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in asdict(found[name]).items())
+        )
+        rows.append(Row(f"{name}: {options.prompt}", [(clip[n], pictures[n]) for n in shown]))
+    return found, rows
 
 
 def problems(

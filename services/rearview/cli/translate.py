@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from functools import partial
@@ -117,14 +118,6 @@ def translate(
     fps: Annotated[float | None, _files("Of a folder or camera. Default 30.", min=0.1)] = None,
 ) -> None:
     """Translate a video, a folder of images or a camera. Keeps frame times and the audio track."""
-    from rich.console import Console
-
-    from rearview.cli.progress import show_progress
-    from rearview.cli.server import Server, local_config, local_server
-    from rearview.cli.translation import Job, options_for
-    from rearview.client import DropPolicy
-    from rearview.client.media import Fit, open_source
-
     look = Look(
         prompt=prompt,
         strength=strength,
@@ -146,26 +139,89 @@ def translate(
         skip_unchanged=skip_unchanged,
         skip_threshold=skip_threshold,
     )
-    dimensions = parse_size(size) if size else None
-    rate = Fraction(fps).limit_denominator(1001) if fps else None
-    opened = open_source(source, device=camera, frame_rate=rate)
-    options = options_for(opened, DropPolicy[drop_policy.name] if drop_policy else None)
-    options.update({**look.options(), **past.options()})
-    if dimensions is not None:
-        options["width"], options["height"] = dimensions
-    job = Job(opened, out, options, Fit(fit.value), compare, max_frames)
+    files = Files(
+        source=source,
+        out=out,
+        size=parse_size(size) if size else None,
+        fit=fit,
+        compare=compare,
+        max_frames=max_frames,
+        camera=camera,
+        fps=fps,
+    )
+    named = Named(address=server, token_file=token_file, tls=tls, tls_ca=tls_ca)
+    _translate(files.job(look, past, drop_policy), named, report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """From where to where, and in which shape."""
+
+    source: str
+    out: str
+    size: tuple[int, int] | None
+    """Width and height; None: the model's."""
+    fit: FitChoice
+    compare: bool
+    max_frames: int | None
+    camera: str | None
+    fps: float | None
+
+    def job(self, look: Look, past: Past, policy: Policy | None) -> Job:
+        """What the service is asked to do. Raises MediaError for a source or a target that cannot be."""
+        from rearview.cli.translation import Job, options_for
+        from rearview.client import DropPolicy
+        from rearview.client.media import Fit, open_source
+        from rearview.client.media_writer import check_output
+
+        rate = Fraction(self.fps).limit_denominator(1001) if self.fps else None
+        opened = open_source(self.source, device=self.camera, frame_rate=rate)
+        check_output(self.out)
+        options = options_for(opened, DropPolicy[policy.name] if policy else None)
+        options.update({**look.options(), **past.options()})
+        if self.size is not None:
+            options["width"], options["height"] = self.size
+        return Job(opened, self.out, options, Fit(self.fit.value), self.compare, self.max_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """The server that was named, if one was."""
+
+    address: str | None
+    token_file: Path | None
+    tls: bool
+    tls_ca: Path | None
+
+    def server(self) -> Server | None:
+        """None: one is to be started here. Raises ConfigError for a token that cannot be read."""
+        from rearview.cli.server import Server
+
+        if self.address is None:
+            return None
+        return Server.named(self.address, self.token_file, self.tls, self.tls_ca)
+
+
+def _translate(job: Job, named: Named, report: Path | None) -> None:
+    """Run the job, against a service of its own if none was named, and show what it took."""
+    from rich.console import Console
+
+    from rearview.cli.progress import show_progress
+    from rearview.cli.server import local_config, local_server
+
+    server = named.server()
     interrupt_on_sigterm()
     console = Console(stderr=True)
     with show_progress(console) as progress:
         if server is not None:
-            result = _run(Server.named(server, token_file, tls, tls_ca), job, progress)
+            result = _run(server, job, progress)
         else:
             with local_server(local_config(), progress.step) as here:
                 result = _run(here, job, progress)
     result.show(console)
     if report is not None:
         result.write(report)
-    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {job.out}", highlight=False, soft_wrap=True)
 
 
 def _run(server: Server, job: Job, progress: Steps) -> Report:

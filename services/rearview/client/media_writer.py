@@ -19,7 +19,15 @@ from rearview.client.answers import Image
 from rearview.client.audio import COPIED_CODECS, AudioTrack
 from rearview.client.media import MediaError, Picture
 
-__all__ = ["FolderWriter", "VideoWriter", "Writer", "open_writer", "side_by_side", "write_image"]
+__all__ = [
+    "FolderWriter",
+    "VideoWriter",
+    "Writer",
+    "check_output",
+    "open_writer",
+    "side_by_side",
+    "write_image",
+]
 
 MAX_MPEG4_DENOMINATOR = 65_535
 """The MPEG-4 encoder takes no finer time base."""
@@ -51,8 +59,7 @@ class VideoWriter:
         audio_path: Path | None = None,
     ) -> None:
         """`width` and `height` must be even. Raises MediaError."""
-        if path.suffix.lower() not in COPIED_CODECS:
-            raise MediaError(f"{path}: write to {', '.join(COPIED_CODECS)}, or to a folder")
+        _check_suffix(path)
         self._size = (width, height)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -130,9 +137,15 @@ def open_writer(
 ) -> Writer:
     """A folder if `name` is one, ends in "/" or has no suffix; else a video file. Raises MediaError."""
     path = Path(name)
-    if path.is_dir() or name.endswith("/") or not path.suffix:
+    if _is_folder(name):
         return FolderWriter(path)
     return VideoWriter(path, width, height, frame_rate=frame_rate, time_base=time_base, audio_path=audio_path)
+
+
+def check_output(name: str) -> None:
+    """Raises MediaError for what `open_writer` would refuse by its name. Writes nothing."""
+    if not _is_folder(name):
+        _check_suffix(Path(name))
 
 
 def side_by_side(left: Image, right: Image) -> Image:
@@ -143,6 +156,15 @@ def side_by_side(left: Image, right: Image) -> Image:
 def write_image(path: Path, image: Image) -> None:
     """Write (height, width, 3) uint8 as PNG or JPEG, as the suffix says."""
     av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").save(str(path))
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).is_dir() or name.endswith("/") or not Path(name).suffix
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in COPIED_CODECS:
+        raise MediaError(f"{path}: write to {', '.join(COPIED_CODECS)}, or to a folder")
 
 
 def _add_video(
