@@ -53,6 +53,8 @@ class Topology(Enum):
 
 
 class AdapterConfig(_Section):
+    """One LoRA of an adapter set."""
+
     path: str = Field(min_length=1)
     """A LoRA: .safetensors file, folder, or on the hub `owner/name[/file]`; kohya's, diffusers' or peft's."""
     scale: float = Field(default=1.0, ge=-4.0, le=4.0)
@@ -60,6 +62,8 @@ class AdapterConfig(_Section):
 
 
 class ModelConfig(_Section):
+    """The networks of the service, and where their weights come from."""
+
     name: str = "pocket"
     """Name by which clients ask for the model."""
     checkpoint: str = "pocket"
@@ -160,6 +164,8 @@ class CacheConfig(_Section):
 
 
 class SpanConfig(_Section):
+    """One span: the operators of one deployment, and what its replicas get."""
+
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")
     """Name of the span, of its deployment and of its metrics label."""
     operators: tuple[str, ...] = Field(min_length=1)
@@ -194,6 +200,8 @@ class SpanConfig(_Section):
 
 
 class IngressConfig(_Section):
+    """The edge: the gRPC port, its processes and how long it waits."""
+
     host: str = "127.0.0.1"
     """Address to listen on. `0.0.0.0` needs `tenants_file`, else everyone may use the GPUs."""
     port: int = Field(default=50051, ge=0, le=65535)
@@ -231,6 +239,8 @@ class IngressConfig(_Section):
 
 
 class LimitsConfig(_Section):
+    """How much one session, frame or prompt may take."""
+
     max_image_bytes: int = Field(default=1 << 20, ge=1024)
     """Bytes of one encoded frame. A raw one is bounded by `max_pixels`."""
     max_pixels: int = Field(default=1024 * 1024, ge=64 * 64)
@@ -251,6 +261,8 @@ class LimitsConfig(_Section):
 
 
 class TenantConfig(_Section):
+    """Who may come in, and how much of the service they get."""
+
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Who is billed, limited and isolated."""
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -266,6 +278,8 @@ class TenantConfig(_Section):
 
 
 class DirectoryConfig(_Section):
+    """Where leases of sessions are kept."""
+
     redis_url: str | None = None
     """`redis://…` or `rediss://…`. Without it leases live in the memory of the one ingress."""
     lease_s: float = Field(default=15.0, gt=1.0)
@@ -275,6 +289,8 @@ class DirectoryConfig(_Section):
 
 
 class LinkConfig(_Section):
+    """How replicas reach each other."""
+
     host: str = "127.0.0.1"
     """Address on which replicas take links from other nodes."""
     unix_dir: str | None = None
@@ -313,10 +329,8 @@ class ServiceConfig(_Section):
         spans = self.spans or _default_spans(self.topology, operators)
         object.__setattr__(self, "spans", spans)
         if tuple(name for span in spans for name in span.operators) != operators:
-            raise ValueError(
-                f"spans must own {', '.join(operators)} in this order, each once "
-                f"(model.max_steps is {self.model.max_steps})"
-            )
+            owned = f"{', '.join(operators)} in this order, each once"
+            raise ValueError(f"spans must own {owned} (model.max_steps is {self.model.max_steps})")
         if len({span.name for span in spans}) != len(spans):
             raise ValueError("two spans have the same name")
         if self.topology is Topology.FUSED and len(spans) != 1:

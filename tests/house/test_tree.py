@@ -55,7 +55,13 @@ def files(root: Path) -> dict[str, str]:
 
 
 def test_no_file_is_longer_than_can_be_read_in_one_sitting(files: dict[str, str]) -> None:
-    written = {name: text for name, text in files.items() if not name.startswith((GENERATED, WEIGHTS))}
+    # Modules of the services have a limit of their own (test_habits.py).
+    written = {
+        name: text
+        for name, text in files.items()
+        if not name.startswith((GENERATED, WEIGHTS))
+        and not (name.startswith("services/") and name.endswith(".py"))
+    }
     long = {name: text.count("\n") for name, text in written.items()}
     assert {name: lines for name, lines in long.items() if lines > MAX_LINES and name != "LICENSE"} == {}
 
