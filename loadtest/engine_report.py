@@ -48,4 +48,4 @@ def setting(pixels: int, device: torch.device, dtype: torch.dtype) -> dict[str, 
 
 
 def device_name(device: torch.device) -> str:
-    return torch.cuda.getdevice_name(device) if device.type == "cuda" else "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
