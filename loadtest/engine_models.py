@@ -63,10 +63,16 @@ class Work:
 
 
 def build(
-    size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0, *, motion: bool = False
+    size: Size,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    *,
+    motion: bool = False,
+    drawn_on: torch.device | None = None,
 ) -> DiffusionModel:
     """The model of the whole chain; with `motion` one that has motion modules, which the bundled checkpoint
-    brings along or has not.
+    brings along or lacks. `drawn_on`: where random weights are drawn, for equal ones on two devices.
     """
     if size.bundled:
         model = load_model(size.name, Span("fused", chain(MAX_STEPS)), device, dtype)
@@ -77,16 +83,16 @@ def build(
 
     logging.set_verbosity_error()
     torch.manual_seed(seed)
-    with torch.device(device):
+    with torch.device(drawn_on or device):
         unet = UNet2DConditionModel(**(sd15_unet_config() if size.name == "sd15" else _smoke_unet_config()))
         vae = AutoencoderTiny(**({} if size.name == "sd15" else _smoke_vae_config()))
-        encoder = _ByteEncoder(unet.config.cross_attention_dim)
-    unet, vae = (
-        network.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
-        for network in (unet, vae)
-    )
+        encoder = _ByteEncoder(unet.config.cross_attention_dim).to(device)
     layout = install_processors(unet)
-    unet = _with_motion(unet, size) if motion else unet
+    # Drawn in float32 whatever the networks compute in: other types would draw other weights.
+    unet, vae = (
+        network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+        for network in (_with_motion(unet, size) if motion else unet, vae)
+    )
     denoiser = Denoiser(unet, Schedule({}), Conditioning(_ByteTokenizer(), encoder, dtype), dtype, layout)
     return DiffusionModel(vae, denoiser, device=device, dtype=dtype)
 

@@ -1,0 +1,403 @@
+"""Does the engine work on this GPU, and how fast is one row? At most four minutes, one command:
+
+    PYTHONPATH=services python -m loadtest.gpu_check --device cuda --size sd15
+
+Needs torch, diffusers and transformers only, and no weights. Two questions for each method (per frame,
+StreamV2V, Live2Diff):
+
+1. Are the pictures those of the CPU? A small random model with feature bank and motion modules translates
+   a few frames on both, through the product's `Engine`. TF32 is off. In float64 values may differ by one
+   level of 255 where rounding decides, in float32 by two, and only few of them.
+2. How long does one row take, and how much memory? One denoising step of one session, gather, forward and
+   scatter, eager, with the past full; in float16 on a GPU, with random weights.
+
+What fails is written down and the rest goes on. Exit code 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import resource
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rearview.contract.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.frame import LATENT, PICTURE, Frame
+from rearview.contract.memories import BankSettings, CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
+from rearview.engine.engine import Engine
+from rearview.engine.memory.bank.pool import BankShape, FeatureBank
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.compose import JointMemory
+from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.memory.protocol import TemporalMemory
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.weights.checkpoint import pick_device
+from torch import Tensor
+
+from loadtest.engine_models import SIZES, Size, build
+from loadtest.engine_report import device_name, store
+
+__all__ = ["METHODS", "Part", "Tolerance", "main"]
+
+CPU = torch.device("cpu")
+RESULTS = Path(__file__).resolve().parent / "results"
+FRAMES = 9
+"""Of the compared clip: a window, a turn of the ring and some more, and several writes of the bank."""
+STEPS = 2
+ATTENTION_GAIN = 8.0
+"""Of the compared model's queries and outputs in spatial attention."""
+SMALL_WINDOW = CacheWindow(sink_frames=3, ring_frames=3)
+MAX_REPEATS_S = 12.0
+"""A row is timed no longer, however often it has run."""
+WARM_UP = 3
+"""Rows before those that count: kernels are chosen and loaded in them."""
+TRACEBACK_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far equal pictures may be apart."""
+
+    levels: int
+    """Of 255, anywhere."""
+    share: float
+    """Of all values that may differ at all."""
+
+
+TOLERANCES = {torch.float32: Tolerance(2, 0.02), torch.float64: Tolerance(1, 0.001)}
+MIN_CONTRAST, MIN_CHANGE = 1.0, 0.01
+"""Levels: deviation of the pictures, and mean distance of a method with memory from the one without."""
+METHODS: Mapping[str, tuple[BankSettings | None, CacheSettings | None]] = {
+    "per-frame": (None, None),
+    "streamv2v": (BankSettings(interval=2), None),
+    "live2diff": (None, CacheSettings()),
+}
+
+
+class Unequal(Exception):
+    """Pictures differ by more than they may, or by less than they must."""
+
+
+@dataclass
+class Part:
+    """One question and what came of it."""
+
+    name: str
+    passed: bool = False
+    seconds: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
+    """As far as it came."""
+    failure: str | None = None
+    """The end of the traceback."""
+
+    def run(self, work: Callable[[dict[str, Any]], None], device: torch.device) -> None:
+        """Do the work, which fills `figures`; whatever it raises is kept as text."""
+        begin_s = time.perf_counter()
+        try:
+            work(self.figures)
+            self.passed = True
+        except Exception:  # The edge of a part: the others are still asked.
+            lines = traceback.format_exc().strip().splitlines()
+            self.failure = "\n".join(lines[-TRACEBACK_LINES:])
+        self.seconds = round(time.perf_counter() - begin_s, 2)
+        gc.collect()
+        if device.type == "cuda" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+# --- engines
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where a model of which size computes in what."""
+
+    size: Size
+    device: torch.device
+    dtype: torch.dtype
+
+
+def memory_of(
+    run: Run, model: DiffusionModel, spec: SessionSpec, span: Span, window: CacheWindow
+) -> TemporalMemory:
+    """What one session of `spec` remembers in `span`."""
+    steps = tuple(op.step for op in span.operators if op.kind is OperatorKind.DENOISE)
+    if spec.bank is not None:
+        assert model.bank_layout is not None
+        shape = BankShape(1, steps, spec.height, spec.width)
+        return FeatureBank(model.bank_layout, shape, dtype=run.dtype, device=run.device)
+    if spec.cache is not None:
+        assert model.cache_layout is not None
+        cached = CacheShape(1, steps, spec.height, spec.width, window)
+        return JointMemory(
+            None, TemporalKVCache(model.cache_layout, cached, dtype=run.dtype, device=run.device)
+        )
+    return Memoryless(1)
+
+
+def spec_of(method: str, size: Size, steps: int) -> SessionSpec:
+    """One session of a method."""
+    bank, past = METHODS[method]
+    settings = Settings("a harbour at night", strength=0.6, steps=steps, seed=7)
+    return SessionSpec("check", size.pixels, size.pixels, steps, settings, bank=bank, cache=past)
+
+
+class Player:
+    """One session in one engine: planes in, planes out."""
+
+    def __init__(self, run: Run, model: DiffusionModel, method: str, span: Span, window: CacheWindow) -> None:
+        spec = spec_of(method, run.size, sum(op.kind is OperatorKind.DENOISE for op in span.operators))
+        memory = memory_of(run, model, spec, span, window)
+        self._engine = Engine(span, model, memory, Scheduler(CostTable(), 1))
+        self._engine.open(spec)
+        self._sent = 0
+
+    def play(self, planes: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+        """Send one frame; whatever has left when the engine is idle again, in order."""
+        self._engine.admit(Frame("check", self._sent, planes), time.monotonic())
+        self._sent += 1
+        left: list[Mapping[str, Tensor]] = []
+        while self._engine.has_work:
+            result = self._engine.step(time.monotonic())
+            if result.batch is not None and result.batch.failed:
+                raise RuntimeError("a forward has failed: the log says why")
+            for frame in result.emissions:
+                assert frame.planes is not None, f"frame {frame.ordinal} was lost"
+                left.append(frame.planes)
+        return left
+
+
+# --- the pictures
+
+
+@cache
+def pictures(run: Run, method: str) -> Tensor:
+    """(FRAMES, H, W, 3) uint8 of a clip, weights drawn on the CPU wherever they are used."""
+    model = build(run.size, run.device, run.dtype, motion=True, drawn_on=CPU)
+    sharpen(model)
+    player = Player(run, model, method, Span("fused", chain(STEPS)), SMALL_WINDOW)
+    out = [planes for frame in clip(run.size) for planes in player.play({PICTURE: frame})]
+    assert len(out) == FRAMES, f"{len(out)} of {FRAMES} frames came back"
+    return torch.stack([planes[PICTURE].cpu() for planes in out])
+
+
+def sharpen(model: DiffusionModel) -> None:
+    """Let spatial attention choose: with random weights it is a mean, on which the past has no say."""
+    denoiser: Any = model._denoiser
+    for name, weight in denoiser.unet.named_parameters():
+        if name.endswith(("attn1.to_q.weight", "attn1.to_out.0.weight")):
+            weight.mul_(ATTENTION_GAIN)
+
+
+def clip(size: Size) -> list[Tensor]:
+    """Coloured waves that move a little from frame to frame: (H, W, 3) uint8 each."""
+    y, x = torch.meshgrid(torch.arange(size.pixels), torch.arange(size.pixels), indexing="ij")
+    waves = [(0.11, 0.05), (0.03, 0.13), (0.07, -0.09)]
+    return [
+        torch.stack([127.5 + 120 * torch.sin(a * x + b * y + 0.15 * n) for a, b in waves], dim=-1).to(
+            torch.uint8
+        )
+        for n in range(FRAMES)
+    ]
+
+
+def compare_pictures(size: Size, device: torch.device, method: str, figures: dict[str, Any]) -> None:
+    """Fill figures; raises Unequal. Also compares the CPU's float32 with its float64: what rounding does."""
+    ours = {dtype: pictures(Run(size, device, dtype), method) for dtype in TOLERANCES}
+    theirs = {dtype: pictures(Run(size, CPU, dtype), method) for dtype in TOLERANCES}
+    plain, exact = pictures(Run(size, CPU, torch.float64), "per-frame"), theirs[torch.float64]
+    contrast, change = float(exact.float().std()), float((exact.float() - plain.float()).abs().mean())
+    figures |= {"contrast_levels": round(contrast, 2), "levels_from_per_frame": round(change, 3)}
+    problems = []
+    for dtype, tolerance in TOLERANCES.items():
+        problems += _difference(_name(dtype), ours[dtype], theirs[dtype], tolerance, figures)
+    problems += _difference("rounding", theirs[torch.float32], exact, TOLERANCES[torch.float32], figures)
+    if contrast < MIN_CONTRAST or (method != "per-frame" and change < MIN_CHANGE):
+        problems.append("the pictures are flat, or the memory changes nothing: equal means nothing")
+    if problems:
+        raise Unequal("; ".join(problems))
+
+
+def _difference(
+    name: str, ours: Tensor, theirs: Tensor, tolerance: Tolerance, figures: dict[str, Any]
+) -> list[str]:
+    """Put the difference of two clips into figures; a text if it is too large."""
+    apart = (ours.int() - theirs.int()).abs()
+    levels, share = int(apart.max()), float((apart > 0).float().mean())
+    figures[name] = {"max_levels": levels, "share_of_values": round(share, 6), "tolerance": asdict(tolerance)}
+    if levels <= tolerance.levels and share <= tolerance.share:
+        return []
+    return [f"{name}: up to {levels} levels apart, in {share:.2%} of the values"]
+
+
+# --- one row
+
+
+@cache
+def large_model(run: Run) -> DiffusionModel:
+    """The model whose rows are timed."""
+    return build(run.size, run.device, run.dtype, motion=True)
+
+
+def time_row(run: Run, repeats: int, method: str, figures: dict[str, Any]) -> None:
+    """One denoising row with a full past: milliseconds, and memory at most."""
+    size, device, window = run.size, run.device, CacheWindow()
+    model = large_model(run)
+    figures["weights_mib"] = _allocated_mib(device)
+    player = Player(run, model, method, Span("row", (Operator(OperatorKind.DENOISE),)), window)
+    latent = {LATENT: torch.randn(4, size.pixels // 8, size.pixels // 8, generator=_generator())}
+    for _ in range(window.frames + WARM_UP if method == "live2diff" else WARM_UP):
+        player.play(latent)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    taken_ms: list[float] = []
+    begin_s = time.perf_counter()
+    while len(taken_ms) < repeats and time.perf_counter() - begin_s < MAX_REPEATS_S:
+        _wait(device)
+        started_s = time.perf_counter()
+        player.play(latent)
+        _wait(device)
+        taken_ms.append(1e3 * (time.perf_counter() - started_s))
+    figures |= {
+        "ms": round(statistics.median(taken_ms), 3),
+        "ms_min": round(min(taken_ms), 3),
+        "ms_max": round(max(taken_ms), 3),
+        "repeats": len(taken_ms),
+        "peak_mib": _peak_mib(device),
+        "dtype": _name(run.dtype),
+        "pixels": size.pixels,
+    }
+    assert math.isfinite(float(player.play(latent)[0][LATENT].float().sum())), "the latent is not finite"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _allocated_mib(device: torch.device) -> float | None:
+    """None on a CPU, which cannot tell."""
+    return round(torch.cuda.memory_allocated() / 2**20, 1) if device.type == "cuda" else None
+
+
+def _peak_mib(device: torch.device) -> float:
+    """Allocated on the GPU at most since the warm-up; on a CPU resident in the process at most, ever."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(11)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# --- all of it
+
+
+def check(size: Size, device: torch.device, repeats: int, say: Callable[[str], None]) -> list[Part]:
+    """Ask every question; `say` hears each answer."""
+    run = Run(size, device, torch.float16 if device.type == "cuda" else torch.float32)
+    questions: dict[str, Callable[[str, dict[str, Any]], None]] = {
+        "pictures": partial(compare_pictures, SIZES["smoke"], device),
+        "row": partial(time_row, run, repeats),
+    }
+    parts = []
+    for kind, ask in questions.items():
+        for method in METHODS:
+            part = Part(f"{kind} {method}")
+            part.run(partial(ask, method), device)
+            say(f"{part.name}: {'ok' if part.passed else 'FAILED'}, {part.seconds:.1f} s, {part.figures}")
+            if part.failure:
+                say(part.failure)
+            parts.append(part)
+    return parts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check, tell on stderr, write the JSON. Returns the exit code."""
+    options = _options(arguments)
+    device = pick_device(options.device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_num_threads(options.threads)
+    begin_s = time.perf_counter()
+    parts = check(SIZES["smoke" if options.size == "tiny" else options.size], device, options.repeats, _say)
+    name = _device_name(device)
+    figures = [
+        {
+            "what": f"{part.name}, {unit_of}",
+            "setting": f"{options.size}, {part.figures['pixels']}², {part.figures['dtype']}, eager, {name}",
+            "value": part.figures[key],
+            "unit": unit,
+            "target": None,
+            "at_most": False,
+        }
+        for part in parts
+        for key, unit_of, unit in (("ms", "median", "ms"), ("peak_mib", "peak memory", "MiB"))
+        if key in part.figures
+    ]
+    problems = [f"{part.name}: {part.failure.splitlines()[-1]}" for part in parts if part.failure]
+    detail = {
+        "device": name,
+        "size": options.size,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "diffusers": version("diffusers"),
+        "transformers": version("transformers"),
+        "tf32": False,
+        "seconds": round(time.perf_counter() - begin_s, 1),
+        "parts": [asdict(part) for part in parts],
+    }
+    out = options.out or RESULTS / f"gpu_check-{device.type}.json"
+    store(out, out.stem, "gpu_check", figures, problems, detail)
+    _say(f"{len(parts) - len(problems)} of {len(parts)} parts passed in {detail['seconds']} s; wrote {out}")
+    return 1 if problems else 0
+
+
+def _device_name(device: torch.device) -> str:
+    """Also of a device that is not there."""
+    try:
+        return device_name(device)
+    except (AssertionError, RuntimeError) as error:
+        return f"{device}: {error}".splitlines()[0]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.gpu_check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default="auto", help="auto: CUDA if there is any, else the CPU")
+    parser.add_argument("--size", choices=("sd15", "tiny"), default="sd15", help="of the model that is timed")
+    parser.add_argument("--repeats", type=int, default=30, help="of a timed row, for 12 s at most")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
+    parser.add_argument("--out", type=Path, help="default: loadtest/results/gpu_check-<device>.json")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
