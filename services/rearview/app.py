@@ -17,8 +17,9 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
-from rearview.config import ServiceConfig, SpanConfig, environment, load_config
+from rearview.config import ServiceConfig, SpanConfig, load_config
 from rearview.contract.card import ModelCard
+from rearview.environment import environment
 
 __all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
 

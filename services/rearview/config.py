@@ -1,13 +1,11 @@
 """Everything that can be configured, validated once; impossible combinations are refused here.
 
-A deployment is one complete, named YAML file (`deploy/*.yaml`) read by `load_config`. This is also the
-only module that reads the environment (`REARVIEW_*`). An unknown key is an error. Every field says its
-unit, default and consequence in the string below it.
+A deployment is one complete, named YAML file (`deploy/*.yaml`) read by `load_config`. An unknown
+key is an error. Every field says its unit, default and consequence in the string below it.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from enum import Enum
@@ -33,7 +31,6 @@ __all__ = [
     "SpanConfig",
     "TenantConfig",
     "Topology",
-    "environment",
     "load_config",
 ]
 
@@ -392,8 +389,3 @@ def load_config(source: Path | Mapping[str, Any]) -> ServiceConfig:
             for item in error.errors()
         )
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
-
-
-def environment(name: str, default: str = "") -> str:
-    """Value of the environment variable `REARVIEW_<name>`, or `default` if it is unset or empty."""
-    return os.environ.get(f"REARVIEW_{name}", "") or default

@@ -35,11 +35,11 @@ ROOMS = {
         room("client", "errors contract schema v1", f"ray redis prometheus_client {NETWORKS} pydantic yaml"),
         room("control", "errors contract config", f"{SERVERS} {NETWORKS} numpy google.protobuf"),
         room("transport", "errors contract config", f"{SERVERS} {NETWORKS}"),
-        room("directory", "errors contract config", f"ray grpc prometheus_client {NETWORKS}"),
+        room("directory", "errors contract config environment", f"ray grpc prometheus_client {NETWORKS}"),
         room("telemetry", "errors contract", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
-            "errors contract config schema v1 control transport directory telemetry",
+            "errors environment contract config schema v1 control transport directory telemetry",
             f"ray {NETWORKS}",
         ),
     )
@@ -111,7 +111,7 @@ def test_control_that_does_something_is_seen(tmp_path: Path, text: str) -> None:
     assert effects(tmp_path, NO_DEEDS, NO_CALLS)
 
 
-def test_only_the_configuration_reads_the_environment(root: Path) -> None:
+def test_only_one_module_reads_the_environment(root: Path) -> None:
     assert environment_reads(root / "services") == set()
 
 
@@ -127,7 +127,7 @@ def test_only_the_configuration_reads_the_environment(root: Path) -> None:
 )
 def test_reading_the_environment_is_seen(tmp_path: Path, text: str, is_seen: bool) -> None:
     (tmp_path / "rearview").mkdir()
-    for name in ("app", "config"):
+    for name in ("app", "environment"):
         (tmp_path / f"rearview/{name}.py").write_text(text, encoding="utf-8")
     assert {one.split(":")[0] for one in environment_reads(tmp_path)} == (
         {"rearview/app.py"} if is_seen else set()
@@ -139,7 +139,7 @@ def test_reading_the_environment_is_seen(tmp_path: Path, text: str, is_seen: boo
 PLANTED = {
     "rooms": ("rearview/transport/breach.py", "import rearview.directory"),
     "contract": ("rearview/contract/breach.py", "import numpy"),
-    "engine": ("rearview/engine/memory/breach.py", "from rearview.config import environment"),
+    "engine": ("rearview/engine/memory/breach.py", "from rearview.config import load_config"),
     "client": ("rearview/client/breach.py", "import rearview.config"),
     "control": ("rearview/control/breach.py", "def decide():\n    import time"),
     "edge": ("rearview/ingress/breach.py", "from rearview.engine import rows"),

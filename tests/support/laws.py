@@ -110,13 +110,13 @@ def _called(node: ast.Call) -> str:
 
 
 def environment_reads(folder: Path) -> set[str]:
-    """Where the environment is read, or a variable of ours named, outside `config.py`.
+    """Where the environment is read, or a variable of ours named, outside `environment.py`.
 
     `os.environ.setdefault` tells a library something before it is imported: it is no configuration of ours.
     """
     found = set()
     for name, tree in sources(folder):
-        if name == "rearview/config.py":
+        if name == "rearview/environment.py":
             continue
         told = {
             id(node.func.value)

@@ -61,6 +61,6 @@ def _line(error: Exception) -> str:
 
 
 def _wants_traceback() -> bool:
-    from rearview.config import environment
+    from rearview.environment import environment
 
     return bool(environment("TRACEBACK"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rearview.config import environment
 from rearview.directory.memory import MemoryDirectory
 from rearview.directory.protocol import (
     Directory,
@@ -13,6 +12,7 @@ from rearview.directory.protocol import (
     LeaseHeld,
     LeaseLost,
 )
+from rearview.environment import environment
 
 if TYPE_CHECKING:
     from rearview.config import DirectoryConfig
