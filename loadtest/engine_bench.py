@@ -29,8 +29,8 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.calibration import measure_costs
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.memory.build import MemoryOptions, build_memories
+from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import pick_device, pick_dtype
@@ -44,6 +44,7 @@ MIN_GAIN = 0.95
 """Rows together must be at least so fast as the same rows one by one."""
 MAX_GAP = {torch.float64: 1e-9, torch.float32: 1e-5}
 CPU = torch.device("cpu")
+FUSED = Span("fused", chain(MAX_STEPS))
 MIXED_SESSIONS = 16
 WARMUP_FRAMES = 2
 MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
@@ -158,25 +159,27 @@ class Bench:
         return max(float((together[key] - alone[key]).abs().max()) for key in alone) / largest
 
     def _engine(self, cell: Cell, costs: CostTable, span: Span | None = None) -> Engine:
-        memory = self._memory(cell)
-        span = span or Span("fused", chain(MAX_STEPS))
+        span = span or FUSED
+        memory = self._memory(cell, span)
         return Engine(span, self.model, memory, Scheduler(costs, cell.max_batch), order=cell.order)
 
-    def _memory(self, cell: Cell) -> Memoryless | FeatureBank:
-        if cell.memory == "plain":
-            return Memoryless(cell.sessions)
-        layout = self.model.bank_layout
-        assert layout is not None, "the model has no layers for a bank"
-        shape = BankShape(cell.sessions, tuple(range(MAX_STEPS)), self.size.pixels, self.size.pixels)
-        return FeatureBank(layout, shape, dtype=self.dtype, device=self.device)
+    def _memory(self, cell: Cell, span: Span = FUSED) -> Memories:
+        options = MemoryOptions(
+            num_slots=cell.sessions,
+            height=self.size.pixels,
+            width=self.size.pixels,
+            dtype=self.dtype,
+            device=self.device,
+            bank=BankSettings() if cell.memory == "bank" else None,
+        )
+        return build_memories(span, self.model.layouts, options)
 
     def _costs(self, cell: Cell, spec: SessionSpec) -> CostTable:
-        span = Span("fused", chain(MAX_STEPS))
         image, latent = self._pictures("", 0), self._latents("", 0)
-        payloads = [image if o.kind is OperatorKind.ENCODE else latent for o in span.operators]
+        payloads = [image if o.kind is OperatorKind.ENCODE else latent for o in FUSED.operators]
         sizes = sorted({1, cell.max_batch})
         memory = self._memory(replace(cell, sessions=1))
-        return measure_costs(self.model, memory, span, spec, payloads, batch_sizes=sizes)
+        return measure_costs(self.model, memory, FUSED, spec, payloads, batch_sizes=sizes)
 
     def _pictures(self, session_id: str, ordinal: int) -> Planes:
         shape = (self.size.pixels, self.size.pixels, 3)

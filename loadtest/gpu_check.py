@@ -38,12 +38,9 @@ from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
-from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory
-from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.protocol import TemporalMemory
+from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import pick_device
@@ -134,20 +131,18 @@ class Run:
 
 def memory_of(
     run: Run, model: DiffusionModel, spec: SessionSpec, span: Span, window: CacheWindow
-) -> TemporalMemory:
+) -> Memories:
     """What one session of `spec` remembers in `span`."""
-    steps = tuple(op.step for op in span.operators if op.kind is OperatorKind.DENOISE)
-    if spec.bank is not None:
-        assert model.bank_layout is not None
-        shape = BankShape(1, steps, spec.height, spec.width)
-        return FeatureBank(model.bank_layout, shape, dtype=run.dtype, device=run.device)
-    if spec.cache is not None:
-        assert model.cache_layout is not None
-        cached = CacheShape(1, steps, spec.height, spec.width, window)
-        return JointMemory(
-            None, TemporalKVCache(model.cache_layout, cached, dtype=run.dtype, device=run.device)
-        )
-    return Memoryless(1)
+    options = MemoryOptions(
+        num_slots=1,
+        height=spec.height,
+        width=spec.width,
+        dtype=run.dtype,
+        device=run.device,
+        bank=spec.bank,
+        cache=None if spec.cache is None else CacheOptions(window),
+    )
+    return build_memories(span, model.layouts, options)
 
 
 def spec_of(method: str, size: Size, steps: int) -> SessionSpec:

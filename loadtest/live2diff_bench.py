@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.frame import LATENT, Frame
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory
+from rearview.engine.memory.compose import Memories
+from rearview.engine.memory.protocol import Views
 from rearview.engine.rows import FrameInFlight, Row
 from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 from torch import Tensor
@@ -68,9 +69,7 @@ class Bench:
         self.window = CacheWindow()
         self._repeats = repeats
         self._model = build(size, device, dtype, motion=True)
-        layout = self._model.cache_layout
-        assert layout is not None, f"{size.name} has no motion modules"
-        self._layout = layout
+        assert self._model.layouts.cache is not None, f"{size.name} has no motion modules"
 
     @property
     def storages(self) -> list[torch.dtype]:
@@ -98,7 +97,9 @@ class Bench:
 
     def _plain(self, sessions: int) -> Timing:
         rows = [self._row(spec, 0) for spec in _specs(self.size, sessions, cached=False)]
-        return Timing("plain", "", sessions, self._milliseconds(lambda: self._model.forward(rows, None)), 0.0)
+        return Timing(
+            "plain", "", sessions, self._milliseconds(lambda: self._model.forward(rows, Views())), 0.0
+        )
 
     def _cached(self, sessions: int, storage: torch.dtype) -> Timing:
         memory = self._memory(sessions, storage)
@@ -126,14 +127,21 @@ class Bench:
         ordinals = range(self.window.sink_frames, self.window.sink_frames + PRECISION_FRAMES)
         return torch.stack([self._run(memory, [self._row(spec, n)])[0][LATENT] for n in ordinals])
 
-    def _run(self, memory: JointMemory, rows: Sequence[Row]) -> Sequence[Mapping[str, Tensor]]:
+    def _run(self, memory: Memories, rows: Sequence[Row]) -> Sequence[Mapping[str, Tensor]]:
         forward = self._model.forward(rows, memory.gather(rows))
-        memory.scatter(rows, forward.update)
+        memory.scatter(rows, forward.updates)
         return forward.outputs
 
-    def _memory(self, sessions: int, storage: torch.dtype) -> JointMemory:
-        shape = CacheShape(sessions, (STEP.step,), self.size.pixels, self.size.pixels, self.window)
-        return JointMemory(None, TemporalKVCache(self._layout, shape, dtype=storage, device=self.device))
+    def _memory(self, sessions: int, storage: torch.dtype) -> Memories:
+        options = MemoryOptions(
+            num_slots=sessions,
+            height=self.size.pixels,
+            width=self.size.pixels,
+            dtype=self.dtype,
+            device=self.device,
+            cache=CacheOptions(self.window, storage),
+        )
+        return build_memories(Span("step", (STEP,)), self._model.layouts, options)
 
     def _row(self, spec: SessionSpec, ordinal: int) -> Row:
         came = Frame(spec.session_id, ordinal, {LATENT: self._latent(ordinal)})
@@ -178,7 +186,7 @@ def _specs(size: Size, sessions: int, *, cached: bool = True) -> list[SessionSpe
     return [SessionSpec(f"s{i}", size.pixels, size.pixels, 1, settings, cache=cache) for i in range(sessions)]
 
 
-def _mebibytes(memory: JointMemory, specs: Sequence[SessionSpec]) -> float:
+def _mebibytes(memory: Memories, specs: Sequence[SessionSpec]) -> float:
     return sum(memory.bytes_per_session(spec) for spec in specs) / 2**20
 
 

@@ -25,8 +25,9 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.contract.stream import DropPolicy
 from rearview.engine.engine import Engine, Order
+from rearview.engine.memory.build import Layouts
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.model import Forward
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
@@ -104,13 +105,17 @@ class DeviceModel:
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
 
+    @property
+    def layouts(self) -> Layouts:
+        return Layouts()
+
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
         return operator.kind
 
     def prepare(self, settings: Settings) -> None:
         pass  # There is no prompt to encode.
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         seconds = COSTS.seconds(rows[0].group, sum(row.width for row in rows))
         if seconds:
             self._sleep(seconds)

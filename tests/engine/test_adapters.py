@@ -40,6 +40,7 @@ from support.loras import (
     write_peft,
     write_peft_folder,
 )
+from support.memories import composed
 from support.tiny import session, whole_chain, write_tiny_checkpoint
 from support.tiny_bank import Stream, banked, denoise_span, gap, play, tiny_bank, video
 
@@ -247,7 +248,7 @@ def model_of(checkpoint: Path, additions: Additions) -> tuple[DiffusionModel, di
 
 def engine_of(model: DiffusionModel, batches: list[list[str]] | None = None) -> Engine:
     memory = tiny_bank(8)
-    engine = Engine(denoise_span(), model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
+    engine = Engine(denoise_span(), model, composed(memory), Scheduler(CostTable(), 16), clock=lambda: 0.0)
     if batches is not None:
         forward = model.forward
 

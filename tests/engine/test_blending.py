@@ -20,6 +20,7 @@ from rearview.engine.networks.conditioning import slerp
 from rearview.errors import InvalidRequest
 from rearview.transport.wire import decode_settings, encode_settings
 from support.frames import entering
+from support.memories import exported
 from support.tiny_bank import (
     Stream,
     alone,
@@ -277,7 +278,7 @@ def test_a_blend_is_one_change_to_the_bank(policy: PromptChange) -> None:
         engine.admit(entering("s", n, latent, int(n >= 3)), 0.0)
         while engine.has_work:
             engine.step(0.0)
-        record = memory.export("s")["records"][0]
+        record = exported(memory, "s").steps[0]
         writes.append(record["writes"])
         changes.append(record["changed_at"])
     assert changes == [None] * 3 + [3] * 6

@@ -14,16 +14,18 @@ from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.settings import Settings
 from rearview.engine import calibration
 from rearview.engine.calibration import example_payloads, measure_costs
-from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.bank.write import compute_writes
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory
+from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.denoise import Denoiser
-from rearview.engine.networks.model import DiffusionModel, Forward
+from rearview.engine.networks.model import DiffusionModel, Forward, row_group
 from rearview.engine.rows import Row
 from rearview.engine.weights.checkpoint import load_model
 from support.frames import planes_of
+from support.memories import composed
 from support.tiny import session, whole_chain
 from support.tiny_bank import (
     MAX_STEPS,
@@ -63,7 +65,7 @@ def test_a_span_that_owns_part_of_the_chain_measures_that(checkpoint: Path) -> N
 
 
 def test_a_bank_is_empty_again_after_its_writes_were_measured() -> None:
-    memory, span = tiny_bank(1), denoise_span()
+    memory, span = composed(tiny_bank(1)), denoise_span()
     spec = replace(banked("calibration", BankSettings(interval=3)), settings=Settings("a", 0.6, MAX_STEPS))
     payloads = [planes_of(video(1)[0])] * len(span.operators)
     costs = measure_costs(tiny_model(), memory, span, spec, payloads)
@@ -80,38 +82,46 @@ class Timed:
         unet = with_motion(deepcopy(plain.unet))
         denoiser = Denoiser(unet, plain.schedule, plain.conditioning, torch.float64, plain.bank_layout)
         self.model = DiffusionModel(None, denoiser, device=torch.device("cpu"), dtype=torch.float64)
-        self.group, self.prepare = self.model.group, self.model.prepare
+        self.group, self.prepare, self.layouts = self.model.group, self.model.prepare, self.model.layouts
         self.now_s = 0.0
 
-    def forward(self, rows: Sequence[Row], view: Any) -> Forward:
-        bank = getattr(view, "bank", view)
-        self.now_s += len(rows) + 0.25 * sum(plan.write_due for plan in getattr(bank, "plans", ()))
-        return self.model.forward(rows, view)
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
+        self.now_s += len(rows)
+        return self.model.forward(rows, views)
 
-    def memory(self) -> JointMemory:
-        bank, cache = self.model.bank_layout, self.model.cache_layout
-        assert bank is not None
-        assert cache is not None
-        steps = tuple(range(MAX_STEPS))
-        return JointMemory(
-            FeatureBank(bank, BankShape(1, steps, SIZE, SIZE), dtype=torch.float64),
-            TemporalKVCache(cache, CacheShape(1, steps, SIZE, SIZE, CacheWindow(2, 2)), dtype=torch.float64),
+    def memory(self, monkeypatch: pytest.MonkeyPatch) -> Memories:
+        """A bank whose writes take their time, and a cache."""
+
+        def timed(*arguments: Any) -> Any:
+            writes = compute_writes(*arguments)
+            self.now_s += 0.25 * bool(writes)
+            return writes
+
+        monkeypatch.setattr("rearview.engine.memory.bank.pool.compute_writes", timed)
+        options = MemoryOptions(
+            num_slots=1,
+            height=SIZE,
+            width=SIZE,
+            dtype=torch.float64,
+            bank=BankSettings(),
+            cache=CacheOptions(CacheWindow(2, 2)),
         )
+        return build_memories(denoise_span(), self.layouts, options)
 
 
-@pytest.mark.parametrize(("interval", "write_s"), [(3, 0.25), (None, 0.0)])
+@pytest.mark.parametrize(("interval", "write_s"), [(3, 0.25), (1, 0.25), (None, 0.0)])
 def test_beside_a_cache_which_every_row_writes_a_write_is_the_banks(
     interval: int | None, write_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed = Timed()
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: timed.now_s)
-    memory, span = timed.memory(), denoise_span()
+    memory, span = timed.memory(monkeypatch), denoise_span()
     settings = BankSettings(interval=interval) if interval else None
     spec = replace(
         banked("calibration", settings), settings=Settings("a", 0.6, MAX_STEPS), cache=CacheSettings()
     )
     costs = measure_costs(timed, memory, span, spec, [planes_of(video(1)[0])] * len(span.operators))
-    group = timed.group(spec, spec.settings, span.operators[0])
+    group = row_group(timed, memory, spec, spec.settings, span.operators[0])
     assert costs.write_s == write_s
     assert costs.forward_s[group] == {1: 1.0, 2: 2.0}
     memory.check_integrity()

@@ -13,7 +13,7 @@ from rearview.contract.frame import DEPTH, LATENT
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
-from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.rows import Row
 from support.frames import in_flight, stacked
@@ -61,8 +61,8 @@ def row(
 
 
 @torch.inference_mode()
-def run(model: Denoiser, each: Row, view: MemoryView = None) -> list[Mapping[str, Tensor]]:
-    return model([sample.planes for sample in each.samples()], [each], view)[0]
+def run(model: Denoiser, each: Row) -> list[Mapping[str, Tensor]]:
+    return model([sample.planes for sample in each.samples()], [each], Views())[0]
 
 
 def latents(count: int) -> dict[str, Tensor]:

@@ -16,17 +16,18 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
 from rearview.engine.calibration import example_payloads, measure_costs
 from rearview.engine.engine import Engine
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory
 from rearview.engine.memory.depth.pool import DepthRange
+from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.encode import encode, encode_with_depth
-from rearview.engine.networks.model import DiffusionModel, Forward
+from rearview.engine.networks.model import DiffusionModel, Forward, row_group
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_depth, load_model, load_vae
 from rearview.engine.weights.formats import Additions
 from support.frames import content, entering, stacked
+from support.memories import composed
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, session, whole_chain
 from support.tiny_depth import write_tiny_depth
 from support.tiny_motion import plain_clip
@@ -69,7 +70,7 @@ def video(seed: int, count: int = 6) -> list[torch.Tensor]:
 
 def engine_of(model: Any, memory: DepthRange | None = None) -> Engine:
     memory = memory or DepthRange(8, dtype=DTYPE)
-    return Engine(SPAN, model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
+    return Engine(SPAN, model, composed(memory), Scheduler(CostTable(), 16), clock=lambda: 0.0)
 
 
 def play(
@@ -142,10 +143,10 @@ class Failing:
         self._model, self._failing, self._runs = model, failing, 0
         self.batches: list[list[int]] = []
 
-    def forward(self, rows: Sequence[Row], view: Any) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         self.batches.append([row.ordinal for row in rows])
         self._runs += 1
-        forward = self._model.forward(rows, view)
+        forward = self._model.forward(rows, views)
         if self._runs - 1 in self._failing:
             raise RuntimeError("planted")
         return forward
@@ -200,13 +201,13 @@ def test_encoding_with_depth_has_a_cost_entry_of_its_own(
 ) -> None:
     operator = SPAN.operators[0]
     deep, plain = spec_of("a"), spec_of("a", cached=False)
-    groups = {model.group(spec, spec.settings, operator) for spec in (deep, plain)}
+    memory = composed(DepthRange(1, dtype=DTYPE))
+    groups = {row_group(model, memory, spec, spec.settings, operator) for spec in (deep, plain)}
     assert len(groups) == 2
     additions = Additions(depth=depth)
-    memory = DepthRange(1, dtype=DTYPE)
     payloads = example_payloads(str(checkpoint), SPAN, deep, additions)
     costs = measure_costs(model, memory, SPAN, deep, payloads, (1, 2))
-    assert costs.seconds(model.group(deep, deep.settings, operator), 1) > 0
+    assert costs.seconds(row_group(model, memory, deep, deep.settings, operator), 1) > 0
     memory.check_integrity()
     assert memory.free_slots == 1
     latent = (LATENT_CHANNELS, SIZE // 8, SIZE // 8)
@@ -225,11 +226,10 @@ def whole_model(checkpoint: Path, depth: str, folder: Path) -> DiffusionModel:
 
 def whole_engine(model: DiffusionModel, span: Span = TO_LATENTS, max_batch: int = 16) -> Engine:
     """An engine over a span, with the memory that it needs."""
-    assert model.cache_layout is not None
-    steps = tuple(each.step for each in span.operators if each.kind is OperatorKind.DENOISE)
-    cache = TemporalKVCache(model.cache_layout, CacheShape(3, steps, SIZE, SIZE, WINDOW), dtype=DTYPE)
-    depth_range = DepthRange(3, dtype=DTYPE) if OperatorKind.ENCODE in span.kinds else None
-    memory = JointMemory(None, cache if steps else None, depth_range)
+    options = MemoryOptions(num_slots=3, height=SIZE, width=SIZE, dtype=DTYPE, cache=CacheOptions(WINDOW))
+    memory = build_memories(span, model.layouts, options)
+    assert ("cache" in memory.names) == (OperatorKind.DENOISE in span.kinds)
+    assert ("depth" in memory.names) == (OperatorKind.ENCODE in span.kinds)
     return Engine(span, model, memory, Scheduler(CostTable(), max_batch), clock=lambda: 0.0)
 
 

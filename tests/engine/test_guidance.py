@@ -15,6 +15,7 @@ from rearview.contract.memories import BankPolicy, BankSettings
 from rearview.contract.settings import Guidance, NoiseRule, Settings
 from rearview.engine.engine import Order
 from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.guidance import negative_rows
 from rearview.engine.networks.sampling import Schedule, noise
@@ -22,6 +23,7 @@ from rearview.engine.reference.frame import denoise_latent
 from rearview.errors import InvalidRequest
 from rearview.transport.wire import decode_settings, encode_settings
 from support.frames import entering, stacked
+from support.memories import exported
 from support.tiny import LATENT_CHANNELS, SCHEDULER
 from support.tiny_bank import (
     Stream,
@@ -94,7 +96,7 @@ def run_steps(denoiser: Denoiser, settings: Settings, latent: torch.Tensor, ordi
     with torch.inference_mode():
         for step in range(settings.steps):
             row = make_row(spec, payload, ordinal, step)
-            (planes,), _ = denoiser([row.planes], [row], None)
+            (planes,), _ = denoiser([row.planes], [row], Views())
             payloads.append(stacked(planes))
             payload = planes
     return payloads
@@ -305,9 +307,10 @@ def test_negative_rows_neither_read_nor_write_the_bank() -> None:
             engine.admit(entering("s", n, latent), 0.0)
             while engine.has_work:
                 engine.step(0.0)
-        exports.append(memory.export("s"))
-    for key, tensors in exports[0]["banks"].items():
-        assert gap(tensors, exports[1]["banks"][key]) <= EXACT
+        exports.append(exported(memory, "s").layers)
+    assert exports[0]
+    for key, tensors in exports[0].items():
+        assert gap(tensors, exports[1][key]) <= EXACT
 
 
 @pytest.mark.parametrize(

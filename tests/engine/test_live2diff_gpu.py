@@ -16,8 +16,8 @@ from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
-from rearview.engine.memory.compose import JointMemory
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
+from rearview.engine.memory.cache.pool import TemporalKVCache
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.networks.unet import StreamingUNet
@@ -151,13 +151,15 @@ def test_a_cut_between_two_steps_changes_no_bit_through_a_new_prompt(checkpoint:
 def _translated(model: DiffusionModel, cut: list[list[int]], latents: list[Tensor]) -> list[Tensor]:
     settings = [Settings("a", 0.8, 2, seed=3), Settings("b", 0.8, 2, seed=3)]
     spec = SessionSpec("s", SIZE, SIZE, 2, settings[0], cache=CacheSettings())
-    assert model.cache_layout is not None
     frames = [entering("s", n, latent, int(n >= 6)) for n, latent in enumerate(latents)]
     for steps in cut:
-        shape = CacheShape(1, tuple(steps), SIZE, SIZE, WINDOW)
-        cache = TemporalKVCache(model.cache_layout, shape, dtype=torch.float32, device=GPU)
+        options = MemoryOptions(
+            num_slots=1, height=SIZE, width=SIZE, dtype=torch.float32, device=GPU, cache=CacheOptions(WINDOW)
+        )
         span = Span("denoise", tuple(Operator(OperatorKind.DENOISE, step) for step in steps))
-        engine = Engine(span, model, JointMemory(None, cache), Scheduler(CostTable(), 1), clock=lambda: 0.0)
+        memory = build_memories(span, model.layouts, options)
+        assert "cache" in memory.names
+        engine = Engine(span, model, memory, Scheduler(CostTable(), 1), clock=lambda: 0.0)
         engine.open(spec)
         engine.update("s", 1, settings[1])
         for frame in frames:

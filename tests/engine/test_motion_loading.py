@@ -292,13 +292,13 @@ def test_a_cache_finds_its_layers_with_and_without_sets(base: Path, v1: Path, st
     for options in ({}, styled):
         model = load_model(str(base), whole_chain(), CPU, torch.float32, Additions(**options, motion=str(v1)))
         assert isinstance(model, DiffusionModel)
-        layouts.append(model.cache_layout)
+        layouts.append(model.layouts.cache)
     assert layouts[0] is not None
     assert layouts[0] == layouts[1]
     assert (layouts[0].max_frames, len(layouts[0].layers)) == (24, 12)
     plain = load_model(str(base), whole_chain(), CPU, torch.float32)
     assert isinstance(plain, DiffusionModel)
-    assert plain.cache_layout is None
+    assert plain.layouts.cache is None
 
 
 def test_a_unet_that_motion_modules_do_not_fit_is_refused(base: Path, v1: Path, tmp_path: Path) -> None:

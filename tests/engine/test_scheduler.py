@@ -33,7 +33,7 @@ def row(
     ordinal: int = 0,
     ready_s: float = 0.0,
     failures: int = 0,
-    write_due: bool = False,
+    writes: int = 0,
     later: tuple[LaterRow, ...] = (),
     costs: CostTable = PLAN,
     guidance: Guidance = Guidance.NONE,
@@ -43,7 +43,7 @@ def row(
     link = Operator.parse(operator)
     deadline_s = due_s + sum(costs.seconds(*each) for each in later)
     frame = in_flight(spec, ordinal, link, deadline_s=deadline_s, ready_s=ready_s, failures=failures)
-    return Row(frame, link, group, due_s, write_due, later)
+    return Row(frame, link, group, due_s, writes, later)
 
 
 def names(rows: Sequence[Row]) -> list[str]:
@@ -123,7 +123,7 @@ def test_late_company_holds_nobody_back() -> None:
 
 def test_writes_count_in_the_cost() -> None:
     table = CostTable({"g": {1: 0.006, 2: 0.007}}, write_s=0.010)
-    ready = [row("a", due_s=0.008), row("b", due_s=1.0, write_due=True)]
+    ready = [row("a", due_s=0.008), row("b", due_s=1.0, writes=1)]
     assert names(Scheduler(table, 8).choose(ready, 0.0)) == ["a"]
     assert names(Scheduler(PLAN, 8).choose(ready, 0.0)) == ["a", "b"]
 
@@ -355,7 +355,7 @@ ready_rows = st.lists(
         group=st.sampled_from(["g", "h", "unmeasured"]),
         operator=st.sampled_from(["encode", "denoise-0", "denoise-1", "decode"]),
         failures=st.sampled_from([0, 0, 0, 1]),
-        write_due=st.booleans(),
+        writes=st.integers(0, 1),
         later=st.sampled_from([(), (LaterRow("g", 2),), (LaterRow("g"), LaterRow("h"))]),
         guidance=st.sampled_from(Guidance),
     ),

@@ -9,7 +9,6 @@ import pytest
 import rearview
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from rearview.engine.memory.compose import JointView
 from rearview.engine.networks.attention.processors import BankProcessor, install_processors
 from rearview.engine.networks.attention.temporal import ClipAttention, attend_frames, clip_mask
 from rearview.engine.networks.motion_module import MotionModule, sinusoidal_table
@@ -22,7 +21,7 @@ from support.tiny_motion import (
     clip,
     gap,
     plain_unet,
-    predict,
+    run,
     tiny_unet,
     whole_clip,
     window_row,
@@ -59,10 +58,10 @@ def test_l13_single_frame_equals_diffusers_motion_unet() -> None:
     assert not missing.missing_keys
     assert all(key.endswith("pos_embed.pe") for key in missing.unexpected_keys)
     latents, prompts = clip(2), torch.randn(2, 3, 8, dtype=torch.float64)
-    memory = {"memory": JointView(None, ClipAttention(1, 1))}
+    attend = ClipAttention(1, 1).attend
     with torch.inference_mode():
         expected = theirs(latents[:, :, None], 259, prompts, return_dict=False)[0][:, :, 0]
-        found = ours(latents, 259, prompts, cross_attention_kwargs=memory)[0]
+        found = ours(latents, 259, prompts, attend=attend)[0]
     assert gap(found, expected) <= 1e-12
 
 
@@ -105,7 +104,7 @@ def test_l11_new_motion_modules_and_depth_branch_change_nothing(depth: bool) -> 
             latents,
             torch.full((8,), 259),
             prompts,
-            cross_attention_kwargs={"memory": JointView(None, ClipAttention(8, 4))},
+            attend=ClipAttention(8, 4).attend,
             depth=torch.randn(8, CHANNELS, 8, 8) if depth else None,
         )[0]
     assert gap(found, expected) <= 1e-5
@@ -115,11 +114,8 @@ def test_without_a_cache_the_motion_modules_are_skipped() -> None:
     latents, prompts = clip(2), torch.ones(2, 3, 8, dtype=torch.float64)
     with torch.inference_mode():
         expected = plain_unet().to(torch.float64)(latents, 259, prompts, return_dict=False)[0]
-        for memory in (None, JointView(None, None)):
-            kwargs = {"memory": memory}
-            assert (
-                gap(tiny_unet()(latents, 259, prompts, cross_attention_kwargs=kwargs)[0], expected) <= 1e-12
-            )
+        for kwargs in ({}, {"cross_attention_kwargs": None, "attend": None}):
+            assert gap(tiny_unet()(latents, 259, prompts, **kwargs)[0], expected) <= 1e-12
 
 
 def test_l12_frames_are_normalised_one_by_one() -> None:
@@ -136,10 +132,8 @@ def test_l12_frames_are_normalised_one_by_one() -> None:
 def test_depth_moves_the_prediction() -> None:
     unet = with_motion(plain_unet().to(torch.float64), depth=True)
     latents, prompts = clip(2), torch.ones(2, 3, 8, dtype=torch.float64)
-    memory = {"memory": JointView(None, ClipAttention(2, 2))}
-    near, far = (
-        unet(latents, 259, prompts, cross_attention_kwargs=memory, depth=clip(2, seed))[0] for seed in (7, 8)
-    )
+    attend = ClipAttention(2, 2).attend
+    near, far = (unet(latents, 259, prompts, attend=attend, depth=clip(2, seed))[0] for seed in (7, 8))
     assert gap(near, far) > 1e-4
 
 
@@ -154,8 +148,7 @@ def test_runs_on_the_pocket_unet(dtype: torch.dtype) -> None:
         install_processors(unet)
         streaming = StreamingUNet(unet, heads=8, norm_groups=unet.config.norm_num_groups)
         torch.nn.Module.to(streaming, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        memory = {"memory": JointView(None, ClipAttention(4, 2))}
-        found = streaming(latents, 259, prompts, cross_attention_kwargs=memory)[0]
+        found = streaming(latents, 259, prompts, attend=ClipAttention(4, 2).attend)[0]
     assert found.dtype is dtype
     assert streaming.size_multiple == 4
     allowed = 1e-5 if dtype is torch.float32 else 0.05
@@ -204,11 +197,9 @@ def test_gradients_reach_every_motion_weight() -> None:
     unet = with_motion(plain_unet())
     for name, weight in unet.named_parameters():
         weight.requires_grad_(".motion_modules." in name)
-    memory = {"memory": JointView(None, ClipAttention(6, 3))}
     prompts = torch.ones(12, 3, 8)
-    unet(clip(12, dtype=torch.float32), 259, prompts, cross_attention_kwargs=memory)[
-        0
-    ].square().mean().backward()
+    found = unet(clip(12, dtype=torch.float32), 259, prompts, attend=ClipAttention(6, 3).attend)[0]
+    found.square().mean().backward()
     trained = [weight for weight in unet.parameters() if weight.requires_grad]
     assert trained
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in trained)
@@ -226,7 +217,9 @@ def test_tables_follow_the_weights() -> None:
 
 def test_clips_of_a_batch_do_not_see_each_other() -> None:
     unet, left, right = tiny_unet(), clip(6, 1), clip(6, 2)
-    both = predict(ClipAttention(6, 3), [window_row(cached("a"), torch.cat([left, right]))], unet)
+    both = run(
+        {"attend": ClipAttention(6, 3).attend}, [window_row(cached("a"), torch.cat([left, right]))], unet
+    )
     assert gap(both[:6], whole_clip(left, 3)) <= 1e-12
     assert gap(both[6:], whole_clip(right, 3)) <= 1e-12
 

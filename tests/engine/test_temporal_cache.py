@@ -11,15 +11,18 @@ from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.networks.attention.temporal import attend_stored
 from rearview.engine.networks.motion_module import PositionTables
 from rearview.engine.reference.cache import PlainCache
+from support.memories import gather
 from support.tiny_motion import (
     WINDOW,
     WINDOWS,
+    advance,
     clip,
     gap,
     opened,
     plain_unet,
     play,
     predict,
+    run,
     stream_row,
     tiny_unet,
     whole_clip,
@@ -78,7 +81,7 @@ def test_l3_rolling_equals_one_pass_over_the_whole_video(window: CacheWindow, dt
     latents = clip(window.frames + 2 * window.ring_frames + 4, dtype=dtype)
     memory, spec = opened(window, dtype=dtype)
     found = play(memory, spec, latents, unet=unet, sinks=window.sink_frames)
-    expected = predict(WholeVideo(window), [window_row(spec, latents)], unet)
+    expected = run({"attend": WholeVideo(window).attend}, [window_row(spec, latents)], unet)
     assert gap(found, expected) <= (EXACT if dtype is torch.float64 else 1e-5)
     memory.check_integrity()
 
@@ -90,7 +93,7 @@ def test_l3_replaying_the_last_frames_is_not_the_same() -> None:
     found = play(memory, spec, latents)
     replayed = whole_clip(torch.cat([latents[:4], latents[-4:]]), 4)
     assert gap(found[-1], replayed[-1]) > 1e-3
-    no_roll = predict(WholeVideo(CacheWindow(4, 5)), [window_row(spec, latents)])
+    no_roll = run({"attend": WholeVideo(CacheWindow(4, 5)).attend}, [window_row(spec, latents)])
     assert gap(found, no_roll) > 1e-3
 
 
@@ -102,11 +105,11 @@ def test_plain_cache_is_the_same(window: CacheWindow) -> None:
         PlainCache(window.sink_frames, window.ring_frames),
     )
     view = plain.window(0)
-    outputs = [predict(view, [window_row(spec, latents[: window.sink_frames])])]
+    outputs = [run({"attend": view.attend}, [window_row(spec, latents[: window.sink_frames])])]
     view.commit()
     for latent in latents[window.sink_frames :]:
         view = plain.frame(0)
-        outputs.append(predict(view, [stream_row(spec, latent)]))
+        outputs.append(run({"attend": view.attend}, [stream_row(spec, latent)]))
         view.commit()
     assert gap(play(memory, spec, latents, sinks=window.sink_frames), torch.cat(outputs)) <= EXACT
 
@@ -147,10 +150,7 @@ def test_l5_sinks_never_change_and_each_step_writes_one_slot_of_the_ring() -> No
 
 
 def play_one(memory: Any, spec: Any, latent: Tensor, ordinal: int) -> None:
-    rows = [stream_row(spec, latent, ordinal)]
-    view = memory.gather(rows)
-    predict(view, rows)
-    memory.scatter(rows, view.collect())
+    advance(memory, [stream_row(spec, latent, ordinal)])
 
 
 def _pools(memory: Any) -> list[Tensor]:
@@ -240,8 +240,8 @@ def test_l10_what_hidden_slots_hold_has_no_weight() -> None:
         memory, spec = opened()
         play(memory, spec, latents[:frames])
         rows = [stream_row(spec, latents[frames], frames)]
-        expected = predict(memory.gather(rows), rows)
+        expected = predict(gather(memory, rows), rows)
         hidden = [not visible for visible in WINDOW.visible(frames - WINDOW.sink_frames)]
         for tensor in (tensor for pool in memory._pools[0] for tensor in pool.tensors):
             tensor[0, :, :, torch.tensor(hidden)] = 1e20
-        assert torch.equal(predict(memory.gather(rows), rows), expected)
+        assert torch.equal(predict(gather(memory, rows), rows), expected)

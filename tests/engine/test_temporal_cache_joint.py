@@ -7,17 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.memories import BankSettings
 from rearview.contract.session import SessionSpec
-from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-from rearview.engine.memory.bank.view import BankView
-from rearview.engine.memory.compose import JointMemory, JointView
-from rearview.engine.memory.depth.pool import DepthRange
+from rearview.engine.memory.bank.merge import bank_tokens
+from rearview.engine.memory.bank.pool import FeatureBank
+from rearview.engine.memory.bank.records import bank_samples
+from rearview.engine.memory.bank.view import BANK
+from rearview.engine.memory.build import CacheOptions, Layouts, MemoryOptions, build_memories
+from rearview.engine.memory.cache.layers import read_cache_layout
+from rearview.engine.memory.compose import Memories
+from rearview.engine.memory.depth.view import DepthUpdate
+from rearview.engine.memory.export import Chunk
+from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.reference.bank import PlainBank
 from rearview.engine.reference.cache import PlainCache
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Refused
+from support.memories import exported
 from support.tiny_motion import (
     SIZE,
     WINDOW,
@@ -28,8 +35,8 @@ from support.tiny_motion import (
     gap,
     play,
     predict,
+    run,
     stream_row,
-    tiny_cache,
     window_row,
 )
 from torch import Tensor
@@ -38,14 +45,30 @@ pytestmark = pytest.mark.unit
 
 EXACT = 1e-12
 SINKS = WINDOW.sink_frames
-BANK = BankSettings(interval=3, phase=1, fusion_threshold=0.5)
+BANKED = BankSettings(interval=3, phase=1, fusion_threshold=0.5)
 
 
-def joint(num_slots: int = 3, steps: tuple[int, ...] = (0, 1), *, ranged: bool = False) -> JointMemory:
+def joint(num_slots: int = 3, steps: tuple[int, ...] = (0, 1), *, without: str = "") -> Memories:
+    """Bank, cache and range of depth, or all but one of them."""
     unet, layout = banked_unet()
-    bank = FeatureBank(layout, BankShape(num_slots, steps, SIZE, SIZE), dtype=torch.float64)
-    cache = tiny_cache(num_slots=num_slots, steps=steps, unet=unet)
-    return JointMemory(bank, cache, DepthRange(num_slots) if ranged else None)
+    operators = [Operator(OperatorKind.ENCODE), *(Operator(OperatorKind.DENOISE, step) for step in steps)]
+    options = MemoryOptions(
+        num_slots=num_slots,
+        height=SIZE,
+        width=SIZE,
+        dtype=torch.float64,
+        bank=None if without == "bank" else BankSettings(),
+        cache=None if without == "cache" else CacheOptions(WINDOW),
+    )
+    layouts = Layouts(layout, read_cache_layout(unet), depth=without != "depth")
+    return build_memories(Span("span", tuple(operators)), layouts, options)
+
+
+def records(memory: Memories) -> list[Any]:
+    """Of the bank, by row."""
+    bank: Any = memory._kinds["bank"]
+    assert isinstance(bank, FeatureBank)
+    return bank._records
 
 
 def by_plain(spec: SessionSpec, latents: Tensor) -> Tensor:
@@ -59,7 +82,8 @@ def by_plain(spec: SessionSpec, latents: Tensor) -> Tensor:
     for row in rows:
         past: Any = bank.view(spec.settings, row.ordinal, 0)
         present = cache.window(0) if row.window else cache.frame(0)
-        outputs.append(predict(JointView(_LastOf(past) if row.window else past, present), [row], unet))
+        spatial = {"memory": _LastOf(past) if row.window else past}
+        outputs.append(run({"cross_attention_kwargs": spatial, "attend": present.attend}, [row], unet))
         past.commit()
         present.commit()
     return torch.cat(outputs)
@@ -82,7 +106,7 @@ class _LastOf:
 
 
 def test_both_at_once_equal_the_plain_path() -> None:
-    memory, spec, latents = joint(), cached("a", bank=BANK), clip(14)
+    memory, spec, latents = joint(), cached("a", bank=BANKED), clip(14)
     memory.allocate(spec)
     found = play(memory, spec, latents, unet=banked_unet()[0])
     memory.check_integrity()
@@ -94,7 +118,7 @@ def test_both_at_once_equal_the_plain_path() -> None:
 
 def test_sessions_with_and_without_a_bank_share_a_forward() -> None:
     memory = joint()
-    specs = [cached("a", bank=BANK), cached("b"), cached("c", bank=replace(BANK, interval=1))]
+    specs = [cached("a", bank=BANKED), cached("b"), cached("c", bank=replace(BANKED, interval=1))]
     for i, spec in enumerate(specs):
         memory.allocate(spec)
         play(memory, spec, clip(5 + i, i), unet=banked_unet()[0])
@@ -110,41 +134,43 @@ def test_sessions_with_and_without_a_bank_share_a_forward() -> None:
 
 
 def test_of_a_window_the_last_frame_whose_write_is_due_is_banked() -> None:
-    memory, spec = joint(), cached("a", bank=replace(BANK, interval=2, phase=0))
+    memory, spec = joint(), cached("a", bank=replace(BANKED, interval=2, phase=0))
     memory.allocate(spec)
     latents = clip(SINKS)
-    assert memory._bank is not None
     advance(memory, [window_row(spec, latents)], banked_unet()[0])
-    record = memory._bank._records[0]
+    record = records(memory)[0]
     assert record.writes == 1
     # Ordinals 10 to 13: 12 is the last that is due.
-    again = replace(window_row(spec, latents, first=10), write_due=True)
-    view = memory.gather([again])
-    assert isinstance(view, JointView)
-    assert isinstance(view.bank, BankView)
-    assert [plan.write_due for plan in view.bank.plans] == [False, False, True, False]
-    assert [plan.writes for plan in view.bank.plans] == [1] * 4
-    predict(view, [again], banked_unet()[0])
-    memory.scatter([again], view.collect())
-    assert memory._bank._records[0].writes == 2
+    again = window_row(spec, latents, first=10)
+    samples = bank_samples(record, spec.bank, again)
+    assert [sample.writes for sample in samples] == [False, False, True, False]
+    assert memory.num_writes(again) == 1
+    view = memory.gather([again]).of(BANK)
+    assert view is not None
+    held = bank_tokens(spec.bank, view.layers[0].tokens(SIZE // 8, SIZE // 8), 1)
+    assert view.visible_RB[0].tolist() == [held] * 4
+    advance(memory, [again], banked_unet()[0])
+    assert records(memory)[0].writes == 2
 
 
 def test_a_shadow_window_reads_the_bank_and_writes_only_the_cache() -> None:
-    memory, spec = joint(), cached("a", bank=BANK)
+    memory, spec = joint(), cached("a", bank=BANKED)
     memory.allocate(spec)
     play(memory, spec, clip(7), unet=banked_unet()[0])
-    before = memory.export("a")
-    advance(memory, [window_row(spec, clip(SINKS, 2), first=7, shadow=True)], banked_unet()[0])
-    after = memory.export("a")
-    assert after["bank"]["records"] == before["bank"]["records"]
-    for key, tensors in before["bank"]["banks"].items():
-        assert all(torch.equal(a, b) for a, b in zip(tensors, after["bank"]["banks"][key], strict=True))
-    assert before["cache"]["streamed"][0] == 3
-    assert after["cache"]["streamed"][0] == 0
+    before, streamed = exported(memory, "a", "bank"), exported(memory, "a", "cache").steps[0]
+    row = window_row(spec, clip(SINKS, 2), first=7, shadow=True)
+    assert memory.num_writes(row) == 0
+    advance(memory, [row], banked_unet()[0])
+    after = exported(memory, "a", "bank")
+    assert after.steps == before.steps
+    for key, tensors in before.layers.items():
+        assert all(torch.equal(a, b) for a, b in zip(tensors, after.layers[key], strict=True))
+    assert streamed == {"streamed": 3}
+    assert exported(memory, "a", "cache").steps[0] == {"streamed": 0}
 
 
 def test_a_window_whose_prompt_changes_keeps_the_record_of_the_change() -> None:
-    memory, spec = joint(), cached("a", bank=BANK)
+    memory, spec = joint(), cached("a", bank=BANKED)
     memory.allocate(spec)
     play(memory, spec, clip(6), unet=banked_unet()[0])
     row = window_row(spec, clip(SINKS, 2), first=6)
@@ -152,25 +178,24 @@ def test_a_window_whose_prompt_changes_keeps_the_record_of_the_change() -> None:
         frame.settings = replace(frame.settings, prompt="b")
     advance(memory, [row], banked_unet()[0])
     memory.check_integrity()
-    assert memory._bank is not None
-    assert memory._bank._records[0].changed_at == 8
+    assert records(memory)[0].changed_at == 8
 
 
 def test_negative_samples_have_no_bank_and_their_twins_cache() -> None:
-    memory, spec = joint(), cached("a", bank=BANK)
+    memory, spec = joint(), cached("a", bank=BANKED)
     memory.allocate(spec)
     latents = clip(8)
     play(memory, spec, latents[:7], unet=banked_unet()[0])
     rows = [stream_row(spec, latents[7], 7)]
     both = predict(memory.gather(rows), rows, banked_unet()[0], beside=[0])
-    only_cache = JointView(None, memory._cache.gather(rows))  # type: ignore[union-attr]
+    only_cache = Views({"cache": memory.gather(rows)["cache"]})
     expected = predict(only_cache, rows, banked_unet()[0], beside=[0])
     assert gap(both[1], expected[1]) <= EXACT
     assert gap(both[:1], predict(memory.gather(rows), rows, banked_unet()[0])) <= EXACT
 
 
 def test_moved_together_they_go_on_as_if_they_had_not() -> None:
-    memory, spec = joint(), cached("a", bank=BANK)
+    memory, spec = joint(), cached("a", bank=BANKED)
     memory.allocate(spec)
     latents = clip(12)
     play(memory, spec, latents[:9], unet=banked_unet()[0])
@@ -185,52 +210,75 @@ def test_moved_together_they_go_on_as_if_they_had_not() -> None:
 
 
 def test_what_does_not_fit_is_refused_whole() -> None:
-    memory = joint(1, ranged=True)
+    memory = joint(1)
     with pytest.raises(InvalidRequest):
         memory.allocate(cached("a", size=24))
     assert memory.free_slots == 1
-    memory.allocate(cached("a", bank=BANK))
+    memory.allocate(cached("a", bank=BANKED))
     with pytest.raises(Refused):
         memory.allocate(cached("b"))
-    state = memory.export("a")
+    chunks = list(memory.export("a"))
     with pytest.raises(ValueError, match="export"):
-        memory.import_("a", {"elsewhere": {}})
+        memory.import_("a", [Chunk("elsewhere")])
+    with pytest.raises(ValueError, match="export"):
+        memory.import_("a", [])
+    spoilt = [
+        replace(each, values={**each.values, "format": 0}) if "sink_frames" in each.values else each
+        for each in chunks
+    ]
     with pytest.raises(ValueError, match="format"):
-        memory.import_("a", {**state, "cache": {**state["cache"], "format": 0}})
+        memory.import_("a", spoilt)
     memory.free("a")
     memory.check_integrity()
     assert memory.free_slots == 1
     with pytest.raises(InvalidRequest, match="feature bank"):
-        JointMemory(None, tiny_cache()).allocate(cached("a", bank=BANK))
+        joint(without="bank").allocate(cached("a", bank=BANKED))
     with pytest.raises(InvalidRequest, match="temporal cache"):
-        JointMemory(memory._bank, None).allocate(cached("a"))
+        joint(without="cache").allocate(cached("a"))
 
 
 def test_a_bank_by_itself_refuses_a_session_that_asks_for_a_cache() -> None:
-    _, layout = banked_unet()
-    bank = FeatureBank(layout, BankShape(1, (0, 1), SIZE, SIZE), dtype=torch.float64)
-    with pytest.raises(InvalidRequest, match="temporal cache"):
-        bank.allocate(cached("a", bank=BANK))
-    assert bank.free_slots == 1
+    memory = joint(1, without="cache")
+    assert memory.names == {"bank"}, "depth is for sessions with a cache"
+    with pytest.raises(InvalidRequest, match="this service keeps no temporal cache") as refused:
+        memory.allocate(cached("a", bank=BANKED))
+    assert refused.value.metadata == {"field": "cache"}
+    assert memory.free_slots == 1
 
 
-def test_without_a_cache_the_view_is_the_banks() -> None:
-    memory, spec = joint(), replace(cached("a", bank=BANK), cache=None)
+def test_a_span_without_the_operators_of_a_kind_is_not_asked_for_it() -> None:
+    decode = Span("decode", (Operator(OperatorKind.DECODE),))
+    options = MemoryOptions(num_slots=1, height=SIZE, width=SIZE, dtype=torch.float64)
+    memory = build_memories(decode, Layouts(), options)
+    spec = cached("a", bank=BANKED)
+    memory.allocate(spec)
+    assert memory.names == set()
+    assert memory.warm_up_frames(spec) == 0
+    memory.free("a")
+    memory.check_integrity()
+
+
+def test_without_a_cache_there_is_the_banks_view_alone() -> None:
+    memory, spec = joint(), replace(cached("a", bank=BANKED), cache=None)
     memory.allocate(spec)
     row = stream_row(spec, clip(1)[0])
     assert memory.warm_up_frames(spec) == 0
-    assert isinstance(memory.gather([row]), BankView)
-    assert memory.gather([stream_row(replace(spec, bank=None), clip(1)[0])]) is None
+    assert memory.gather([row]).keys() == {"bank"}
+    assert memory.gather([stream_row(replace(spec, bank=None), clip(1)[0])]) == {}
 
 
 def test_encode_rows_have_the_range_alone() -> None:
-    memory, spec = joint(ranged=True), cached("a")
+    memory, spec = joint(), cached("a")
     memory.allocate(spec)
     encode = Operator(OperatorKind.ENCODE)
     row = replace(stream_row(spec, clip(1)[0]), operator=encode)
     assert memory.keeps_order(spec, encode)
-    assert not joint().keeps_order(spec, encode)
-    assert memory.gather([row]).shape == (1, 2)
-    memory.scatter([row], torch.tensor([[1.0, 2.0]]))
-    assert memory.export("a")["depth_range"]["range"].tolist() == [1.0, 2.0]
+    assert not joint(without="depth").keeps_order(spec, encode)
+    views = memory.gather([row])
+    assert views.keys() == {"depth"}
+    assert [tensor.shape for tensor in views["depth"].tensors] == [(1, 2)]
+    memory.scatter([row], Updates({"depth": DepthUpdate(torch.tensor([[1.0, 2.0]]))}))
+    (chunk,) = (chunk for chunk in memory.export("a") if chunk.kind == "depth")
+    assert chunk.tensors[0].tolist() == [1.0, 2.0]
+    assert chunk.tensors[0].dtype is torch.float64, "as the networks compute"
     memory.check_integrity()

@@ -9,19 +9,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from rearview.engine.memory.cache.pool import (
-    CacheLayer,
-    CacheLayout,
-    CacheShape,
-    TemporalKVCache,
-    read_cache_layout,
-)
+from rearview.engine.memory.cache.layers import CacheLayer, CacheLayout, read_cache_layout
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.cache.view import CACHE, CacheReader, CacheUpdate
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointView
+from rearview.engine.memory.export import Chunk, Incoming
+from rearview.engine.networks.attention.readers import Readers
 from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Reason, Refused
 from support.frames import content
+from support.memories import exported, gather
 from support.tiny_motion import (
     SIZE,
     WINDOW,
@@ -32,6 +30,7 @@ from support.tiny_motion import (
     opened,
     play,
     predict,
+    recorded,
     stream_row,
     tiny_cache,
     tiny_unet,
@@ -90,7 +89,7 @@ def test_neighbours_are_read_through_one_slice_without_a_copy() -> None:
         advance(memory, [window_row(spec, clip(SINKS))])
     view = memory.gather([stream_row(spec, clip(1)[0], 4) for spec in reversed(specs)])
     assert view is not None
-    assert [run.slots for run in view._runs] == [range(3)]
+    assert [run.slots for run in CacheReader(view)._reading.runs] == [range(3)]
     pool = memory._pools[0][0]
     assert pool.read(range(3), pool.keys.shape[1])[0].data_ptr() == pool.keys.data_ptr()
 
@@ -117,17 +116,10 @@ def test_a_new_window_replaces_the_cache() -> None:
     memory, spec = opened()
     play(memory, spec, clip(11, 1))
     latents = clip(9, 2)
-    memory.scatter(rows := [window_row(spec, latents[:SINKS], first=11, shadow=True)], _update(memory, rows))
+    advance(memory, [window_row(spec, latents[:SINKS], first=11, shadow=True)])
     memory.check_integrity()
     found = torch.cat([advance(memory, [stream_row(spec, x, 20)]) for x in latents[SINKS:]])
     assert gap(found, alone("b", latents)[SINKS:]) <= EXACT
-
-
-def _update(memory: TemporalKVCache, rows: list[Row]) -> Any:
-    view = memory.gather(rows)
-    assert view is not None
-    predict(view, rows)
-    return view.collect()
 
 
 def test_l21_a_frame_that_is_not_committed_leaves_no_trace() -> None:
@@ -136,10 +128,10 @@ def test_l21_a_frame_that_is_not_committed_leaves_no_trace() -> None:
     latents = clip(9)
     play(memory, spec, latents[:8])
     rows = [stream_row(spec, latents[8], 8)]
-    before = memory.export("a")
-    first, again = (predict(memory.gather(rows), rows) for _ in range(2))
+    before = exported(memory, "a")
+    first, again = (predict(gather(memory, rows), rows) for _ in range(2))
     assert torch.equal(first, again)
-    assert same(memory.export("a"), before)
+    assert same(exported(memory, "a"), before)
 
 
 def test_negative_samples_see_their_twins_past_and_leave_nothing() -> None:
@@ -148,12 +140,10 @@ def test_negative_samples_see_their_twins_past_and_leave_nothing() -> None:
         memory.allocate(spec)
         play(memory, spec, clip(6))
     rows = [stream_row(spec, clip(1, 5)[0], 6) for spec in specs]
-    view = memory.gather(rows)
-    assert view is not None
-    together = predict(view, rows, beside=[1])
-    assert gap(together[:2], predict(memory.gather(rows), rows)) <= EXACT
+    together = predict(gather(memory, rows), rows, beside=[1])
+    assert gap(together[:2], predict(gather(memory, rows), rows)) <= EXACT
     assert gap(together[2], together[1]) > 1e-6
-    by_itself = predict(memory.gather(rows[1:]), rows[1:], beside=[0])
+    by_itself = predict(gather(memory, rows[1:]), rows[1:], beside=[0])
     assert gap(together[2], by_itself[1]) <= EXACT
 
 
@@ -162,17 +152,14 @@ def test_negative_samples_of_a_window_see_the_other_frames() -> None:
     memory, spec = opened()
     rows = [window_row(spec, clip(SINKS))]
     latents = torch.stack([content(frame) for frame in rows[0].frames])  # type: ignore[misc]
-    view = memory.gather(rows)
-    assert view is not None
-    view = view.beside([1, 3])
+    readers = Readers(gather(memory, rows).beside([1, 3]))
     prompts = torch.ones(SINKS + 2, 3, 8, dtype=torch.float64)
     wide = torch.cat([latents, latents[[1, 3]]])
     with torch.inference_mode():
-        memory_argument = {"memory": JointView(None, view)}
-        found = tiny_unet()(wide, 499, prompts, cross_attention_kwargs=memory_argument)[0]
+        found = tiny_unet()(wide, 499, prompts, **readers.arguments)[0]
     assert gap(found[SINKS:], found[[1, 3]]) <= EXACT
-    assert gap(found[:SINKS], predict(memory.gather(rows), rows)) <= EXACT
-    assert all(len(kind) == SINKS for layer in view.collect().layers for kind in layer)
+    assert gap(found[:SINKS], predict(gather(memory, rows), rows)) <= EXACT
+    assert all(len(kind) == SINKS for kind in readers.collect()["cache"].tensors)
 
 
 def test_l15_bytes_are_those_of_the_note() -> None:
@@ -198,14 +185,14 @@ def test_bytes_of_a_session_are_those_of_its_slot() -> None:
     assert 3 * memory.bytes_per_session(cached("a")) == memory.storage_bytes
 
 
-def same(left: Any, right: Any) -> bool:
-    tensors = left["tensors"].keys() == right["tensors"].keys() and all(
+def same(left: Incoming, right: Incoming) -> bool:
+    """Two exports."""
+    tensors = left.layers.keys() == right.layers.keys() and all(
         torch.equal(a, b)
-        for key in left["tensors"]
-        for a, b in zip(left["tensors"][key], right["tensors"][key], strict=True)
+        for key in left.layers
+        for a, b in zip(left.layers[key], right.layers[key], strict=True)
     )
-    header = [key for key in left if key != "tensors"]
-    return tensors and all(left[key] == right[key] for key in header)
+    return tensors and (left.headers, left.steps) == (right.headers, right.steps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn], ids=str)
@@ -216,7 +203,7 @@ def test_l20_a_cache_that_moved_goes_on_as_if_it_had_not(frames: int, dtype: tor
     latents = clip(frames + 3)
     for step in (0, 1):
         play(whole, spec, latents[:frames], step)
-    state = whole.export("a")
+    state = list(whole.export("a"))
     spans = [tiny_cache(steps=[step], dtype=dtype) for step in (0, 1)]
     for step, span in enumerate(spans):
         span.allocate(cached("other"))
@@ -231,31 +218,31 @@ def test_l20_a_cache_that_moved_goes_on_as_if_it_had_not(frames: int, dtype: tor
 def test_an_export_that_does_not_fit_is_refused() -> None:
     memory, spec = opened()
     play(memory, spec, clip(6))
-    state, before = memory.export("a"), memory.export("a")
+    chunks, before = list(memory.export("a")), exported(memory, "a")
     others = {
         "sink_frames": opened(CacheWindow(3, 5)),
         "dtype": opened(dtype=torch.float32),
         "steps": opened(steps=[7]),
-        "format": None,
     }
-    for field, other in others.items():
-        wrong = {**state, "format": 0} if field == "format" else state
-        target = memory if other is None else other[0]
+    for field, (other, _) in others.items():
         with pytest.raises(ValueError, match=field):
-            target.import_("a", wrong)
+            other.import_("a", chunks)
     smaller = tiny_cache()
     smaller.allocate(cached("a", size=32))
     with pytest.raises(ValueError, match="size"):
-        smaller.import_("a", state)
-    key = next(iter(state["tensors"]))
-    short = {**state, "tensors": {**state["tensors"], key: tuple(t[:1] for t in state["tensors"][key])}}
-    with pytest.raises(ValueError, match="shapes"):
-        memory.import_("a", short)
-    with pytest.raises(ValueError, match="layers"):
-        memory.import_("a", {**state, "tensors": {(0, "x"): ()}})
-    with pytest.raises(ValueError, match="numbers"):
-        memory.import_("a", {**state, "streamed": {0: -1}})
-    assert same(memory.export("a"), before)
+        smaller.import_("a", chunks)
+    wrong = {
+        "format": [replace(chunks[0], values={**chunks[0].values, "format": 0}), *chunks[1:]],
+        "header": chunks[1:],
+        "shapes": [replace(each, tensors=tuple(t[:1] for t in each.tensors)) for each in chunks],
+        "layers": [*chunks, Chunk("cache", 0, "x")],
+        "numbers": [replace(each, values={"streamed": -1}) if each.step == 0 else each for each in chunks],
+        "twice": [*chunks, chunks[-1]],
+    }
+    for field, spoilt in wrong.items():
+        with pytest.raises(ValueError, match=field):
+            memory.import_("a", spoilt)
+    assert same(exported(memory, "a"), before)
 
 
 def test_l23_a_freed_slot_is_empty() -> None:
@@ -343,7 +330,8 @@ def storage_errors(frames: int = 24) -> dict[str, float]:
 def test_storage_cuts_off_what_exceeds_its_range(dtype: torch.dtype) -> None:
     memory, spec = opened(dtype=dtype)
     rows = [window_row(spec, clip(SINKS))]
-    update = _update(memory, rows)
-    huge = replace(update, layers=[(key * 1e6, value * 1e6) for key, value in update.layers])
+    update = recorded(gather(memory, rows), rows)[1].of(CACHE)
+    assert update is not None
+    huge = CacheUpdate(tuple((key * 1e6, value * 1e6) for key, value in update.layers))
     memory.scatter(rows, huge)
     assert all(tensor.float().isfinite().all() for tensor in memory._pools[0][0].tensors)

@@ -19,16 +19,16 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, NoiseRule, Settings
 from rearview.engine.calibration import measure_costs
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache, read_cache_layout
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory
+from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.attention.processors import install_processors
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.rows import window_group
 from rearview.engine.scheduler import CostTable, Scheduler
 from support.frames import content, entering, planes_of
+from support.memories import exported
 from support.tiny import SIZE
 from support.tiny_bank import gap, tiny_denoiser, video
 from support.tiny_motion import plain_clip, with_motion
@@ -57,13 +57,19 @@ def model() -> DiffusionModel:
     return DiffusionModel(None, denoiser(), device=CPU, dtype=torch.float64)
 
 
-def memory(steps: Sequence[int] = range(MAX_STEPS), slots: int = 4) -> JointMemory:
+def memory(steps: Sequence[int] = range(MAX_STEPS), slots: int = 4) -> Memories:
     """A bank and a cache; most sessions here have no bank."""
-    shape = CacheShape(slots, tuple(steps), SIZE, SIZE, WINDOW)
-    layout = denoiser().bank_layout
-    assert layout is not None
-    bank = FeatureBank(layout, BankShape(slots, tuple(steps), SIZE, SIZE), dtype=torch.float64)
-    return JointMemory(bank, TemporalKVCache(read_cache_layout(denoiser().unet), shape, dtype=torch.float64))
+    options = MemoryOptions(
+        num_slots=slots,
+        height=SIZE,
+        width=SIZE,
+        dtype=torch.float64,
+        bank=BankSettings(),
+        cache=CacheOptions(WINDOW),
+    )
+    found = build_memories(span(steps), model().layouts, options)
+    assert found.names == {"bank", "cache"}
+    return found
 
 
 def span(steps: Sequence[int] = range(MAX_STEPS)) -> Span:
@@ -228,7 +234,7 @@ def test_l18_a_steps_cache_depends_on_no_other_steps() -> None:
             each.admit(entering("s", n, payload), 0.0)
         while each.has_work:
             each.step(0.0)
-    found, expected = (each._memory.export("s")["cache"]["tensors"] for each in (second, whole))
+    found, expected = (exported(each._memory, "s", "cache").layers for each in (second, whole))
     keys = [key for key in expected if key[0] == 1]
     assert keys
     for key in keys:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rearview.contract.blending import mix_at
 from rearview.contract.chain import OperatorKind
-from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.model import Forward, Model, NullModel
 from rearview.engine.rows import Row
 from rearview.errors import DropReason, Reason
@@ -40,7 +40,7 @@ class Mixes(NullModel):
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         time.sleep(self._seconds)
         return Forward([planes_of(self._run(row)) for row in rows])
 

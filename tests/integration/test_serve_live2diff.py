@@ -18,9 +18,8 @@ from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings as EngineSettings
 from rearview.engine.engine import Engine
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
@@ -68,9 +67,10 @@ def local_pictures(checkpoint: Path) -> list[bytes]:
     span, dtype = Span("whole", chain(2)), torch.float64
     model = load_model(str(checkpoint), span, torch.device("cpu"), dtype)
     assert isinstance(model, DiffusionModel)
-    assert model.cache_layout is not None
-    cache = TemporalKVCache(model.cache_layout, CacheShape(1, (0, 1), SIZE, SIZE, WINDOW), dtype=dtype)
-    engine = Engine(span, model, JointMemory(None, cache), Scheduler(CostTable(), max_batch=1))
+    options = MemoryOptions(num_slots=1, height=SIZE, width=SIZE, dtype=dtype, cache=CacheOptions(WINDOW))
+    memory = build_memories(span, model.layouts, options)
+    assert "cache" in memory.names
+    engine = Engine(span, model, memory, Scheduler(CostTable(), max_batch=1))
     settings = [EngineSettings(prompt, 0.9, 2, seed=7) for prompt in ("a", "b")]
     engine.open(SessionSpec("s", SIZE, SIZE, 2, settings[0], cache=CacheSettings()))
     engine.update("s", 1, settings[1])

@@ -58,9 +58,10 @@ def test_half_precision_networks_keep_no_wider_cache() -> None:
 def test_stable_diffusions_cache_takes_what_the_note_says() -> None:
     """Section 3.2, on tensors without data: 40 layers and 1.42 GiB per step at 512 x 512 in float16."""
     model = build(SIZES["sd15"], torch.device("meta"), torch.float16, motion=True)
-    assert model.cache_layout is not None
-    assert len(model.cache_layout.layers) == 40
-    assert model.cache_layout.bytes_per_step(64, 64, 16, torch.float16) == 1_520_435_200
+    layout = model.layouts.cache
+    assert layout is not None
+    assert len(layout.layers) == 40
+    assert layout.bytes_per_step(64, 64, 16, torch.float16) == 1_520_435_200
 
 
 def test_the_result_is_a_figure_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from rearview.contract.chain import OperatorKind
 from rearview.contract.frame import PICTURE
 from rearview.contract.settings import Settings
-from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.model import Forward, NullModel
 from rearview.engine.rows import Row
 from torch import Tensor
@@ -27,11 +27,11 @@ class FailsOn(NullModel):
         self.failures: list[list[int]] = []
         """Ordinals of the rows of each forward that failed."""
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         if any(content(row).numpy().tobytes().startswith(self._mark) for row in rows):
             self.failures.append([row.ordinal for row in rows])
             raise RuntimeError("planted")
-        return super().forward(rows, view)
+        return super().forward(rows, views)
 
 
 class Slow(NullModel):
@@ -40,9 +40,9 @@ class Slow(NullModel):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         time.sleep(self.seconds)
-        return super().forward(rows, view)
+        return super().forward(rows, views)
 
 
 class SlowPrepare(NullModel):
@@ -65,16 +65,16 @@ class RefusesPrompt(NullModel):
         if settings.prompt == self._prompt:
             raise ValueError("planted")
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         for row in rows:
             self.prepare(row.settings)
-        return super().forward(rows, view)
+        return super().forward(rows, views)
 
 
 class Stamps(NullModel):
     """A picture is the frame's bytes, a `d` per denoising step, and the prompt that it ran under."""
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         return Forward([{PICTURE: self._run(row)} for row in rows])
 
     def _run(self, row: Row) -> Tensor:

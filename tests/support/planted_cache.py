@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import pytest
 import torch
 from rearview.config import ServiceConfig, SpanConfig
-from rearview.engine.memory.protocol import MemoryView
+from rearview.engine.memory.compose import Memories
+from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.model import Forward, NullModel
 from rearview.engine.rows import Row
 
 from support.frames import content, planes_of
 from support.toy_cache import RING, SINK, ToyCache
+from support.toy_view import TOY
 
 __all__ = ["CACHE", "SeesPast", "plant_cache"]
 
@@ -26,17 +28,18 @@ class SeesPast(NullModel):
     def __init__(self, fails: Sequence[bytes] = ()) -> None:
         self._fails = tuple(fails)
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         payloads = [content(each) for row in rows for each in row.samples()]
         for payload in payloads:
             if self._fails and payload.numpy().tobytes().startswith(self._fails):
                 raise RuntimeError("planted")
+        view = views.of(TOY)
         if view is None:
             return Forward([planes_of(each) for each in payloads])
-        seen = zip(payloads, view.seen, strict=True)
+        seen = zip(payloads, view.seen_S.tolist(), strict=True)
         return Forward(
             [planes_of((each.int() + past).remainder(251).to(torch.uint8)) for each, past in seen],
-            view.update,
+            Updates({TOY.name: view.update}),
         )
 
 
@@ -44,9 +47,9 @@ def plant_cache(monkeypatch: pytest.MonkeyPatch, model: SeesPast | None = None) 
     """Give every span that is loaded from now on a toy cache; returns these, in the order of the spans."""
     caches: list[ToyCache] = []
 
-    def memory(config: ServiceConfig, span_config: SpanConfig, *_: object) -> ToyCache:
+    def memory(config: ServiceConfig, span_config: SpanConfig, *_: object) -> Memories:
         caches.append(ToyCache(span_config.slots))
-        return caches[-1]
+        return Memories([caches[-1]], span_config.slots)
 
     monkeypatch.setattr("rearview.replica.build._memory", memory)
     monkeypatch.setattr("rearview.replica.build.load_model", lambda *_: model or SeesPast())

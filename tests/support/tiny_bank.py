@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.bank.layers import KeptOutputs
 from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-from rearview.engine.memory.protocol import TemporalMemory
+from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.reference.bank import PlainBank
@@ -27,6 +27,7 @@ from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_denoiser
 
 from support.frames import content, entering, in_flight, stacked
+from support.memories import composed, gather, scatter
 from support.tiny import LATENT_CHANNELS, SIZE, write_tiny_checkpoint
 
 MAX_STEPS = 3
@@ -68,11 +69,13 @@ def denoise_span(steps: Sequence[int] = range(MAX_STEPS)) -> Span:
     return Span("denoise", tuple(Operator(OperatorKind.DENOISE, step) for step in steps))
 
 
-def tiny_engine(memory: TemporalMemory, *, order: Order = Order.BACK_TO_BACK, max_batch: int = 16) -> Engine:
+def tiny_engine(
+    memory: FeatureBank | Memories, *, order: Order = Order.BACK_TO_BACK, max_batch: int = 16
+) -> Engine:
     return Engine(
         denoise_span(),
         tiny_model(),
-        memory,
+        composed(memory),
         Scheduler(CostTable(), max_batch),
         order=order,
         clock=lambda: 0.0,
@@ -224,18 +227,16 @@ def make_row(
     step: int = 0,
     *,
     settings: Settings | None = None,
-    write_due: bool = False,
 ) -> Row:
     operator = Operator(OperatorKind.DENOISE, step)
     frame = in_flight(spec, ordinal, operator, latent, settings)
-    return Row(frame, operator, "group", float("inf"), write_due)
+    return Row(frame, operator, "group", float("inf"))
 
 
 def forward(memory: FeatureBank, rows: Sequence[Row]) -> torch.Tensor:
-    """One forward of rows; commits. Writes are due where the memory says so."""
-    due = [replace(row, write_due=memory.write_due(row)) for row in rows]
-    result = tiny_model().forward(due, memory.gather(due))
-    memory.scatter(due, result.update)
+    """One forward of rows; commits."""
+    result = tiny_model().forward(rows, gather(memory, rows))
+    scatter(memory, rows, result.updates)
     return torch.stack([stacked(planes) for planes in result.outputs])
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,10 +13,13 @@ from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.memory.bank.layers import BankLayout
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache, read_cache_layout
+from rearview.engine.memory.cache.layers import read_cache_layout
+from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory, JointView
+from rearview.engine.memory.compose import Memories
+from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.attention.processors import install_processors
+from rearview.engine.networks.attention.readers import Readers
 from rearview.engine.networks.attention.temporal import ClipAttention
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.unet import StreamingUNet
@@ -27,6 +29,7 @@ from rearview.engine.rows import Row
 from torch import Tensor
 
 from support.frames import content, in_flight
+from support.memories import gather, scatter
 
 CHANNELS = 4
 """Of a latent."""
@@ -133,46 +136,53 @@ def stream_row(spec: SessionSpec, latent: Tensor, ordinal: int = 0, step: int = 
 
 
 def predict(
-    view: Any, rows: Sequence[Row], unet: StreamingUNet | None = None, beside: Sequence[int] = ()
+    views: Views, rows: Sequence[Row], unet: StreamingUNet | None = None, beside: Sequence[int] = ()
 ) -> Tensor:
     """One prediction per sample, (S, C, h, w); those of `beside` follow under another prompt."""
+    return run(Readers(views.beside(beside) if beside else views).arguments, rows, unet, beside)
+
+
+def run(
+    memory: Mapping[str, Any],
+    rows: Sequence[Row],
+    unet: StreamingUNet | None = None,
+    beside: Sequence[int] = (),
+) -> Tensor:
+    """The same with what the UNet is called with in place of views."""
     unet = unet or tiny_unet()
     samples = [sample for row in rows for sample in row.samples()]
     latents = torch.stack([content(sample) for sample in samples])
     steps = [TIMESTEPS[sample.operator.step] for sample in samples]
     prompts = torch.ones(len(samples), 3, 8, dtype=unet.dtype, device=unet.device)
     if beside:
-        view = view.beside(beside)
         latents, prompts = (
             torch.cat([latents, latents[list(beside)]]),
             torch.cat([prompts, -prompts[list(beside)]]),
         )
         steps += [steps[i] for i in beside]
-    memory = view if hasattr(view, "bank") else JointView(None, view)
     with torch.inference_mode():
-        found = unet(
-            latents.to(unet.device, unet.dtype),
-            torch.tensor(steps),
-            prompts,
-            cross_attention_kwargs={"memory": memory},
-        )
+        found = unet(latents.to(unet.device, unet.dtype), torch.tensor(steps), prompts, **memory)
         output: Tensor = found[0]
         return output
 
 
+def recorded(views: Views, rows: Sequence[Row], unet: StreamingUNet | None = None) -> tuple[Tensor, Updates]:
+    """One prediction per sample, and what the forward leaves."""
+    readers = Readers(views)
+    return run(readers.arguments, rows, unet), readers.collect()
+
+
 def advance(
-    memory: TemporalKVCache | JointMemory, rows: Sequence[Row], unet: StreamingUNet | None = None
+    memory: TemporalKVCache | Memories, rows: Sequence[Row], unet: StreamingUNet | None = None
 ) -> Tensor:
-    """One forward of rows; commits. The bank is written where it says that a write is due."""
-    rows = [replace(row, write_due=memory.write_due(row)) for row in rows]
-    view: Any = memory.gather(rows)
-    outputs = predict(view, rows, unet)
-    memory.scatter(rows, view.collect())
+    """One forward of rows; commits."""
+    outputs, updates = recorded(gather(memory, rows), rows, unet)
+    scatter(memory, rows, updates)
     return outputs
 
 
 def play(
-    memory: TemporalKVCache | JointMemory,
+    memory: TemporalKVCache | Memories,
     spec: SessionSpec,
     latents: Tensor,
     step: int = 0,
@@ -215,9 +225,8 @@ def opened(window: CacheWindow = WINDOW, **arguments: Any) -> tuple[TemporalKVCa
 
 def whole_clip(latents: Tensor, sinks: int, unet: StreamingUNet | None = None) -> Tensor:
     """All frames in one forward under the mask of training."""
-    view = ClipAttention(len(latents), sinks)
     row = window_row(cached("clip"), latents)
-    return predict(view, [row], unet)
+    return run({"attend": ClipAttention(len(latents), sinks).attend}, [row], unet)
 
 
 def gap(left: Tensor, right: Tensor) -> float:

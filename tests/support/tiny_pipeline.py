@@ -12,6 +12,7 @@ from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.transport.wire import decode_frame, decode_settings, encode_frame, encode_settings
 
 from support.frames import content, entering
+from support.memories import composed
 from support.tiny_bank import Stream, denoise_span, tiny_bank, tiny_model
 
 SESSION_ID = "ab" * 16
@@ -35,7 +36,7 @@ def in_pieces(stream: Stream, pieces: Sequence[Sequence[int]]) -> list[torch.Ten
 
 
 def _engine(steps: Sequence[int]) -> Engine:
-    memory = tiny_bank(1, steps=steps)
+    memory = composed(tiny_bank(1, steps=steps))
     return Engine(denoise_span(steps), tiny_model(), memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
 
 

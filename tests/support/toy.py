@@ -16,16 +16,18 @@ from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
+from rearview.engine.memory.build import Layouts
+from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.protocol import MemoryView, TemporalMemory
+from rearview.engine.memory.protocol import AnyMemory, Updates, Views
 from rearview.engine.networks.model import Forward
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from torch import Tensor
 
 from support.frames import content, entering, planes_of
+from support.toy_view import MODULUS, TOY
 
-MODULUS = 2**31 - 1
 TOY_STEPS = 3
 
 
@@ -66,6 +68,10 @@ class ToyModel:
     batches: list[list[tuple[str, int, str]]] = field(default_factory=list)
     """(session, ordinal, operator) of every row of every forward, failed ones included."""
 
+    @property
+    def layouts(self) -> Layouts:
+        return Layouts()
+
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
         apart = self.groups(spec)
         return operator.kind if apart is None else (operator.kind, apart)
@@ -73,18 +79,19 @@ class ToyModel:
     def prepare(self, settings: Settings) -> None:
         pass
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         self.batches.append([(row.session_id, row.ordinal, row.operator.name) for row in rows])
         self.clock.now_s += self.costs.seconds(rows[0].group, sum(row.width for row in rows))
         if self.fails(rows):
             raise RuntimeError("the test lets this forward fail")
         samples = [sample for row in rows for sample in row.samples()]
-        seen = [0] * len(samples) if view is None else view.seen
+        past = views.of(TOY)
+        seen = [0] * len(samples) if past is None else past.seen_S.tolist()
         outputs = [
-            planes_of(toy_output(each.operator, content(each) + past, each.settings, each.ordinal))
-            for each, past in zip(samples, seen, strict=True)
+            planes_of(toy_output(each.operator, content(each) + number, each.settings, each.ordinal))
+            for each, number in zip(samples, seen, strict=True)
         ]
-        return Forward(outputs, None if view is None else view.update)
+        return Forward(outputs, Updates() if past is None else Updates({TOY.name: past.update}))
 
 
 def toy_engine(
@@ -95,10 +102,11 @@ def toy_engine(
     max_batch: int = 16,
     max_wait_forwards: int = 8,
     order: Order = Order.BACK_TO_BACK,
-    memory: TemporalMemory | None = None,
+    memory: AnyMemory | None = None,
 ) -> Engine:
     scheduler = Scheduler(model.costs, max_batch, max_wait_forwards)
-    return Engine(span, model, memory or Memoryless(slots), scheduler, order=order, clock=model.clock)
+    memories = Memoryless(slots) if memory is None else Memories([memory], memory.free_slots)
+    return Engine(span, model, memories, scheduler, order=order, clock=model.clock)
 
 
 def toy_payload(session_id: str, ordinal: int) -> Tensor:

@@ -6,52 +6,34 @@ It keeps a session's first W and last R frames per step as the real one does, re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
+import torch
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.memory.export import Chunk
+from rearview.engine.memory.protocol import Memory, Write
 from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
 from torch import Tensor
 
 from support.frames import content
-from support.toy import MODULUS
+from support.toy_view import RING, TOY, Seen, ToyUpdate, ToyView
 
-SINK, RING = 4, 3
+__all__ = ["RING", "SINK", "Seen", "ToyCache", "number_of_sample"]
 
-
-@dataclass(frozen=True)
-class Seen:
-    """The past of one (session, step): a number for each frame that it keeps."""
-
-    sinks: tuple[int, ...] = ()
-    ring: tuple[int, ...] = ()
-
-    @property
-    def number(self) -> int:
-        total = 0
-        for each in (*self.sinks, -1, *self.ring):
-            total = (total * 31 + each) % MODULUS
-        return total
-
-    def after(self, number: int) -> Seen:
-        return Seen(self.sinks, (*self.ring, number)[-RING:])
+SINK = 4
 
 
 @dataclass
-class View:
-    seen: list[int]
-    """Per sample."""
-    update: list[Seen]
-    """Per row: what it would write."""
+class ToyCache(Memory[ToyView, ToyUpdate]):
+    """Pasts of sessions that have `spec.cache`."""
 
-
-@dataclass
-class ToyCache:
-    """A `TemporalMemory` of sessions that have `spec.cache`."""
+    kind = TOY
+    operators = frozenset(OperatorKind)
 
     slots: int = 64
     written: list[tuple[int, tuple[int, ...], bool]] = field(default_factory=list)
@@ -75,40 +57,57 @@ class ToyCache:
     def warm_up_frames(self, spec: SessionSpec) -> int:
         return SINK if spec.cache is not None else 0
 
-    def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
-        return False
+    def group(self, spec: SessionSpec, operator: Operator) -> Hashable:
+        """Rows with and without a cache may share a forward: a past is one number, and none is 0."""
 
-    def write_due(self, row: Row) -> bool:
-        return False
-
-    def gather(self, rows: Sequence[Row]) -> View | None:
-        if rows[0].operator.kind is not OperatorKind.DENOISE or rows[0].frame.spec.cache is None:
+    def gather(self, rows: Sequence[Row]) -> ToyView | None:
+        if rows[0].operator.kind is not OperatorKind.DENOISE or all(not _is_cached(row) for row in rows):
             return None
-        view = View([], [])
+        pasts = [self._past(row) if _is_cached(row) else None for row in rows]
+        seen = [
+            0 if past is None else past.number
+            for past, row in zip(pasts, rows, strict=True)
+            for _ in row.frames
+        ]
+        return ToyView(torch.tensor(seen), ToyUpdate(tuple(pasts)))
+
+    def _past(self, row: Row) -> Seen:
+        """As the row sees it, and leaves it."""
+        numbers = [number_of_sample(each.ordinal, each.settings, content(each)) for each in row.samples()]
+        if row.window:
+            assert len(numbers) == SINK, f"a window of {len(numbers)}"
+            return Seen(tuple(numbers))
+        return self.pasts[row.session_id, row.operator.step].after(numbers[0])  # KeyError: it is not warm.
+
+    def prepare(self, rows: Sequence[Row], update: ToyUpdate) -> Write:
         keys = [(row.session_id, row.operator.step) for row in rows]
-        assert len(set(keys)) == len(keys), f"{keys}: a cache is read twice in one forward"
-        for key, row in zip(keys, rows, strict=True):
-            numbers = [number_of_sample(each.ordinal, each.settings, content(each)) for each in row.samples()]
-            if row.window:
-                assert len(numbers) == SINK, f"a window of {len(numbers)}"
-                past = Seen(tuple(numbers))
-                view.seen += [past.number] * SINK
-            else:
-                past = self.pasts[key].after(numbers[0])  # KeyError: it was not warmed up.
-                view.seen.append(past.number)
-            view.update.append(past)
-        return view
+        assert len(set(keys)) == len(keys), f"{keys}: a cache is written twice in one forward"
 
-    def scatter(self, rows: Sequence[Row], update: Sequence[Seen] | None) -> None:
-        for row, past in zip(rows, update or (), strict=update is not None):
-            self.pasts[row.session_id, row.operator.step] = past
-            self.written.append((row.operator.step, tuple(frame.ordinal for frame in row.frames), row.shadow))
+        def write() -> None:
+            for row, past in zip(rows, update.pasts, strict=True):
+                if past is not None:
+                    self.pasts[row.session_id, row.operator.step] = past
+                    ordinals = tuple(frame.ordinal for frame in row.frames)
+                    if row.session_id:  # What is timed at start-up has no name.
+                        self.written.append((row.operator.step, ordinals, row.shadow))
 
-    def export(self, session_id: str) -> Mapping[str, Any]:
-        return {"pasts": {step: past for (name, step), past in self.pasts.items() if name == session_id}}
+        return write
 
-    def import_(self, session_id: str, state: Mapping[str, Any]) -> None:
-        self.pasts |= {(session_id, step): past for step, past in state["pasts"].items()}
+    def export(self, session_id: str) -> Iterator[Chunk]:
+        yield Chunk(TOY.name)
+        for (name, step), past in self.pasts.items():
+            if name == session_id:
+                yield Chunk(TOY.name, step, values={"sinks": list(past.sinks), "ring": list(past.ring)})
+
+    def prepare_import(self, session_id: str, chunks: Iterable[Chunk]) -> Write:
+        pasts = {
+            (session_id, chunk.step): Seen(
+                *(tuple(cast(list[int], chunk.values[k])) for k in ("sinks", "ring"))
+            )
+            for chunk in chunks
+            if chunk.values
+        }
+        return lambda: self.pasts.update(pasts)
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         return 0
@@ -125,6 +124,10 @@ class ToyCache:
         return [
             each[1] for each in self.written if each[0] == step and len(each[1]) > 1 and each[2] is shadow
         ]
+
+
+def _is_cached(row: Row) -> bool:
+    return row.frame.spec.cache is not None
 
 
 def number_of_sample(ordinal: int, settings: Settings, payload: Tensor) -> int:

@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rearview.client.answers import Image
     from rearview.contract.session import SessionSpec
     from rearview.contract.settings import Settings
-    from rearview.engine.memory.protocol import TemporalMemory
+    from rearview.engine.memory.compose import Memories
     from rearview.engine.networks.depth import DepthEstimator
     from rearview.engine.networks.model import DiffusionModel
 
@@ -154,7 +154,7 @@ def _verify(options: VerifyOptions) -> list[str]:
     model = _load(options, place, dtype)
     load_s = time.perf_counter() - started_s
     typer.echo(f"loaded in {load_s:.1f} s on {place}, {str(dtype).removeprefix('torch.')}")
-    frames = max(options.frames, MOTION_FRAMES) if model.cache_layout is not None else options.frames
+    frames = max(options.frames, MOTION_FRAMES) if model.layouts.cache is not None else options.frames
     clip = _clip(frames, options.size)
     quality_db = _autoencoder_db(model, clip, dtype, place)
     typer.echo(f"autoencoder: {quality_db:.1f} dB")
@@ -293,32 +293,31 @@ def _depth_pictures(estimator: DepthEstimator, clip: Sequence[Image], device: to
 
 def _ways(
     model: DiffusionModel, settings: Settings, size: int, dtype: torch.dtype, device: torch.device
-) -> Iterator[tuple[SessionSpec, TemporalMemory]]:
+) -> Iterator[tuple[SessionSpec, Memories]]:
     """Every way in which the model can translate: a session named after it, and its memory."""
     from rearview.contract.memories import BankSettings, CacheSettings
     from rearview.contract.session import SessionSpec
-    from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-    from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
-    from rearview.engine.memory.compose import JointMemory
-    from rearview.engine.memory.depth.pool import DepthRange
-    from rearview.engine.memory.memoryless import Memoryless
+    from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 
-    steps = tuple(range(STEPS))
-    yield SessionSpec("per frame", size, size, STEPS, settings), Memoryless(1)
-    assert model.bank_layout is not None
-    bank = FeatureBank(model.bank_layout, BankShape(1, steps, size, size), dtype=dtype, device=device)
-    yield SessionSpec("feature bank", size, size, STEPS, settings, bank=BankSettings()), bank
-    if model.cache_layout is not None:
-        cache = TemporalKVCache(
-            model.cache_layout, CacheShape(1, steps, size, size), dtype=dtype, device=device
+    specs = [SessionSpec("per frame", size, size, STEPS, settings)]
+    specs.append(replace(specs[0], session_id="feature bank", bank=BankSettings()))
+    if model.layouts.cache is not None:
+        specs.append(replace(specs[0], session_id="motion modules", cache=CacheSettings()))
+    for spec in specs:
+        options = MemoryOptions(
+            num_slots=1,
+            height=size,
+            width=size,
+            dtype=dtype,
+            device=device,
+            bank=spec.bank,
+            cache=None if spec.cache is None else CacheOptions(),
         )
-        depth_range = None if model.depth is None else DepthRange(1, device=device)
-        spec = SessionSpec("motion modules", size, size, STEPS, settings, cache=CacheSettings())
-        yield spec, JointMemory(None, cache, depth_range)
+        yield spec, build_memories(_span(), model.layouts, options)
 
 
 def _translate(
-    model: DiffusionModel, memory: TemporalMemory, spec: SessionSpec, clip: Sequence[Image]
+    model: DiffusionModel, memory: Memories, spec: SessionSpec, clip: Sequence[Image]
 ) -> tuple[list[Image], list[float]]:
     """The clip's pictures, one frame after another, and the seconds that each took."""
     import torch

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -13,8 +12,8 @@ from torch import Tensor
 from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame
 from rearview.contract.session import SessionSpec
-from rearview.engine.memory.protocol import TemporalMemory
-from rearview.engine.networks.model import Model
+from rearview.engine.memory.compose import Memories
+from rearview.engine.networks.model import Model, row_group
 from rearview.engine.rows import FrameInFlight, Row, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.weights.checkpoint import latent_shape
@@ -26,11 +25,13 @@ Planes = Mapping[str, Tensor]
 
 REPEATS = 2
 """The faster of so many runs counts: the first ones also allocate."""
+MAX_INTERVAL = 4096
+"""Ordinals among which a row that writes, and one that does not, are looked for."""
 
 
 def measure_costs(
     model: Model,
-    memory: TemporalMemory,
+    memory: Memories,
     span: Span,
     spec: SessionSpec,
     payloads: Sequence[Planes],
@@ -52,21 +53,13 @@ def measure_costs(
         if operator.kind in seen:
             continue
         seen.add(operator.kind)
-        group = model.group(spec, spec.settings, operator)
-        costs = {}
-        if operator.kind is OperatorKind.DENOISE and (frames := memory.warm_up_frames(spec)):
-            row = _window_row(spec, operator, group, payload, frames)
-            costs[row.group] = {
-                size * frames: _fastest(model, memory, [row] * size) for size in batch_sizes[:1]
-            }
-        row = _row(spec, operator, group, payload)
-        costs[group] = {size: _fastest(model, memory, [row] * size) for size in batch_sizes}
+        bench = _Bench(model, memory, spec, operator, payload)
+        costs, more_s = bench.measure(batch_sizes)
+        write_s = max(write_s, more_s)
         table |= costs
         for adapters in adapter_sets:
-            under = model.group(spec, replace(spec.settings, adapters=adapters), operator)
-            table |= {window_group(under) if known != group else under: costs[known] for known in costs}
-        if operator.kind is OperatorKind.DENOISE:
-            write_s = _write_seconds(model, memory, spec, operator, payload)
+            under = row_group(model, memory, spec, replace(spec.settings, adapters=adapters), operator)
+            table |= {window_group(under) if known != bench.group else under: costs[known] for known in costs}
     memory.free(spec.session_id)
     return CostTable(table, write_s)
 
@@ -87,52 +80,71 @@ def example_payloads(
     return [by_kind[operator.kind] for operator in span.operators]
 
 
-def _write_seconds(
-    model: Model, memory: TemporalMemory, spec: SessionSpec, operator: Operator, payload: Planes
-) -> float:
-    """Extra seconds of a row whose write is due, onto what was written before; 0 where none ever is."""
-    group = model.group(spec, spec.settings, operator)
-    first = _row(spec, operator, group, payload, write_due=True)
-    if not memory.write_due(first):
-        return 0.0
-    _time(model, memory, [first])
-    rows = (_row(spec, operator, group, payload, ordinal=n, write_due=True) for n in count(1))
-    writes = next(row for row in rows if memory.write_due(row))
-    reads = replace(writes, write_due=False)
-    seconds = [min(_time(model, memory, [row]) for _ in range(REPEATS)) for row in (writes, reads)]
-    return max(0.0, seconds[0] - seconds[1])
+class _Bench:
+    """Rows of one session and one operator. Frames of one session are not in one forward: so forwards are of
+    one row many times, and what a row commits is timed apart.
+    """
+
+    def __init__(
+        self, model: Model, memory: Memories, spec: SessionSpec, operator: Operator, payload: Planes
+    ) -> None:
+        self._model, self._memory, self._spec = model, memory, spec
+        self._operator, self._payload = operator, payload
+        self.group = row_group(model, memory, spec, spec.settings, operator)
+
+    def measure(self, batch_sizes: Sequence[int]) -> tuple[dict[Hashable, dict[int, float]], float]:
+        """Seconds by group and samples, and seconds more of a write; 0 where none is ever due."""
+        costs: dict[Hashable, dict[int, float]] = {}
+        frames = self._memory.warm_up_frames(self._spec)
+        if frames and self._operator.kind is OperatorKind.DENOISE:
+            window = self._window(frames)
+            sizes = {size * frames: size for size in batch_sizes[:1]}
+            costs[window.group] = self._seconds(window, sizes, self._commit_seconds(window))
+        else:
+            self._commit_seconds(self._row(0))
+        writes, reads = self._find(lambda num: num > 0), self._find(lambda num: num == 0)
+        read_s = 0.0 if reads is None else self._commit_seconds(reads)
+        write_s = 0.0 if writes is None else self._commit_seconds(writes)
+        row = reads or self._row(1)
+        costs[self.group] = self._seconds(row, {size: size for size in batch_sizes}, read_s)
+        return costs, max(0.0, write_s - read_s) if writes is not None else 0.0
+
+    def _find(self, is_wanted: Callable[[int], bool]) -> Row | None:
+        """The first row after what was written before, of whose number of writes that is true."""
+        rows = map(self._row, range(1, MAX_INTERVAL + 1))
+        return next((row for row in rows if is_wanted(self._memory.num_writes(row))), None)
+
+    def _seconds(self, row: Row, sizes: Mapping[int, int], commit_s: float) -> dict[int, float]:
+        """By samples, for a number of rows each."""
+        return {
+            samples: min(self._forward_seconds([row] * size) for _ in range(REPEATS)) + size * commit_s
+            for samples, size in sizes.items()
+        }
+
+    def _forward_seconds(self, rows: Sequence[Row]) -> float:
+        return _seconds_of(lambda: self._model.forward(rows, self._memory.gather(rows)))
+
+    def _commit_seconds(self, row: Row) -> float:
+        """Of what one row leaves, onto what was written before."""
+        views = self._memory.gather([row])
+        if not views:
+            return 0.0
+        updates = self._model.forward([row], views).updates
+        return min(_seconds_of(lambda: self._memory.scatter([row], updates)) for _ in range(REPEATS))
+
+    def _row(self, ordinal: int) -> Row:
+        came = Frame("", ordinal, self._payload)
+        frame = FrameInFlight(self._spec, self._spec.settings, came, self._payload, (self._operator,))
+        return Row(frame, self._operator, self.group, float("inf"))
+
+    def _window(self, frames: int) -> Row:
+        rows = [self._row(n) for n in range(frames)]
+        return replace(rows[-1], group=window_group(self.group), window=tuple(row.frame for row in rows))
 
 
-def _row(
-    spec: SessionSpec,
-    operator: Operator,
-    group: Hashable,
-    payload: Planes,
-    *,
-    ordinal: int = 0,
-    write_due: bool = False,
-) -> Row:
-    came = Frame("", ordinal, payload)
-    frame = FrameInFlight(spec, spec.settings, came, payload, (operator,))
-    return Row(frame, operator, group, float("inf"), write_due)
-
-
-def _window_row(spec: SessionSpec, operator: Operator, group: Hashable, payload: Planes, frames: int) -> Row:
-    rows = [_row(spec, operator, group, payload, ordinal=n) for n in range(frames)]
-    window = tuple(row.frame for row in rows)
-    return replace(rows[-1], group=window_group(group), window=window)
-
-
-def _fastest(model: Model, memory: TemporalMemory, rows: Sequence[Row]) -> float:
-    return min(_time(model, memory, rows) for _ in range(REPEATS))
-
-
-def _time(model: Model, memory: TemporalMemory, rows: Sequence[Row]) -> float:
-    """Of a forward and its commit; frames of one session are not encoded together, so not committed."""
+def _seconds_of(run: Callable[[], object]) -> float:
     started_s = time.perf_counter()
-    update = model.forward(rows, memory.gather(rows)).update
-    if rows[0].operator.kind is OperatorKind.DENOISE:
-        memory.scatter(rows, update)
+    run()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter() - started_s

@@ -1,6 +1,6 @@
 """`Engine.step()`: choose rows → gather their memory → one forward → scatter → emit.
 
-An engine owns one span of the chain: weights (`Model`), the sessions' pasts (`TemporalMemory`) and the
+An engine owns one span of the chain: weights (`Model`), the sessions' pasts (`Memories`) and the
 frames in flight. The whole chain in one engine is the local service; one engine per span, joined by
 links, is the distributed one, and both run this same `step`. What surprises: a forward changes nothing.
 Memory, `committed` and the frame's payload change together in `_commit`, so a row that failed before it
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -25,8 +25,8 @@ from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.frame import Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.memory.protocol import TemporalMemory
-from rearview.engine.networks.model import Forward, Model
+from rearview.engine.memory.compose import Memories
+from rearview.engine.networks.model import Forward, Model, row_group
 from rearview.engine.open_session import OpenSession, SessionState
 from rearview.engine.rows import (
     FrameInFlight,
@@ -85,7 +85,7 @@ class Engine:
         self,
         span: Span,
         model: Model,
-        memory: TemporalMemory,
+        memory: Memories,
         scheduler: Scheduler,
         *,
         order: Order = Order.BACK_TO_BACK,
@@ -118,7 +118,7 @@ class Engine:
         """The session between two steps, frames in flight and what is retained included; a copy. It goes
         on from there in another engine of the same span.
         """
-        return SessionState(deepcopy(self._sessions[session_id]), self._memory.export(session_id))
+        return SessionState(deepcopy(self._sessions[session_id]), tuple(self._memory.export(session_id)))
 
     def import_(self, state: SessionState) -> None:
         """Open a session that was exported. Raises Refused(NO_CAPACITY), and ValueError if the memory does
@@ -302,7 +302,7 @@ class Engine:
         return newest.operator.kind is OperatorKind.ENCODE and frame.operator.kind is OperatorKind.DENOISE
 
     def _row(self, session: OpenSession, frame: FrameInFlight) -> Row:
-        group = self._model.group(frame.spec, frame.settings, frame.operator)
+        group = self._group(frame.spec, frame.settings, frame.operator)
         row = Row(frame, frame.operator, group, 0.0, later=tuple(self._later(session, frame)))
         return self._scheduled(row, frame.deadline_s)
 
@@ -316,7 +316,7 @@ class Engine:
         if frames is None or any(frame.operator != operator for frame in frames):
             return None
         window = filled(frames, step.start(head), step.frames)
-        group = window_group(self._model.group(head.spec, head.settings, operator))
+        group = window_group(self._group(head.spec, head.settings, operator))
         later = tuple(self._later(session, frames[-1], step.frames))
         return self._scheduled(
             Row(window[-1], operator, group, 0.0, later=later, window=window), window[-1].deadline_s
@@ -335,7 +335,7 @@ class Engine:
             before = waiting.operators.index(operator) - 1
             later = tuple(self._later(session, waiting, position=before))
             frame = replace(frame, came=replace(frame.came, deadline_s=waiting.deadline_s))
-        group = window_group(self._model.group(frame.spec, frame.settings, operator))
+        group = window_group(self._group(frame.spec, frame.settings, operator))
         row = Row(frame, operator, group, 0.0, later=later, window=(*window[:-1], frame), shadow=True)
         return self._scheduled(row, frame.deadline_s)
 
@@ -347,7 +347,7 @@ class Engine:
         """
         after = frame.position if position is None else position
         for operator in frame.operators[after + 1 :]:
-            group = self._model.group(frame.spec, frame.settings, operator)
+            group = self._group(frame.spec, frame.settings, operator)
             width = row_width(operator, frame.settings)
             if self._is_in_window(session, frame, operator):
                 assert session.warm_up is not None
@@ -363,15 +363,20 @@ class Engine:
         return is_early and session.is_cold(frame, operator.step)
 
     def _scheduled(self, row: Row, deadline_s: float) -> Row:
-        """`row` with what it is to the scheduler: when it is due, and whether it writes."""
+        """`row` with what it is to the scheduler: when it is due, and what it writes."""
         due_s = deadline_s - sum(self._scheduler.costs.seconds(*each) for each in row.later)
-        write_due = row.operator.kind is OperatorKind.DENOISE and self._memory.write_due(row)
-        return replace(row, due_s=due_s, write_due=write_due)
+        return replace(row, due_s=due_s, writes=self._memory.num_writes(row))
+
+    def _group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
+        return row_group(self._model, self._memory, spec, settings, operator)
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
         failed = False
         try:
-            forward = self._model.forward(rows, self._memory.gather(rows))
+            views = self._memory.gather(rows)
+            forward = self._model.forward(rows, views)
+            assert forward.updates.keys() == views.keys(), "a model leaves something to each memory it reads"
+            self._memory.scatter(rows, forward.updates)
         except Exception:  # The edge of a batch: what fails here ends frames, never the engine.
             logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)
             self._fail(rows)
@@ -381,7 +386,6 @@ class Engine:
         return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed)
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
-        self._memory.scatter(rows, forward.update)
         finished_s = self._clock()
         samples = sum(len(row.frames) for row in rows)
         assert len(forward.outputs) == samples, f"{len(forward.outputs)} outputs of {samples} samples"

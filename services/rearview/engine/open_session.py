@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from rearview.contract.chain import Operator
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.memory.export import Chunk
 from rearview.engine.rows import FrameInFlight
 from rearview.engine.warmup import WarmUp
 
@@ -61,5 +61,5 @@ class SessionState:
     """
 
     session: OpenSession
-    memory: Mapping[str, Any]
-    """Its past, as `TemporalMemory.export` gave it."""
+    memory: Sequence[Chunk]
+    """Its past, as `Memories.export` gave it."""

@@ -127,8 +127,8 @@ class Row:
     """Rows may share a forward iff their groups are equal (weights, resolution, dtype)."""
     due_s: float
     """When it must be done for its frame to meet the deadline, going on alone."""
-    write_due: bool = False
-    """Whether its commit writes more than every row of its group does (`TemporalMemory.write_due`)."""
+    writes: int = 0
+    """Writes of its commit that not every row of its group makes: what it costs (`Memories.num_writes`)."""
     later: tuple[LaterRow, ...] = ()
     """Its frame's rows after this one, in this span."""
     window: tuple[FrameInFlight, ...] = field(default=(), repr=False)
@@ -142,7 +142,7 @@ class Row:
         return self.window or (self.frame,)
 
     def samples(self) -> tuple[Row, ...]:
-        """A row of its own for each frame; `write_due` is still that of the whole."""
+        """A row of its own for each frame; `writes` are still those of the whole."""
         if not self.window:
             return (self,)
         return tuple(replace(self, frame=frame, window=()) for frame in self.window)

@@ -29,7 +29,7 @@ __all__ = ["CostTable", "Scheduler"]
 
 @dataclass(frozen=True)
 class CostTable:
-    """t(group, rows, writes due), seconds, measured at start-up; piecewise linear in rows.
+    """t(group, rows, writes), seconds, measured at start-up; piecewise linear in rows.
 
     Measured with rows of width 1, or with windows: a wider row counts as so many.
     """
@@ -37,7 +37,7 @@ class CostTable:
     forward_s: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
     """Per group: seconds of one forward by number of rows. A larger batch counts as no cheaper."""
     write_s: float = 0.0
-    """Extra seconds per row whose write is due."""
+    """Extra seconds per write (`Row.writes`)."""
 
     def seconds(self, group: Hashable, rows: int, writes: int = 0) -> float:
         """Cost of a forward. An unknown group is free, so that nothing is held back for it."""
@@ -150,13 +150,13 @@ class Scheduler:
         group, room = rows[0].group, min(self._max_batch, _width(rows))
         candidates = self._in_turn(rows, self.costs.service(group, room) / room)
         head = next(candidates)
-        batch, width, writes = [head], head.width, int(head.write_due)
+        batch, width, writes = [head], head.width, head.writes
         if now + self.costs.seconds(group, width, writes) > head.due_s:
             return [head, *_fitting(candidates, self._best_throughput(group, room) - width)]
         deadlines = {head.later: head.frame.deadline_s}
         wider = Counter(_wider_later(head))
         for row in _fitting(candidates, room - width):
-            writes += row.write_due
+            writes += row.writes
             done_s = now + self.costs.seconds(group, width + row.width, writes)
             if done_s > self._earliest_due(deadlines, len(batch), wider):
                 break
@@ -206,7 +206,7 @@ class Scheduler:
         return max(range(1, room + 1), key=rate)
 
     def _charge(self, batch: Sequence[Row], ready: Sequence[Row]) -> None:
-        writes, width = sum(row.write_due for row in batch), _width(batch)
+        writes, width = sum(row.writes for row in batch), _width(batch)
         share_s = self.costs.service(batch[0].group, width, writes) / width
         for row in batch:
             self._served[row.frame.spec.tenant] += share_s * row.width / row.frame.spec.weight

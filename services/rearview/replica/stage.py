@@ -212,7 +212,7 @@ class Stage:
 
     async def _open(self, owner: Link, request: dict[str, Any]) -> None:
         try:
-            await self._try_open(owner, self._spec(request), request["epoch"], request["next"])
+            await self._try_open(owner, decode_spec(request["session"]), request["epoch"], request["next"])
         except RearviewError as error:
             owner.reply(request, _refusal(error))
         except Exception as error:  # The edge of one open: the session does not start, the replica goes on.
@@ -220,16 +220,6 @@ class Stage:
             owner.reply(request, _refusal(Fault(metadata={"error_id": error_id})))
         else:
             owner.reply(request, {})
-
-    def _spec(self, request: Mapping[str, Any]) -> SessionSpec:
-        """The session as this span sees it: only a span that denoises remembers anything, and one that
-        encodes the range of depth, which belongs to the temporal cache.
-        """
-        spec = decode_spec(request["session"])
-        if any(operator.startswith("denoise") for operator in self._span.operators):
-            return spec
-        ranges = "encode" in self._span.operators and self._config.model.depth
-        return replace(spec, bank=None, cache=spec.cache if ranges else None)
 
     async def _try_open(self, owner: Link, spec: SessionSpec, epoch: int, next_address: str) -> None:
         if self._draining or self._runner is None:

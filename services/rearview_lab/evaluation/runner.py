@@ -13,18 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from rearview.contract.chain import Span, chain
 from rearview.contract.frame import LATENT, PICTURE, Frame
-from rearview.contract.memories import BankSettings, CacheSettings, MergeMetric
+from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
-from rearview.engine.memory.bank.layers import KeptOutputs
-from rearview.engine.memory.bank.pool import BankShape, FeatureBank
-from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.compose import JointMemory
-from rearview.engine.memory.depth.pool import DepthRange
-from rearview.engine.memory.memoryless import Memoryless
-from rearview.engine.memory.protocol import TemporalMemory
+from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.decode import decode_levels
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel
@@ -89,8 +84,9 @@ class Translator:
 
     def supports(self, method: Method) -> bool:
         """Whether the checkpoint has what the method needs."""
-        lacks_bank = method.bank is not None and self._model.bank_layout is None
-        lacks_motion = method.cache is not None and self._model.cache_layout is None
+        layouts = self._model.layouts
+        lacks_bank = method.bank is not None and layouts.bank is None
+        lacks_motion = method.cache is not None and layouts.cache is None
         return not lacks_bank and not lacks_motion
 
     def memory_bytes(self, method: Method) -> int:
@@ -147,37 +143,17 @@ class Translator:
         size = self._size
         return SessionSpec(name, size, size, self._max_steps, settings, bank=method.bank, cache=method.cache)
 
-    def _memory(self, method: Method, num_sessions: int) -> TemporalMemory:
+    def _memory(self, method: Method, num_sessions: int) -> Memories:
         if not self.supports(method):
             raise ConfigError(f"this checkpoint lacks what {method.name} needs")
-        bank = None if method.bank is None else self._bank(method.bank, num_sessions)
-        if method.cache is None:
-            return bank or Memoryless(num_sessions)
-        storage = method.storage or self._dtype
-        depth = None if self._model.depth is None else DepthRange(num_sessions, device=self._device)
-        return JointMemory(bank, self._cache(method.window, storage, num_sessions), depth)
-
-    def _bank(self, settings: BankSettings, num_sessions: int) -> FeatureBank:
-        assert self._model.bank_layout is not None
-        shape = BankShape(
+        options = MemoryOptions(
             num_slots=num_sessions,
-            steps=tuple(range(self._max_steps)),
             height=self._size,
             width=self._size,
-            size_frames=settings.size_frames,
-            kept_outputs=KeptOutputs.ALL if settings.metric is MergeMetric.OUTPUTS else KeptOutputs.FUSED,
+            dtype=self._dtype,
+            device=self._device,
             latent_scale=self._latent_scale,
+            bank=method.bank,
+            cache=None if method.cache is None else CacheOptions(method.window, method.storage),
         )
-        return FeatureBank(self._model.bank_layout, shape, dtype=self._dtype, device=self._device)
-
-    def _cache(self, window: CacheWindow, storage: torch.dtype, num_sessions: int) -> TemporalKVCache:
-        assert self._model.cache_layout is not None
-        shape = CacheShape(
-            num_slots=num_sessions,
-            steps=tuple(range(self._max_steps)),
-            height=self._size,
-            width=self._size,
-            window=window,
-            latent_scale=self._latent_scale,
-        )
-        return TemporalKVCache(self._model.cache_layout, shape, dtype=storage, device=self._device)
+        return build_memories(self._span, self._model.layouts, options)

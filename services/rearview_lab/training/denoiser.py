@@ -12,7 +12,7 @@ never moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -258,7 +258,7 @@ def _loss(
         students.unet,
         students.context(batch.prompts).repeat_interleave(length, dim=0),
         levels,
-        memory=ClipMemory(has_bank, length),
+        arguments={"cross_attention_kwargs": {"memory": ClipMemory(has_bank, length)}},
         noise=ClipNoise(torch.from_numpy(rng.random(num_clips) < _SHARE_FRESH).to(device), length),
     )
     with correspondence.watched():
@@ -305,7 +305,8 @@ class RollOut:
     unet: Callable[..., Any]
     context: Tensor  # (row, token, width)
     levels: tuple[Tensor, Tensor]
-    memory: Any
+    arguments: Mapping[str, Any]
+    """What the network's layers remember with."""
     noise: ClipNoise
 
     def predict(self, clean: Tensor, k: NDArray[np.int64]) -> Tensor:
@@ -313,8 +314,7 @@ class RollOut:
         t = torch.from_numpy(FIRST_TIMESTEP - STRIDE * k).to(clean.device)
         alpha, beta = (level[t][:, None, None, None] for level in self.levels)
         latent = alpha * clean + beta * self.noise.like(clean)
-        arguments = {"cross_attention_kwargs": {"memory": self.memory}}
-        velocity: Tensor = self.unet(latent, t, self.context, return_dict=False, **arguments)[0]
+        velocity: Tensor = self.unet(latent, t, self.context, return_dict=False, **self.arguments)[0]
         return alpha * latent - beta * velocity
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import MotionAdapter
-from rearview.engine.memory.compose import JointView
 from rearview.engine.networks.attention.temporal import ClipAttention
 from rearview.engine.networks.unet import StreamingUNet
 from torch import Tensor, nn
@@ -178,7 +177,7 @@ def _loss(
         streaming,
         context.repeat_interleave(FRAMES, dim=0),
         levels,
-        memory=JointView(None, ClipAttention(FRAMES, SINK)),
+        arguments={"attend": ClipAttention(FRAMES, SINK).attend},
         noise=ClipNoise(fresh, FRAMES),
     )
     first, last = predictions(roll_out, natural, styled, rng, FRAMES)

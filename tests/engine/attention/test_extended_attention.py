@@ -14,6 +14,7 @@ from rearview.engine.networks.attention import extended
 from rearview.engine.networks.attention.extended import Attend, attend_concatenated, attend_segments
 from rearview.engine.networks.attention.processors import install_processors
 from support.frames import stacked
+from support.memories import gather
 from support.tiny_bank import (
     Stream,
     advance,
@@ -235,7 +236,7 @@ def test_segments_in_the_unet_equal_the_concatenation_with_a_real_bank() -> None
     try:
         for attend in (attend_concatenated, attend_segments):
             install_processors(denoiser.unet, attend)
-            (left,), _ = denoiser([row.planes], [row], memory.gather([row]))
+            (left,), _ = denoiser([row.planes], [row], gather(memory, [row]))
             outputs.append(stacked(left))
     finally:
         install_processors(denoiser.unet)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rearview.contract.memories import BankPolicy, BankSettings
 from rearview.engine.networks.attention.fusion import fuse
+from support.memories import exported
 from support.tiny_bank import (
     advance,
     banked,
@@ -141,7 +142,7 @@ def test_e7_the_stored_output_is_the_unfused_one() -> None:
     forward(memory, [make_row(spec, video(2)[1], 1)])
     for hook in hooks:
         hook.remove()
-    stored = memory.export("s")["banks"][0, name][2]
+    stored = exported(memory, "s").layers[0, name][2]
     assert torch.equal(stored, seen["unfused"][0])
     assert gap([stored], [seen["fused"][0]]) > 1e-3
 
@@ -155,4 +156,4 @@ def test_a_bank_without_fusion_leaves_outputs_alone() -> None:
         memory.allocate(spec)
         results.append(advance(memory, spec, video(3)))
     assert gap(results[0], results[1]) == 0.0
-    assert tiny_model().bank_layout is not None
+    assert tiny_model().layouts.bank is not None

@@ -15,6 +15,7 @@ from rearview.engine.networks.attention.processors import install_processors
 from rearview.engine.reference.bank import PlainBank
 from rearview.engine.reference.frame import denoise_latent
 from rearview.errors import InvalidRequest
+from support.memories import exported, gather
 from support.tiny_bank import (
     Stream,
     advance,
@@ -50,7 +51,7 @@ def opened(*specs: SessionSpec, size_frames: float = 1.0) -> FeatureBank:
 
 def held(memory: FeatureBank, spec: SessionSpec) -> set[str]:
     """Layers in which something is stored."""
-    banks = memory.export(spec.session_id)["banks"]
+    banks = exported(memory, spec.session_id).layers
     return {layer for (_, layer), tensors in banks.items() if any(tensor.any() for tensor in tensors)}
 
 
@@ -92,7 +93,7 @@ def test_in_a_layer_left_out_a_row_attends_as_without_a_bank_beside_rows_that_ba
         install_processors(denoiser.unet, attend)
         for company in ([without, left_out, full], [left_out]):
             rows = [make_row(spec, video(3)[2], 2) for spec in company]
-            denoiser([row.planes for row in rows], rows, memory.gather(rows))
+            denoiser([row.planes for row in rows], rows, gather(memory, rows))
             seen.update(
                 {spec.session_id + str(len(company)): seen["out"][i] for i, spec in enumerate(company)}
             )

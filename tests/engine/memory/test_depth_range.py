@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.memories import CacheSettings
 from rearview.contract.settings import Settings
 from rearview.engine.memory.depth.pool import NARROWING_PER_FRAME, DepthRange, next_range
+from rearview.engine.memory.depth.view import DepthUpdate
+from rearview.engine.memory.protocol import Updates
 from rearview.engine.networks.depth import depth_picture, range_of
 from rearview.engine.rows import Row
 from rearview.errors import Refused
 from support.frames import in_flight
+from support.memories import composed
 from support.tiny import session
 
 pytestmark = pytest.mark.unit
@@ -49,8 +53,8 @@ def see(memory: DepthRange, *rows: Row, low: float, high: float) -> list[list[fl
     """Commit frames whose depth is from `low` to `high`; the ranges that they are scaled by."""
     view = memory.gather(rows)
     assert view is not None
-    ranges = next_range(view, torch.tensor([[low, high]] * len(rows)))
-    memory.scatter(rows, ranges)
+    ranges = next_range(view.range_B2, torch.tensor([[low, high]] * len(rows)))
+    memory.scatter(rows, DepthUpdate(ranges))
     memory.check_integrity()
     return ranges.tolist()
 
@@ -115,14 +119,14 @@ def test_l25_a_constant_map_gives_a_finite_picture() -> None:
 def test_reading_changes_nothing_so_a_failed_row_can_run_again() -> None:
     memory = opened("a")
     see(memory, row(), low=0.0, high=1.0)
-    before = memory.export("a")
+    (before,) = memory.export("a")
     first, second = memory.gather([row(ordinal=1)]), memory.gather([row(ordinal=1)])
     assert first is not None
     assert second is not None
-    assert torch.equal(first, second)
-    first.fill_(7.0)  # What a forward does with its view is its own affair.
-    after = memory.export("a")
-    assert torch.equal(before["range"], after["range"])
+    assert torch.equal(first.range_B2, second.range_B2)
+    first.range_B2.fill_(7.0)  # What a forward does with its view is its own affair.
+    (after,) = memory.export("a")
+    assert torch.equal(before.tensors[0], after.tensors[0])
     memory.check_integrity()
 
 
@@ -150,13 +154,13 @@ def test_a_new_scene_has_a_range_of_its_own() -> None:
 
 
 def test_only_frames_of_sessions_with_a_cache_have_depth_and_they_keep_order() -> None:
-    memory = opened("a")
+    memory = composed(opened("a", num_slots=1))
     denoise = Operator(OperatorKind.DENOISE)
     for other in (row(cached=False), row(operator=denoise), row(operator=Operator(OperatorKind.DECODE))):
-        assert memory.gather([other]) is None
+        assert memory.gather([other]) == {}
         assert not memory.keeps_order(other.frame.spec, other.operator)
-        memory.scatter([other], None)
-    assert not memory.write_due(row()), "every row with depth writes: it is part of what each costs"
+        memory.scatter([other], Updates())
+    assert memory.num_writes(row()) == 0, "every row with depth writes: it is part of what each costs"
     assert memory.keeps_order(row().frame.spec, ENCODE)
     assert memory.warm_up_frames(row().frame.spec) == 0
     assert memory.bytes_per_session(row().frame.spec) == 8
@@ -178,18 +182,25 @@ def test_an_exported_range_goes_on_bit_for_bit_elsewhere() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"format": 2},
-        {"range": None},
-        {"range": torch.zeros(3)},
-        {"range": torch.zeros(2, dtype=torch.float64)},
-        {"range": torch.tensor([2.0, 1.0])},
-        {"range": torch.tensor([0.0, float("nan")])},
+        {"values": {"format": 99}},
+        {"values": {"scene": "first"}},
+        {"values": {"scene": True}},
+        {"step": 0},
+        {"tensors": ()},
+        {"tensors": (torch.zeros(3),)},
+        {"tensors": (torch.zeros(2, dtype=torch.float64),)},
+        {"tensors": (torch.tensor([2.0, 1.0]),)},
+        {"tensors": (torch.tensor([0.0, float("nan")]),)},
     ],
 )
-def test_what_is_no_export_of_a_range_is_refused(wrong: dict[str, object]) -> None:
+def test_what_is_no_export_of_a_range_is_refused(wrong: dict[str, Any]) -> None:
     memory = opened("a", "b")
     see(memory, row("a"), low=0.0, high=1.0)
-    with pytest.raises(ValueError, match=r"range|format"):
-        memory.import_("b", {**memory.export("a"), **wrong})
+    (chunk,) = memory.export("a")
+    wrong = {**wrong, "values": {**chunk.values, **wrong.get("values", {})}}
+    with pytest.raises(ValueError, match=r"range|format|scene"):
+        memory.import_("b", [replace(chunk, **wrong)])
+    with pytest.raises(ValueError, match="0 ranges"):
+        memory.import_("b", [])
     memory.check_integrity()
     assert see(memory, row("b"), low=1.0, high=2.0) == [[1.0, 2.0]]

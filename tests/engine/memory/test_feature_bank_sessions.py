@@ -13,11 +13,13 @@ import torch
 from rearview.contract.memories import BankSettings
 from rearview.engine.calibration import measure_costs
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.protocol import MemoryView
-from rearview.engine.networks.model import DiffusionModel, Forward
+from rearview.engine.memory.bank.view import BankReader
+from rearview.engine.memory.protocol import Views
+from rearview.engine.networks.model import DiffusionModel, Forward, row_group
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from support.frames import planes_of
+from support.memories import composed, exported, gather
 from support.tiny_bank import (
     Stream,
     advance,
@@ -112,7 +114,7 @@ def test_g3_permuted_rows_give_permuted_outputs_and_the_same_banks() -> None:
         for ordinal in range(3):
             rows = [make_row(specs[i], video(3, seed=i)[ordinal], ordinal) for i in order]
             outputs = forward(memory, rows)
-        states = {spec.session_id: memory.export(spec.session_id)["banks"] for spec in specs}
+        states = {spec.session_id: exported(memory, spec.session_id).layers for spec in specs}
         outcomes.append((outputs[[order.index(i) for i in range(4)]], states))
     assert gap([outcomes[0][0]], [outcomes[1][0]]) <= EXACT
     for name, banks in outcomes[0][1].items():
@@ -125,9 +127,10 @@ def test_g4_banks_of_sessions_steps_and_layers_never_alias() -> None:
     specs = [banked(f"s{i}", MERGED) for i in range(3)]
     for spec in specs:
         memory.allocate(spec)
-    rows = [make_row(spec, video(1)[0], 0, step, write_due=True) for spec in specs for step in range(2)]
+    rows = [make_row(spec, video(1)[0], 0, step) for spec in specs for step in range(2)]
     view = memory.gather(rows)
     assert view is not None
+    reader = BankReader(view)
     layout = tiny_denoiser().bank_layout
     assert layout is not None
     for index, layer in enumerate(layout.layers):
@@ -135,10 +138,10 @@ def test_g4_banks_of_sessions_steps_and_layers_never_alias() -> None:
         tag = 1000.0 * index + torch.arange(1.0, len(rows) + 1, dtype=torch.float64)[:, None, None]
         keys = tag.expand(*shape, layer.key_channels)
         outputs = tag.expand(*shape, layer.output_channels)
-        view.record(index, keys, keys + 0.25, outputs + 0.5)
-    memory.scatter(rows, view.collect())
+        reader.record(index, keys, keys + 0.25, outputs + 0.5)
+    memory.scatter(rows, reader.collect())
     for position, row in enumerate(rows):
-        banks = memory.export(row.session_id)["banks"]
+        banks = exported(memory, row.session_id).layers
         for index, layer in enumerate(layout.layers):
             for kind, tensor in enumerate(banks[row.operator.step, layer.name]):
                 assert (tensor == 1000.0 * index + position + 1 + 0.25 * kind).all()
@@ -151,13 +154,13 @@ def test_g5_a_row_whose_write_is_not_due_never_writes() -> None:
     for spec in (writer, reader):
         memory.allocate(spec)
         advance(memory, spec, video(1))
-    before = memory.export("reader")
+    before = exported(memory, "reader")
     rows = [make_row(writer, video(3)[2], 2), make_row(reader, video(2)[1], 1)]
-    assert [memory.write_due(row) for row in rows] == [True, False]
+    assert [memory.num_writes(row) for row in rows] == [1, 0]
     forward(memory, rows)
-    after = memory.export("reader")
-    assert after["records"] == before["records"]
-    assert all(gap(after["banks"][key], before["banks"][key]) == 0.0 for key in before["banks"])
+    after = exported(memory, "reader")
+    assert after.steps == before.steps
+    assert all(gap(after.layers[key], before.layers[key]) == 0.0 for key in before.layers)
 
 
 def test_a_forward_that_is_not_committed_changes_nothing() -> None:
@@ -165,13 +168,13 @@ def test_a_forward_that_is_not_committed_changes_nothing() -> None:
     spec = banked("s", MERGED)
     memory.allocate(spec)
     advance(memory, spec, video(2))
-    before = memory.export("s")
-    row = make_row(spec, video(3)[2], 2, write_due=True)
-    view = memory.gather([row])
-    tiny_model().forward([row], view)
-    after = memory.export("s")
-    assert all(gap(after["banks"][key], before["banks"][key]) == 0.0 for key in before["banks"])
-    assert after["records"] == before["records"]
+    before = exported(memory, "s")
+    row = make_row(spec, video(3)[2], 2)
+    assert memory.num_writes(row) == 1
+    tiny_model().forward([row], gather(memory, [row]))
+    after = exported(memory, "s")
+    assert all(gap(after.layers[key], before.layers[key]) == 0.0 for key in before.layers)
+    assert after.steps == before.steps
 
 
 @pytest.mark.parametrize("bank", [MERGED, *(s.spec.bank for s in mixed_streams(6) if s.spec.bank)])
@@ -242,8 +245,8 @@ class FailingModel(DiffusionModel):
 
     calls = 0
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        result = super().forward(rows, view)
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
+        result = super().forward(rows, views)
         self.calls += 1
         if self.calls % 3 == 0 and not any(row.frame.failures for row in rows):
             raise RuntimeError("device lost")
@@ -254,7 +257,7 @@ def test_a_forward_that_failed_runs_again_without_a_trace(caplog: pytest.LogCapt
     streams = mixed_streams(6, frames=4)
     memory = tiny_bank(6, size_frames=2.0)
     model = FailingModel(None, tiny_denoiser(), device=torch.device("cpu"), dtype=torch.float64)
-    engine = Engine(denoise_span(), model, memory, Scheduler(CostTable(), 4))
+    engine = Engine(denoise_span(), model, composed(memory), Scheduler(CostTable(), 4))
     results = play(engine, streams, seed=1, each_step=engine.check_integrity)
     assert "failed" in caplog.text
     for stream in streams:
@@ -262,12 +265,12 @@ def test_a_forward_that_failed_runs_again_without_a_trace(caplog: pytest.LogCapt
 
 
 def test_measuring_costs_knows_groups_and_writes_and_leaves_nothing() -> None:
-    memory, model, span = tiny_bank(1), tiny_model(), denoise_span((0,))
+    memory, model, span = composed(tiny_bank(1)), tiny_model(), denoise_span((0,))
     spec = banked("s", MERGED)
     costs = measure_costs(model, memory, span, spec, [planes_of(video(1)[0])], batch_sizes=(1,))
-    group = model.group(spec, spec.settings, span.operators[0])
+    group = row_group(model, memory, spec, spec.settings, span.operators[0])
     assert costs.seconds(group, 1) > 0.0
-    assert group != model.group(replace(spec, width=128), spec.settings, span.operators[0])
+    assert group != row_group(model, memory, replace(spec, width=128), spec.settings, span.operators[0])
     assert costs.write_s >= 0.0
     assert memory.free_slots == 1
     memory.check_integrity()

@@ -10,10 +10,13 @@ import torch
 from rearview.contract.memories import BankPolicy, BankSettings, MergeMetric, PromptChange
 from rearview.contract.session import SessionSpec
 from rearview.engine.memory.bank.layers import KeptOutputs
+from rearview.engine.memory.bank.merge import merge_tokens
 from rearview.engine.memory.bank.pool import FeatureBank
+from rearview.engine.memory.export import NO_STEP, Chunk
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.errors import InvalidRequest, Refused
 from support.frames import stacked
+from support.memories import exported, gather, scatter
 from support.tiny_bank import (
     Stream,
     advance,
@@ -71,12 +74,13 @@ def test_f8_a_frame_does_not_see_its_own_write() -> None:
     spec = banked("s", MERGED)
     memory = opened(spec)
     advance(memory, spec, video(3))
-    rows = [make_row(spec, video(4)[3], 4, write_due=due) for due in (True, False)]
-    assert memory.write_due(rows[0])
-    with_write, without = (tiny_model().forward([row], memory.gather([row])) for row in rows)
+    row = make_row(spec, video(4)[3], 4)
+    rows = [row, replace(row, shadow=True)]
+    assert [memory.num_writes(row) for row in rows] == [1, 0]
+    with_write, without = (tiny_model().forward([row], gather(memory, [row])) for row in rows)
     assert torch.equal(stacked(with_write.outputs[0]), stacked(without.outputs[0]))
-    assert any(with_write.update.layers)
-    assert not any(without.update.layers)
+    assert with_write.updates["bank"].tensors
+    assert not without.updates["bank"].tensors
 
 
 @pytest.mark.parametrize(
@@ -91,14 +95,67 @@ def test_f9_writes_are_at_ordinals_of_the_interval_and_wherever_the_bank_is_empt
     written = []
     for n, latent in enumerate(video(7)):
         row = make_row(spec, latent, n)
-        written += [n] if memory.write_due(row) else []
+        written += [n] * memory.num_writes(row)
         forward(memory, [row])
     assert written == expected
 
 
+def test_fault_24_gather_and_scatter_alone_write_when_a_write_is_due() -> None:
+    """Nobody tells the bank: a row says what it is, and the bank knows the rest."""
+    spec = banked("s", BankSettings(interval=3), steps=1)
+    memory = opened(spec)
+    written = []
+    for n, latent in enumerate(video(5)):
+        before = raw(memory).clone()
+        rows = [make_row(spec, latent, n)]
+        views = gather(memory, rows)
+        scatter(memory, rows, tiny_model().forward(rows, views).updates)
+        written += [n] if not torch.equal(raw(memory), before) else []
+    assert written == [0, 3]
+    assert exported(memory, "s").steps[0]["writes"] == 2
+
+
+def test_what_a_row_says_of_its_cost_does_not_decide_what_is_written() -> None:
+    spec = banked("s", BankSettings(interval=3), steps=1)
+    memories = [opened(spec) for _ in range(2)]
+    for writes, memory in enumerate(memories):
+        for n, latent in enumerate(video(4)):
+            forward(memory, [replace(make_row(spec, latent, n), writes=writes)])
+    assert torch.equal(raw(memories[0]), raw(memories[1]))
+    assert raw(memories[0]).any()
+
+
+def test_a_merge_that_fails_leaves_every_past_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the last layer, after the others were computed."""
+    specs = [banked(name, MERGED, steps=1) for name in "st"]
+    memory = tiny_bank(2)
+    for spec in specs:
+        memory.allocate(spec)
+        advance(memory, spec, video(2))
+    rows = [make_row(spec, video(3)[2], 2) for spec in specs]
+    before, state = raw(memory).clone(), exported(memory, "s").steps
+    updates = tiny_model().forward(rows, gather(memory, rows)).updates
+    layers = len(tiny_model().layouts.bank.layers)  # type: ignore[union-attr]
+    calls = iter(range(layers))
+
+    def failing(*arguments: Any) -> Any:
+        if next(calls) == layers - 1:
+            raise RuntimeError("out of memory")
+        return merge_tokens(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rearview.engine.memory.bank.write.merge_tokens", failing)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            scatter(memory, rows, updates)
+    assert torch.equal(raw(memory), before)
+    assert exported(memory, "s").steps == state
+    scatter(memory, rows, updates)
+    assert not torch.equal(raw(memory), before)
+
+
 def test_a_session_that_starts_at_any_ordinal_writes_at_once() -> None:
     spec = banked("s", BankSettings(interval=4), steps=1)
-    assert opened(spec).write_due(make_row(spec, video(1)[0], 3))
+    assert opened(spec).num_writes(make_row(spec, video(1)[0], 3)) == 1
 
 
 def test_a_queue_holds_its_last_frames_whole() -> None:
@@ -106,11 +163,11 @@ def test_a_queue_holds_its_last_frames_whole() -> None:
     memory = opened(spec, size_frames=3.0)
     fresh = []
     for n, latent in enumerate(video(5)):
-        row = make_row(spec, latent, n, write_due=True)
-        result = tiny_model().forward([row], memory.gather([row]))
-        fresh.append(result.update.layers[0][0].tensors[0][0, :64])
-        memory.scatter([row], result.update)
-    keys, _ = next(iter(memory.export("s")["banks"].values()))
+        row = make_row(spec, latent, n)
+        result = tiny_model().forward([row], gather(memory, [row]))
+        fresh.append(result.updates["bank"].tensors[0][0, :64])
+        scatter(memory, [row], result.updates)
+    keys, _ = next(iter(exported(memory, "s").layers.values()))
     kept = keys.view(3, 64, -1)
     assert [[bool(torch.equal(frame, new)) for new in fresh].index(True) for frame in kept] == [3, 4, 2]
 
@@ -160,9 +217,9 @@ def test_fade_starts_without_fusion() -> None:
     without = replace(spec, bank=replace(MERGED, fusion_strength=0.0, prompt_change=PromptChange.FADE))
     memory, other = opened(spec), opened(without)
     advance(memory, spec, video(1))
-    state = dict(memory.export("s"))
-    state["settings"] = other.export("s")["settings"]
-    other.import_("s", state)
+    header, *chunks = memory.export("s")
+    settings = next(other.export("s")).values["settings"]
+    other.import_("s", [replace(header, values={**header.values, "settings": settings}), *chunks])
     rows = [make_row(s, video(2)[1], 1, settings=changed) for s in (spec, without)]
     faded, unfused = forward(memory, rows[:1]), forward(other, rows[1:])
     assert gap([faded], [unfused]) == 0.0
@@ -173,9 +230,9 @@ def test_a_step_whose_timestep_changes_clears_its_bank_unless_it_is_kept(keep: b
     spec = banked("s", replace(MERGED, keep_on_timestep_change=keep))
     memory, fresh = opened(spec), opened(spec)
     advance(memory, spec, video(2))
-    assert not memory.write_due(make_row(spec, video(4)[3], 3))
+    assert memory.num_writes(make_row(spec, video(4)[3], 3)) == 0
     row = make_row(spec, video(4)[3], 3, settings=replace(spec.settings, strength=0.9))
-    assert memory.write_due(row) is not keep
+    assert memory.num_writes(row) == (not keep)
     difference = gap([forward(memory, [row])], [forward(fresh, [row])])
     assert difference > VISIBLE if keep else difference == 0.0
     memory.check_integrity()
@@ -248,44 +305,82 @@ def test_an_export_is_a_copy() -> None:
     spec = banked("s", MERGED)
     memory = opened(spec)
     advance(memory, spec, video(1))
-    state = memory.export("s")
-    kept = {key: [tensor.clone() for tensor in tensors] for key, tensors in state["banks"].items()}
+    state = exported(memory, "s").layers
+    kept = {key: [tensor.clone() for tensor in tensors] for key, tensors in state.items()}
     advance(memory, spec, video(3)[1:], first=1)
     memory.free("s")
-    assert all(gap(kept[key], state["banks"][key]) == 0.0 for key in kept)
+    assert kept
+    assert all(gap(kept[key], state[key]) == 0.0 for key in kept)
 
 
-def _other_size(state: dict[str, Any]) -> None:
-    state["size"] = (128, 64)
+def test_chunks_are_made_one_after_another_and_not_of_two_moments() -> None:
+    spec = banked("s", MERGED)
+    memory = opened(spec)
+    advance(memory, spec, video(1))
+    chunks = memory.export("s")
+    assert [next(chunks).step for _ in range(3)] == [NO_STEP, 0, 0]
+    advance(memory, spec, video(3)[1:], first=1)
+    with pytest.raises(AssertionError, match="ran while it was exported"):
+        next(chunks)
 
 
-def _other_format(state: dict[str, Any]) -> None:
-    state["format"] = 99
+def _with(chunk: Chunk, **values: Any) -> Chunk:
+    return replace(chunk, values={**chunk.values, **values})
 
 
-def _other_settings(state: dict[str, Any]) -> None:
-    state["settings"] = {**state["settings"], "interval": 3}
+def _other_size(chunk: Chunk) -> Chunk:
+    return _with(chunk, size=[128, 64]) if "size" in chunk.values else chunk
 
 
-def _other_dtype(state: dict[str, Any]) -> None:
-    state["banks"] = {key: tuple(t.float() for t in tensors) for key, tensors in state["banks"].items()}
+def _other_format(chunk: Chunk) -> Chunk:
+    return _with(chunk, format=99) if "format" in chunk.values else chunk
 
 
-def _other_unet(state: dict[str, Any]) -> None:
-    state["banks"] = {(step, name + "x"): tensors for (step, name), tensors in state["banks"].items()}
+def _other_settings(chunk: Chunk) -> Chunk:
+    settings: Any = chunk.values.get("settings")
+    return _with(chunk, settings={**settings, "interval": 3}) if settings else chunk
 
 
-def _truncated(state: dict[str, Any]) -> None:
-    state["banks"] = {key: tuple(t[:-1] for t in tensors) for key, tensors in state["banks"].items()}
+def _other_dtype(chunk: Chunk) -> Chunk:
+    return replace(chunk, tensors=tuple(tensor.float() for tensor in chunk.tensors))
 
 
-def _no_step(state: dict[str, Any]) -> None:
-    state["records"] = {9: state["records"][0]}
+def _other_unet(chunk: Chunk) -> Chunk:
+    return replace(chunk, layer=chunk.layer and chunk.layer + "x")
+
+
+def _truncated(chunk: Chunk) -> Chunk:
+    return replace(chunk, tensors=tuple(tensor[:-1] for tensor in chunk.tensors))
+
+
+def _no_step(chunk: Chunk) -> Chunk:
+    return replace(chunk, step=chunk.step + 9) if chunk.step >= 0 else chunk
+
+
+def _no_layer(chunk: Chunk) -> Chunk | None:
+    return None if chunk.step == 0 and chunk.layer.startswith("mid_block") else chunk
+
+
+def _no_header(chunk: Chunk) -> Chunk | None:
+    return None if chunk.step == NO_STEP else chunk
+
+
+def _record(**values: Any) -> Any:
+    return lambda chunk: _with(chunk, **values) if "writes" in chunk.values else chunk
+
+
+_SPOILT_RECORDS = (
+    *(_record(writes=-1), _record(writes=True), _record(writes=None), _record(writes=1.0)),
+    *(_record(prompt=None), _record(changed_at=""), _record(timestep_index=-2)),
+)
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [_other_size, _other_format, _other_settings, _other_dtype, _other_unet, _truncated, _no_step],
+    [
+        *(_other_size, _other_format, _other_settings, _other_dtype, _other_unet, _truncated, _no_step),
+        *(_no_layer, _no_header, *_SPOILT_RECORDS),
+    ],
 )
 def test_an_export_that_does_not_fit_is_refused_and_changes_nothing(spoil: Any) -> None:
     spec = banked("s", MERGED)
@@ -293,10 +388,9 @@ def test_an_export_that_does_not_fit_is_refused_and_changes_nothing(spoil: Any) 
     advance(source, spec, video(3))
     advance(target, spec, video(3, seed=8))
     before = raw(target).clone()
-    state = dict(source.export("s"))
-    spoil(state)
+    chunks = [spoil(chunk) for chunk in source.export("s")]
     with pytest.raises(ValueError, match=r"export|shapes"):
-        target.import_("s", state)
+        target.import_("s", [chunk for chunk in chunks if chunk is not None])
     assert torch.equal(raw(target), before)
 
 
@@ -382,5 +476,5 @@ def test_rows_without_a_bank_alone_take_the_plain_path() -> None:
     memory.allocate(spec)
     row = make_row(spec, video(1)[0])
     assert memory.gather([row]) is None
-    assert not memory.write_due(row)
+    assert memory.num_writes(row) == 0
     assert tiny_denoiser().bank_layout is not None

@@ -8,7 +8,6 @@ import torch
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")
 
-from rearview.engine.memory.compose import JointView
 from rearview.engine.networks.attention.temporal import ClipAttention
 from rearview.engine.weights.motion_formats import read_motion
 from rearview_lab.training.model import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, build_unet
@@ -39,9 +38,8 @@ def streaming():
 def test_new_modules_add_nothing(streaming):
     frames = torch.randn(FRAMES, LATENT_CHANNELS, 4, 4)
     text = torch.randn(1, TEXT_LENGTH, TEXT_WIDTH).expand(FRAMES, -1, -1)
-    memory = JointView(None, ClipAttention(FRAMES, SINK))
     alone = streaming(frames, 399, text)[0]
-    assert torch.equal(streaming(frames, 399, text, cross_attention_kwargs={"memory": memory})[0], alone)
+    assert torch.equal(streaming(frames, 399, text, attend=ClipAttention(FRAMES, SINK).attend)[0], alone)
 
 
 def test_only_the_modules_are_trained(streaming):

@@ -1,161 +1,151 @@
-"""Several memories as one: a feature bank, a temporal cache, the range of depth, or some of them.
+"""Several kinds of memory as one, under their names: what the engine has.
 
-Each keeps its own pool and its own slots; a session has one in all of them or in none. A forward of a
-UNet with motion modules reads the bank in spatial and the cache in temporal attention.
+Each kind keeps its own pool and its own slots; a session has one in all of them or in none. A row reads and
+writes the kinds that serve its operator. With no kind at all every frame is translated by itself, and a slot
+is all that a session takes, since slots bound a replica's sessions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-import torch
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
-from rearview.engine.memory.bank.pool import FeatureBank
-from rearview.engine.memory.bank.view import BankUpdate, BankView
-from rearview.engine.memory.cache.pool import TemporalKVCache
-from rearview.engine.memory.cache.view import CacheUpdate
-from rearview.engine.memory.depth.pool import DepthRange
-from rearview.engine.memory.protocol import MemoryUpdate, MemoryView, TemporalMemory
-from rearview.engine.networks.attention.processors import AttentionMemory
-from rearview.engine.networks.motion_module import TemporalAttend
+from rearview.engine.memory.export import Chunk
+from rearview.engine.memory.protocol import AnyMemory, Updates, Views
+from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Reason
 
-__all__ = ["JointMemory", "JointUpdate", "JointView", "TemporalView"]
+__all__ = ["Lacking", "Memories"]
 
 
-class TemporalView(Protocol):
-    """What motion modules attend with: a `CacheView`, or `ClipAttention` in training."""
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """A kind of memory that is not kept here, though rows would read it."""
+
+    name: str
+    text: str
+    """What a session that asks for it is told."""
+    is_asked_for: Callable[[SessionSpec], bool]
+
+
+class Memories:
+    """The pasts of all sessions of an engine. Not thread-safe: the engine is the only caller."""
+
+    def __init__(self, kinds: Sequence[AnyMemory], num_slots: int, lacking: Sequence[Lacking] = ()) -> None:
+        """`num_slots`: sessions, as in each of `kinds`. `lacking`: kinds that sessions ask for in vain."""
+        self._kinds = {kind.kind.name: kind for kind in kinds}
+        assert len(self._kinds) == len(kinds), f"two kinds of one name: {sorted(self._kinds)}"
+        self._serving = {
+            kind: [memory for memory in self._kinds.values() if kind in memory.operators]
+            for kind in OperatorKind
+        }
+        self._slots = SlotPool(num_slots)
+        self._lacking = tuple(lacking)
 
     @property
-    def attend(self) -> TemporalAttend: ...
-
-
-@dataclass(frozen=True, slots=True)
-class JointUpdate:
-    """What a forward would write to both."""
-
-    bank: BankUpdate | None
-    cache: CacheUpdate
-
-
-@dataclass(frozen=True, slots=True)
-class JointView:
-    """What `StreamingUNet` takes as its memory: one for spatial and one for temporal attention."""
-
-    bank: AttentionMemory | None
-    cache: TemporalView | None
-
-    def collect(self) -> JointUpdate:
-        """The update of the whole forward."""
-        bank: Any = self.bank
-        cache: Any = self.cache
-        return JointUpdate(None if bank is None else bank.collect(), cache.collect())
-
-    def beside(self, indices: Sequence[int]) -> JointView:
-        """A view of these samples followed by copies of some, which see their past and write nothing."""
-        bank: Any = self.bank
-        cache: Any = self.cache
-        return JointView(None if bank is None else bank.beside(indices), cache.beside(indices))
-
-
-class JointMemory:
-    """A `TemporalMemory` of those that a span needs: bank and cache to denoise, the range to encode."""
-
-    def __init__(
-        self, bank: FeatureBank | None, cache: TemporalKVCache | None, depth_range: DepthRange | None = None
-    ) -> None:
-        self._bank, self._cache, self._depth_range = bank, cache, depth_range
-        named = {"bank": bank, "cache": cache, "depth_range": depth_range}
-        self._parts: dict[str, TemporalMemory] = {
-            name: part for name, part in named.items() if part is not None
-        }
-        assert self._parts, "a memory of nothing"
+    def names(self) -> frozenset[str]:
+        """Of the kinds that are kept here."""
+        return frozenset(self._kinds)
 
     def allocate(self, spec: SessionSpec) -> None:
-        """Also raises InvalidRequest if a session that is denoised here asks for what there is not."""
-        denoises = self._bank is not None or self._cache is not None
-        for name in ("bank", "cache"):
-            if denoises and getattr(spec, name) is not None and name not in self._parts:
-                text = f"this service keeps no {'feature bank' if name == 'bank' else 'temporal cache'}"
-                raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, text, metadata={"field": name})
-        done: list[TemporalMemory] = []
+        """Take a slot in every kind. Raises Refused(NO_CAPACITY), and InvalidRequest for a session that does
+        not fit or asks for what is not kept here; changes nothing then.
+        """
+        for kind in self._lacking:
+            if kind.is_asked_for(spec):
+                raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, kind.text, metadata={"field": kind.name})
+        self._slots.allocate(spec.session_id)
         try:
-            for part in self._parts.values():
-                part.allocate(replace(spec, cache=None) if part is self._bank else spec)
-                done.append(part)
+            for memory in self._kinds.values():
+                memory.allocate(spec)
         except BaseException:
-            for part in done:
-                part.free(spec.session_id)
+            self.free(spec.session_id)
             raise
 
     def free(self, session_id: str) -> None:
-        for part in self._parts.values():
-            part.free(session_id)
+        """Give the slots back; what they held can no longer be read. Unknown sessions are ignored."""
+        self._slots.free(session_id)
+        for memory in self._kinds.values():
+            memory.free(session_id)
 
     def reset(self, session_id: str) -> None:
-        for part in self._parts.values():
-            part.reset(session_id)
+        """Forget the past, keep the slots: the next frame finds them as in a new session."""
+        for memory in self._kinds.values():
+            memory.reset(session_id)
+
+    def group(self, spec: SessionSpec, operator: Operator) -> Hashable:
+        """What keeps rows of a session out of a forward with others, beside what the model says. None:
+        nothing does.
+        """
+        found = ((memory.kind.name, memory.group(spec, operator)) for memory in self._serving[operator.kind])
+        return tuple((name, group) for name, group in found if group is not None) or None
 
     def warm_up_frames(self, spec: SessionSpec) -> int:
-        return max(part.warm_up_frames(spec) for part in self._parts.values())
+        """See `Memory.warm_up_frames`."""
+        return max((memory.warm_up_frames(spec) for memory in self._kinds.values()), default=0)
 
     def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
-        return any(part.keeps_order(spec, operator) for part in self._parts.values())
+        """See `Memory.keeps_order`."""
+        return any(memory.keeps_order(spec, operator) for memory in self._serving[operator.kind])
 
-    def write_due(self, row: Row) -> bool:
-        return any(part.write_due(row) for part in self._parts.values())
+    def num_writes(self, row: Row) -> int:
+        """See `Memory.num_writes`."""
+        return sum(memory.num_writes(row) for memory in self._serving[row.operator.kind])
 
-    def gather(self, rows: Sequence[Row]) -> MemoryView:
-        """To encode: the ranges. To denoise: a `JointView`, the bank's view alone for rows without a
-        cache, or None.
+    def gather(self, rows: Sequence[Row]) -> Views:
+        """What these rows, all of one group, read. Changes nothing."""
+        views = Views()
+        for memory in self._serving[rows[0].operator.kind]:
+            view = memory.gather(rows)
+            if view is not None:
+                views[memory.kind.name] = view
+        return views
+
+    def scatter(self, rows: Sequence[Row], updates: Updates) -> None:
+        """Write what the rows left to each kind that `updates` names. Everything is computed before
+        anything is written: an exception leaves every past as it was.
         """
-        if rows[0].operator.kind is not OperatorKind.DENOISE:
-            return None if self._depth_range is None else self._depth_range.gather(rows)
-        bank: BankView | None = None if self._bank is None else self._bank.gather(rows)
-        cache = None if self._cache is None else self._cache.gather(rows)
-        return bank if cache is None else JointView(bank, cache)
+        serving = [memory for memory in self._serving[rows[0].operator.kind] if memory.kind.name in updates]
+        unknown = updates.keys() - {memory.kind.name for memory in serving}
+        assert not unknown, f"{rows[0].operator.name} left something to {sorted(unknown)}"
+        for write in [memory.prepare_named(rows, updates) for memory in serving]:
+            write()
 
-    def scatter(self, rows: Sequence[Row], update: MemoryUpdate) -> None:
-        if isinstance(update, torch.Tensor):
-            assert self._depth_range is not None, "depth where there is no range of it"
-            self._depth_range.scatter(rows, update)
-            return
-        bank, cache = (update.bank, update.cache) if isinstance(update, JointUpdate) else (update, None)
-        if self._bank is not None:
-            self._bank.scatter(rows, bank)
-        if self._cache is not None:
-            self._cache.scatter(rows, cache)
-
-    def export(self, session_id: str) -> Mapping[str, Any]:
-        """One export for each memory, by its name."""
-        return {name: part.export(session_id) for name, part in self._parts.items()}
-
-    def import_(self, session_id: str, state: Mapping[str, Any]) -> None:
-        """Memories that the export says nothing of stay as they are. Raises ValueError, and then the
-        session's past is empty.
+    def export(self, session_id: str) -> Iterator[Chunk]:
+        """The chunks of each kind in turn, each made when it is asked for. The session must not run
+        meanwhile.
         """
-        known = [name for name in self._parts if name in state]
-        if not known:
-            raise ValueError(f"the export is of {sorted(state)}, here there are {sorted(self._parts)}")
-        try:
-            for name in known:
-                self._parts[name].import_(session_id, state[name])
-        except ValueError:
-            self.reset(session_id)
-            raise
+        for memory in self._kinds.values():
+            yield from memory.export(session_id)
+
+    def import_(self, session_id: str, chunks: Iterable[Chunk]) -> None:
+        """Replace the past of a session that has its slots. Kinds that the export says nothing of stay as
+        they are, and those that are not kept here are ignored. Raises ValueError if it does not fit, or if
+        it has none of what is kept here; nothing has changed then.
+        """
+        found: dict[str, list[Chunk]] = {}
+        for chunk in chunks:
+            found.setdefault(chunk.kind, []).append(chunk)
+        known = [name for name in self._kinds if name in found]
+        if not known and (self._kinds or found):
+            raise ValueError(f"the export is of {sorted(found)}, here there are {sorted(self._kinds)}")
+        for write in [self._kinds[name].prepare_import(session_id, found[name]) for name in known]:
+            write()
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
-        return sum(part.bytes_per_session(spec) for part in self._parts.values())
+        """Bytes that `allocate(spec)` takes from all pools."""
+        return sum(memory.bytes_per_session(spec) for memory in self._kinds.values())
 
     @property
     def free_slots(self) -> int:
-        return min(part.free_slots for part in self._parts.values())
+        """Sessions that still fit."""
+        return min([self._slots.free_slots, *(memory.free_slots for memory in self._kinds.values())])
 
     def check_integrity(self) -> None:
-        for part in self._parts.values():
-            part.check_integrity()
+        """Assert that slots are owned once, and that what is not owned is empty."""
+        self._slots.check_integrity()
+        for memory in self._kinds.values():
+            memory.check_integrity()

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rearview.contract.frame import ANCHOR, DEPTH, LATENT
 from rearview.engine.memory.bank.layers import BankLayout
-from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
+from rearview.engine.memory.protocol import Updates, Views
+from rearview.engine.networks.attention.readers import Readers
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.sampling import Schedule, StepCoefficients, noise
@@ -42,8 +43,8 @@ class Denoiser:
         self._dtype = dtype
 
     def __call__(
-        self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row], view: MemoryView
-    ) -> tuple[list[Mapping[str, Tensor]], MemoryUpdate]:
+        self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row], views: Views
+    ) -> tuple[list[Mapping[str, Tensor]], Updates]:
         """Take each row one step further.
 
         `planes`: per sample the encoded frame for step 0, with its depth if the session has depth; else
@@ -60,10 +61,10 @@ class Denoiser:
         x_BCHW = self._enter(planes, samples)
         depths = [each[DEPTH] for each in planes] if has_depth else []
         depth_BCHW = torch.stack(depths) if depths else None
-        clean_BCHW, update = self._predict(x_BCHW, depth_BCHW, samples, steps, anchors, view)
+        clean_BCHW, updates = self._predict(x_BCHW, depth_BCHW, samples, steps, anchors, views)
         guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, steps)
         bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, steps)
-        return self._leave(bounded_BCHW, depths, samples, anchors), update
+        return self._leave(bounded_BCHW, depths, samples, anchors), updates
 
     @property
     def has_depth(self) -> bool:
@@ -77,8 +78,8 @@ class Denoiser:
         rows: Sequence[Row],
         steps: list[StepCoefficients],
         anchors: Anchors,
-        view: MemoryView,
-    ) -> tuple[Tensor, MemoryUpdate]:
+        views: Views,
+    ) -> tuple[Tensor, Updates]:
         """Clean predictions (B, C, h, w). Those under negative prompts ride in the same UNet call, and
         become the anchors of their rows.
         """
@@ -89,8 +90,9 @@ class Denoiser:
             x_BCHW = torch.cat([x_BCHW, x_BCHW[negative]])
             steps = steps + [steps[i] for i in negative]
             depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
-            view = None if view is None else view.beside(negative)
-        arguments: dict[str, Any] = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
+            views = views.beside(negative)
+        readers = Readers(views)
+        arguments = readers.arguments
         if depth_BCHW is not None:
             arguments["depth"] = depth_BCHW.to(self._dtype)
         output_BCHW = self.unet(
@@ -102,7 +104,7 @@ class Denoiser:
         )[0].to(x_BCHW.dtype)
         clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW, steps)
         anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
-        return clean_BCHW[: len(rows)], None if view is None else view.collect()
+        return clean_BCHW[: len(rows)], readers.collect()
 
     def _enter(self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row]) -> Tensor:
         """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""

@@ -2,7 +2,7 @@
 
 Source: reference note of Live2Diff, section 4.3. A frame is brought to the network's own size (its aspect
 ratio is ignored), and the relative inverse depth that comes back is scaled by the session's running range
-(`memory/depth_range.py`), not by the frame's own.
+(`memory/depth/pool.py`), not by the frame's own.
 Shape legend: B frames, H W of the frame, S T of the network's input, C channels.
 """
 

@@ -7,7 +7,7 @@ networks. A model holds weights only. What a session remembers is an argument an
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -17,17 +17,18 @@ from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.frame import DEPTH, LATENT, PICTURE
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings, check_adapters
-from rearview.engine.memory.bank.layers import BankLayout
-from rearview.engine.memory.bank.pool import bank_group
-from rearview.engine.memory.cache.pool import CacheLayout, read_cache_layout
-from rearview.engine.memory.protocol import MemoryUpdate, MemoryView
+from rearview.engine.memory.build import Layouts
+from rearview.engine.memory.cache.layers import read_cache_layout
+from rearview.engine.memory.compose import Memories
+from rearview.engine.memory.depth.view import DEPTH_RANGE, DepthUpdate, DepthView
+from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.decode import decode
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
 from rearview.engine.networks.encode import encode, encode_with_depth
 from rearview.engine.rows import Row
 
-__all__ = ["DiffusionModel", "Forward", "Model", "NullModel"]
+__all__ = ["DiffusionModel", "Forward", "Model", "NullModel", "row_group"]
 
 CPU = torch.device("cpu")
 
@@ -38,21 +39,33 @@ class Forward:
 
     outputs: Sequence[Mapping[str, Tensor]]
     """What each sample carries on, by plane: in order of rows, then of a row's frames."""
-    update: MemoryUpdate = None
-    """What the rows would write to memory when they commit."""
+    updates: Updates = field(default_factory=Updates)
+    """What the rows would write to memory when they commit: an update for each view."""
 
 
 class Model(Protocol):
     """Weights and the functions over them."""
 
+    @property
+    def layouts(self) -> Layouts:
+        """What of its networks can be remembered."""
+
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
-        """Rows with equal groups may share a forward."""
+        """Rows with equal groups may share a forward, as far as the networks are concerned."""
 
     def prepare(self, settings: Settings) -> None:
         """Do ahead what new settings need (encode the prompt), so that no frame waits for it."""
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
-        """Run rows of one group. Reads `view`, changes nothing."""
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
+        """Run rows of one group. Reads `views`, changes nothing."""
+
+
+def row_group(
+    model: Model, memory: Memories, spec: SessionSpec, settings: Settings, operator: Operator
+) -> Hashable:
+    """Rows may share a forward iff their groups are equal: what the networks and what the memories say."""
+    group, past = model.group(spec, settings, operator), memory.group(spec, operator)
+    return group if past is None else (group, past)
 
 
 class DiffusionModel:
@@ -78,7 +91,7 @@ class DiffusionModel:
 
     @property
     def depth(self) -> DepthEstimator | None:
-        """None if the span makes no depth. Where it does, its memory must have a `DepthRange`."""
+        """None if the span makes no depth."""
         return self._depth
 
     @property
@@ -87,50 +100,46 @@ class DiffusionModel:
         return self._vae
 
     @property
-    def bank_layout(self) -> BankLayout | None:
-        """What a feature bank over this model remembers; None if the span has no UNet that takes one."""
-        return None if self._denoiser is None else self._denoiser.bank_layout
-
-    @property
-    def cache_layout(self) -> CacheLayout | None:
-        """What a temporal cache over this model remembers; None if the span has no motion modules."""
+    def layouts(self) -> Layouts:
+        """Of a UNet that takes a feature bank, of its motion modules, and whether there is depth."""
         unet = None if self._denoiser is None else self._denoiser.unet
-        # Not by its class: with adapter sets it is wrapped.
-        return read_cache_layout(unet) if hasattr(unet, "temporal_layers") else None
+        return Layouts(
+            bank=None if self._denoiser is None else self._denoiser.bank_layout,
+            # Not by its class: with adapter sets it is wrapped.
+            cache=read_cache_layout(unet) if hasattr(unet, "temporal_layers") else None,
+            depth=self._depth is not None,
+        )
 
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
-        if operator.kind is OperatorKind.ENCODE:
-            return operator.kind, spec.height, spec.width, self._depth is not None and spec.cache is not None
-        if operator.kind is OperatorKind.DECODE:
-            return operator.kind, spec.height, spec.width
-        memories = bank_group(spec.bank), spec.cache is not None
-        return operator.kind, spec.height, spec.width, memories, settings.adapters
+        size = operator.kind, spec.height, spec.width
+        return (*size, settings.adapters) if operator.kind is OperatorKind.DENOISE else size
 
     def prepare(self, settings: Settings) -> None:
         if self._adapted:
             self._denoiser_under(settings).conditioning.prepare(settings)
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         kind = rows[0].operator.kind
         if kind is OperatorKind.DENOISE:
             planes = _moved(_planes(rows), self._device)
-            outputs, update = self._denoiser_under(rows[0].settings)(planes, rows, view)
-            return Forward(_apart(_moved(outputs, CPU)), update)
+            outputs, updates = self._denoiser_under(rows[0].settings)(planes, rows, views)
+            return Forward(_apart(_moved(outputs, CPU)), updates)
         assert self._vae is not None, "this span owns no VAE"
         if kind is OperatorKind.ENCODE:
-            return self._encode(_stacked(rows, PICTURE).to(self._device), view)
+            return self._encode(_stacked(rows, PICTURE).to(self._device), views.of(DEPTH_RANGE))
         pictures_BHWC = decode(self._vae, _stacked(rows, LATENT).to(self._device), self._dtype)
         return Forward(_apart(_split(**{PICTURE: pictures_BHWC})))
 
-    def _encode(self, images_BHWC: Tensor, ranges_B2: Tensor | None) -> Forward:
-        """`ranges_B2`: what a `DepthRange` gathered. With it frames also get the latents of their depth."""
-        if self._depth is None or ranges_B2 is None:
+    def _encode(self, images_BHWC: Tensor, ranges: DepthView | None) -> Forward:
+        """With ranges of depth frames also get the latents of their depth."""
+        if self._depth is None or ranges is None:
             return Forward(_apart(_split(**{LATENT: encode(self._vae, images_BHWC, self._dtype)})))
-        latent_BCHW, depth_BCHW, update = encode_with_depth(
-            self._vae, self._depth, images_BHWC, ranges_B2, self._dtype
+        latent_BCHW, depth_BCHW, after_B2 = encode_with_depth(
+            self._vae, self._depth, images_BHWC, ranges.range_B2, self._dtype
         )
-        return Forward(_apart(_split(**{LATENT: latent_BCHW, DEPTH: depth_BCHW})), update)
+        updates = Updates({DEPTH_RANGE.name: DepthUpdate(after_B2)})
+        return Forward(_apart(_split(**{LATENT: latent_BCHW, DEPTH: depth_BCHW})), updates)
 
     def _denoiser_under(self, settings: Settings) -> Denoiser:
         """Raises InvalidRequest if there is no such adapter set."""
@@ -176,11 +185,16 @@ def _apart(samples: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]
 class NullModel:
     """Moves its planes unchanged through every operator."""
 
+    @property
+    def layouts(self) -> Layouts:
+        """There is nothing to remember."""
+        return Layouts()
+
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
         return operator.kind
 
     def prepare(self, settings: Settings) -> None:
         pass  # There is no prompt to encode.
 
-    def forward(self, rows: Sequence[Row], view: MemoryView) -> Forward:
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         return Forward(_planes(rows))

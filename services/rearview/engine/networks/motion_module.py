@@ -40,7 +40,7 @@ class TemporalAttend(Protocol):
     """
 
     def __call__(
-        self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables
+        self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables, /
     ) -> Tensor: ...
 
 

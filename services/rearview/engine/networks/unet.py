@@ -3,8 +3,8 @@
 The UNet's modules stay the objects that they are (adapters exchange their weights in place, attention
 processors stay installed); the motion modules are added to its blocks, under the names that diffusers'
 `UNetMotionModel` gives them, so its state dict is that model's. What surprises: there is no clip here.
-Samples are a batch of frames of any sessions, and only the view in `cross_attention_kwargs["memory"]`
-knows which of them see each other. Without a cache in it the motion modules are skipped.
+Samples are a batch of frames of any sessions, and only `attend`, which the caller brings along, knows which
+of them see each other. Without it the motion modules are skipped.
 Source: Live2Diff, reference note sections 1.1 to 1.4.
 Shape legend: S samples (frames), C channels, HW latent size, T tokens of a prompt.
 """
@@ -26,7 +26,6 @@ from diffusers.models.unets.unet_2d_blocks import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rearview.engine.memory.compose import JointView
 from rearview.engine.networks.motion_module import MotionModule, TemporalAttend, TemporalAttention
 
 __all__ = ["DepthBranch", "StreamingUNet", "motion_state"]
@@ -123,22 +122,21 @@ class StreamingUNet(nn.Module):
         return_dict: bool = False,
         cross_attention_kwargs: Mapping[str, Any] | None = None,
         depth: Tensor | None = None,
+        attend: TemporalAttend | None = None,
     ) -> tuple[Tensor]:
         """Predictions (S, C, H, W) for noisy latents (S, C, H, W) at a timestep each, (S,) or one for all.
 
-        `encoder_hidden_states` (S, T, C). `cross_attention_kwargs["memory"]`: a `JointView`, or a view of
-        spatial attention alone. `depth`: depth latents (S, C, H, W), needed iff there is a depth branch
-        and a cache. As diffusers' UNet returns it with `return_dict=False`, which is all that there is.
+        `encoder_hidden_states` (S, T, C). `cross_attention_kwargs["memory"]`: an `AttentionMemory` for
+        spatial attention. `attend`: attention over time, pixel by pixel. `depth`: depth latents
+        (S, C, H, W), needed iff there is a depth branch and `attend`. As diffusers' UNet returns it with
+        `return_dict=False`, which is all that there is.
         """
         assert not return_dict, "this UNet returns a tuple"
-        memory = (cross_attention_kwargs or {}).get("memory")
-        bank, cache = (memory.bank, memory.cache) if isinstance(memory, JointView) else (memory, None)
-        spatial = None if bank is None else {"memory": bank}
         steps_S = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
         time = self.time_embedding(self.time_proj(steps_S).to(sample.dtype))
-        shared = _Shared(time, encoder_hidden_states, spatial, None if cache is None else cache.attend)
+        shared = _Shared(time, encoder_hidden_states, cross_attention_kwargs, attend)
         x = self.conv_in(sample)
-        if self.flow_conv_in is not None and cache is not None:
+        if self.flow_conv_in is not None and attend is not None:
             assert depth is not None, "this UNet was trained with depth and got none"
             x = x + self.flow_conv_in(depth)
         x = self._through_blocks(x, shared)
@@ -157,7 +155,7 @@ class StreamingUNet(nn.Module):
 
     @property
     def has_depth(self) -> bool:
-        """Whether forwards with a cache need `depth`."""
+        """Whether forwards with `attend` need `depth`."""
         return self.flow_conv_in is not None
 
     @property

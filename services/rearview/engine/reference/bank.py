@@ -1,4 +1,4 @@
-"""A feature bank in its plainest form, for `reference.py`: one session, a dictionary, loops over tokens.
+"""A feature bank in its plainest form, for `frame.py`: one session, a dictionary, loops over tokens.
 
 No pool, slots, masks, padding or batches, and none of their code. What it shares with `FeatureBank` is
 the rule for when to write and the counters that key the merge.

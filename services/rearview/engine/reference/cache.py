@@ -1,4 +1,4 @@
-"""A temporal cache in its plainest form, for `reference.py`: one session, lists of frames, no slots.
+"""A temporal cache in its plainest form, for `frame.py`: one session, lists of frames, no slots.
 
 No pool, numbers, masks, folding or batches, and none of their code: the frames that are seen are put in
 order, oldest first, and positions are counted off. What it shares with `TemporalKVCache` is only the

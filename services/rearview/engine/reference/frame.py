@@ -17,10 +17,10 @@ from torch import Tensor
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Guidance, Settings
 from rearview.contract.timesteps import timestep_indices
-from rearview.engine.memory.compose import JointView
 from rearview.engine.networks.decode import decode
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.encode import encode
+from rearview.engine.networks.motion_module import TemporalAttend
 from rearview.engine.networks.sampling import StepCoefficients, noise
 from rearview.engine.reference.bank import PlainBank
 from rearview.engine.reference.cache import PlainCache
@@ -136,14 +136,21 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
         embeds = [denoiser.conditioning.embed_frame(each.settings, each.ordinal) for each in samples]
         depths = [sample.payload.depth for sample in samples if sample.payload.depth is not None]
         depth = torch.cat(depths) if depths else None
-        memory = JointView(None, view)
-        outputs = _run_unet(denoiser, torch.cat(noisy), constants, torch.cat(embeds), dtype, memory, depth)
+        outputs = _run_unet(
+            denoiser,
+            torch.cat(noisy),
+            constants,
+            torch.cat(embeds),
+            dtype,
+            depth_BCHW=depth,
+            attend=view.attend,
+        )
         left = []
         for place, (sample, x, at) in enumerate(zip(samples, noisy, constants, strict=True)):
             settings, (_, negative, depth) = sample.settings, sample.payload
             if _predicts_negative(settings, step):
-                prompt, beside = settings.negative_prompt, JointView(None, view.beside(place))
-                away = _run_unet(denoiser, x, [at], denoiser.conditioning.embed(prompt), dtype, beside, depth)
+                prompt, beside = denoiser.conditioning.embed(settings.negative_prompt), view.beside(place)
+                away = _run_unet(denoiser, x, [at], prompt, dtype, depth_BCHW=depth, attend=beside.attend)
                 negative = _clean_of(denoiser, x, away, at)
             clean = _guided(denoiser, settings, at, x, outputs[place : place + 1], negative)
             left.append(Carried(clean, negative, depth))
@@ -250,10 +257,13 @@ def _run_unet(
     dtype: torch.dtype,
     memory: Any = None,
     depth_BCHW: Tensor | None = None,
+    attend: TemporalAttend | None = None,
 ) -> Tensor:
     arguments: dict[str, Any] = {} if memory is None else {"cross_attention_kwargs": {"memory": memory}}
     if depth_BCHW is not None:
         arguments["depth"] = depth_BCHW.to(dtype)
+    if attend is not None:
+        arguments["attend"] = attend
     output: Tensor = denoiser.unet(
         x_BCHW.to(dtype),
         torch.tensor([step.timestep for step in steps], device=x_BCHW.device),

@@ -1,16 +1,17 @@
 """The feature bank of StreamV2V for many sessions: what each (session, step, layer) saw before.
 
 Owns preallocated tensors per layer, (slots x steps) rows of fixed shape, and per row a small record.
-Forwards read through `gather` and never change anything; `scatter` is the one mutation, and only copies.
-What surprises: a place is of one size for every session, so rows without a bank, with a partly filled
-one and with a full one share a forward; what is not filled is zero in the pool and never seen.
+Forwards read through `gather` and never change anything; what a commit writes is computed in full by
+`prepare` before any of it is copied. Whether a row writes follows from its ordinal and the record, here and
+nowhere else. What surprises: a place is of one size for every session, so rows without a bank, with a partly
+filled one and with a full one share a forward; what is not filled is zero in the pool and never seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,17 +19,29 @@ from torch import Tensor
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.memories import BankSettings, MergeMetric
 from rearview.contract.session import SessionSpec
-from rearview.engine.memory.bank.export import check_header, checked_tensors, export_header, records_of
+from rearview.engine.memory.bank.export import check_layers, export_header
 from rearview.engine.memory.bank.layers import BankLayer, BankLayout, KeptOutputs, capacity_tokens
 from rearview.engine.memory.bank.merge import bank_tokens, max_bank_tokens
 from rearview.engine.memory.bank.records import (
     BankRecord,
+    BankSample,
     bank_samples,
     fusion_strength,
+    read_record,
     record_after,
     record_seen,
 )
-from rearview.engine.memory.bank.view import BankUpdate, BankView, LayerStorage, RowPlan
+from rearview.engine.memory.bank.view import (
+    BANK,
+    BankUpdate,
+    BankView,
+    LayerStorage,
+    SamplePlan,
+    plan_view,
+)
+from rearview.engine.memory.bank.write import LayerWrite, SampleWrite, compute_writes
+from rearview.engine.memory.export import Chunk, Incoming, check_tensors
+from rearview.engine.memory.protocol import Memory, Write
 from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Reason
@@ -59,8 +72,11 @@ class BankShape:
     """Pixels per latent cell."""
 
 
-class FeatureBank:
-    """A `TemporalMemory` of keys, values and outputs."""
+class FeatureBank(Memory[BankView, BankUpdate]):
+    """Keys, values and outputs of past frames."""
+
+    kind = BANK
+    operators = frozenset({OperatorKind.DENOISE})
 
     def __init__(
         self,
@@ -80,12 +96,9 @@ class FeatureBank:
         self._records = [BankRecord()] * rows
 
     def allocate(self, spec: SessionSpec) -> None:
-        """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool, or if it
-        asks for a temporal cache: `JointMemory` has both.
+        """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool, and
+        Refused(NO_CAPACITY).
         """
-        if spec.cache is not None:
-            text = "this service keeps no temporal cache"
-            raise InvalidRequest(Reason.SETTING_OUT_OF_RANGE, text, metadata={"field": "cache"})
         self._check_fits(spec)
         self._slots.allocate(spec.session_id)
         self._specs[spec.session_id] = spec
@@ -104,78 +117,75 @@ class FeatureBank:
         for row in rows:
             self._records[row] = BankRecord()
 
-    def warm_up_frames(self, spec: SessionSpec) -> int:
-        return 0
+    def group(self, spec: SessionSpec, operator: Operator) -> Hashable:
+        """Rows with equal groups read equally many tokens in the same way."""
+        return bank_group(spec.bank)
 
-    def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
-        return False
-
-    def write_due(self, row: Row) -> bool:
-        settings = row.frame.spec.bank
-        if settings is None or row.operator.kind is not OperatorKind.DENOISE:
-            return False
-        record = self._records[self._pool_row(row)]
-        return any(sample.write_due for sample in bank_samples(record, settings, row))
+    def num_writes(self, row: Row) -> int:
+        """1 if one of the row's frames is written, else 0."""
+        return sum(sample.writes for sample in self._samples(row))
 
     def gather(self, rows: Sequence[Row]) -> BankView | None:
         """The samples' view, or None if none of them has a bank: their forward is then the plain one."""
-        if rows[0].operator.kind is not OperatorKind.DENOISE or all(r.frame.spec.bank is None for r in rows):
+        if all(row.frame.spec.bank is None for row in rows):
             return None
-        plans = [self._plan(sample) for row in rows for sample in self._samples(row)]
-        return BankView(self._layout.layers, self._storage, plans, self._device)
+        samples = [sample for row in rows for sample in self._samples(row)]
+        spec = rows[0].frame.spec
+        return plan_view(
+            self._layout.layers,
+            self._storage,
+            [self._plan(row) for row, _ in samples],
+            self._latent_size(spec.height, spec.width),
+            leaves=any(sample.writes for sample in samples),
+        )
 
     @torch.inference_mode()
-    def scatter(self, rows: Sequence[Row], update: BankUpdate | None) -> None:
-        if update is None:
-            return
-        banked = [(self._pool_row(row), row.frame.spec.bank, row) for row in rows if not row.shadow]
-        records = {
-            pool_row: record_after(self._records[pool_row], settings, self._samples(row))
-            for pool_row, settings, row in banked
-            if settings is not None
-        }
-        for storage, writes in zip(self._storage, update.layers, strict=True):
-            for write in writes:
-                for pool, content in zip(storage.tensors, write.tensors, strict=True):
-                    place = pool.narrow(1, write.offset, content.shape[1])
-                    place.index_copy_(0, write.pool_rows, content.to(pool.dtype))
-        for pool_row, record in records.items():
-            self._records[pool_row] = record
+    def prepare(self, rows: Sequence[Row], update: BankUpdate) -> Write:
+        """Merge what is due. `update`: of the forward of these rows, in their order."""
+        records, due, first = {}, [], 0
+        for row in rows:
+            settings, pool_row, samples = row.frame.spec.bank, self._pool_row(row), self._samples(row)
+            if settings is not None and not row.shadow:
+                records[pool_row] = record_after(self._records[pool_row], settings, samples)
+                due += [
+                    self._due(first + index, settings, sample.row)
+                    for index, sample in enumerate(samples)
+                    if sample.writes
+                ]
+            first += len(samples)
+        writes = compute_writes(self._layout.layers, self._storage, due, update)
+        return partial(self._commit, records, writes)
 
-    def export(self, session_id: str) -> Mapping[str, Any]:
-        """A copy on the CPU, keyed (step, layer name), with what is needed to refuse a wrong one."""
+    def export(self, session_id: str) -> Iterator[Chunk]:
+        """See `bank.export` for what the chunks hold."""
         spec, steps = self._specs[session_id], self._rows_by_step(session_id)
-        return {
-            **export_header(spec, self._dtype, self._shape.kept_outputs),
-            "records": {step: asdict(self._records[row]) for step, row in steps.items()},
-            "banks": {
-                (step, layer.name): tuple(
-                    pool[row, : self._held(spec, layer, self._records[row])].cpu().clone()
-                    for pool in storage.tensors
-                )
-                for step, row in steps.items()
-                for layer, storage in self._layers
-            },
-        }
-
-    def import_(self, session_id: str, state: Mapping[str, Any]) -> None:
-        """Take over those steps of an export that this pool has; others are left alone, so that the
-        exports of several spans can be put together, and one of all steps taken apart.
-        """
-        spec, rows = self._specs[session_id], self._rows_by_step(session_id)
-        check_header(state, export_header(spec, self._dtype, self._shape.kept_outputs), self._layout)
-        records = records_of(state, self._shape.steps)
-        incoming = [
-            (rows[step], storage, self._checked(spec, layer, storage, record, state, step))
-            for step, record in records.items()
-            for layer, storage in self._layers
-        ]
-        for row, storage, contents in incoming:
-            for pool, content in zip(storage.tensors, contents, strict=True):
-                pool[row].zero_()
-                pool[row, : content.shape[0]].copy_(content)
+        records = {step: self._records[row] for step, row in steps.items()}
+        yield Chunk(BANK.name, values=export_header(spec, self._dtype, self._shape.kept_outputs))
         for step, record in records.items():
-            self._records[rows[step]] = record
+            yield Chunk(BANK.name, step, values=asdict(record))
+            for layer, storage in self._layers:
+                assert self._records[steps[step]] == record, "the session ran while it was exported"
+                held = self._held(spec, layer, record)
+                content = tuple(pool[steps[step], :held].cpu().clone() for pool in storage.tensors)
+                yield Chunk(BANK.name, step, layer.name, tensors=content)
+
+    def prepare_import(self, session_id: str, chunks: Iterable[Chunk]) -> Write:
+        """Raises ValueError for an export of another size, type, bank or UNet."""
+        spec, rows = self._specs[session_id], self._rows_by_step(session_id)
+        incoming = Incoming.sort(chunks)
+        incoming.check_headers(export_header(spec, self._dtype, self._shape.kept_outputs))
+        check_layers(incoming, self._layout)
+        steps = incoming.of_steps(self._shape.steps)
+        records = {rows[step]: read_record(values) for step, values in steps.items()}
+        contents = []
+        for step in steps:
+            for layer, storage in self._layers:
+                held = self._held(spec, layer, records[rows[step]])
+                shapes = [(held, pool.shape[2]) for pool in storage.tensors]
+                tensors = incoming.layers.get((step, layer.name), ())
+                checked = check_tensors(tensors, step, layer.name, shapes, self._dtype)
+                contents.append((rows[step], storage, checked))
+        return partial(self._replace, records, contents)
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         """The same for every session of a pool: places are of one size."""
@@ -261,40 +271,42 @@ class FeatureBank:
     def _pool_row(self, row: Row) -> int:
         return self._rows_by_step(row.session_id)[row.operator.step]
 
-    def _samples(self, row: Row) -> tuple[Row, ...]:
-        if not row.window:
-            return (row,)
+    def _samples(self, row: Row) -> tuple[BankSample, ...]:
         return bank_samples(self._records[self._pool_row(row)], row.frame.spec.bank, row)
 
-    def _plan(self, row: Row) -> RowPlan:
-        settings = row.frame.spec.bank
+    def _plan(self, row: Row) -> SamplePlan:
+        settings, pool_row = row.frame.spec.bank, self._pool_row(row)
         if settings is None:
-            return RowPlan(self._pool_row(row), None)
+            return SamplePlan(pool_row, None)
+        seen = record_seen(self._records[pool_row], settings, row)
+        return SamplePlan(pool_row, settings, seen.writes, fusion_strength(seen, settings, row.ordinal))
+
+    def _due(self, sample: int, settings: BankSettings, row: Row) -> SampleWrite:
         pool_row = self._pool_row(row)
         seen = record_seen(self._records[pool_row], settings, row)
-        return RowPlan(
-            pool_row=pool_row,
-            settings=settings,
-            writes=seen.writes,
-            strength=fusion_strength(seen, settings, row.ordinal),
-            write_due=row.write_due,
-            seed=row.settings.seed,
-            step=row.operator.step,
-            ordinal=row.ordinal,
+        return SampleWrite(
+            sample, pool_row, settings, seen.writes, row.settings.seed, row.operator.step, row.ordinal
         )
 
-    def _checked(
+    @torch.inference_mode()
+    def _commit(self, records: dict[int, BankRecord], writes: Sequence[LayerWrite]) -> None:
+        for write in writes:
+            write.copy()
+        for pool_row, record in records.items():
+            self._records[pool_row] = record
+
+    @torch.inference_mode()
+    def _replace(
         self,
-        spec: SessionSpec,
-        layer: BankLayer,
-        storage: LayerStorage,
-        record: BankRecord,
-        state: Mapping[str, Any],
-        step: int,
-    ) -> tuple[Tensor, ...]:
-        held = self._held(spec, layer, record)
-        shapes = [(held, pool.shape[2]) for pool in storage.tensors]
-        return checked_tensors(state, step, layer.name, shapes, self._dtype)
+        records: dict[int, BankRecord],
+        contents: Sequence[tuple[int, LayerStorage, tuple[Tensor, ...]]],
+    ) -> None:
+        for row, storage, tensors in contents:
+            for pool, content in zip(storage.tensors, tensors, strict=True):
+                pool[row].zero_()
+                pool[row, : content.shape[0]].copy_(content)
+        for row, record in records.items():
+            self._records[row] = record
 
 
 def _refused(name: str, message: str) -> InvalidRequest:

@@ -8,14 +8,25 @@ frame and on what was committed before it, never on load, so that any order of r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from rearview.contract.memories import BankSettings, PromptChange
 from rearview.contract.timesteps import timestep_indices
+from rearview.engine.memory.export import Json
 from rearview.engine.rows import Row
 
-__all__ = ["BankRecord", "bank_samples", "fusion_strength", "is_write_due", "record_after", "record_seen"]
+__all__ = [
+    "BankRecord",
+    "BankSample",
+    "bank_samples",
+    "fusion_strength",
+    "is_write_due",
+    "read_record",
+    "record_after",
+    "record_seen",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,13 @@ class BankRecord:
     """Digest of the prompt of the last frame; empty: there was none."""
     changed_at: int | None = None
     """Ordinal of the first frame under that prompt; None: it has always been this one."""
+
+
+class BankSample(NamedTuple):
+    """One frame of a row, with what it does to the bank."""
+
+    row: Row
+    writes: bool
 
 
 def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRecord:
@@ -47,26 +65,26 @@ def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRec
     )
 
 
-def record_after(record: BankRecord, settings: BankSettings, samples: Sequence[Row]) -> BankRecord:
+def record_after(record: BankRecord, settings: BankSettings, samples: Sequence[BankSample]) -> BankRecord:
     """The record once a row of these samples has committed, of which at most one writes."""
     prompt, changed_at = record.prompt, record.changed_at
-    for sample in samples:
-        digest = _digest(sample.settings.style)
+    for row, _ in samples:
+        digest = _digest(row.settings.style)
         if prompt not in ("", digest):
-            changed_at = sample.ordinal
+            changed_at = row.ordinal
         prompt = digest
-    writers = [sample for sample in samples if sample.write_due]
+    writers = [row for row, writes in samples if writes]
     if not writers:
-        writes = {record_seen(record, settings, sample).writes for sample in samples}
-        assert writes == {record.writes}, "a bank that counts as empty was not written"
+        seen = {record_seen(record, settings, row).writes for row, _ in samples}
+        assert seen == {record.writes}, "a bank that counts as empty was not written"
         return replace(record, prompt=prompt, changed_at=changed_at)
     (writer,) = writers
-    seen = record_seen(record, settings, writer)
-    return replace(seen, writes=seen.writes + 1, prompt=prompt, changed_at=changed_at)
+    before = record_seen(record, settings, writer)
+    return replace(before, writes=before.writes + 1, prompt=prompt, changed_at=changed_at)
 
 
-def bank_samples(record: BankRecord, settings: BankSettings | None, row: Row) -> tuple[Row, ...]:
-    """The row's samples, each with whether it writes. They all see the bank as it is before the row, so
+def bank_samples(record: BankRecord, settings: BankSettings | None, row: Row) -> tuple[BankSample, ...]:
+    """The row's frames, each with whether it writes. They all see the bank as it is before the row, so
     of several whose write is due the last one writes alone. A shadow window only reads.
     """
     samples = row.samples()
@@ -75,7 +93,7 @@ def bank_samples(record: BankRecord, settings: BankSettings | None, row: Row) ->
         for index, sample in enumerate(samples):
             if is_write_due(record_seen(record, settings, sample), settings, sample.ordinal):
                 last = index
-    return tuple(replace(sample, write_due=index == last) for index, sample in enumerate(samples))
+    return tuple(BankSample(sample, index == last) for index, sample in enumerate(samples))
 
 
 def is_write_due(seen: BankRecord, settings: BankSettings, ordinal: int) -> bool:
@@ -88,6 +106,24 @@ def fusion_strength(seen: BankRecord, settings: BankSettings, ordinal: int) -> f
     if settings.prompt_change is not PromptChange.FADE or seen.changed_at is None:
         return settings.fusion_strength
     return settings.fusion_strength * min(1.0, (ordinal - seen.changed_at) / settings.fade_frames)
+
+
+def read_record(values: Mapping[str, Json]) -> BankRecord:
+    """A record from an export. Raises ValueError for what is none."""
+    writes = _number(values, "writes", 0)
+    timestep_index = _number(values, "timestep_index", -1)
+    changed_at = None if values.get("changed_at") is None else _number(values, "changed_at", 0)
+    prompt = values.get("prompt")
+    if not isinstance(prompt, str):
+        raise ValueError("the export's prompt is no digest")
+    return BankRecord(writes, timestep_index, prompt, changed_at)
+
+
+def _number(values: Mapping[str, Json], name: str, least: int) -> int:
+    number = values.get(name)
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise ValueError(f"the export's {name} is {number}")
+    return number
 
 
 def _digest(prompt: str) -> str:

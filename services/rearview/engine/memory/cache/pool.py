@@ -2,76 +2,42 @@
 
 Owns preallocated tensors, per step and layer one pair over all slots, and per (session, step) one number,
 from which everything else follows (`CacheWindow`). Forwards read through `gather` and never change
-anything; `scatter` is the one mutation: a window fills the sinks and empties the ring, a single frame
-takes one place in the ring. What surprises: keys and values are kept without positions, since those of a
-frame change as it ages, and in any type (`float8_e4m3fn` too), since they are converted as they are read.
-Source: Live2Diff, reference note sections 2.2, 2.3, 3 and 5.
+anything; a commit writes: a window fills the sinks and empties the ring, a single frame takes one place in
+the ring. What surprises: keys and values are kept without positions, since those of a frame change as it
+ages, and in any type (`float8_e4m3fn` too), since they are converted as they are read.
+The method is that of Live2Diff (Xing et al. 2024): sinks that stay, a rolling window of the newest frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
-from rearview.engine.memory.bank.export import check_tensors
-from rearview.engine.memory.cache.export import check_cache, export_header, streamed_frames
-from rearview.engine.memory.cache.view import CacheUpdate, CacheView, LayerPool, SamplePlan
+from rearview.engine.memory.cache.export import check_layers, export_header, streamed_frames
+from rearview.engine.memory.cache.layers import CacheLayer, CacheLayout
+from rearview.engine.memory.cache.view import (
+    CACHE,
+    CacheUpdate,
+    CacheView,
+    LayerPool,
+    Place,
+    plan_stream,
+    plan_windows,
+)
 from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.export import Chunk, Incoming, check_tensors
+from rearview.engine.memory.protocol import Memory, Write
 from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Reason
 
-__all__ = ["CacheLayer", "CacheLayout", "CacheShape", "TemporalKVCache", "read_cache_layout"]
-
-
-@dataclass(frozen=True, slots=True)
-class CacheLayer:
-    """One temporal attention layer."""
-
-    name: str
-    """Path of its module in the UNet: the key of exports."""
-    level: int
-    """How often the latent was halved before it."""
-    channels: int
-    heads: int
-
-    def pixels(self, height: int, width: int) -> int:
-        """N for a latent of this size."""
-        return (height >> self.level) * (width >> self.level)
-
-    def shape(self, pixels: int, frames: int) -> tuple[int, int, int, int]:
-        """(N, H, L, D)."""
-        return pixels, self.heads, frames, self.channels // self.heads
-
-
-@dataclass(frozen=True, slots=True)
-class CacheLayout:
-    """All temporal layers of a UNet, by number."""
-
-    layers: tuple[CacheLayer, ...]
-    size_multiple: int
-    """Latent cells of which both sides of a frame are a multiple."""
-    max_frames: int
-    """Positions that the motion modules know."""
-
-    def bytes_per_step(self, height: int, width: int, frames: int, dtype: torch.dtype) -> int:
-        """Bytes of one (session, step) for latents of this size: 2 N L C per layer (section 3.2)."""
-        elements = sum(2 * layer.pixels(height, width) * frames * layer.channels for layer in self.layers)
-        return elements * dtype.itemsize
-
-
-def read_cache_layout(unet: Any) -> CacheLayout:
-    """The temporal layers of a `StreamingUNet`."""
-    layers = tuple(
-        CacheLayer(name, level, layer.channels, layer.heads) for name, level, layer in unet.temporal_layers()
-    )
-    return CacheLayout(layers, unet.size_multiple, unet.max_frames)
+__all__ = ["CacheShape", "TemporalKVCache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +56,13 @@ class CacheShape:
     """Pixels per latent cell."""
 
 
-class TemporalKVCache:
-    """A `TemporalMemory` of keys and values. Sessions without `SessionSpec.cache` take a slot too, and
-    leave it empty.
+class TemporalKVCache(Memory[CacheView, CacheUpdate]):
+    """Keys and values of past frames. Sessions without `SessionSpec.cache` take a slot too, and leave it
+    empty.
     """
+
+    kind = CACHE
+    operators = frozenset({OperatorKind.DENOISE})
 
     def __init__(
         self,
@@ -120,7 +89,9 @@ class TemporalKVCache:
         self._streamed: dict[int, list[int | None]] = {step: [None] * shape.num_slots for step in shape.steps}
 
     def allocate(self, spec: SessionSpec) -> None:
-        """Take a slot. Raises InvalidRequest if the size of a session with a cache does not fit."""
+        """Take a slot. Raises InvalidRequest if the size of a session with a cache does not fit, and
+        Refused(NO_CAPACITY).
+        """
         if spec.cache is not None:
             self._check_fits(spec)
         self._slots.allocate(spec.session_id)
@@ -141,81 +112,79 @@ class TemporalKVCache:
             for tensor in pool.tensors:
                 tensor[slot].zero_()
 
+    def group(self, spec: SessionSpec, operator: Operator) -> Hashable:
+        """Of the rows of a forward all have a cache or none has."""
+        return spec.cache is not None
+
     def warm_up_frames(self, spec: SessionSpec) -> int:
+        """The sinks: W, for sessions with a cache."""
         return 0 if spec.cache is None else self._window.sink_frames
 
-    def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
-        return False
-
-    def write_due(self, row: Row) -> bool:
-        """Every row with a cache writes it, so that this is part of what each costs."""
-        return False
-
     def gather(self, rows: Sequence[Row]) -> CacheView | None:
-        """The samples' view, or None if the rows have no cache. All of them have one or none has."""
-        denoises = rows[0].operator.kind is OperatorKind.DENOISE
-        cached = [denoises and row.frame.spec.cache is not None for row in rows]
+        """The samples' view, or None if the rows have no cache. All of them have one or none has; all are
+        windows or none is.
+        """
+        cached = [row.frame.spec.cache is not None for row in rows]
         if not any(cached):
             return None
         assert all(cached), "rows with and without a temporal cache in one forward"
-        plans = [plan for row in rows for plan in self._plans(row)]
-        return CacheView(self._window, self._pools, plans, self._device)
+        windows = [bool(row.window) for row in rows]
+        if any(windows):
+            assert all(windows), "windows and single frames in one forward"
+            places = [place for row in rows for place in self._window_places(row)]
+            return plan_windows(places, self._window, self._pools, self._device)
+        numbers = [self._number(row) for row in rows]
+        return plan_stream(
+            [self._place(row) for row in rows], numbers, self._window, self._pools, self._device
+        )
 
     @torch.inference_mode()
-    def scatter(self, rows: Sequence[Row], update: CacheUpdate | None) -> None:
-        if update is None:
-            return
+    def prepare(self, rows: Sequence[Row], update: CacheUpdate) -> Write:
+        """`update`: of the forward of these rows, in their order."""
+        writes = []
         for index, new in enumerate(update.layers):
             start = 0
             for row in rows:
                 samples = slice(start, start + len(row.frames))
-                self._write(row, self._pools[row.operator.step][index], [kind[samples] for kind in new])
+                pool = self._pools[row.operator.step][index]
+                for tensor, content_SNC in zip(pool.tensors, new, strict=True):
+                    writes.append(self._write(row, tensor, content_SNC[samples]))
                 start = samples.stop
-        for row in rows:
-            slot = self._slots.slot(row.session_id)
-            streamed = self._streamed[row.operator.step]
-            streamed[slot] = 0 if row.window else self._number(row) + 1
+        numbers = {self._place(row): 0 if row.window else self._number(row) + 1 for row in rows}
+        return partial(self._commit, writes, numbers)
 
-    def export(self, session_id: str) -> Mapping[str, Any]:
-        """A copy on the CPU, keyed (step, layer name), with what is needed to refuse a wrong one."""
+    def export(self, session_id: str) -> Iterator[Chunk]:
+        """See `cache.export` for what the chunks hold."""
         spec, slot = self._specs[session_id], self._slots.slot(session_id)
         numbers = {step: streamed[slot] for step, streamed in self._streamed.items()}
-        return {
-            **export_header(spec, self._window, self._dtype),
-            "streamed": numbers,
-            "tensors": {
-                (step, layer.name): tuple(
-                    self._held(tensor, spec, layer, slot, numbers[step]).cpu().clone()
-                    for tensor in pool.tensors
-                )
-                for step, layer, pool in self._all_pools()
-                if numbers[step] is not None
-            },
-        }
+        yield Chunk(CACHE.name, values=export_header(spec, self._window, self._dtype))
+        for step, n in numbers.items():
+            yield Chunk(CACHE.name, step, values={"streamed": n})
+            for layer, pool in zip(self._layout.layers, self._pools[step], strict=True):
+                assert self._streamed[step][slot] == n, "the session ran while it was exported"
+                if n is not None:
+                    held = self._held(pool, spec, layer, slot, n)
+                    content = tuple(each.cpu().clone(memory_format=torch.contiguous_format) for each in held)
+                    yield Chunk(CACHE.name, step, layer.name, tensors=content)
 
-    def import_(self, session_id: str, state: Mapping[str, Any]) -> None:
-        """Take over those steps of an export that this pool has; others are left alone, so that the
-        exports of several spans can be put together, and one of all steps taken apart.
-        """
+    def prepare_import(self, session_id: str, chunks: Iterable[Chunk]) -> Write:
+        """Raises ValueError for an export of another size, type, window or UNet."""
         spec, slot = self._specs[session_id], self._slots.slot(session_id)
-        names = [layer.name for layer in self._layout.layers]
-        check_cache(state, export_header(spec, self._window, self._dtype), names)
-        numbers = streamed_frames(state, self._shape.steps)
+        incoming = Incoming.sort(chunks)
+        incoming.check_headers(export_header(spec, self._window, self._dtype))
+        check_layers(incoming, [layer.name for layer in self._layout.layers])
+        numbers = streamed_frames(incoming.of_steps(self._shape.steps))
         if spec.cache is None and any(n is not None for n in numbers.values()):
             raise ValueError("the session has no temporal cache, the export has one")
-        incoming = [
-            (pool, self._held_by(spec, layer, slot, n, pool), self._checked(state, step, spec, layer, n))
-            for step, layer, pool in self._all_pools()
-            if (n := numbers.get(step)) is not None
-        ]
-        for step, n in numbers.items():
-            self._streamed[step][slot] = n
-            for pool in self._pools[step]:
-                for tensor in pool.tensors:
-                    tensor[slot].zero_()
-        for _, places, contents in incoming:
-            for place, content in zip(places, contents, strict=True):
-                place.copy_(content)
+        contents = []
+        for step, layer, pool in self._all_pools():
+            n = numbers.get(step)
+            if n is not None:
+                shape = layer.shape(self._pixels(spec, layer), self._window.filled(n))
+                found = incoming.layers.get((step, layer.name), ())
+                tensors = check_tensors(found, step, layer.name, [shape, shape], self._dtype)
+                contents.append((self._held(pool, spec, layer, slot, n), tensors))
+        return partial(self._replace, slot, numbers, contents)
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         """The same for every session of a pool: places are of one size."""
@@ -279,40 +248,56 @@ class TemporalKVCache:
         assert n is not None, f"frame {row.ordinal} came to step {row.operator.step} before its warm-up"
         return n
 
-    def _plans(self, row: Row) -> list[SamplePlan]:
-        slot, step = self._slots.slot(row.session_id), row.operator.step
-        if not row.window:
-            return [SamplePlan(slot, step, self._number(row))]
+    def _place(self, row: Row) -> Place:
+        return Place(row.operator.step, self._slots.slot(row.session_id))
+
+    def _window_places(self, row: Row) -> list[Place]:
         frames = len(row.window)
         assert frames == self._window.sink_frames, f"a window of {frames} frames"
-        return [SamplePlan(slot, step)] * frames
+        return [self._place(row)] * frames
 
-    def _write(self, row: Row, pool: LayerPool, new: Sequence[Tensor]) -> None:
-        slot = self._slots.slot(row.session_id)
+    def _write(self, row: Row, tensor: Tensor, content_FNC: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Where in a pool's tensor a row's frames go, what goes there, and what they leave empty."""
+        heads_NHFD = content_FNC.unflatten(-1, (tensor.shape[2], tensor.shape[4])).permute(1, 2, 0, 3)
+        pixels, frames = heads_NHFD.shape[0], heads_NHFD.shape[2]
+        slot = tensor[self._slots.slot(row.session_id), :pixels]
         first = 0 if row.window else self._window.slot(self._number(row))
-        for tensor, content_FNC in zip(pool.tensors, new, strict=True):
-            heads = content_FNC.unflatten(-1, (tensor.shape[2], tensor.shape[4])).permute(1, 2, 0, 3)
-            place = tensor[slot, : heads.shape[0]]
-            place[:, :, first : first + heads.shape[2]].copy_(_stored(heads, self._dtype))
-            if row.window:
-                place[:, :, heads.shape[2] :].zero_()
+        place = slot[:, :, first : first + frames]
+        return place, _stored(heads_NHFD, self._dtype), slot[:, :, frames:] if row.window else None
 
-    def _held_by(
-        self, spec: SessionSpec, layer: CacheLayer, slot: int, n: int | None, pool: LayerPool
-    ) -> list[Tensor]:
-        return [self._held(tensor, spec, layer, slot, n) for tensor in pool.tensors]
+    @torch.inference_mode()
+    def _commit(
+        self, writes: Sequence[tuple[Tensor, Tensor, Tensor | None]], numbers: dict[Place, int]
+    ) -> None:
+        for place, content, emptied in writes:
+            place.copy_(content)
+            if emptied is not None:
+                emptied.zero_()
+        for (step, slot), n in numbers.items():
+            self._streamed[step][slot] = n
 
-    def _held(self, tensor: Tensor, spec: SessionSpec, layer: CacheLayer, slot: int, n: int | None) -> Tensor:
-        """The part of a slot that holds frames; a view."""
-        filled = 0 if n is None else self._window.filled(n)
-        return tensor[slot, : self._pixels(spec, layer), :, :filled]
+    @torch.inference_mode()
+    def _replace(
+        self,
+        slot: int,
+        numbers: dict[int, int | None],
+        contents: Sequence[tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]],
+    ) -> None:
+        for step, n in numbers.items():
+            self._streamed[step][slot] = n
+            for pool in self._pools[step]:
+                for tensor in pool.tensors:
+                    tensor[slot].zero_()
+        for places, tensors in contents:
+            for place, content in zip(places, tensors, strict=True):
+                place.copy_(content)
 
-    def _checked(
-        self, state: Mapping[str, Any], step: int, spec: SessionSpec, layer: CacheLayer, n: int
-    ) -> tuple[Tensor, ...]:
-        shape = layer.shape(self._pixels(spec, layer), self._window.filled(n))
-        found = tuple(state["tensors"].get((step, layer.name), ()))
-        return check_tensors(found, step, layer.name, [shape, shape], self._dtype)
+    def _held(
+        self, pool: LayerPool, spec: SessionSpec, layer: CacheLayer, slot: int, n: int
+    ) -> tuple[Tensor, Tensor]:
+        """The part of a slot that holds frames; views."""
+        pixels, filled = self._pixels(spec, layer), self._window.filled(n)
+        return pool.keys[slot, :pixels, :, :filled], pool.values[slot, :pixels, :, :filled]
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

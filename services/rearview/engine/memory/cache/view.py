@@ -1,25 +1,41 @@
-"""What one forward's samples read from a temporal cache, and what they would write to it.
+"""What one forward's samples read from a temporal cache, and what they leave for it.
 
-A view reads the pool in place and is valid until the next scatter. Samples whose slots follow each other
-at one step are read together, through a slice; nothing of the past is copied unless its type differs. A
+A view is a few small tensors (positions, which slots may be seen, an order) beside a key that says where the
+samples' pasts lie; a `CacheReader` reads the pool in place. Samples whose slots follow each other at one step
+are read together, through a slice, so that nothing of the past is copied unless its type differs. Which
+slices those are is static: it is in the key, and a forward that is captured is captured for one set of slots.
+(The other way, slots in a tensor, would copy every past in every layer: more bytes than all the weights.) A
 forward is either of windows, whose frames see each other and no past, or of single frames.
-Shape legend: S samples, W frames of a warm-up, N pixels, C channels, H heads, D channels of a head,
+Shape legend: S samples, T twins, W frames of a warm-up, N pixels, C channels, H heads, D channels of a head,
 L stored frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.protocol import Kind
 from rearview.engine.networks.attention.temporal import attend_frames, attend_stored
 from rearview.engine.networks.motion_module import PositionTables
 
-__all__ = ["CacheUpdate", "CacheView", "LayerPool", "SamplePlan"]
+__all__ = [
+    "CACHE",
+    "CacheKey",
+    "CacheReader",
+    "CacheUpdate",
+    "CacheView",
+    "LayerPool",
+    "Place",
+    "plan_stream",
+    "plan_windows",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +47,7 @@ class LayerPool:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
+        """Keys, values."""
         return self.keys, self.values
 
     def read(self, slots: range, pixels: int) -> tuple[Tensor, Tensor]:
@@ -43,113 +60,140 @@ Pools = Mapping[int, Sequence[LayerPool]]
 """Step to its pools by layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class SamplePlan:
-    """What one sample of the forward does."""
+class Place(NamedTuple):
+    """Where a sample's past lies."""
 
+    step: int
     slot: int
-    step: int
-    streamed: int | None = None
-    """n, its number among the streamed frames. None: it is in a window."""
 
 
 @dataclass(frozen=True, slots=True)
-class CacheUpdate:
-    """What a forward would write: per layer keys and values (S, N, C), in the order of the samples."""
+class CacheKey:
+    """What is static in a forward with a cache."""
 
-    layers: Sequence[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Samples that are read through one slice."""
-
-    step: int
-    slots: range
-    places: slice
-    """In the order in which samples are read."""
+    places: tuple[Place, ...]
+    """Of each sample that writes, in order."""
+    is_window: bool
+    """Whether the samples are the frames of windows, W for each row."""
+    twins: tuple[int, ...] = ()
+    """Indices of samples that have a second one behind all of them, which sees their past (and, in a
+    window, the other frames' present) beside itself, and leaves nothing."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class CacheView:
-    """The temporal attention of a batch of samples, and the recorder of what they leave."""
+    """What the samples of a forward read. The tensors of windows are empty but for `twins_T`."""
 
-    def __init__(
-        self,
-        window: CacheWindow,
-        pools: Pools,
-        plans: Sequence[SamplePlan],
-        device: torch.device,
-        twins: Sequence[int] = (),
-    ) -> None:
-        """`twins`: indices of plans that have a second sample behind all of them, which sees their past
-        (and, in a window, the other frames' present) beside itself, and leaves nothing.
-        """
-        self._window, self._pools, self._plans, self._device = window, pools, plans, device
-        self._twins = list(twins)
-        self._recorded: list[tuple[Tensor, Tensor]] = []
-        streamed = [plan.streamed is not None for plan in plans]
-        assert all(streamed) or not any(streamed), "windows and single frames in one forward"
-        self._prefills = not streamed[0]
-        if not self._prefills:
-            self._plan_reading()
+    key: CacheKey
+    window: CacheWindow
+    pools: Pools
+    """At fixed addresses."""
+    order_S: Tensor
+    """Samples, twins included, in the order in which they are read."""
+    back_S: Tensor
+    """The inverse of it."""
+    position_S: Tensor
+    """Of each sample's own frame, in the order of the samples, as the other two."""
+    positions_SL: Tensor
+    """Of every slot, as the sample sees it."""
+    visible_SL: Tensor
+    """Which slots the sample sees."""
+    twins_T: Tensor
+    """`CacheKey.twins`."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that differs from forward to forward."""
+        seen = (self.position_S, self.positions_SL, self.visible_SL)
+        return self.order_S, self.back_S, *seen, self.twins_T
+
+    def beside(self, indices: Sequence[int]) -> CacheView:
+        """A view of these samples followed by copies of some, for predictions under another prompt."""
+        assert not self.key.twins, "a view that has twins already"
+        key = replace(self.key, twins=tuple(indices))
+        twins = torch.tensor(key.twins, dtype=torch.int64).to(self.twins_T.device)
+        if key.is_window:
+            return replace(self, key=key, twins_T=twins)
+        position, positions, visible = (
+            torch.cat([each, each.index_select(0, twins)])
+            for each in (self.position_S, self.positions_SL, self.visible_SL)
+        )
+        return _stream(key, self.window, self.pools, (position, positions, visible), twins)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheUpdate:
+    """What a forward leaves: per layer keys and values (S, N, C), in the order of the samples, without
+    positions, as the network made them.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def key(self) -> None:
+        """Every sample writes: there is nothing to tell apart."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """By layer, in the order of the forward."""
+        return tuple(tensor for layer in self.layers for tensor in layer)
+
+
+CACHE = Kind[CacheView, CacheUpdate]("cache")
+
+
+class CacheReader:
+    """The temporal attention of one forward, and the recorder of what it leaves."""
+
+    def __init__(self, view: CacheView) -> None:
+        self._view, self._key = view, view.key
+        self._left: list[tuple[Tensor, Tensor]] = []
+        self._reading = _reading(self._key)
+        self._seen = (view.position_S, view.positions_SL, view.visible_SL)
+        if not self._reading.in_order:
+            self._seen = self._ordered(*self._seen)
 
     def attend(
         self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables
     ) -> Tensor:
         """See `TemporalAttend`. Layers come in their order."""
-        assert layer == len(self._recorded), f"layer {layer} after {len(self._recorded)} others"
-        own = len(self._plans)
-        assert query_SNC.shape[0] == own + len(self._twins), "samples and plans differ"
-        self._recorded.append((key_SNC[:own], value_SNC[:own]))
-        attend = self._attend_window if self._prefills else self._attend_past
+        assert layer == len(self._left), f"layer {layer} after {len(self._left)} others"
+        own = len(self._key.places)
+        assert len(query_SNC) == own + len(self._key.twins), "samples and places differ"
+        self._left.append((key_SNC[:own], value_SNC[:own]))
+        attend = self._attend_window if self._key.is_window else self._attend_past
         return attend(layer, query_SNC, key_SNC, value_SNC, tables)
 
     def collect(self) -> CacheUpdate:
         """The update of the whole forward."""
-        layers = len(self._pools[self._plans[0].step])
-        assert len(self._recorded) == layers, f"{len(self._recorded)} of {layers} layers were recorded"
-        return CacheUpdate(self._recorded)
+        layers = len(self._view.pools[self._key.places[0].step])
+        assert len(self._left) == layers, f"{len(self._left)} of {layers} layers were recorded"
+        return CacheUpdate(tuple(self._left))
 
-    def beside(self, indices: Sequence[int]) -> CacheView:
-        """A view of these samples followed by copies of some, for predictions under another prompt."""
-        return CacheView(self._window, self._pools, self._plans, self._device, indices)
-
-    def _plan_reading(self) -> None:
-        plans = [*self._plans, *(self._plans[index] for index in self._twins)]
-        is_twin = [False] * len(self._plans) + [True] * len(self._twins)
-        order = sorted(range(len(plans)), key=lambda i: (is_twin[i], plans[i].step, plans[i].slot))
-        self._in_order = order == list(range(len(plans)))
-        self._order = torch.tensor(order).to(self._device)
-        self._back = self._order.argsort()
-        plans = [plans[index] for index in order]
-        numbers = [plan.streamed for plan in plans if plan.streamed is not None]
-        window = self._window
-        self._position_S = self._tensor([window.position(n) for n in numbers])
-        self._positions_SL = self._tensor([window.positions(n) for n in numbers])
-        self._visible_SL = self._tensor([window.visible(n) for n in numbers])
-        self._runs = list(_runs(plans))
-
-    def _tensor(self, values: object) -> Tensor:
-        return torch.tensor(values).to(self._device, non_blocking=True)
+    def _ordered(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        order = self._view.order_S
+        return first.index_select(0, order), second.index_select(0, order), third.index_select(0, order)
 
     def _attend_past(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, tables: PositionTables
     ) -> Tensor:
-        if not self._in_order:
-            query, key, value = (each.index_select(0, self._order) for each in (query, key, value))
+        if not self._reading.in_order:
+            query, key, value = self._ordered(query, key, value)
+        pools = self._view.pools
         outputs = [
             self._attend_run(layer, run, query, key, value, tables)
-            for whole in self._runs
-            for run in _cut(whole, self._pools[whole.step][layer].keys.shape[1] == query.shape[1])
+            for whole in self._reading.runs
+            for run in _cut(whole, pools[whole.step][layer].keys.shape[1] == query.shape[1])
         ]
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return output if self._in_order else output.index_select(0, self._back)
+        return output if self._reading.in_order else output.index_select(0, self._view.back_S)
 
     def _attend_run(
         self, layer: int, run: _Run, query: Tensor, key: Tensor, value: Tensor, tables: PositionTables
     ) -> Tensor:
-        at = run.places
-        keys, values = self._pools[run.step][layer].read(run.slots, query.shape[1])
+        at = run.samples
+        keys, values = self._view.pools[run.step][layer].read(run.slots, query.shape[1])
+        position_S, positions_SL, visible_SL = self._seen
         return attend_stored(
             query[at],
             key[at],
@@ -157,22 +201,21 @@ class CacheView:
             keys,
             values,
             tables,
-            self._position_S[at],
-            self._positions_SL[at],
-            self._visible_SL[at],
+            position_S[at],
+            positions_SL[at],
+            visible_SL[at],
         )
 
     def _attend_window(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, tables: PositionTables
     ) -> Tensor:
-        frames, own = self._window.sink_frames, len(self._plans)
+        frames, own, twins = self._view.window.sink_frames, len(self._key.places), self._view.twins_T
         places = torch.arange(frames, device=query.device)
         shape = (-1, frames, *query.shape[1:])
         queries, keys, values = (each[:own].reshape(shape) for each in (query, key, value))
         output = attend_frames(queries, keys, values, tables, places, places).flatten(0, 1)
-        if not self._twins:
+        if not len(twins):
             return output
-        twins = torch.tensor(self._twins, device=query.device)
         row, place, each = twins // frames, twins % frames, torch.arange(len(twins), device=query.device)
         keys, values = keys[row], values[row]
         keys[each, place], values[each, place] = key[own:], value[own:]
@@ -182,13 +225,78 @@ class CacheView:
         return torch.cat([output, beside.squeeze(1)])
 
 
-def _runs(plans: Sequence[SamplePlan]) -> Iterator[_Run]:
+def plan_stream(
+    places: Sequence[Place],
+    numbers: Sequence[int],
+    window: CacheWindow,
+    pools: Pools,
+    device: torch.device,
+) -> CacheView:
+    """The view of single frames. `numbers`: n of each, its number among the streamed frames."""
+
+    def tensor(values: object) -> Tensor:
+        return torch.tensor(values).to(device, non_blocking=True)
+
+    seen = (
+        tensor([window.position(n) for n in numbers]),
+        tensor([window.positions(n) for n in numbers]),
+        tensor([window.visible(n) for n in numbers]),
+    )
+    key = CacheKey(tuple(places), is_window=False)
+    return _stream(key, window, pools, seen, torch.empty(0, dtype=torch.int64, device=device))
+
+
+def plan_windows(
+    places: Sequence[Place], window: CacheWindow, pools: Pools, device: torch.device
+) -> CacheView:
+    """The view of windows: W equal places for each row."""
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    return CacheView(CacheKey(tuple(places), is_window=True), window, pools, *[none] * 6)
+
+
+def _stream(
+    key: CacheKey, window: CacheWindow, pools: Pools, seen: tuple[Tensor, Tensor, Tensor], twins: Tensor
+) -> CacheView:
+    order = torch.tensor(_reading(key).order).to(twins.device, non_blocking=True)
+    return CacheView(key, window, pools, order, order.argsort(), *seen, twins)
+
+
+class _Run(NamedTuple):
+    """Samples that are read through one slice."""
+
+    step: int
+    slots: range
+    samples: slice
+    """In the order in which they are read."""
+
+
+class _Reading(NamedTuple):
+    """How the samples of a forward are read: follows from its key."""
+
+    order: tuple[int, ...]
+    in_order: bool
+    """Whether `order` is that of the samples."""
+    runs: tuple[_Run, ...]
+
+
+@lru_cache(maxsize=1024)
+def _reading(key: CacheKey) -> _Reading:
+    """By step and slot, those that write before their twins."""
+    places = [*key.places, *(key.places[index] for index in key.twins)]
+    own = len(key.places)
+    order = sorted(range(len(places)), key=lambda i: (i >= own, places[i]))
+    return _Reading(
+        tuple(order), order == list(range(len(places))), tuple(_runs([places[index] for index in order]))
+    )
+
+
+def _runs(places: Sequence[Place]) -> Iterator[_Run]:
     """Maximal stretches of one step with consecutive slots."""
     start = 0
-    for index in range(1, len(plans) + 1):
-        before = plans[index - 1]
-        if index == len(plans) or (plans[index].step, plans[index].slot) != (before.step, before.slot + 1):
-            yield _Run(before.step, range(plans[start].slot, before.slot + 1), slice(start, index))
+    for index in range(1, len(places) + 1):
+        before = places[index - 1]
+        if index == len(places) or places[index] != (before.step, before.slot + 1):
+            yield _Run(before.step, range(places[start].slot, before.slot + 1), slice(start, index))
             start = index
 
 
@@ -198,5 +306,5 @@ def _cut(run: _Run, is_whole: bool) -> Iterator[_Run]:
         yield run
         return
     for offset, slot in enumerate(run.slots):
-        at = run.places.start + offset
+        at = run.samples.start + offset
         yield _Run(run.step, range(slot, slot + 1), slice(at, at + 1))

@@ -1,23 +1,26 @@
 """The running range of a session's depth maps: session memory of the encode operator.
 
-A depth map is relative, so it is scaled to [0, 1] before it conditions anything. Upstream takes the least
-and greatest depth over the warm-up frames together and then per frame, which jumps after the warm-up and
-flickers whenever an outlier enters (reference note of Live2Diff, section 4.3). Here every frame, those of
-the warm-up too, is scaled by a running range: it widens at once, so that no map leaves [0, 1], and narrows
+A depth map is relative, so it is scaled to [0, 1] before it conditions anything. The authors' code of
+Live2Diff (Xing et al. 2024) takes the least and greatest depth over the warm-up frames together and then per
+frame, which jumps after the warm-up and flickers whenever an outlier enters. Here every frame, those of the
+warm-up too, is scaled by a running range: it widens at once, so that no map leaves [0, 1], and narrows
 slowly. Another scene begins with a range of its own. What surprises: encode rows of a session then have an
 order, as denoising rows do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
+from rearview.engine.memory.depth.view import DEPTH_RANGE, DepthUpdate, DepthView
+from rearview.engine.memory.export import NO_STEP, Chunk, Json, check_fields, check_tensors
+from rearview.engine.memory.protocol import Memory, Write
 from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
 
@@ -26,7 +29,7 @@ __all__ = ["NARROWING_PER_FRAME", "DepthRange", "next_range"]
 NARROWING_PER_FRAME = 0.02
 """Share of the way to a frame's own range that a wider running range goes back per frame: half of it in 34
 frames, so that an outlier fades over more than a second instead of flickering."""
-EXPORT_FORMAT = 1
+EXPORT_FORMAT = 2
 UNKNOWN = (float("inf"), float("-inf"))
 """The range of nothing: any frame's widens it to its own."""
 
@@ -43,8 +46,11 @@ def next_range(range_B2: Tensor, seen_B2: Tensor) -> Tensor:
     return torch.stack([low_B, high_B], dim=1)
 
 
-class DepthRange:
-    """A `TemporalMemory` of one range per session. A row's view is its range, (B, 2) for a batch."""
+class DepthRange(Memory[DepthView, DepthUpdate]):
+    """One range per session. Only sessions with a temporal cache have depth: without one nothing reads it."""
+
+    kind = DEPTH_RANGE
+    operators = frozenset({OperatorKind.ENCODE})
 
     def __init__(
         self, num_slots: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
@@ -58,6 +64,7 @@ class DepthRange:
         self._sessions: set[str] = set()
 
     def allocate(self, spec: SessionSpec) -> None:
+        """Take a slot. Raises Refused(NO_CAPACITY)."""
         self._slots.allocate(spec.session_id)
         self._sessions.add(spec.session_id)
 
@@ -70,21 +77,17 @@ class DepthRange:
     def reset(self, session_id: str) -> None:
         self._forget(self._slots.slot(session_id))
 
-    def warm_up_frames(self, spec: SessionSpec) -> int:
-        """None: a range is there from the first frame on."""
-        return 0
+    def group(self, spec: SessionSpec, operator: Operator) -> Hashable:
+        """Of the rows of a forward all have depth or none has."""
+        return spec.cache is not None
 
     def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
-        """Depth is made in encode, and only for sessions with a cache: without one nothing reads it."""
-        return operator.kind is OperatorKind.ENCODE and spec.cache is not None
+        """Where there is depth: a frame's range depends on that of the frame before it."""
+        return spec.cache is not None
 
-    def write_due(self, row: Row) -> bool:
-        """Every row with depth writes its range, so that this is part of what each costs."""
-        return False
-
-    def gather(self, rows: Sequence[Row]) -> Tensor | None:
-        """Ranges (B, 2) before these frames; None where rows have no depth."""
-        deep = [self.keeps_order(row.frame.spec, row.operator) for row in rows]
+    def gather(self, rows: Sequence[Row]) -> DepthView | None:
+        """Ranges before these frames; None where rows have no depth."""
+        deep = [row.frame.spec.cache is not None for row in rows]
         if not all(deep):
             assert not any(deep), "rows with and without depth in one forward"
             return None
@@ -93,43 +96,42 @@ class DepthRange:
         for index, (row, slot) in enumerate(zip(rows, slots, strict=True)):
             if self._scenes[slot] != row.settings.scene:
                 ranges[index] = ranges.new_tensor(UNKNOWN)
-        return ranges
+        return DepthView(ranges)
 
     @torch.inference_mode()
-    def scatter(self, rows: Sequence[Row], update: Tensor | None) -> None:
-        """`update`: ranges (B, 2) after these frames."""
-        if update is None:
-            return
+    def prepare(self, rows: Sequence[Row], update: DepthUpdate) -> Write:
+        """`update`: ranges after these frames, in their order."""
         slots = [self._slots.slot(row.session_id) for row in rows]
         assert len(set(slots)) == len(slots), "two frames of a session in one forward"
-        self._ranges[torch.tensor(slots, device=self._device)] = update.to(self._ranges)
-        for row, slot in zip(rows, slots, strict=True):
-            self._scenes[slot] = row.settings.scene
+        assert update.range_B2.shape == (len(slots), 2), f"{update.range_B2.shape} of {len(slots)} frames"
+        scenes = {slot: row.settings.scene for row, slot in zip(rows, slots, strict=True)}
+        return partial(self._commit, scenes, update.range_B2.to(self._ranges))
 
-    def export(self, session_id: str) -> Mapping[str, Any]:
+    def export(self, session_id: str) -> Iterator[Chunk]:
+        """One chunk: the range, and the scene that it is of (None: nothing is known)."""
         slot = self._slots.slot(session_id)
-        return {
-            "format": EXPORT_FORMAT,
-            "range": self._ranges[slot].cpu().clone(),
-            "scene": self._scenes[slot],
-        }
+        values = {**self._header(), "scene": self._scenes[slot]}
+        yield Chunk(DEPTH_RANGE.name, values=values, tensors=(self._ranges[slot].cpu().clone(),))
 
-    def import_(self, session_id: str, state: Mapping[str, Any]) -> None:
-        slot, content = self._slots.slot(session_id), state.get("range")
-        if state.get("format") != EXPORT_FORMAT:
-            raise ValueError(f"the export's format is {state.get('format')}, here it is {EXPORT_FORMAT}")
-        if not isinstance(content, Tensor) or content.shape != (2,) or content.dtype != self._ranges.dtype:
-            raise ValueError(f"the export has no depth range of two {self._ranges.dtype}")
-        scene = state.get("scene")
+    def prepare_import(self, session_id: str, chunks: Iterable[Chunk]) -> Write:
+        """Raises ValueError for an export of another type, and for a range that is none."""
+        slot, found = self._slots.slot(session_id), list(chunks)
+        if len(found) != 1 or found[0].step != NO_STEP:
+            raise ValueError(f"the export has {len(found)} ranges of depth")
+        (chunk,) = found
+        check_fields(chunk.values, self._header())
+        (content,) = check_tensors(chunk.tensors, NO_STEP, "the depth range", [(2,)], self._ranges.dtype)
+        scene = chunk.values.get("scene", "")
         if scene is None:
-            self._forget(slot)
-            return
-        if not (isinstance(scene, int) and content.isfinite().all() and content[0] <= content[1]):
+            return partial(self._forget, slot)
+        if not isinstance(scene, int) or isinstance(scene, bool):
+            raise ValueError("the export's scene is no number")
+        if not (content.isfinite().all() and content[0] <= content[1]):
             raise ValueError("the export's depth range is not one")
-        self._ranges[slot] = content
-        self._scenes[slot] = scene
+        return partial(self._commit, {slot: scene}, content[None])
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
+        """The same for every session."""
         return 2 * self._ranges.element_size()
 
     @property
@@ -145,6 +147,16 @@ class DepthRange:
             assert (low, high) != UNKNOWN if known else (low, high) == UNKNOWN, f"slot {slot}: {low}, {high}"
             assert not known or low <= high, f"slot {slot} has the range {low} to {high}"
             assert not known or slot in owned, f"slot {slot} is free and has a range"
+
+    def _header(self) -> dict[str, Json]:
+        return {"format": EXPORT_FORMAT, "dtype": str(self._ranges.dtype)}
+
+    @torch.inference_mode()
+    def _commit(self, scenes: dict[int, int], ranges_B2: Tensor) -> None:
+        """`scenes`: by slot, in the order of the ranges."""
+        self._ranges[torch.tensor(list(scenes), device=self._device)] = ranges_B2.to(self._device)
+        for slot, scene in scenes.items():
+            self._scenes[slot] = scene
 
     def _forget(self, slot: int) -> None:
         self._ranges[slot] = self._ranges.new_tensor(UNKNOWN)

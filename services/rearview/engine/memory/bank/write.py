@@ -1,0 +1,148 @@
+"""What a commit writes to a feature bank: planned from records, merged, and only then copied.
+
+Rows whose writes have equal shapes are computed together. Everything is computed before anything is copied,
+so that a fault leaves every past as it was.
+Shape legend: B samples of the forward, W rows of one write, N present tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rearview.contract.memories import BankPolicy, BankSettings, MergeMetric
+from rearview.engine.memory.bank.layers import BankLayer
+from rearview.engine.memory.bank.merge import (
+    bank_tokens,
+    max_bank_tokens,
+    merge_tokens,
+    num_sources,
+    permutation,
+)
+from rearview.engine.memory.bank.view import BankUpdate, LayerStorage
+
+__all__ = ["LayerWrite", "SampleWrite", "compute_writes"]
+
+_METRIC_INDEX = {MergeMetric.KEYS: 0, MergeMetric.VALUES: 1, MergeMetric.OUTPUTS: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class SampleWrite:
+    """A write that is due."""
+
+    sample: int
+    """Index in the forward."""
+    pool_row: int
+    settings: BankSettings
+    writes: int
+    """Writes that the bank has had before it; 0: it counts as empty."""
+    seed: int
+    step: int
+    ordinal: int
+
+    def shape_kind(self) -> Hashable:
+        """Writes of one kind have equal shapes and are computed together."""
+        settings = self.settings
+        kind = (
+            settings.policy,
+            settings.max_frames,
+            settings.merge_ratio,
+            settings.metric,
+            settings.layers,
+        )
+        if self.writes == 0:
+            return *kind, 0
+        if settings.policy is BankPolicy.QUEUE:
+            return *kind, 1 + self.writes % settings.max_frames
+        return *kind, 1 if settings.keeps_size else self.writes
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWrite:
+    """New content of some pool rows of one layer, from token `offset` on."""
+
+    storage: LayerStorage
+    pool_rows: Tensor
+    """(W,)"""
+    offset: int
+    tensors: tuple[Tensor, ...]
+    """(W, tokens, C) for each of `LayerStorage.tensors`."""
+
+    def copy(self) -> None:
+        """Put it into the pool."""
+        for pool, content in zip(self.storage.tensors, self.tensors, strict=True):
+            place = pool.narrow(1, self.offset, content.shape[1])
+            place.index_copy_(0, self.pool_rows, content.to(pool.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Writes of one kind."""
+
+    writes: Sequence[SampleWrite]
+    samples: Tensor
+    pool_rows: Tensor
+
+
+def compute_writes(
+    layers: Sequence[BankLayer],
+    storage: Sequence[LayerStorage],
+    writes: Sequence[SampleWrite],
+    update: BankUpdate,
+) -> list[LayerWrite]:
+    """What the pool rows of `writes` will hold, in every layer that they remember."""
+    if not writes:
+        return []
+    groups = list(_groups(writes, storage[0].keys.device))
+    return [
+        _write(index, storage[index], group, present)
+        for index, (layer, present) in enumerate(zip(layers, update.layers, strict=True))
+        for group in groups
+        if layer.is_below(group.writes[0].settings.layers)
+    ]
+
+
+def _groups(writes: Sequence[SampleWrite], device: torch.device) -> Iterator[_Group]:
+    rows = [write.pool_row for write in writes]
+    assert len(set(rows)) == len(rows), f"rows {rows} of the pool are written twice"
+    members: dict[Hashable, list[SampleWrite]] = {}
+    for write in writes:
+        members.setdefault(write.shape_kind(), []).append(write)
+    for group in members.values():
+        yield _Group(
+            group,
+            torch.tensor([write.sample for write in group]).to(device, non_blocking=True),
+            torch.tensor([write.pool_row for write in group]).to(device, non_blocking=True),
+        )
+
+
+def _write(layer: int, storage: LayerStorage, group: _Group, present: tuple[Tensor, ...]) -> LayerWrite:
+    write = group.writes[0]
+    settings, new = write.settings, [kind.index_select(0, group.samples) for kind in present]
+    tokens = new[0].shape[1]
+    size, offset = max_bank_tokens(settings, tokens), 0
+    if write.writes > 0 and settings.policy is BankPolicy.QUEUE:
+        size, offset = tokens, write.writes % settings.max_frames * tokens
+    elif write.writes > 0:
+        new = _merged(layer, storage, group, new)
+    return LayerWrite(storage, group.pool_rows, offset, tuple(_padded(tensor, size) for tensor in new))
+
+
+def _merged(layer: int, storage: LayerStorage, group: _Group, new: list[Tensor]) -> list[Tensor]:
+    settings = group.writes[0].settings
+    held = bank_tokens(settings, new[0].shape[1], group.writes[0].writes)
+    old = [pool[:, :held].index_select(0, group.pool_rows) for pool in storage.tensors]
+    union = [torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)]
+    size = union[0].shape[1]
+    orders = [permutation(w.seed, w.step, layer, w.ordinal, size) for w in group.writes]
+    metric = union[_METRIC_INDEX[settings.metric]]
+    return merge_tokens(union, metric, torch.stack(orders), num_sources(size, settings.merge_ratio))
+
+
+def _padded(tokens_WTC: Tensor, size: int) -> Tensor:
+    """Zeros behind the last token, so that what an earlier, larger bank held is not left behind."""
+    missing = size - tokens_WTC.shape[1]
+    return torch.nn.functional.pad(tokens_WTC, (0, 0, 0, missing)) if missing else tokens_WTC
