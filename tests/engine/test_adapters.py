@@ -26,6 +26,7 @@ from rearview.engine.weights.checkpoint import load_denoisers, load_model
 from rearview.engine.weights.formats import Additions, LoraFile
 from rearview.errors import ConfigError, InvalidRequest, Reason
 from safetensors.torch import save_file
+from support.frames import planes_of
 from support.loras import (
     CONV,
     LINEAR,
@@ -391,7 +392,8 @@ def test_sets_divide_denoising_only(checkpoint: Path, styled: Additions) -> None
 def test_rows_under_a_set_have_a_measured_cost(checkpoint: Path, styled: Additions) -> None:
     model, _ = model_of(checkpoint, styled)
     spec, span = session("s"), denoise_span([0])
-    costs = measure_costs(model, Memoryless(1), span, spec, video(1), (1,), adapter_sets=("oil", "ink"))
+    planes = [planes_of(video(1)[0])]
+    costs = measure_costs(model, Memoryless(1), span, spec, planes, (1,), adapter_sets=("oil", "ink"))
     groups = [
         model.group(spec, replace(spec.settings, adapters=name), span.operators[0])
         for name in ("", "oil", "ink")

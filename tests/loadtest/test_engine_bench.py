@@ -89,7 +89,7 @@ def test_sessions_that_leak_into_each_other_are_found(bench: Bench, monkeypatch:
         forward = honest(rows, view)
         latents = [planes[LATENT] for planes in forward.outputs]
         mean = torch.stack(latents).mean(0)
-        return Forward([{LATENT: latent + 1e-3 * mean} for latent in latents], forward.update)
+        return Forward([{LATENT: latent + 1e-3 * mean} for latent in latents], forward.updates)
 
     sessions = bench.gap("plain")
     monkeypatch.setattr(bench.model, "forward", leaking)

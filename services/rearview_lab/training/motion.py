@@ -1,6 +1,6 @@
 """Training of the motion modules: the denoiser, text encoder and autoencoder are frozen.
 
-Clips have as many frames as the product's window, under the mask of the paper (section 2.1): the first
+Clips have as many frames as the product's window, under the mask of Live2Diff (methods 3.5): the first
 `SINK` frames see each other, every later one what was before it and itself. Unlike there, time often passes
 after the first frames, or they show another scene: in a long stream they are old. Losses are those of the
 denoiser; what flickers costs in every clip.

@@ -1,8 +1,8 @@
 """Depth maps of frames: a DPT network, and the picture that a map becomes for the VAE.
 
-Source: reference note of Live2Diff, section 4.3. A frame is brought to the network's own size (its aspect
-ratio is ignored), and the relative inverse depth that comes back is scaled by the session's running range
-(`memory/depth/pool.py`), not by the frame's own.
+A frame is brought to the network's own size (its aspect ratio is ignored), and the relative inverse depth
+that comes back is scaled by the session's running range (`memory/depth/pool.py`), not by the frame's own
+(methods 3.9).
 Shape legend: B frames, H W of the frame, S T of the network's input, C channels.
 """
 

@@ -3,7 +3,7 @@
 Weights are named as in diffusers' `MotionAdapter`, but the forward is its own: frames are normalised one
 by one, so that none depends on a later one, and what a frame attends to is decided by the caller. Keys
 and values leave the module without positions, since a cached token's position changes with every frame.
-Source: Live2Diff and AnimateDiff, reference note sections 1.2 and 1.3.
+AnimateDiff and Live2Diff: methods 3.2 and 3.3.
 Shape legend: S samples (frames), N pixels, C channels, P positions.
 """
 

@@ -5,7 +5,7 @@ processors stay installed); the motion modules are added to its blocks, under th
 `UNetMotionModel` gives them, so its state dict is that model's. What surprises: there is no clip here.
 Samples are a batch of frames of any sessions, and only `attend`, which the caller brings along, knows which
 of them see each other. Without it the motion modules are skipped.
-Source: Live2Diff, reference note sections 1.1 to 1.4.
+Live2Diff: methods 3.1 and 3.4.
 Shape legend: S samples (frames), C channels, HW latent size, T tokens of a prompt.
 """
 
@@ -43,7 +43,7 @@ DEPTH_WIDTHS = (16, 16, 32, 32, 96, 96, 256)
 
 
 class DepthBranch(nn.Module):
-    """What a frame's depth latent adds to `conv_in`'s output (section 1.4). Starts at adding nothing."""
+    """What a frame's depth latent adds to `conv_in`'s output (methods 3.4). Starts at adding nothing."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

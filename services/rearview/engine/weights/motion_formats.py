@@ -44,7 +44,7 @@ ORIGINAL_NAMES = (
     (re.compile(r"\.norms\.1\."), ".norm2."),
     (re.compile(r"\.ff_norm\."), ".norm3."),
 )
-"""Reference note of Live2Diff, section 6.3."""
+"""Methods 3.11."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Dynamic merging of a bank's tokens with a new frame's (DyMe), as pure functions.
+"""Dynamic merging of a bank's tokens with a new frame's (DyMe; methods 2.5), as pure functions.
 
 The union of old and new tokens is split at random into sources and destinations. Each source goes to
 its most similar destination; each destination becomes the unweighted mean of itself and what came to

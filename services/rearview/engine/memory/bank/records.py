@@ -97,7 +97,7 @@ def bank_samples(record: BankRecord, settings: BankSettings | None, row: Row) ->
 
 
 def is_write_due(seen: BankRecord, settings: BankSettings, ordinal: int) -> bool:
-    """A bank is written iff it is empty, or (n - phase) mod interval = 0."""
+    """A bank is written iff it is empty, or (n - phase) mod interval = 0 (methods 2.4)."""
     return seen.writes == 0 or (ordinal - settings.phase) % settings.interval == 0
 
 

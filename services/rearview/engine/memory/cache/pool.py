@@ -5,7 +5,7 @@ from which everything else follows (`CacheWindow`). Forwards read through `gathe
 anything; a commit writes: a window fills the sinks and empties the ring, a single frame takes one place in
 the ring. What surprises: keys and values are kept without positions, since those of a frame change as it
 ages, and in any type (`float8_e4m3fn` too), since they are converted as they are read.
-The method is that of Live2Diff (Xing et al. 2024): sinks that stay, a rolling window of the newest frames.
+Live2Diff (Xing et al. 2024): methods 3.3 to 3.8.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A cache keeps W sink frames, those that warmed it up, for ever, and the last R streamed ones in a ring.
 n is the number of streamed frames that it has been given since the warm-up, so the n-th (from 0) is the
-one that comes next. Live2Diff (Xing et al. 2024) has W = R = 8; here they are any numbers.
+one that comes next. Methods 3.6, for any W and R.
 """
 
 from __future__ import annotations

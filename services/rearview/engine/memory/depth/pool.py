@@ -1,11 +1,10 @@
 """The running range of a session's depth maps: session memory of the encode operator.
 
-A depth map is relative, so it is scaled to [0, 1] before it conditions anything. The authors' code of
-Live2Diff (Xing et al. 2024) takes the least and greatest depth over the warm-up frames together and then per
-frame, which jumps after the warm-up and flickers whenever an outlier enters. Here every frame, those of the
-warm-up too, is scaled by a running range: it widens at once, so that no map leaves [0, 1], and narrows
-slowly. Another scene begins with a range of its own. What surprises: encode rows of a session then have an
-order, as denoising rows do.
+A depth map is relative, so it is scaled to [0, 1] before it conditions anything. Scaling the warm-up frames
+by their joint range and every later one by its own, as the original does (methods 3.9), jumps after the
+warm-up and flickers whenever an outlier enters. Here every frame, those of the warm-up too, is scaled by a
+running range: it widens at once, so that no map leaves [0, 1], and narrows slowly. Another scene begins with
+a range of its own. What surprises: encode rows of a session then have an order, as denoising rows do.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
     logits = q' K^T + q' (Wk pe)^T          out = P V + P (Wv pe)          with q' = q + Wq pe
 
-Source: Live2Diff, reference note sections 2.1 and 3.3.
+Live2Diff: methods 3.3 and 3.5.
 Shape legend: B rows, Q query frames, F frames, N pixels, C channels, H heads, D channels of a head,
 L stored frames, P positions.
 """
@@ -25,7 +25,7 @@ __all__ = ["ClipAttention", "attend_frames", "attend_stored", "clip_mask"]
 
 def clip_mask(frames: int, sink_frames: int, device: torch.device | None = None) -> Tensor:
     """Which frames of a clip see which, (F, F): the first `sink_frames` each other, any later one itself
-    and all before it (section 2.1).
+    and all before it (methods 3.5).
     """
     places = torch.arange(frames, device=device)
     return places[None, :] <= places[:, None].clamp(min=sink_frames - 1)
