@@ -64,7 +64,7 @@ def test_the_network_sees_frames_at_its_own_size(estimator: DepthEstimator) -> N
 
 
 def test_a_depth_latent_is_that_of_the_scaled_map(folder: Path, vae: Any, estimator: DepthEstimator) -> None:
-    """Written out by hand for one frame, from section 4.3 of the note."""
+    """Written out by hand for one frame, from methods 3.9."""
     images = torch.stack(random_frames(1))
     network = DPTForDepthEstimation.from_pretrained(folder).eval()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Guidance of each kind: invariants C, and B3, B8, G1, G6 and G11, of the method's reference note."""
+"""Guidance of each kind: invariants C, and B3, B8, G1, G6 and G11, of docs/methods.md, 4."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_every_kind_of_guidance_changes_the_picture_in_its_own_way(kind: Guidanc
 
 
 def by_recursion(settings: Settings, z: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """x and s of every step by section 1.5's update, with the UNet's own words: neither anchors nor clean
+    """x and s of every step by the update of methods 1.5, by the UNet's words: neither anchors nor clean
     latents of a negative, but s <- eps' + alpha'/beta' (c_out (beta s - beta e)/alpha + c_skip beta s).
     """
     denoiser = tiny_denoiser()

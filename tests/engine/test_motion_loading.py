@@ -319,7 +319,7 @@ def test_a_lora_for_motion_modules_is_refused_by_name(base: Path, v1: Path, tmp_
 
 
 def test_l16_linear_betas_and_the_timesteps_of_the_released_configurations(base: Path) -> None:
-    """The table of section 4.1."""
+    """The table of methods 3.10."""
     schedule = load(base, Additions(beta_schedule="linear"))[NO_ADAPTERS].schedule
     assert [step.timestep for step in schedule.steps(Settings(strength=0.4, steps=3))] == [399, 279, 159]
     table = {

@@ -1,4 +1,4 @@
-"""Timesteps, constants and noise: invariants A of the method's reference note."""
+"""Timesteps, constants and noise: laws A of docs/methods.md, 4."""
 
 from __future__ import annotations
 

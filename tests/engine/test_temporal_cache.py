@@ -1,4 +1,4 @@
-"""The temporal KV cache computes what attention over the whole video would; ln: section 9 of the note."""
+"""The temporal KV cache computes what attention over the whole video would; l1 to l27: docs/methods.md, 4."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _pools(memory: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("window", WINDOWS, ids=WINDOW_IDS)
 def test_l6_positions_are_a_permutation_with_the_present_last(window: CacheWindow) -> None:
-    """Also the closed form of section 2.2."""
+    """Also the closed form of methods 3.6."""
     sinks, last = window.sink_frames, window.frames - 1
     for n in range(4 * window.ring_frames):
         positions = window.positions(n)

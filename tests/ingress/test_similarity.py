@@ -1,4 +1,4 @@
-"""The similarity filter: invariants H of the method's reference note, and who it lets through."""
+"""The similarity filter: laws H of docs/methods.md, 4, and who it lets through."""
 
 from __future__ import annotations
 

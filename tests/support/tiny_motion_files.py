@@ -1,6 +1,6 @@
 """Motion modules for the tiny UNet, written in the formats in which they are published.
 
-Names and shapes are spelled out here once more, from section 6 of the reference note, not taken from the
+Names and shapes are spelled out here once more, from methods 3.11, not taken from the
 code under test.
 """
 
@@ -114,7 +114,7 @@ def write_motion_adapter(
 
 
 def expected_name(key: str) -> str:
-    """diffusers' name of an original entry, from the table of section 6.3."""
+    """diffusers' name of an original entry, from the table of methods 3.11."""
     for old, new in (
         (".temporal_transformer", ""),
         (".attention_blocks.0", ".attn1"),

@@ -1,4 +1,4 @@
-"""Sessions that share an engine, with the bank on: invariants G of the method's reference note.
+"""Sessions that share an engine, with the bank on: laws G of docs/methods.md, 4.
 
 All in float64, where a batch of many differs from a batch of one by less than any decision.
 """
