@@ -146,11 +146,11 @@ class Bench:
     def _row(self, spec: SessionSpec, ordinal: int) -> Row:
         came = Frame(spec.session_id, ordinal, {LATENT: self._latent(ordinal)})
         frame = FrameInFlight(spec, spec.settings, came, came.planes, (STEP,))
-        return Row(frame, STEP, "step", float("inf"))
+        return Row((frame,), STEP, "step", float("inf"))
 
     def _window_row(self, spec: SessionSpec) -> Row:
         frames = tuple(self._row(spec, n).frame for n in range(self.window.sink_frames))
-        return Row(frames[-1], STEP, "warm-up", float("inf"), window=frames)
+        return Row(frames, STEP, "warm-up", float("inf"), warms_up=True)
 
     def _latent(self, ordinal: int) -> Tensor:
         """Of a scene that changes a little from frame to frame."""

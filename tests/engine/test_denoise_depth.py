@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,8 +55,7 @@ def row(
         in_flight(spec, n, link, {name: plane + n if window else plane for name, plane in planes.items()})
         for n in range(FRAMES)
     )
-    whole = Row(frames[-1], link, "g", 0.0)
-    return replace(whole, window=frames) if window else whole
+    return Row(frames if window else frames[-1:], link, "g", 0.0, warms_up=window)
 
 
 @torch.inference_mode()

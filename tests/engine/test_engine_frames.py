@@ -11,7 +11,8 @@ import pytest
 import torch
 from rearview.contract.chain import Operator, Span, chain
 from rearview.contract.frame import Frame
-from rearview.engine.engine import RETAINED_OUTPUTS, Order
+from rearview.engine.engine import Engine, Order
+from rearview.engine.sessions import FRAME_BYTES, RETAINED_BYTES, Retained
 from support.frames import content, entering
 from support.tiny import whole_chain
 from support.toy import (
@@ -79,13 +80,51 @@ def test_a_frame_that_has_left_and_comes_again_is_sent_again_and_not_run() -> No
     assert len(model.batches) == runs
 
 
-def test_as_many_outputs_are_retained_as_are_promised() -> None:
+def asked_again(engine: Engine, *ordinals: int) -> list[int]:
+    """Which of these frames are sent again."""
+    admit(engine, "a", *ordinals)
+    return sorted(left.ordinal for left in drain(engine))
+
+
+def test_outputs_are_retained_as_far_as_their_bytes_allow_and_the_oldest_go_first() -> None:
+    each = FRAME_BYTES + toy_payload("a", 0).nbytes
+    model = ToyModel()
+    engine = toy_engine(model, whole_chain(TOY_STEPS), retained_bytes=8 * each)
+    engine.open(toy_spec("a"))
+    admit(engine, "a", *range(11))
+    drain(engine)
+    runs = len(model.batches)
+    assert asked_again(engine, *range(11)) == list(range(3, 11))
+    assert len(model.batches) == runs, "what is not retained any more is not run again either"
+    assert engine._sessions["a"].flight.retained.num_bytes == 8 * each
+
+
+def test_acknowledged_outputs_are_forgotten_and_no_others() -> None:
     engine = toy_engine(ToyModel(), whole_chain(TOY_STEPS))
     engine.open(toy_spec("a"))
-    admit(engine, "a", *range(RETAINED_OUTPUTS + 3))
+    admit(engine, "a", *range(6))
     drain(engine)
-    admit(engine, "a", *range(RETAINED_OUTPUTS + 3))
-    assert sorted(left.ordinal for left in drain(engine)) == list(range(3, RETAINED_OUTPUTS + 3))
+    engine.acknowledge("a", 3)
+    engine.acknowledge("gone", 3)
+    assert asked_again(engine, *range(6)) == [4, 5]
+    engine.acknowledge("a", 9)
+    assert asked_again(engine, *range(6)) == []
+    assert engine._sessions["a"].flight.retained.num_bytes == 0
+
+
+def test_an_output_larger_than_all_that_may_be_retained_is_not() -> None:
+    engine = toy_engine(ToyModel(), whole_chain(TOY_STEPS), retained_bytes=10)
+    engine.open(toy_spec("a"))
+    admit(engine, "a", 0)
+    assert len(drain(engine)) == 1
+    assert asked_again(engine, 0) == []
+
+
+def test_the_default_holds_ten_pictures_of_stable_diffusion() -> None:
+    retained = Retained(RETAINED_BYTES)
+    for ordinal in range(20):
+        retained.keep(entering("a", ordinal, torch.zeros(512, 512, 3, dtype=torch.uint8)))
+    assert sum(retained.get(ordinal) is not None for ordinal in range(20)) == 10
 
 
 def test_a_tombstone_passes_at_once_and_holds_nobody_back() -> None:

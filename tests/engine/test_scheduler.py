@@ -43,7 +43,7 @@ def row(
     link = Operator.parse(operator)
     deadline_s = due_s + sum(costs.seconds(*each) for each in later)
     frame = in_flight(spec, ordinal, link, deadline_s=deadline_s, ready_s=ready_s, failures=failures)
-    return Row(frame, link, group, due_s, writes, later)
+    return Row((frame,), link, group, due_s, writes, later)
 
 
 def names(rows: Sequence[Row]) -> list[str]:

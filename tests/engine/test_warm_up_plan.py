@@ -10,8 +10,8 @@ from rearview.contract.chain import Operator
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.rows import Frame, FrameInFlight
-from rearview.engine.warmup import WarmUp, filled
+from rearview.contract.warmup import Changes, Keep, StepWarmUp, WarmUpPlan, places, window_of
+from rearview.engine.windows import filled
 from support.frames import in_flight
 
 pytestmark = pytest.mark.unit
@@ -25,53 +25,54 @@ SPEC = SessionSpec("s", 64, 64, 4, PLAIN, cache=CacheSettings())
 
 
 def frames_of(
-    warm_up: WarmUp, settings: Mapping[int, Settings], count: int, lost: Sequence[int] = ()
-) -> dict[int, FrameInFlight]:
-    """`count` frames that enter, each under the last of `settings`; those that were not `lost` by ordinal."""
+    plan: WarmUpPlan, settings: Mapping[int, Settings], count: int, lost: Sequence[int] = ()
+) -> dict[int, Changes]:
+    """`count` frames enter, each under the last of `settings`: what is behind those that are not `lost`."""
     under, frames = PLAIN, {}
     for ordinal in range(count):
         under = settings.get(ordinal, under)
-        warm_up.enter(ordinal, under)
-        link = Operator.parse("denoise-0")
-        frame = in_flight(SPEC, ordinal, link, settings=under, changes=warm_up.changes)
-        if ordinal not in lost:
-            frames[ordinal] = frame
-    return frames
+        frames[ordinal] = plan.enter(ordinal, under)
+    return {ordinal: behind for ordinal, behind in frames.items() if ordinal not in lost}
 
 
-def new(prompt_change: Rewarm = Rewarm.SHADOW, scene_cut: Rewarm = Rewarm.SHADOW) -> WarmUp:
-    return WarmUp(W, CacheSettings(prompt_change, scene_cut), PLAIN)
+def new(prompt_change: Rewarm = Rewarm.SHADOW, scene_cut: Rewarm = Rewarm.SHADOW) -> WarmUpPlan:
+    return WarmUpPlan(W, CacheSettings(prompt_change, scene_cut), PLAIN)
 
 
-def play(warm_up: WarmUp, frames: Mapping[int, Frame], count: int) -> list[tuple[str, tuple[int, ...]]]:
+def play(plan: WarmUpPlan, frames: Mapping[int, Changes], count: int) -> list[tuple[str, tuple[int, ...]]]:
     """What a step does with them, in order: windows with the ordinal that takes each place."""
-    state, done, committed = warm_up.step(0), [], -1
+    state, done, committed = StepWarmUp(W), [], -1
+    inputs: list[int] = []
     left = dict(frames)
     while left:
-        head = left[min(left)]
-        if state.shadow_is_due(committed, head):
+        head = min(left)
+        if state.shadow_is_complete(committed) or state.shadow_is_due(head, left[head]):
             assert state.shadow is not None
-            done.append(("shadow", tuple(frame.ordinal for frame in state.inputs)))
-            state.warmed_up(state.inputs[-1], shadow=True)
+            done.append(("shadow", tuple(inputs)))
+            state.warmed_up(state.shadow_window)
             continue
         taken = [head]
-        if state.is_cold(head):
-            window = warm_up.window(0, head, left, count)
+        if state.is_cold(left[head]):
+            window = plan.together(head, left, count)
             if window is None:
                 return done
             taken = list(window)
-            done.append(("window", tuple(frame.ordinal for frame in taken)))
-            state.warmed_up(head)
+            done.append(("window", tuple(taken)))
+            state.warmed_up(window_of(left[head].reset_at, head, W))
         else:
-            done.append(("stream", (head.ordinal,)))
-        for frame in taken:
-            committed = frame.ordinal
-            state.keep(left.pop(frame.ordinal))
+            done.append(("stream", (head,)))
+        for ordinal in taken:
+            committed = ordinal
+            keep = state.keep(ordinal, left.pop(ordinal))
+            inputs = {Keep.NOTHING: inputs, Keep.MORE: [*inputs, ordinal], Keep.ANEW: [ordinal]}[keep]
     return done
 
 
 def windows(
-    settings: Mapping[int, Settings], count: int = 14, lost: Sequence[int] = (), warm_up: WarmUp | None = None
+    settings: Mapping[int, Settings],
+    count: int = 14,
+    lost: Sequence[int] = (),
+    warm_up: WarmUpPlan | None = None,
 ) -> list[tuple[str, tuple[int, ...]]]:
     """What is not a streamed frame."""
     plan = warm_up or new()
@@ -163,7 +164,8 @@ def test_the_loss_of_the_frame_that_brings_a_change_does_not_lose_the_change() -
 
 
 def test_a_lost_places_frame_is_the_nearest_earlier_one_else_the_next() -> None:
-    frames = frames_of(new(), {}, W, lost=(0, 2))
-    window = filled(frames.values(), 0, W)
+    assert places([1, 3], range(W)) == [1, 1, 1, 3]
+    frames = {n: in_flight(SPEC, n, Operator.parse("denoise-0")) for n in (1, 3)}
+    window = filled(list(frames.values()), range(W))
     assert [frame.ordinal for frame in window] == [1, 1, 1, 3]
     assert [frame is frames[frame.ordinal] for frame in window] == [False, True, False, True]

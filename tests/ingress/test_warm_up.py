@@ -8,9 +8,9 @@ import pytest
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Settings
 from rearview.contract.stream import DropPolicy
+from rearview.contract.warmup import LaneWarmUp
 from rearview.errors import DropReason
 from rearview.ingress.pacing import Pacer
-from rearview.ingress.warmup import WarmUp
 
 pytestmark = pytest.mark.unit
 
@@ -19,8 +19,8 @@ SETTINGS = Settings("a")
 RESET = CacheSettings(prompt_change=Rewarm.RESET, scene_cut=Rewarm.RESET)
 
 
-def warm_up(cache: CacheSettings | None = RESET, *, instant: bool = False) -> WarmUp:
-    return WarmUp(W, cache, SETTINGS, instant=instant)
+def warm_up(cache: CacheSettings | None = RESET, *, instant: bool = False) -> LaneWarmUp:
+    return LaneWarmUp.of(W, cache, SETTINGS, instant=instant)
 
 
 def test_a_session_without_a_cache_has_no_warm_up() -> None:

@@ -24,7 +24,7 @@ from rearview.engine.networks.attention.temporal import ClipAttention
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.reference.cache import PlainCache
-from rearview.engine.reference.frame import Carried, denoise_clip, step_function
+from rearview.engine.reference.clip import Carried, denoise_clip, step_function
 from rearview.engine.rows import Row
 from torch import Tensor
 
@@ -126,13 +126,13 @@ def window_row(
 ) -> Row:
     rows = [stream_row(spec, latent, first + i, step) for i, latent in enumerate(latents)]
     frames = tuple(row.frame for row in rows)
-    return Row(frames[-1], rows[0].operator, "group", 0.0, window=frames, shadow=shadow)
+    return Row(frames, rows[0].operator, "group", 0.0, warms_up=True, shadow=shadow)
 
 
 def stream_row(spec: SessionSpec, latent: Tensor, ordinal: int = 0, step: int = 0) -> Row:
     operator = Operator(OperatorKind.DENOISE, step)
     frame = in_flight(spec, ordinal, operator, latent)
-    return Row(frame, operator, "group", 0.0)
+    return Row((frame,), operator, "group", 0.0)
 
 
 def predict(

@@ -67,3 +67,8 @@ class Span:
     def kinds(self) -> frozenset[OperatorKind]:
         """The networks that the span needs."""
         return frozenset(operator.kind for operator in self.operators)
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """Indices of its denoising steps."""
+        return tuple(each.step for each in self.operators if each.kind is OperatorKind.DENOISE)

@@ -135,11 +135,11 @@ class _Bench:
     def _row(self, ordinal: int) -> Row:
         came = Frame("", ordinal, self._payload)
         frame = FrameInFlight(self._spec, self._spec.settings, came, self._payload, (self._operator,))
-        return Row(frame, self._operator, self.group, float("inf"))
+        return Row((frame,), self._operator, self.group, float("inf"))
 
     def _window(self, frames: int) -> Row:
-        rows = [self._row(n) for n in range(frames)]
-        return replace(rows[-1], group=window_group(self.group), window=tuple(row.frame for row in rows))
+        window = tuple(self._row(n).frame for n in range(frames))
+        return Row(window, self._operator, window_group(self.group), float("inf"), warms_up=True)
 
 
 def _seconds_of(run: Callable[[], object]) -> float:

@@ -1,9 +1,8 @@
 """Frames in flight and the rows that they make ready.
 
-A row is one (session, frame, operator). `Engine._ready_in` holds the whole ready rule: a denoising row
-(n, k) may run when (n, k-1) is done and no earlier ordinal in flight still has step k before it.
-A row can also span a *window*, the frames that warm a temporal cache up together: it is as many
-samples of its forward as it has frames, and commits all of them or none.
+A row is one (session, frame, operator). One over more frames is a *window*, those that warm a temporal cache
+up together: it is as many samples of its forward as it has frames, and commits all of them or none. Which
+rows are ready is said in `ready.py`.
 """
 
 from __future__ import annotations
@@ -18,31 +17,12 @@ from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
+from rearview.contract.warmup import Changes
 
-__all__ = [
-    "Changes",
-    "FrameInFlight",
-    "LaterRow",
-    "Row",
-    "row_width",
-    "window_group",
-]
+__all__ = ["MAX_FAILURES", "FrameInFlight", "LaterRow", "Row", "row_width", "window_group"]
 
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """The last changes behind a frame, each by the ordinal of the first frame that came under it."""
-
-    reset_at: int = 0
-    """What was cached before it means nothing."""
-    changed_at: int = 0
-    """What warmed the cache up before it no longer shows what is to be seen."""
-    reweighted_at: int = 0
-    """Other weights (adapters): frames before it cannot share a forward with those after it."""
-
-    def shares_forward(self, other: Changes) -> bool:
-        """Whether frames under these and under those may warm up together."""
-        return (self.reset_at, self.reweighted_at) == (other.reset_at, other.reweighted_at)
+MAX_FAILURES = 2
+"""A row that fails alone after having failed before makes its frame dropped."""
 
 
 @dataclass(slots=True)
@@ -65,7 +45,7 @@ class FrameInFlight:
     compute_s: float = 0.0
     failures: int = 0
     """Times that its next row has failed; from the first on it runs alone."""
-    changes: Changes = Changes()
+    changes: Changes = field(default_factory=Changes)
     """Of a session with a temporal cache."""
 
     @property
@@ -89,6 +69,13 @@ class FrameInFlight:
     def remaining(self) -> tuple[Operator, ...]:
         """The operators of the span that are still before this frame."""
         return self.operators[self.position :]
+
+    def ran(self, started_s: float, finished_s: float) -> None:
+        """A forward with its row has succeeded."""
+        self.failures = 0
+        self.queue_s += started_s - self.ready_s
+        self.compute_s += finished_s - started_s
+        self.ready_s = finished_s
 
 
 class LaterRow(NamedTuple):
@@ -115,37 +102,42 @@ def window_group(group: Hashable) -> Hashable:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One (session, frame, operator), ready to run, or one (session, window, step).
+    """One (session, frames, operator), ready to run: one frame, or those of a window.
 
     Reads only; the engine commits.
     """
 
-    frame: FrameInFlight = field(repr=False)
-    """That of its deadline and failures: the last one of a window."""
+    frames: tuple[FrameInFlight, ...] = field(repr=False)
+    """What it runs, in order, at least one: a sample of the forward each. In a window they see each other."""
     operator: Operator
     group: Hashable
     """Rows may share a forward iff their groups are equal (weights, resolution, dtype)."""
     due_s: float
-    """When it must be done for its frame to meet the deadline, going on alone."""
+    """When it must be done for its last frame to meet the deadline, going on alone."""
     writes: int = 0
     """Writes of its commit that not every row of its group makes: what it costs (`Memories.num_writes`)."""
     later: tuple[LaterRow, ...] = ()
-    """Its frame's rows after this one, in this span."""
-    window: tuple[FrameInFlight, ...] = field(default=(), repr=False)
-    """The frames that see each other in it, in order, `frame` last. Empty: `frame` alone."""
+    """Its frames' rows after this one, in this span."""
+    warms_up: bool = False
+    """Whether it is a window: what its commit puts into a temporal cache replaces all that was there."""
     shadow: bool = False
-    """Whether it reads a window once more, only for what its commit puts into the temporal cache."""
+    """Whether it reads a window once more, only for that."""
 
     @property
-    def frames(self) -> tuple[FrameInFlight, ...]:
-        """What it runs, in order: one sample of the forward each."""
-        return self.window or (self.frame,)
+    def frame(self) -> FrameInFlight:
+        """That of its deadline and failures: the last one."""
+        return self.frames[-1]
+
+    @property
+    def window(self) -> tuple[FrameInFlight, ...]:
+        """Its frames if it warms a temporal cache up, else none."""
+        return self.frames if self.warms_up else ()
 
     def samples(self) -> tuple[Row, ...]:
         """A row of its own for each frame; `writes` are still those of the whole."""
-        if not self.window:
+        if not self.warms_up:
             return (self,)
-        return tuple(replace(self, frame=frame, window=()) for frame in self.window)
+        return tuple(replace(self, frames=(frame,), warms_up=False) for frame in self.frames)
 
     @property
     def width(self) -> int:

@@ -27,6 +27,7 @@ from rearview.contract.frame import NO_PLACE, PICTURE, Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings
 from rearview.contract.stream import DropPolicy, ImageFormat
+from rearview.contract.warmup import LaneWarmUp
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
 from rearview.ingress.codec import BadImage, decode_image, encode_image
@@ -35,7 +36,6 @@ from rearview.ingress.options import SessionOptions
 from rearview.ingress.pacing import Pacer
 from rearview.ingress.scene import SceneDetector
 from rearview.ingress.similarity import SimilarityFilter, Thumbnail, thumbnail
-from rearview.ingress.warmup import WarmUp
 from rearview.telemetry.metrics import Metrics
 from rearview.transport.links import LinkClosed
 
@@ -121,7 +121,7 @@ class IngressSession:
         cache = spec.cache
         self._scenes = SceneDetector() if cache is not None and cache.scene_detection else None
         self._instant = cache is not None and cache.instant_start
-        self._warm_up = WarmUp(warm_up_frames, cache, spec.settings, instant=self._instant)
+        self._warm_up = LaneWarmUp.of(warm_up_frames, cache, spec.settings, instant=self._instant)
         self._version = 0
         self._announced = (0, 0)
         """Version and scene of the last settings that the lane knows."""

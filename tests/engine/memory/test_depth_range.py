@@ -39,7 +39,7 @@ def row(
     settings = Settings(prompt="a", scene=scene)
     spec = replace(session(session_id, settings), cache=CacheSettings() if cached else None)
     frame = in_flight(spec, ordinal, operator)
-    return Row(frame, operator, "group", 0.0)
+    return Row((frame,), operator, "group", 0.0)
 
 
 def opened(*session_ids: str, num_slots: int = 4) -> DepthRange:
