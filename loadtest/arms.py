@@ -120,38 +120,40 @@ class EngineLoop:
     def __init__(self, engine: Engine, pool: ThreadPoolExecutor, clip: Clip, config: ServiceConfig) -> None:
         from rearview.contract.session import SessionSpec
         from rearview.contract.settings import Settings
+        from rearview.engine.player import Player
 
         settings = Settings(prompt=clip.prompt, strength=clip.strength, steps=clip.steps)
-        self._engine, self._pool, self._clip = engine, pool, clip
+        self._player, self._pool, self._clip = Player(engine), pool, clip
         self._max_in_flight = config.limits.max_in_flight
         self._spec = SessionSpec("bench", clip.width, clip.height, config.model.max_steps, settings)
         self._ordinal = 0
-        engine.open(self._spec)
+        self._player.open(self._spec)
 
     def translate(self, frames: int) -> list[bytes]:
         """Translate the next `frames` frames to JPEG, in order."""
+        from rearview.contract.frame import PICTURE
+        from rearview.engine.player import planes_of
+
         decoded: deque[Future[Tensor]] = deque()
         encoded: list[Future[bytes]] = []
         first = self._ordinal
         submitted = in_flight = 0
-        while len(encoded) < frames:
+
+        def feed() -> None:
+            nonlocal submitted, in_flight
             while submitted < frames and len(decoded) < self._max_in_flight:
                 decoded.append(self._pool.submit(self._decode, first + submitted))
                 submitted += 1
             while decoded and in_flight < self._max_in_flight and (decoded[0].done() or not in_flight):
-                self._admit(decoded.popleft().result())
+                planes = {PICTURE: decoded.popleft().result()}
+                self._player.admit(self._spec.session_id, self._ordinal, planes)
+                self._ordinal += 1
                 in_flight += 1
-            for emission in self._engine.step(time.monotonic()).emissions:
-                assert emission.planes is not None, "the engine dropped a frame"
-                encoded.append(self._pool.submit(self._encode, emission.planes["picture"]))
-                in_flight -= 1
+
+        for frame in self._player.left(feed):
+            in_flight -= 1
+            encoded.append(self._pool.submit(self._encode, planes_of(frame)[PICTURE]))
         return [future.result() for future in encoded]
-
-    def _admit(self, image: Tensor) -> None:
-        from rearview.contract.frame import PICTURE, Frame
-
-        self._engine.admit(Frame(self._spec.session_id, self._ordinal, {PICTURE: image}), time.monotonic())
-        self._ordinal += 1
 
     def _decode(self, index: int) -> Tensor:
         import torch

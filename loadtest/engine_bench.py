@@ -23,15 +23,16 @@ from typing import Any
 
 import torch
 from rearview.contract.chain import OperatorKind, Span, chain
-from rearview.contract.frame import LATENT, PICTURE, Frame
+from rearview.contract.frame import LATENT, PICTURE
 from rearview.contract.memories import BankSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.calibration import measure_costs
-from rearview.engine.engine import Engine, Order
+from rearview.engine.engine import Engine, Order, StepResult
 from rearview.engine.memory.build import MemoryOptions, build_memories
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.player import Player, planes_of
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 
@@ -256,6 +257,14 @@ def drive(
 ) -> Run:
     """Send `frames` of every session, so many in flight as the engine's `order` needs, until all are back."""
     run = Run(0.0, [], [], {})
+
+    def watch(engine: Engine, result: StepResult) -> None:
+        if result.batch is not None and result.batch.failed:
+            raise RuntimeError("a forward has failed: see the log")
+        if result.batch is not None and result.batch.kind is OperatorKind.DENOISE:
+            run.batches.append(result.batch.rows)
+
+    player = Player(engine, watch=watch)
     sent = {spec.session_id: 0 for spec in sessions}
     started: dict[tuple[str, int], float] = {}
     contents = {(name, n): planes(name, n) for name in sent for n in range(frames)}
@@ -263,7 +272,7 @@ def drive(
     def send(name: str) -> None:
         if (ordinal := sent[name]) < frames:
             started[name, ordinal] = time.monotonic()
-            engine.admit(Frame(name, ordinal, contents[name, ordinal]), started[name, ordinal])
+            player.admit(name, ordinal, contents[name, ordinal])
             sent[name] += 1
         else:
             engine.flush(name)
@@ -274,18 +283,11 @@ def drive(
     for spec in sessions:
         for _ in range(spec.settings.steps if order is Order.STREAM_BATCH else 1):
             send(spec.session_id)
-    while engine.has_work:
-        result = engine.step(time.monotonic())
-        if result.batch is not None and result.batch.failed:
-            raise RuntimeError("a forward has failed: see the log")
-        if result.batch is not None and result.batch.kind is OperatorKind.DENOISE:
-            run.batches.append(result.batch.rows)
-        for emission in result.emissions:
-            key = emission.session_id, emission.ordinal
-            assert emission.planes is not None, "a frame was dropped"
-            run.latencies_s.append(time.monotonic() - started[key])
-            run.outputs[key] = emission.planes
-            send(emission.session_id)
+    for frame in player.left():
+        key = frame.session_id, frame.ordinal
+        run.latencies_s.append(time.monotonic() - started[key])
+        run.outputs[key] = planes_of(frame)
+        send(frame.session_id)
     run.seconds = time.monotonic() - begin_s
     assert len(run.outputs) == frames * len(sessions), "not every frame came back"
     return run

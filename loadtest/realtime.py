@@ -29,6 +29,7 @@ from rearview.engine.memory.build import Layouts
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.model import Forward
+from rearview.engine.player import Player
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.ingress.pacing import Pacer
@@ -183,17 +184,19 @@ def play(
         start_s = begin_s + i / cell.streams / FPS
         streams[spec.session_id] = _Stream(spec, frames, start_s, cell.max_in_flight)
     outcome = Outcome(frames * cell.streams, [])
-    while True:
+
+    def feed() -> None:
         now = clock()
         outcome.driven_out += sum(stream.send(engine, now) for stream in streams.values())
-        if engine.has_work:
-            for left in engine.step(clock()).emissions:
-                outcome.latencies_s.append(streams[left.session_id].receive(engine, left.ordinal, clock()))
-            continue
+
+    def more() -> bool:
         next_s = min(stream.next_s for stream in streams.values())
-        if next_s == float("inf"):
-            break
-        sleep(max(0.0, next_s - clock()))
+        if next_s < float("inf"):
+            sleep(max(0.0, next_s - clock()))
+        return next_s < float("inf")
+
+    for left in Player(engine, clock=clock).left(feed, more):
+        outcome.latencies_s.append(streams[left.session_id].receive(engine, left.ordinal, clock()))
     assert len(outcome.latencies_s) + outcome.driven_out == outcome.frames, "a frame was not answered once"
     return outcome
 

@@ -34,6 +34,7 @@ from support.tiny_bank import (
     video,
 )
 from support.tiny_pipeline import in_pieces
+from support.toy import drain
 
 pytestmark = pytest.mark.unit
 
@@ -276,8 +277,7 @@ def test_a_blend_is_one_change_to_the_bank(policy: PromptChange) -> None:
     writes, changes = [], []
     for n, latent in enumerate(video(9)):
         engine.admit(entering("s", n, latent, int(n >= 3)), 0.0)
-        while engine.has_work:
-            engine.step(0.0)
+        drain(engine)
         record = exported(memory, "s").steps[0]
         writes.append(record["writes"])
         changes.append(record["changed_at"])

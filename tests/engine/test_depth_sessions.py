@@ -26,12 +26,13 @@ from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_depth, load_model, load_vae
 from rearview.engine.weights.formats import Additions
-from support.frames import content, entering, stacked
+from support.frames import content, entering, planes_of, stacked
 from support.memories import composed
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, session, whole_chain
 from support.tiny_depth import write_tiny_depth
 from support.tiny_motion import plain_clip
 from support.tiny_motion_files import depth_branch, original_motion, write_motion_file
+from support.toy import drain, player
 
 pytestmark = pytest.mark.unit
 
@@ -85,11 +86,9 @@ def play(
         for n, frame in enumerate(frames):
             version = max((v for v in settings or {} if v <= n), default=0)
             engine.admit(entering(name, n, frame, version=version), 0.0)
-    while engine.has_work:
-        for emission in engine.step(0.0).emissions:
-            assert content(emission) is not None
-            left[emission.session_id][emission.ordinal] = content(emission)
-        engine.check_integrity()
+    for frame in drain(engine):
+        assert content(frame) is not None
+        left[frame.session_id][frame.ordinal] = content(frame)
     return {name: [found[n] for n in sorted(found)] for name, found in left.items()}
 
 
@@ -237,21 +236,14 @@ def through(
     engines: Sequence[Engine], spec: SessionSpec, frames: Sequence[torch.Tensor], settings: Sequence[Settings]
 ) -> list[torch.Tensor]:
     """One session's frames through engines joined one after the other, each under its own settings."""
-    left: dict[int, torch.Tensor] = {}
-    for engine in engines:
-        engine.open(spec)
-        for version, under in enumerate(settings):
-            engine.update(spec.session_id, version, under)
+    through = player(*engines)
+    through.open(spec)
+    for version, under in enumerate(settings):
+        through.update(spec.session_id, version, under)
+    left = {}
     for n, frame in enumerate(frames):
-        engines[0].admit(entering(spec.session_id, n, frame, n), 0.0)
-        while any(engine.has_work for engine in engines):
-            for engine, following in zip(engines, [*engines[1:], None], strict=True):
-                for one in engine.step(0.0).emissions:
-                    assert content(one) is not None
-                    if following is None:
-                        left[one.ordinal] = content(one)
-                    else:
-                        following.admit(one, 0.0)
+        through.admit(spec.session_id, n, planes_of(frame), n)
+        left |= {one.ordinal: content(one) for one in through.left()}
     return [left[n] for n in range(len(frames))]
 
 

@@ -14,8 +14,9 @@ import torch
 from rearview.contract.frame import Frame
 from rearview.contract.settings import NoiseRule, Settings
 from rearview.engine.engine import Engine, Order
+from rearview.engine.player import Player, planes_of
 from rearview.transport.wire import decode_frame, decode_spec, encode_frame, encode_spec
-from support.frames import content, entering
+from support.frames import entering, stacked
 from support.tiny import random_frames, session, whole_chain
 from support.tiny_bank import Stream, play
 from support.tiny_chain import (
@@ -113,23 +114,14 @@ def test_whole_equals_pieces_joined_by_links(cut: str, clip: Stream) -> None:
 
 def through(engines: Sequence[Engine], clip: Stream) -> list[torch.Tensor]:
     """A clip through engines joined as replicas are: by messages that carry bytes."""
-    for engine in engines:
-        engine.open(decode_spec(encode_spec(clip.spec)))
+    player = Player(*engines, clock=lambda: 0.0, link=over_wire)
+    player.open(decode_spec(encode_spec(clip.spec)))
     for n, image in enumerate(clip.latents):
         if n in clip.changes:
-            for engine in engines:
-                engine.update(clip.spec.session_id, clip.version(n), clip.changes[n])
-        frame = entering(clip.spec.session_id, n, image, clip.version(n))
-        engines[0].admit(over_wire(frame), 0.0)
-    pictures: dict[int, torch.Tensor] = {}
-    while any(engine.has_work for engine in engines):
-        for engine, following in zip(engines, [*engines[1:], None], strict=True):
-            for emission in engine.step(0.0).emissions:
-                if following is not None:
-                    following.admit(over_wire(emission), 0.0)
-                    continue
-                assert content(emission) is not None
-                pictures[emission.ordinal] = content(emission)
+            player.update(clip.spec.session_id, clip.version(n), clip.changes[n])
+        frame = over_wire(entering(clip.spec.session_id, n, image, clip.version(n)))
+        player.admit(clip.spec.session_id, n, frame.planes, clip.version(n))
+    pictures = {frame.ordinal: stacked(planes_of(frame)) for frame in player.left()}
     return [pictures[n] for n in range(len(clip.latents))]
 
 

@@ -13,6 +13,7 @@ from rearview.contract.chain import Operator
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
+from rearview.engine.player import Player
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import Reason, Refused
 from support.frames import content, entering
@@ -178,9 +179,7 @@ def test_a_frame_tells_how_long_it_waited_and_ran() -> None:
         engine.open(toy_spec(name, steps=1))
         admit_at = entering(name, 0, toy_payload(name, 0))
         engine.admit(admit_at, clock())
-    left = []
-    while engine.has_work:
-        left.extend(engine.step(clock()).emissions)
+    left = Player(engine, clock=clock).left()
     timings = {each.session_id: each.timings[-1] for each in left}
     assert (timings["a"].queue_s, timings["a"].compute_s) == (0.0, 0.5)
     assert (timings["b"].queue_s, timings["b"].compute_s) == (0.5, 0.5)

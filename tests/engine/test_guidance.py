@@ -38,6 +38,7 @@ from support.tiny_bank import (
     video,
 )
 from support.tiny_pipeline import in_pieces
+from support.toy import drain
 
 pytestmark = pytest.mark.unit
 
@@ -305,8 +306,7 @@ def test_negative_rows_neither_read_nor_write_the_bank() -> None:
         engine.open(spec)
         for n, latent in enumerate(video(3)):
             engine.admit(entering("s", n, latent), 0.0)
-            while engine.has_work:
-                engine.step(0.0)
+            drain(engine)
         exports.append(exported(memory, "s").layers)
     assert exports[0]
     for key, tensors in exports[0].items():

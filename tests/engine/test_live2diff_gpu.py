@@ -39,6 +39,7 @@ from support.tiny_motion import (
     whole_clip,
     with_motion,
 )
+from support.toy import drain
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -164,9 +165,7 @@ def _translated(model: DiffusionModel, cut: list[list[int]], latents: list[Tenso
         engine.update("s", 1, settings[1])
         for frame in frames:
             engine.admit(frame, 0.0)
-        left = {}
-        while engine.has_work:
-            left |= {one.ordinal: one for one in engine.step(0.0).emissions}
+        left = {one.ordinal: one for one in drain(engine)}
         frames = [left[n] for n in sorted(left)]
     payloads = [content(frame) for frame in frames if content(frame) is not None]
     assert len(payloads) == len(latents)

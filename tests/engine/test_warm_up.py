@@ -5,144 +5,42 @@ The plain path is `reference.denoise_clip`; the toy sees in every frame all that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 from rearview.contract.chain import Operator, OperatorKind, Span, chain
-from rearview.contract.memories import CacheSettings, Rewarm
+from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.engine import Engine, Order
-from rearview.engine.reference.frame import Sample, denoise_clip
+from rearview.engine.engine import Order
 from support.frames import content, entering
-from support.tiny import whole_chain
-from support.toy import TOY_STEPS, Faults, ToyModel, drain, toy_engine, toy_output, toy_payload, toy_spec
-from support.toy_cache import SINK, Seen, ToyCache, number_of_sample
-from torch import Tensor
+from support.toy import (
+    TOY_STEPS,
+    Faults,
+    ToyModel,
+    drain,
+    toy_payload,
+    toy_spec,
+)
+from support.toy_cache import SINK, ToyCache
+from support.toy_clips import (
+    BASE,
+    CHANGES,
+    CUTS,
+    FEWER,
+    POLICIES,
+    assert_same,
+    cached_engine,
+    cached_spec,
+    per_frame,
+    pictures,
+    plain_pictures,
+    spans_of,
+)
 
 pytestmark = pytest.mark.unit
-
-ENCODE, DECODE = Operator(OperatorKind.ENCODE), Operator(OperatorKind.DECODE)
-CUTS = {
-    "one span": [range(5)],
-    "encode apart": [range(1), range(1, 5)],
-    "after step 0": [range(2), range(2, 5)],
-    "after step 1": [range(3), range(3, 5)],
-    "a span each": [range(i, i + 1) for i in range(5)],
-}
-"""Cuts of the chain of three steps."""
-BASE = toy_spec("a", steps=TOY_STEPS).settings
-STYLE, CUT = replace(BASE, prompt="other"), replace(BASE, scene=1)
-FEWER = replace(BASE, steps=2)
-INK = replace(BASE, adapters="ink")
-CHANGES: dict[str, Mapping[int, Settings]] = {
-    "none": {},
-    "prompt": {6: STYLE},
-    "scene": {7: CUT},
-    "prompt in the warm-up": {2: STYLE},
-    "weights in the warm-up": {2: INK},
-    "weights": {7: INK},
-    "fewer steps": {7: FEWER},
-    "fewer steps in the warm-up": {1: FEWER},
-    "more steps": {0: FEWER, 7: BASE},
-    "a newer one during a shadow": {6: STYLE, 8: replace(STYLE, prompt="third")},
-    "one after a shadow": {6: STYLE, 6 + SINK: replace(STYLE, prompt="third")},
-    "a reset during a shadow": {6: STYLE, 8: replace(STYLE, steps=2)},
-    "prompt and scene": {6: STYLE, 11: replace(STYLE, scene=4)},
-    "prompt and scene at once": {6: replace(STYLE, scene=1)},
-    "prompt, scene and steps at once": {6: replace(STYLE, scene=1, steps=2)},
-}
-POLICIES = [
-    CacheSettings(),
-    CacheSettings(Rewarm.RESET, Rewarm.SHADOW),
-    CacheSettings(Rewarm.KEEP, Rewarm.RESET),
-]
-
-
-def cached_spec(
-    name: str = "a", steps: int = TOY_STEPS, cache: CacheSettings | None = None, settings: Settings = BASE
-) -> SessionSpec:
-    return replace(toy_spec(name, steps), cache=cache or CacheSettings(), settings=settings)
-
-
-def per_frame(count: int, changes: Mapping[int, Settings], first: Settings = BASE) -> list[Settings]:
-    settings = []
-    for n in range(count):
-        first = changes.get(n, first)
-        settings.append(first)
-    return settings
-
-
-def plain_pictures(spec: SessionSpec, settings: Sequence[Settings]) -> list[Tensor | None]:
-    """The clip on the plain path."""
-    assert spec.cache is not None
-    pasts: dict[int, Seen] = {}
-
-    def run(step: int, samples: Sequence[Sample[Tensor]], together: bool) -> list[Tensor]:
-        numbers = [number_of_sample(*sample) for sample in samples]
-        pasts[step] = Seen(tuple(numbers)) if together else pasts[step].after(numbers[0])
-        link = Operator(OperatorKind.DENOISE, step)
-        return [toy_output(link, payload + pasts[step].number, under, n) for n, under, payload in samples]
-
-    encoded = [
-        toy_output(ENCODE, toy_payload(spec.session_id, n), under, n) for n, under in enumerate(settings)
-    ]
-    clean = denoise_clip(run, encoded, settings, spec.cache, SINK)
-    return [
-        None if latent is None else toy_output(DECODE, latent, under, n)
-        for n, (latent, under) in enumerate(zip(clean, settings, strict=True))
-    ]
-
-
-def spans_of(cut: str) -> list[Span]:
-    whole = chain(TOY_STEPS)
-    return [Span(f"span-{i}", tuple(whole[at] for at in piece)) for i, piece in enumerate(CUTS[cut])]
-
-
-def pictures(
-    engines: Sequence[Engine], specs: Sequence[SessionSpec], settings: Sequence[Settings], burst: int = 1
-) -> dict[str, list[Tensor | None]]:
-    """Clips through engines joined by links: `burst` frames a session enter between steps."""
-    found: dict[str, dict[int, Tensor | None]] = {spec.session_id: {} for spec in specs}
-    for engine in engines:
-        for spec in specs:
-            engine.open(spec)
-            for version, under in enumerate(settings):
-                engine.update(spec.session_id, version, under)
-    entered = 0
-    while entered < len(settings) or any(engine.has_work for engine in engines):
-        for n in range(entered, min(entered + burst, len(settings))):
-            for spec in specs:
-                payload = toy_payload(spec.session_id, n)
-                engines[0].admit(entering(spec.session_id, n, payload, n), 0.0)
-        entered += burst
-        if entered >= len(settings):
-            for engine in engines:
-                for spec in specs:
-                    engine.flush(spec.session_id)
-        for engine, following in zip(engines, [*engines[1:], None], strict=True):
-            for left in engine.step(0.0).emissions:
-                if following is None:
-                    found[left.session_id][left.ordinal] = content(left)
-                else:
-                    frame = left
-                    following.admit(frame, 0.0)
-            engine.check_integrity()
-    return {name: [by_ordinal[n] for n in sorted(by_ordinal)] for name, by_ordinal in found.items()}
-
-
-def assert_same(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> None:
-    assert len(found) == len(expected)
-    for n, (picture, wanted) in enumerate(zip(found, expected, strict=True)):
-        assert (picture is None) == (wanted is None), f"frame {n}: only one of the two is there"
-        assert picture is None or wanted is None or torch.equal(picture, wanted), f"frame {n} differs"
-
-
-def cached_engine(span: Span | None = None, model: ToyModel | None = None, **options: object) -> Engine:
-    options.setdefault("memory", ToyCache())
-    return toy_engine(model or ToyModel(), span or whole_chain(TOY_STEPS), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -410,49 +308,6 @@ def test_a_reset_session_slot_warms_up_again() -> None:
         spec = cached_spec(name)
         assert_same(pictures([engine], [spec], settings)[name], plain_pictures(spec, settings))
         engine.close(name)
-
-
-@pytest.mark.parametrize("change", ["prompt", "fewer steps", "a newer one during a shadow"])
-@pytest.mark.parametrize("moved_at", range(1, 16))
-def test_l20_a_session_that_moves_in_mid_stream_goes_on_as_if_it_had_not(change: str, moved_at: int) -> None:
-    """At every ordinal: before it is warm, while it streams, and while a shadow's inputs are kept."""
-    settings = per_frame(16, CHANGES[change])
-    spec, here, there = cached_spec(), cached_engine(), cached_engine()
-    here.open(spec)
-    for version, under in enumerate(settings):
-        here.update("a", version, under)
-    left: dict[int, Tensor | None] = {}
-    engine = here
-    for n in range(16):
-        if n == moved_at:
-            state = here.export("a")
-            here.close("a")
-            there.import_(state)
-            engine = there
-        engine.admit(entering("a", n, toy_payload("a", n), n), 0.0)
-        # It moves with frames in flight: only some of their rows have run.
-        for _ in range(3 if n + 1 < moved_at else 2):
-            left |= {each.ordinal: content(each) for each in engine.step(0.0).emissions}
-    left |= {each.ordinal: content(each) for each in drain(there)}
-    assert_same([left[n] for n in range(16)], plain_pictures(spec, settings))
-    assert here.sessions == ()
-
-
-def test_an_export_is_a_copy() -> None:
-    settings = per_frame(10, {})
-    here, there = cached_engine(), cached_engine()
-    here.open(cached_spec())
-    for n in range(10):
-        if n == 6:
-            there.import_(here.export("a"))
-        for engine in (here, there) if n >= 6 else (here,):
-            engine.admit(entering("a", n, toy_payload("a", n)), 0.0)
-        here.step(0.0)
-    kept = {each.ordinal: content(each) for each in drain(here)}
-    moved = {each.ordinal: content(each) for each in drain(there)}
-    expected = plain_pictures(cached_spec(), settings)
-    for n in (8, 9):
-        assert_same([kept[n], moved[n]], [expected[n]] * 2)
 
 
 class Ordered(ToyCache):

@@ -25,13 +25,16 @@ from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.attention.processors import install_processors
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.player import Clip
 from rearview.engine.rows import window_group
 from rearview.engine.scheduler import CostTable, Scheduler
 from support.frames import content, entering, planes_of
 from support.memories import exported
+from support.moves import play_moving
 from support.tiny import SIZE
 from support.tiny_bank import gap, tiny_denoiser, video
 from support.tiny_motion import plain_clip, with_motion
+from support.toy import drain, player
 from torch import Tensor
 
 pytestmark = pytest.mark.unit
@@ -107,29 +110,10 @@ def translate(
     burst: int = 1,
 ) -> dict[str, list[Tensor | None]]:
     """Clips through engines joined one after the other, `burst` frames a session between steps."""
-    found: dict[str, dict[int, Tensor | None]] = {spec.session_id: {} for spec in clips}
-    for each in engines:
-        for spec in clips:
-            each.open(spec)
-            for version, under in enumerate(settings):
-                each.update(spec.session_id, version, under)
-    entered = 0
-    while entered < len(settings) or any(each.has_work for each in engines):
-        for n in range(entered, min(entered + burst, len(settings))):
-            for spec, latents in clips.items():
-                engines[0].admit(entering(spec.session_id, n, latents[n], n), 0.0)
-        entered += burst
-        for each, following in zip(engines, [*engines[1:], None], strict=True):
-            if entered >= len(settings):
-                for spec in clips:
-                    each.flush(spec.session_id)
-            for left in each.step(0.0).emissions:
-                if following is None:
-                    found[left.session_id][left.ordinal] = content(left)
-                else:
-                    frame = left
-                    following.admit(frame, 0.0)
-    return {name: [known[n] for n in sorted(known)] for name, known in found.items()}
+    changes = dict(enumerate(settings))
+    played = [Clip(spec, [planes_of(each) for each in latents], changes) for spec, latents in clips.items()]
+    found = player(*engines).play(*played, burst=burst)
+    return {name: [content(frame) for frame in frames] for name, frames in found.items()}
 
 
 def only(
@@ -232,8 +216,7 @@ def test_l18_a_steps_cache_depends_on_no_other_steps() -> None:
         each.open(cached())
         for n, payload in enumerate(inputs):
             each.admit(entering("s", n, payload), 0.0)
-        while each.has_work:
-            each.step(0.0)
+        drain(each)
     found, expected = (exported(each._memory, "s", "cache").layers for each in (second, whole))
     keys = [key for key in expected if key[0] == 1]
     assert keys
@@ -259,9 +242,8 @@ def test_l19_sessions_at_different_n_batched_together_equal_each_alone() -> None
             if 0 <= ordinal < FRAMES:
                 each.update(spec.session_id, ordinal, settings[ordinal])
                 each.admit(entering(spec.session_id, ordinal, latents[ordinal], ordinal), 0.0)
-        while each.has_work:
-            for left in each.step(0.0).emissions:
-                found[left.session_id][left.ordinal] = content(left)
+        for left in drain(each):
+            found[left.session_id][left.ordinal] = content(left)
     for spec, latents in clips.items():
         by_ordinal = found[spec.session_id]
         assert gap([by_ordinal[n] for n in sorted(by_ordinal)], plain(spec, latents, settings)) <= EXACT
@@ -279,28 +261,23 @@ def test_l1_causality_a_later_frame_changes_no_bit_of_an_earlier_picture() -> No
     assert gap(only(changed, settings, max_batch=1)[:1], before[:1]) > 1e-6, "the warm-up is bidirectional"
 
 
+TOPOLOGIES = {
+    "fused to fused": ([range(4)], [range(4)]),
+    "fused to pieces to fused": ([range(4)], [[0], [1, 2, 3]], [range(4)]),
+    "pieces to other pieces": ([[0], [1, 2, 3]], [[0, 1], [2, 3]]),
+}
+
+
+@pytest.mark.parametrize("topologies", TOPOLOGIES)
 @pytest.mark.parametrize("moved_at", [2, W, 6, 8, 11])
-def test_l20_a_session_that_moves_in_mid_stream_goes_on_bit_by_bit(moved_at: int) -> None:
+def test_l20_a_session_that_moves_in_mid_stream_goes_on_bit_by_bit(moved_at: int, topologies: str) -> None:
     """Before it is warm, streaming, and in the middle of a shadow."""
     settings, latents = per_frame(FRAMES, CHANGES["prompt"]), video(FRAMES)
     expected = only(latents, settings, max_batch=1)
-    here, there = engine(max_batch=1), engine(max_batch=1)
-    here.open(cached())
-    for version, under in enumerate(settings):
-        here.update("s", version, under)
-    left: dict[int, Tensor | None] = {}
-    each = here
-    for n, latent in enumerate(latents):
-        if n == moved_at:
-            there.import_(here.export("s"))
-            here.close("s")
-            each = there
-        each.admit(entering("s", n, latent, n), 0.0)
-        left |= {one.ordinal: content(one) for one in each.step(0.0).emissions}
-    while there.has_work:
-        left |= {one.ordinal: content(one) for one in there.step(0.0).emissions}
-    assert gap([left[n] for n in range(FRAMES)], expected) == 0.0
-    here.check_integrity()
+    clip = Clip(cached(), [planes_of(each) for each in latents], dict(enumerate(settings)))
+    legs = [[engine(steps, max_batch=1) for steps in cut] for cut in TOPOLOGIES[topologies]]
+    found = play_moving(clip, legs, [moved_at, moved_at + 2])
+    assert gap([content(frame) for frame in found], expected) == 0.0
 
 
 def test_l22_skipped_frames_leave_the_cache_as_if_they_had_never_come() -> None:
@@ -310,8 +287,7 @@ def test_l22_skipped_frames_leave_the_cache_as_if_they_had_never_come() -> None:
     left: dict[int, Tensor | None] = {}
     for n, latent in enumerate(latents):
         each.admit(entering("s", n, None if n in (6, 7) else latent), 0.0)
-        while each.has_work:
-            left |= {one.ordinal: content(one) for one in each.step(0.0).emissions}
+        left |= {one.ordinal: content(one) for one in drain(each)}
     kept = [n for n in range(FRAMES) if n not in (6, 7)]
     expected = only([latents[n] for n in kept], [settings[n] for n in kept], max_batch=1)
     assert gap([left[n] for n in kept], expected) == 0.0

@@ -27,6 +27,7 @@ from rearview.local import LocalService
 from support.frames import content, entering
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_motion_files import write_motion_adapter
+from support.toy import drain
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -77,10 +78,9 @@ def local_pictures(checkpoint: Path) -> list[bytes]:
     pictures: dict[int, bytes] = {}
     for ordinal, frame in enumerate(FRAMES):
         engine.admit(entering("s", ordinal, frame, int(ordinal >= CHANGE_AT)), 0.0)
-    while engine.has_work:
-        for emission in engine.step(0.0).emissions:
-            assert content(emission) is not None
-            pictures[emission.ordinal] = content(emission).numpy().tobytes()
+    for frame in drain(engine):
+        assert content(frame) is not None
+        pictures[frame.ordinal] = content(frame).numpy().tobytes()
     return [pictures[ordinal] for ordinal in range(len(FRAMES))]
 
 

@@ -24,6 +24,7 @@ from rearview.local import LocalService
 from rearview.v1 import translation_service_pb2 as pb
 from support.frames import content, entering
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
+from support.toy import drain
 from support.waiting import eventually
 
 from .conftest import Stream
@@ -77,10 +78,9 @@ def local_pictures(checkpoint: Path, frames: list[torch.Tensor], seed: int) -> l
     pictures: dict[int, bytes] = {}
     for ordinal, frame in enumerate(frames):
         engine.admit(entering("s", ordinal, frame), 0.0)
-    while engine.has_work:
-        for emission in engine.step(0.0).emissions:
-            assert content(emission) is not None
-            pictures[emission.ordinal] = content(emission).numpy().tobytes()
+    for frame in drain(engine):
+        assert content(frame) is not None
+        pictures[frame.ordinal] = content(frame).numpy().tobytes()
     return [pictures[ordinal] for ordinal in range(len(frames))]
 
 

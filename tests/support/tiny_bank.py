@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.frame import Frame
 from rearview.contract.memories import BankPolicy, BankSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
@@ -20,6 +21,7 @@ from rearview.engine.memory.bank.pool import BankShape, FeatureBank
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.player import Player
 from rearview.engine.reference.bank import PlainBank
 from rearview.engine.reference.frame import denoise_latent
 from rearview.engine.rows import Row
@@ -179,19 +181,23 @@ def play(
             waiting.remove(stream)
         for _ in range(chance.choice((0, 0, 1, 3))):
             _step(engine, outputs, each_step)
-    while engine.has_work:
-        _step(engine, outputs, each_step)
+    for frame in Player(engine, clock=lambda: 0.0, watch=lambda *_: each_step()).left():
+        _take(frame, outputs)
     _close_finished(engine, streams, outputs)
     engine.check_integrity()
     return {name: [found[n] for n in sorted(found)] for name, found in outputs.items()}
 
 
 def _step(engine: Engine, outputs: Outputs, each_step: Callable[[], None]) -> None:
-    for emission in engine.step(0.0).emissions:
-        known = outputs[emission.session_id]
-        assert emission.ordinal not in known, f"frame {emission.ordinal} left twice"
-        known[emission.ordinal] = content(emission)
+    for frame in engine.step(0.0).emissions:
+        _take(frame, outputs)
     each_step()
+
+
+def _take(frame: Frame[torch.Tensor], outputs: Outputs) -> None:
+    known = outputs[frame.session_id]
+    assert frame.ordinal not in known, f"frame {frame.ordinal} left twice"
+    known[frame.ordinal] = content(frame)
 
 
 def _close_finished(engine: Engine, streams: Sequence[Stream], outputs: Outputs) -> None:
@@ -230,7 +236,7 @@ def make_row(
 ) -> Row:
     operator = Operator(OperatorKind.DENOISE, step)
     frame = in_flight(spec, ordinal, operator, latent, settings)
-    return Row(frame, operator, "group", float("inf"))
+    return Row((frame,), operator, "group", float("inf"))
 
 
 def forward(memory: FeatureBank, rows: Sequence[Row]) -> torch.Tensor:

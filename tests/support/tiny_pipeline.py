@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from rearview.contract.frame import Frame
 from rearview.engine.engine import Engine
+from rearview.engine.player import Player
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.transport.wire import decode_frame, decode_settings, encode_frame, encode_settings
 
@@ -42,10 +43,7 @@ def _engine(steps: Sequence[int]) -> Engine:
 
 def _passed(engine: Engine, frame: Frame[torch.Tensor]) -> Frame[torch.Tensor]:
     engine.admit(frame, 0.0)
-    emissions: list[Frame[torch.Tensor]] = []
-    while engine.has_work:
-        emissions += engine.step(0.0).emissions
-    (emission,) = emissions
+    (emission,) = Player(engine, clock=lambda: 0.0).left()
     return emission if emission.is_lost else _sent(emission)
 
 

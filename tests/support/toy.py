@@ -21,8 +21,10 @@ from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import AnyMemory, Updates, Views
 from rearview.engine.networks.model import Forward
+from rearview.engine.player import Player
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.sessions import RETAINED_BYTES
 from torch import Tensor
 
 from support.frames import content, entering, planes_of
@@ -103,10 +105,11 @@ def toy_engine(
     max_wait_forwards: int = 8,
     order: Order = Order.BACK_TO_BACK,
     memory: AnyMemory | None = None,
+    retained_bytes: int = RETAINED_BYTES,
 ) -> Engine:
     scheduler = Scheduler(model.costs, max_batch, max_wait_forwards)
-    memories = Memoryless(slots) if memory is None else Memories([memory], memory.free_slots)
-    return Engine(span, model, memories, scheduler, order=order, clock=model.clock)
+    past = Memoryless(slots) if memory is None else Memories([memory], memory.free_slots)
+    return Engine(span, model, past, scheduler, order=order, clock=model.clock, retained_bytes=retained_bytes)
 
 
 def toy_payload(session_id: str, ordinal: int) -> Tensor:
@@ -125,12 +128,13 @@ def admit(engine: Engine, session_id: str, *ordinals: int, version: int = 0) -> 
 
 
 def drain(engine: Engine) -> list[Frame[Tensor]]:
-    """Step until there is nothing to do."""
-    emissions: list[Frame[Tensor]] = []
-    while engine.has_work:
-        emissions.extend(engine.step(0.0).emissions)
-        engine.check_integrity()
-    return emissions
+    """Step until there is nothing to do; what has left."""
+    return list(player(engine).left())
+
+
+def player(*engines: Engine) -> Player:
+    """One that audits the engines at each step. Its time stands still."""
+    return Player(*engines, clock=lambda: 0.0, watch=lambda engine, _: engine.check_integrity())
 
 
 def expect(emissions: Sequence[Frame[Tensor]], session: SessionSpec, ordinals: Sequence[int]) -> None:

@@ -26,6 +26,7 @@ from support.toy_view import RING, TOY, Seen, ToyUpdate, ToyView
 __all__ = ["RING", "SINK", "Seen", "ToyCache", "number_of_sample"]
 
 SINK = 4
+MAX_STEPS = 4
 
 
 @dataclass
@@ -36,6 +37,8 @@ class ToyCache(Memory[ToyView, ToyUpdate]):
     operators = frozenset(OperatorKind)
 
     slots: int = 64
+    steps: Sequence[int] = range(MAX_STEPS)
+    """Those that it keeps; what an export says of others is ignored."""
     written: list[tuple[int, tuple[int, ...], bool]] = field(default_factory=list)
     """(step, ordinals, shadow) of every row that was written."""
     pasts: dict[tuple[str, int], Seen] = field(default_factory=dict)
@@ -105,7 +108,7 @@ class ToyCache(Memory[ToyView, ToyUpdate]):
                 *(tuple(cast(list[int], chunk.values[k])) for k in ("sinks", "ring"))
             )
             for chunk in chunks
-            if chunk.values
+            if chunk.step in self.steps
         }
         return lambda: self.pasts.update(pasts)
 

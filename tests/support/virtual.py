@@ -10,6 +10,7 @@ from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.stream import DropPolicy
 from rearview.engine.engine import Engine
+from rearview.engine.player import Player
 from rearview.engine.scheduler import CostTable
 from rearview.ingress.pacing import Pacer
 from torch import Tensor
@@ -105,16 +106,25 @@ def simulate(
         for index in range(source.num_frames)
     )
     answers: list[Answer] = []
-    sent = 0
-    while clock.now_s < until_s and (sent < len(arrivals) or engine.has_work):
-        if not engine.has_work:
-            clock.now_s = max(clock.now_s, arrivals[sent][0])
+    sent, begun_s = 0, clock.now_s
+
+    def feed() -> None:
+        nonlocal sent, begun_s
+        begun_s = clock.now_s
         while sent < len(arrivals) and arrivals[sent][0] <= clock.now_s:
             arrived_s, session_id, index = arrivals[sent]
             answers.extend(edges[session_id].arrive(index, arrived_s))
             sent += 1
             if index + 1 == edges[session_id].source.num_frames:
                 engine.flush(session_id)
-        emissions = engine.step(clock()).emissions
-        answers.extend(edges[left.session_id].leave(left, clock.now_s) for left in emissions)
+
+    def more() -> bool:
+        if sent < len(arrivals):
+            clock.now_s = max(clock.now_s, arrivals[sent][0])
+        return sent < len(arrivals)
+
+    for left in Player(engine, clock=clock).left(feed, more):
+        if begun_s >= until_s:
+            break
+        answers.append(edges[left.session_id].leave(left, clock.now_s))
     return answers

@@ -322,24 +322,19 @@ def _translate(
     """The clip's pictures, one frame after another, and the seconds that each took."""
     import torch
 
-    from rearview.contract.frame import PICTURE, Frame
+    from rearview.contract.frame import PICTURE
     from rearview.engine.engine import Engine
+    from rearview.engine.player import Player, planes_of
     from rearview.engine.scheduler import CostTable, Scheduler
 
-    engine = Engine(_span(), model, memory, Scheduler(CostTable(), 1))
-    engine.open(spec)
+    player = Player(Engine(_span(), model, memory, Scheduler(CostTable(), 1)))
+    player.open(spec)
     pictures: dict[int, Image] = {}
     latencies_s = []
     for ordinal, image in enumerate(clip):
         started_s = time.perf_counter()
-        planes = {PICTURE: torch.from_numpy(image.copy())}
-        engine.admit(Frame(spec.session_id, ordinal, planes), 0.0)
-        while engine.has_work:
-            for emission in engine.step(time.monotonic()).emissions:
-                if emission.planes is None:
-                    text = f"frame {emission.ordinal} could not be translated: the log says why"
-                    raise RuntimeError(text)
-                pictures[emission.ordinal] = emission.planes[PICTURE].numpy()
+        player.admit(spec.session_id, ordinal, {PICTURE: torch.from_numpy(image.copy())})
+        pictures |= {frame.ordinal: planes_of(frame)[PICTURE].numpy() for frame in player.left()}
         latencies_s.append(time.perf_counter() - started_s)
     return [pictures[ordinal] for ordinal in sorted(pictures)], latencies_s
 

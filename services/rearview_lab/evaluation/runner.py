@@ -6,13 +6,12 @@ decode: latents leave it, and are decoded here without rounding to 8 bits, which
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from rearview.contract.chain import Span, chain
-from rearview.contract.frame import LATENT, PICTURE, Frame
+from rearview.contract.frame import LATENT, PICTURE
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
@@ -23,6 +22,7 @@ from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.decode import decode_levels
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.player import Player, planes_of
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import latent_shape, load_model
 from rearview.engine.weights.formats import Additions
@@ -101,19 +101,19 @@ class Translator:
         A method with a temporal cache gives its first pictures together, once its window is full. Raises
         RuntimeError if the engine dropped a frame (its log says why), or if that window never got full.
         """
-        engine = Engine(
-            self._span, self._model, self._memory(method, len(looks)), Scheduler(CostTable(), MAX_BATCH)
-        )
+        memory = self._memory(method, len(looks))
+        player = Player(Engine(self._span, self._model, memory, Scheduler(CostTable(), MAX_BATCH)))
         names = [str(index) for index in range(len(looks))]
         for name, settings in zip(names, looks, strict=True):
-            engine.open(self._spec(name, method, settings))
+            player.open(self._spec(name, method, settings))
         latents: dict[str, dict[int, Tensor]] = {name: {} for name in names}
         num_sent = num_decoded = 0
         for frame in frames:
             for name in names:
-                engine.admit(Frame(name, num_sent, {PICTURE: frame}), time.monotonic())
+                player.admit(name, num_sent, {PICTURE: frame})
             num_sent += 1
-            self._run(engine, latents)
+            for left in player.left():
+                latents[left.session_id][left.ordinal] = planes_of(left)[LATENT]
             while all(num_decoded in latents[name] for name in names):
                 yield self._decode([latents[name].pop(num_decoded) for name in names])
                 num_decoded += 1
@@ -125,13 +125,6 @@ class Translator:
         """decode(encode(frame)): what the autoencoder alone makes of it."""
         latent = encode(self._model.vae, frame[None].to(self._device), self._dtype)
         return self._decode([latent[0]])[0]
-
-    def _run(self, engine: Engine, latents: dict[str, dict[int, Tensor]]) -> None:
-        while engine.has_work:
-            for emission in engine.step(time.monotonic()).emissions:
-                if emission.planes is None:
-                    raise RuntimeError(f"frame {emission.ordinal} could not be translated: the log says why")
-                latents[emission.session_id][emission.ordinal] = emission.planes[LATENT]
 
     @torch.inference_mode()
     def _decode(self, latents: Sequence[Tensor]) -> list[Tensor]:

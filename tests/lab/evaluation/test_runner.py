@@ -27,6 +27,7 @@ from rearview_lab.evaluation.runner import PER_FRAME, Method, Translator, as_pic
 from support.frames import content, entering
 from support.tiny import SIZE, random_frames, session, write_tiny_checkpoint
 from support.tiny_motion_files import write_motion_adapter
+from support.toy import drain
 
 pytestmark = pytest.mark.unit
 
@@ -62,8 +63,7 @@ def product_frames(checkpoint: str, frames: list[torch.Tensor], settings: Settin
     found = []
     for ordinal, frame in enumerate(frames):
         engine.admit(entering("s", ordinal, frame), 0.0)
-        while engine.has_work:
-            found += [content(emission) for emission in engine.step(0.0).emissions]
+        found += [content(frame) for frame in drain(engine)]
     return found
 
 
