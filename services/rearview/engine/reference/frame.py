@@ -1,284 +1,104 @@
-"""The plain path: one session, one frame, one step at a time. The oracle of the tests.
+"""The plain path: one session, one frame, one step at a time. Read this first: it is the oracle of the tests.
 
-No rows, no batching, no pool, no spans. `engine.py` must give the same pictures; this file is checked
-against diffusers' own img2img pipeline with `LCMScheduler` and the same noise. Guidance is written out
-here as the method's authors define it, in terms of noise; the engine's is in terms of clean latents.
+No rows, batches, pools or spans. `engine.py` must give the same pictures; this file is checked against
+diffusers' own img2img pipeline with `LCMScheduler` and the same noise. Guidance is in terms of noise, as the
+method's authors define it; the engine's is in terms of clean latents. Latents are (1, C, h, w).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise, takewhile
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Guidance, Settings
-from rearview.contract.timesteps import timestep_indices
 from rearview.engine.networks.decode import decode
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.encode import encode
-from rearview.engine.networks.motion_module import TemporalAttend
 from rearview.engine.networks.sampling import StepCoefficients, noise
 from rearview.engine.reference.bank import PlainBank
-from rearview.engine.reference.cache import PlainCache
 
-__all__ = [
-    "Carried",
-    "Sample",
-    "StepFunction",
-    "denoise_clip",
-    "denoise_latent",
-    "step_function",
-    "translate_frame",
-]
-
-T = TypeVar("T")
-
-
-class Sample(NamedTuple, Generic[T]):
-    """One frame as it enters a step."""
-
-    ordinal: int
-    settings: Settings
-    payload: T
-
-
-class Carried(NamedTuple):
-    """What a frame with a temporal cache takes from step to step; latents (1, C, h, w)."""
-
-    clean: Tensor
-    """The encoded frame, or what the step before made of it."""
-    negative: Tensor
-    """What guidance gets away from: the encoded frame, until a negative prompt has made something of it."""
-    depth: Tensor | None = None
-
-
-StepFunction = Callable[[int, Sequence[Sample[T]], bool], Sequence[T]]
-"""(step, samples, whether they warm up together) -> what they leave the step with."""
+__all__ = ["clean_of", "denoise_latent", "guided", "predicts_negative", "translate_frame"]
 
 
 @torch.inference_mode()
 def translate_frame(
-    vae: Any,
-    denoiser: Denoiser,
-    image_HWC: Tensor,
-    settings: Settings,
-    ordinal: int,
-    dtype: torch.dtype,
-    bank: PlainBank | None = None,
+    vae: Any, denoiser: Denoiser, image_HWC: Tensor, settings: Settings, ordinal: int, dtype: torch.dtype
 ) -> Tensor:
-    """Translate one uint8 frame (H, W, 3); returns the same shape and type. Writes to `bank`."""
-    z_1CHW = encode(vae, image_HWC[None], dtype)
-    return decode(vae, denoise_latent(denoiser, z_1CHW, settings, ordinal, dtype, bank), dtype)[0]
+    """Translate one uint8 frame (H, W, 3); returns the same shape and type."""
+    z = encode(vae, image_HWC[None], dtype)
+    return decode(vae, denoise_latent(denoiser, z, settings, ordinal, dtype), dtype)[0]
 
 
 def denoise_latent(
     denoiser: Denoiser,
-    z_1CHW: Tensor,
+    z: Tensor,
     settings: Settings,
     ordinal: int,
     dtype: torch.dtype,
     bank: PlainBank | None = None,
 ) -> Tensor:
-    """All denoising steps of one encoded frame (1, C, h, w); returns the clean latent."""
-    embeds_1LD = denoiser.conditioning.embed_frame(settings, ordinal)
-    clean = negative = z_1CHW
+    """All denoising steps of one encoded frame; returns the clean latent. Reads and writes `bank`."""
+    prompt = denoiser.conditioning.embed_frame(settings, ordinal)
+    clean = away = z
     for index, step in enumerate(denoiser.schedule.steps(settings)):
-        epsilon = noise(settings, ordinal, index, tuple(clean.shape[1:])).to(clean)
-        x = step.alpha * clean + step.beta * epsilon
-        memory = None if bank is None else bank.view(settings, ordinal, index)
-        output = _run_unet(denoiser, x, [step], embeds_1LD, dtype, memory)
-        if memory is not None:
-            memory.commit()
-        if _predicts_negative(settings, index):
-            embeds = denoiser.conditioning.embed(settings.negative_prompt)
-            negative = _clean_of(denoiser, x, _run_unet(denoiser, x, [step], embeds, dtype), step)
-        clean = _guided(denoiser, settings, step, x, output, negative)
+        x = step.alpha * clean + step.beta * noise(settings, ordinal, index, tuple(z.shape[1:])).to(z)
+        view = None if bank is None else bank.view(settings, ordinal, index)
+        output = _predict(denoiser, x, step, prompt, dtype, view)
+        if view is not None:
+            view.commit()
+        if predicts_negative(settings, index):
+            negative = denoiser.conditioning.embed(settings.negative_prompt)
+            away = clean_of(denoiser, x, _predict(denoiser, x, step, negative, dtype), step)
+        clean = guided(denoiser, settings, step, x, output, away)
     return clean
 
 
-def denoise_clip(
-    run: StepFunction[T],
-    entering: Sequence[T],
-    settings: Sequence[Settings],
-    cache: CacheSettings,
-    frames: int,
-) -> list[T | None]:
-    """A clip with a temporal cache that `run` reads and writes; `frames` warm it up (Live2Diff).
-
-    Step after step, each for the whole clip: the steps' caches know nothing of each other. `settings`: per
-    frame. Returns what leaves the last step; None where the clip ends before it is warm.
-    """
-    results: list[T | None] = list(entering)
-    resets = [n for n in range(1, len(settings)) if _visited(settings[n]) != _visited(settings[n - 1])]
-    turns = [n for n in range(1, len(settings)) if _is_turn(settings[n - 1], settings[n], cache)]
-    resets = sorted({*resets, *(n for n in turns if Rewarm.RESET in _rules(settings, n, cache))})
-    shadows = [n for n in turns if n not in resets]
-    for first, end in pairwise([0, *resets, len(settings)]):
-        within = [n for n in shadows if first < n < end]
-        for step in range(settings[first].steps):
-            _denoise_scene(run, step, results, settings, range(first, end), within, frames)
-    return results
-
-
-def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> StepFunction[Carried]:
-    """What `denoise_clip` runs. Under a negative prompt each frame is predicted by itself, beside the
-    others as the prompt made them.
-    """
-
-    def run(step: int, samples: Sequence[Sample[Carried]], together: bool) -> list[Carried]:
-        view = cache.window(step) if together else cache.frame(step)
-        constants = [denoiser.schedule.steps(sample.settings)[step] for sample in samples]
-        noisy = [_noisy(sample, step, at) for sample, at in zip(samples, constants, strict=True)]
-        embeds = [denoiser.conditioning.embed_frame(each.settings, each.ordinal) for each in samples]
-        depths = [sample.payload.depth for sample in samples if sample.payload.depth is not None]
-        depth = torch.cat(depths) if depths else None
-        outputs = _run_unet(
-            denoiser,
-            torch.cat(noisy),
-            constants,
-            torch.cat(embeds),
-            dtype,
-            depth_BCHW=depth,
-            attend=view.attend,
-        )
-        left = []
-        for place, (sample, x, at) in enumerate(zip(samples, noisy, constants, strict=True)):
-            settings, (_, negative, depth) = sample.settings, sample.payload
-            if _predicts_negative(settings, step):
-                prompt, beside = denoiser.conditioning.embed(settings.negative_prompt), view.beside(place)
-                away = _run_unet(denoiser, x, [at], prompt, dtype, depth_BCHW=depth, attend=beside.attend)
-                negative = _clean_of(denoiser, x, away, at)
-            clean = _guided(denoiser, settings, at, x, outputs[place : place + 1], negative)
-            left.append(Carried(clean, negative, depth))
-        view.commit()
-        return left
-
-    return run
-
-
-def _denoise_scene(
-    run: StepFunction[T],
-    step: int,
-    results: list[T | None],
-    settings: Sequence[Settings],
-    ordinals: range,
-    shadows: Sequence[int],
-    frames: int,
-) -> None:
-    """One step of the frames from one reset to the next."""
-    entered = {n: result for n in ordinals if (result := results[n]) is not None}
-    warm = _together(settings, ordinals[:frames])
-    is_cut_short = ordinals.stop < len(results) or len(warm) < len(ordinals)
-    if len(warm) < frames and not is_cut_short:
-        results[ordinals.start : ordinals.stop] = [None] * len(ordinals)
-        return
-
-    def sample(n: int) -> Sample[T]:
-        return Sample(n, settings[n], entered[n])
-
-    left = run(step, [sample(n) for n in _places(warm, ordinals.start, frames)], True)
-    results[ordinals.start : ordinals.start + len(warm)] = left[: len(warm)]
-    for n in ordinals[len(warm) :]:
-        begun = n - frames
-        if begun in shadows and not any(begun < other < n for other in shadows):
-            present = _together(settings, range(n - 1, begun - 1, -1))
-            run(step, [sample(at) for at in _places(present, begun, frames)], True)
-        results[n] = run(step, [sample(n)], False)[0]
-
-
-def _together(settings: Sequence[Settings], ordinals: range) -> list[int]:
-    """Those that have the weights of the first one, up to the first that has not; ascending."""
-    same = takewhile(lambda n: settings[n].adapters == settings[ordinals[0]].adapters, ordinals)
-    return sorted(same)
-
-
-def _places(present: Sequence[int], start: int, frames: int) -> list[int]:
-    """Whose frame takes each place of a window: the nearest earlier one's, else the next one's."""
-    return [max((n for n in present if n <= at), default=present[0]) for at in range(start, start + frames)]
-
-
-def _visited(settings: Settings) -> tuple[int, ...]:
-    return timestep_indices(settings.strength, settings.steps)
-
-
-def _is_turn(before: Settings, after: Settings, cache: CacheSettings) -> bool:
-    return bool({Rewarm.RESET, Rewarm.SHADOW} & _rules([before, after], 1, cache))
-
-
-def _rules(settings: Sequence[Settings], ordinal: int, cache: CacheSettings) -> set[Rewarm]:
-    """What the changes before a frame call for."""
-    before, after = settings[ordinal - 1], settings[ordinal]
-    changed = {cache.prompt_change} if before.style != after.style else set()
-    return changed | ({cache.scene_cut} if before.scene != after.scene else set())
-
-
-def _noisy(sample: Sample[Carried], step: int, at: StepCoefficients) -> Tensor:
-    clean = sample.payload.clean
-    epsilon = noise(sample.settings, sample.ordinal, step, tuple(clean.shape[1:])).to(clean)
-    return at.alpha * clean + at.beta * epsilon
-
-
-def _predicts_negative(settings: Settings, step: int) -> bool:
-    kind = settings.acting_guidance
-    return kind is Guidance.FULL or (kind is Guidance.INITIALIZE and step == 0)
-
-
-def _guided(
+def _predict(
     denoiser: Denoiser,
-    settings: Settings,
-    step: StepCoefficients,
     x: Tensor,
-    output: Tensor,
-    negative: Tensor,
+    step: StepCoefficients,
+    embeds: Tensor,
+    dtype: torch.dtype,
+    past: Any = None,
 ) -> Tensor:
-    """The clean latent that a UNet output leads to, away from `negative` if guidance acts."""
+    at = torch.tensor([step.timestep], device=x.device)
+    seen = {} if past is None else {"cross_attention_kwargs": {"memory": past}}
+    output: Tensor = denoiser.unet(x.to(dtype), at, encoder_hidden_states=embeds, return_dict=False, **seen)[
+        0
+    ]
+    return output.to(x.dtype)
+
+
+def predicts_negative(settings: Settings, index: int) -> bool:
+    """Whether the UNet also predicts under the negative prompt in this step."""
+    kind = settings.acting_guidance
+    return kind is Guidance.FULL or (kind is Guidance.INITIALIZE and index == 0)
+
+
+def guided(
+    denoiser: Denoiser, settings: Settings, step: StepCoefficients, x: Tensor, output: Tensor, away: Tensor
+) -> Tensor:
+    """The clean latent that a UNet output leads to; if guidance acts, away from the clean latent `away`."""
     if settings.acting_guidance is Guidance.NONE:
         return denoiser.schedule.predict(x, output, [step])
-    residual = (x - step.alpha * negative) / step.beta
-    u = residual if settings.acting_guidance is Guidance.FULL else settings.delta * residual
+    u = (x - step.alpha * away) / step.beta
+    if settings.acting_guidance is not Guidance.FULL:
+        u = settings.delta * u
     e = u + settings.guidance_scale * (_as_noise(denoiser, x, output, step) - u)
     clean: Tensor = step.c_out * (x - step.beta * e) / step.alpha + step.c_skip * x
     return clean
 
 
-def _clean_of(denoiser: Denoiser, x: Tensor, output: Tensor, step: StepCoefficients) -> Tensor:
+def clean_of(denoiser: Denoiser, x: Tensor, output: Tensor, step: StepCoefficients) -> Tensor:
+    """The clean latent that a UNet output says is in x."""
     return (x - step.beta * _as_noise(denoiser, x, output, step)) / step.alpha
 
 
-def _run_unet(
-    denoiser: Denoiser,
-    x_BCHW: Tensor,
-    steps: Sequence[StepCoefficients],
-    embeds_BLD: Tensor,
-    dtype: torch.dtype,
-    memory: Any = None,
-    depth_BCHW: Tensor | None = None,
-    attend: TemporalAttend | None = None,
-) -> Tensor:
-    arguments: dict[str, Any] = {} if memory is None else {"cross_attention_kwargs": {"memory": memory}}
-    if depth_BCHW is not None:
-        arguments["depth"] = depth_BCHW.to(dtype)
-    if attend is not None:
-        arguments["attend"] = attend
-    output: Tensor = denoiser.unet(
-        x_BCHW.to(dtype),
-        torch.tensor([step.timestep for step in steps], device=x_BCHW.device),
-        encoder_hidden_states=embeds_BLD,
-        return_dict=False,
-        **arguments,
-    )[0]
-    return output.to(x_BCHW.dtype)
-
-
 def _as_noise(denoiser: Denoiser, x: Tensor, output: Tensor, step: StepCoefficients) -> Tensor:
-    """The noise that a UNet output says is in x."""
-    kind = denoiser.schedule.prediction_type
-    if kind == "epsilon":
+    if denoiser.schedule.prediction_type == "epsilon":
         return output
-    if kind == "v_prediction":
+    if denoiser.schedule.prediction_type == "v_prediction":
         return step.alpha * output + step.beta * x
     return (x - step.alpha * output) / step.beta
