@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Settings
-from rearview.contract.warmup import LaneWarmUp
+from rearview.contract.warmup import LaneWarmUp, LaneWarmUpState
 from rearview.engine.engine import Engine
 from support.frames import planes_of
 from support.toy import Faults, ToyModel, player, toy_payload
@@ -98,7 +98,7 @@ def test_what_the_ingress_says_is_missing_is_what_the_engine_waits_for(
     spec = cached_spec(cache=cache)
     for engine in engines:
         engine.open(spec)
-    edge = Edge(LaneWarmUp.of(SINK, spec.cache, spec.settings, instant=instant), engines)
+    edge = Edge(LaneWarmUp.of(SINK, spec.cache, LaneWarmUpState(spec.settings), instant=instant), engines)
     under = BASE
     for n in range(FRAMES):
         under = changes.get(n, under)

@@ -56,7 +56,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def ordinals(service: InProcessService) -> int:
     (record,) = service.ingress._records.values()
-    return record.session._next_ordinal
+    return record.session.state.next_ordinal
 
 
 async def test_answers_have_the_quality_that_their_frames_were_sent_under(

@@ -15,7 +15,7 @@ import yaml
 from rearview.engine.networks.model import Model
 from rearview.errors import STATUS_OF_REASON, DropReason, Reason
 from rearview.ingress.auth import LOCAL_TENANT
-from rearview.ingress.session import RETAINED_ANSWERS
+from rearview.ingress.book import RETAINED_ANSWERS
 from rearview.ingress.stream import TranslateStream
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
@@ -228,7 +228,7 @@ async def test_answers_wait_for_the_clients_credit() -> None:
         for number in range(8):
             await stream.frame(number)
         await stream.read_answers(3)
-        await eventually(lambda: record.session.released == 8)
+        await eventually(lambda: record.session.book.released == 8)
         await stream.control(1, seed=1)  # Its answer needs no credit, and shows that nothing else comes.
         response = await stream.read()
         assert response is not None
@@ -268,12 +268,12 @@ async def test_a_client_that_does_not_read_is_bounded_and_disturbs_nobody() -> N
         while not filling.done():
             await other.frame(number)
             await other.read_answers(1)
-            assert len(record.session._released) <= 2 * RETAINED_ANSWERS
-            assert len(record.session._open) <= 8
+            assert len(record.session.book._released) <= 2 * RETAINED_ANSWERS
+            assert len(record.session.book._open) <= 8
             number += 1
         sent = await filling
         assert sent <= 64 + 2 * RETAINED_ANSWERS
-        assert len(record.session._released) <= 2 * RETAINED_ANSWERS
+        assert len(record.session.book._released) <= 2 * RETAINED_ANSWERS
         await slow.read_answers(sent)  # It was slow, not wrong: nothing is lost.
         assert slow.indices == list(range(sent))
         assert not slow.drops

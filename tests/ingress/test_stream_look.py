@@ -227,8 +227,8 @@ async def test_still_frames_are_answered_unchanged_and_get_no_ordinal(image_chec
         assert [a.frame.image for a in answers if a.HasField("frame")] == [STILL, STILL, OTHER, STILL]
         assert stream.indices == list(range(8))
         (record,) = service.ingress._records.values()
-        assert record.session._next_ordinal == 4
-        assert not record.session.owes
+        assert record.session.state.next_ordinal == 4
+        assert not record.session.book.owes
 
 
 async def test_a_change_of_settings_is_seen_at_once_before_a_still_camera(image_checkpoint: str) -> None:

@@ -120,13 +120,13 @@ async def test_no_picture_is_held_for_fillers_once_a_session_is_warm(monkeypatch
         for number in range(W):
             await stream.frame(number)
         await stream.read_answers(W)
-        assert session._last_sent is None
+        assert session.feed._last is None
         await stream.control(1, prompt="another")
         await stream.frame(W)
-        await eventually(lambda: session._last_sent is not None)
+        await eventually(lambda: session.feed._last is not None)
         await stream.half_close()
         assert (await stream.read_to_end()).code is grpc.StatusCode.OK
-        assert session._last_sent is None
+        assert session.feed._last is None
 
 
 async def test_instant_start_answers_the_first_frame_before_the_second_comes(
@@ -195,7 +195,7 @@ async def test_credit_is_told_when_no_answer_can_carry_it(monkeypatch: pytest.Mo
 async def test_a_warm_up_is_filled_when_answers_that_wait_for_it_use_all_credit_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rearview.ingress.session.RETAINED_ANSWERS", W + 2)
+    monkeypatch.setattr("rearview.ingress.book.RETAINED_ANSWERS", W + 2)
     async with (
         serving(monkeypatch, limits={"max_bad_frames": 99}) as (service, _),
         RawStream(service.address) as stream,
@@ -286,7 +286,7 @@ async def test_a_session_goes_on_warming_up_after_a_lost_connection(monkeypatch:
             await second.read_answers(W)
             assert second.indices == list(range(W))
         assert caches[0].windows() == [tuple(range(W))]
-        assert session._next_ordinal == W, "a lost connection is no half-close"
+        assert session.state.next_ordinal == W, "a lost connection is no half-close"
 
 
 async def test_a_stream_that_stays_silent_within_its_warm_up_is_ended(

@@ -8,7 +8,7 @@ import pytest
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Settings
 from rearview.contract.stream import DropPolicy
-from rearview.contract.warmup import LaneWarmUp
+from rearview.contract.warmup import LaneWarmUp, LaneWarmUpState
 from rearview.errors import DropReason
 from rearview.ingress.pacing import Pacer
 
@@ -20,7 +20,7 @@ RESET = CacheSettings(prompt_change=Rewarm.RESET, scene_cut=Rewarm.RESET)
 
 
 def warm_up(cache: CacheSettings | None = RESET, *, instant: bool = False) -> LaneWarmUp:
-    return LaneWarmUp.of(W, cache, SETTINGS, instant=instant)
+    return LaneWarmUp.of(W, cache, LaneWarmUpState(SETTINGS), instant=instant)
 
 
 def test_a_session_without_a_cache_has_no_warm_up() -> None:

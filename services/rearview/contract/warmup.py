@@ -23,7 +23,17 @@ from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Settings
 from rearview.contract.timesteps import timestep_indices
 
-__all__ = ["Changes", "Keep", "LaneWarmUp", "StepWarmUp", "WarmUpPlan", "places", "rewarms", "window_of"]
+__all__ = [
+    "Changes",
+    "Keep",
+    "LaneWarmUp",
+    "LaneWarmUpState",
+    "StepWarmUp",
+    "WarmUpPlan",
+    "places",
+    "rewarms",
+    "window_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +183,22 @@ class StepWarmUp:
         return Keep.ANEW
 
 
+@dataclass(frozen=True, slots=True)
+class LaneWarmUpState:
+    """Where the warm-ups of a session stand at its ingress."""
+
+    settings: Settings
+    """Of the last frame; before the first one those of the session's start."""
+    changes: Changes = Changes()
+    """Behind that frame."""
+    prefilled: int = -1
+    """First ordinal of the window of which a picture came back last."""
+    window_start: int = 0
+    """First ordinal of the window that is under way, or was last."""
+    lost: tuple[int, ...] = ()
+    """Ordinals from it on that have come back without a picture, until one comes back with one."""
+
+
 @dataclass(slots=True)
 class LaneWarmUp:
     """The warm-ups of one session as its ingress sees them: the lane is one step that has warmed up when a
@@ -197,11 +223,26 @@ class LaneWarmUp:
 
     @classmethod
     def of(
-        cls, frames: int, cache: CacheSettings | None, settings: Settings, *, instant: bool = False
+        cls, frames: int, cache: CacheSettings | None, state: LaneWarmUpState, *, instant: bool = False
     ) -> LaneWarmUp:
-        """`frames`: W, as the deployment has it; `settings`: those of the session's start."""
-        plan = WarmUpPlan(frames if cache is not None else 0, cache or CacheSettings(), settings)
-        return cls(plan, instant)
+        """`frames`: W, as the deployment has it; `state`: to go on from it."""
+        width = frames if cache is not None else 0
+        plan = WarmUpPlan(width, cache or CacheSettings(), state.settings, state.changes)
+        lane = cls(plan, instant, set(state.lost))
+        lane._lane.prefilled = state.prefilled
+        lane._window = range(state.window_start, state.window_start + width)
+        return lane
+
+    @property
+    def state(self) -> LaneWarmUpState:
+        """With which another one goes on as this one would."""
+        return LaneWarmUpState(
+            self.plan.settings,
+            self.plan.changes,
+            self._lane.prefilled,
+            self._window.start,
+            tuple(sorted(self._lost)),
+        )
 
     @property
     def frames(self) -> int:

@@ -143,6 +143,9 @@ class Lanes:
         }
         lane.links[0].send(Kind.SETTINGS, encode_json(content))
 
+    def acknowledge(self, lane: Lane, ordinal: int) -> None:
+        """Nothing up to `ordinal` will be asked for again. Raises LinkClosed. Links do not carry it yet."""
+
     def _known(self, replica_id: str) -> Replica:
         replica = self._replicas.get(replica_id)
         if replica is None:

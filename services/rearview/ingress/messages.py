@@ -14,8 +14,10 @@ from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.contract.stream import Continuity, ImageFormat, NoticeKind, SessionState
 from rearview.errors import DropReason, Reason, out_of_range
+from rearview.ingress.book import Answer
+from rearview.ingress.intake import FrameIn
 from rearview.ingress.service import Record
-from rearview.ingress.session import Answer, FrameIn, IngressSession
+from rearview.ingress.session import IngressSession
 from rearview.schema import duration, from_message, to_message
 from rearview.schema.enums import (
     CONTINUITIES,
@@ -89,7 +91,7 @@ def opened_response(
         advice=advice,
         method=METHODS.number(method_of(session.spec)),
         temporal_cache=None if cache is None else to_message(TEMPORAL_CACHE, cache),
-        warm_up_frames=session.warm_up_frames,
+        warm_up_frames=session.intake.warm_up_frames,
     )
     return pb.TranslateResponse(opened=opened, frame_credit=session.frame_credit)
 
@@ -100,15 +102,14 @@ def answer_response(session: IngressSession, answer: Answer) -> pb.TranslateResp
     credit = session.frame_credit
     if isinstance(answer.outcome, DropReason):
         dropped = pb.Dropped(
-            frame_index=answer.frame_index,
+            frame_index=answer.receipt.frame_index,
             reason=DROP_REASONS.number(answer.outcome),
             timings=timings,
         )
         return pb.TranslateResponse(dropped=dropped, frame_credit=credit)
-    assert answer.outcome is not None, "an answer without an outcome was released"
-    seconds, nanos = answer.presentation_offset
+    seconds, nanos = answer.receipt.presentation_offset
     frame = pb.TranslatedFrame(
-        frame_index=answer.frame_index,
+        frame_index=answer.receipt.frame_index,
         presentation_offset=duration_pb2.Duration(seconds=seconds, nanos=nanos),
         format=IMAGE_FORMATS.number(session.options.answer_format),
         image=answer.outcome,
@@ -161,24 +162,25 @@ def session_message(record: Record) -> session_service_pb2.Session:
         settings=settings,
         open_time=opened,
         received_frames=session.received,
-        translated_frames=session.translated,
-        dropped_frames=session.dropped,
+        translated_frames=session.book.translated,
+        dropped_frames=session.book.dropped,
         lane=session.lane.replicas,
         epoch=session.lease.epoch,
     )
 
 
 def _timings(answer: Answer) -> pb.Timings:
-    started_s = answer.started_s or answer.answered_s
+    work, received_s = answer.work, answer.receipt.received_s
+    started_s = answer.answered_s if work.started_s is None else work.started_s
     return pb.Timings(
-        total=_elapsed(answer.answered_s - answer.received_s),
-        admission=_elapsed(started_s - answer.received_s),
-        codec=_elapsed(answer.codec_s),
+        total=_elapsed(answer.answered_s - received_s),
+        admission=_elapsed(started_s - received_s),
+        codec=_elapsed(work.codec_s),
         spans=[
             pb.SpanTiming(
                 span=timing.span, queue=_elapsed(timing.queue_s), compute=_elapsed(timing.compute_s)
             )
-            for timing in answer.timings
+            for timing in work.timings
         ],
     )
 

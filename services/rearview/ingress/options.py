@@ -1,14 +1,16 @@
-"""What a client chose at open, beside what is fixed in the spec."""
+"""What was agreed when a session opened."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rearview.config import TenantConfig
 from rearview.contract.opening import OpenRequest
+from rearview.contract.session import SessionSpec
 from rearview.contract.similarity import SimilaritySettings
 from rearview.contract.stream import DropPolicy, ImageFormat
 
-__all__ = ["SessionOptions"]
+__all__ = ["SessionOptions", "Terms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +29,24 @@ class SessionOptions:
         asked = request.similarity_filter
         similarity = None if asked is None else asked.apply(SimilaritySettings())
         return cls(request.drop_policy, request.frame_budget_s, request.answer_format, similarity)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """All that is fixed for the session's life, at the edge."""
+
+    spec: SessionSpec
+    options: SessionOptions
+    tenant: TenantConfig
+    warm_up_frames: int = 0
+    """How many frames warm up together in a session with a temporal cache."""
+
+    @property
+    def instant_start(self) -> bool:
+        """Whether a warm-up is its first frame, repeated."""
+        return self.spec.cache is not None and self.spec.cache.instant_start
+
+    @property
+    def detects_scenes(self) -> bool:
+        """Whether a cut of the video changes anything."""
+        return self.spec.cache is not None and self.spec.cache.scene_detection

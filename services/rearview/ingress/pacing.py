@@ -18,12 +18,13 @@ else is in flight.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rearview.contract.stream import DropPolicy
 from rearview.errors import DropReason, Reason, Refused
 
-__all__ = ["WIRE_SLACK_FRAMES", "Pacer"]
+__all__ = ["WIRE_SLACK_FRAMES", "Pacer", "PacerCounts"]
 
 WIRE_SLACK_FRAMES = 8
 """Frames that may be on the wire with `latest`: a round trip of 250 ms at 30 FPS."""
@@ -31,13 +32,35 @@ WIRE_SLACK_FRAMES = 8
 FrameT = TypeVar("FrameT")
 
 
+@dataclass(frozen=True, slots=True)
+class PacerCounts:
+    """What a pacer has counted since its session opened."""
+
+    received: int = 0
+    granted: int = 0
+    """Frames that the client was told it may send."""
+
+
+NO_COUNTS = PacerCounts()
+
+
 class Pacer(Generic[FrameT]):
     """The frames of one session that wait, and the count of those in flight."""
 
     def __init__(
-        self, policy: DropPolicy, max_in_flight: int, max_waiting: int, budget_s: float = 0.5
+        self,
+        policy: DropPolicy,
+        max_in_flight: int,
+        max_waiting: int,
+        budget_s: float = 0.5,
+        counts: PacerCounts = NO_COUNTS,
+        in_flight: int = 0,
     ) -> None:
-        """`max_waiting` does not count with LATEST (one place); `budget_s` counts with DEADLINE only."""
+        """`max_waiting` does not count with LATEST (one place); `budget_s` counts with DEADLINE only.
+
+        A pacer that goes on for another has its `counts`. Of the frames that have come then so many are
+        `in_flight`, and all others are answered, here or by somebody else.
+        """
         assert max_in_flight >= 1, f"max_in_flight {max_in_flight} < 1"
         assert max_waiting >= 1, f"max_waiting {max_waiting} < 1"
         self._policy = policy
@@ -50,11 +73,11 @@ class Pacer(Generic[FrameT]):
         """The next frames to start that are not dropped: they warm up."""
         self._together = 0
         """Places in flight that the warm-up needs."""
-        self._granted = 0
+        self._granted = counts.granted
         self._waiting: deque[tuple[FrameT, float]] = deque()  # with the time of arrival
-        self._in_flight = 0
-        self._received = 0
-        self._answered = 0
+        self._in_flight = in_flight
+        self._received = counts.received
+        self._answered = counts.received - in_flight
 
     def warm_up(self, frames: int, together: int) -> None:
         """The next `frames` frames to start are part of a warm-up of `together` frames, 0 of none."""
@@ -115,6 +138,11 @@ class Pacer(Generic[FrameT]):
     def received(self) -> int:
         """How many frames have come, those of `rejected` included."""
         return self._received
+
+    @property
+    def counts(self) -> PacerCounts:
+        """With which another pacer goes on."""
+        return PacerCounts(self._received, self.credit())
 
     def in_flight(self) -> int:
         """How many frames are taken and not finished."""

@@ -8,11 +8,13 @@ clips, on generated pans, flashes, noise and cuts, and on cuts between them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from rearview.ingress.similarity import Thumbnail
+from rearview.ingress.similarity import PackedThumbnail, Thumbnail
 
-__all__ = ["SceneDetector"]
+__all__ = ["SceneDetector", "SceneState"]
 
 MIN_DIFFERENCE = 0.1
 """Mean absolute difference of two thumbnails, in full scales (black to white is 1), from which they can be
@@ -25,13 +27,33 @@ MEMORY = 0.8
 """Share of the usual difference that stays per frame: about five frames count."""
 
 
+@dataclass(frozen=True, slots=True)
+class SceneState:
+    """What a detector goes on with."""
+
+    scene: int = 0
+    last: PackedThumbnail | None = None
+    """Of the frame before."""
+    usual: float = 0.0
+    """How much frames have differed."""
+
+
+FIRST_SCENE = SceneState()
+
+
 class SceneDetector:
     """The scenes of one session, numbered from 0."""
 
-    def __init__(self) -> None:
-        self.scene = 0
-        self._last: Thumbnail | None = None
-        self._usual = 0.0
+    def __init__(self, state: SceneState = FIRST_SCENE) -> None:
+        self.scene = state.scene
+        self._last = None if state.last is None else state.last.unpack()
+        self._usual = state.usual
+
+    @property
+    def state(self) -> SceneState:
+        """With which another detector goes on as this one would."""
+        last = None if self._last is None else PackedThumbnail.of(self._last)
+        return SceneState(self.scene, last, self._usual)
 
     def see(self, seen: Thumbnail) -> int:
         """The scene of the next frame, (h, w, 3) in [-1, 1]. Every frame with a picture is to be seen."""

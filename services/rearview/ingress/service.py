@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.contract.card import ModelCard, has_motion, size_multiple
+from rearview.contract.events import Direction, Events, LinkBytes, SessionClosed, SessionOpened
 from rearview.contract.frame import Frame
 from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
@@ -31,9 +32,9 @@ from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reas
 from rearview.ingress.admission import Admission, check_settings, check_sides
 from rearview.ingress.auth import Tenants
 from rearview.ingress.lanes import Lane, Lanes
-from rearview.ingress.options import SessionOptions
-from rearview.ingress.pacing import Pacer
-from rearview.ingress.session import IngressSession
+from rearview.ingress.options import SessionOptions, Terms
+from rearview.ingress.session import Edge, IngressSession
+from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
 from rearview.transport.wire import plane_bytes
@@ -82,6 +83,7 @@ class Ingress:
         self.tenants = Tenants.load(config.tenants_file)
         self.admission = Admission(config.limits)
         self.metrics = Metrics(new_registry())
+        self.events: Events = MetricsListener(self.metrics)
         self.card = ModelCard.read(config.model.checkpoint)
         moves = has_motion(config.model.checkpoint, config.model.motion)
         self.offer = Offer(config.bank, config.cache, has_motion=moves)
@@ -97,6 +99,7 @@ class Ingress:
             on_replica_lost=self._on_replica_lost,
         )
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
+        self._edge = Edge(config.model.name, config.limits, self._lanes, self._executor, self.events)
         self._records: dict[str, Record] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
@@ -154,24 +157,16 @@ class Ingress:
         """Admit, place and open a session. Raises InvalidRequest or Refused; then nothing is held."""
         spec, options = self._checked(tenant, request), SessionOptions.of(request)
         lease, lane = await self._place(spec)
-        limits = self.config.limits
         session = IngressSession(
-            spec,
-            self.config.model.name,
-            options,
-            tenant,
+            Terms(spec, options, tenant, self.offer.warm_up_frames(spec)),
             lease,
             lane,
-            self._lanes,
-            Pacer(request.drop_policy, limits.max_in_flight, limits.max_waiting, request.frame_budget_s),
-            self.metrics,
-            self._executor,
+            self._edge,
             lambda error: self._on_fault(spec.session_id, error),
-            self.offer.warm_up_frames(spec),
         )
         record = Record(session, time.time())
         self._records[spec.session_id] = record
-        self.metrics.sessions.labels(tenant.name).inc()
+        self.events(SessionOpened(tenant.name))
         return record
 
     def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
@@ -230,7 +225,7 @@ class Ingress:
             record.stream.end(why)
         self._note_unfed()
         self._lanes.close(session.lane)
-        self.metrics.sessions.labels(session.tenant.name).dec()
+        self.events(SessionClosed(session.tenant.name))
         self._spawn(self._release(session.lease), self._releases)
 
     def close_all(self, why: RearviewError) -> None:
@@ -331,7 +326,7 @@ class Ingress:
             record.session.on_frame(frame)
         except Exception as error:  # The edge of a session: others share the link.
             self._on_fault(frame.session_id, error)
-        self.metrics.link_bytes.labels("ingress", "received").inc(plane_bytes(frame))
+        self.events(LinkBytes("ingress", Direction.RECEIVED, plane_bytes(frame)))
 
     def _on_lane_lost(self, session_id: str, epoch: int) -> None:
         record = self._records.get(session_id)

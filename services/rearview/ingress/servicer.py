@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from rearview.config import TenantConfig
+from rearview.contract.events import OpenRefused, StreamClosed, StreamOpened
 from rearview.errors import Fault, InvalidRequest, RearviewError, Reason, StreamEnded
 from rearview.ingress.messages import session_message
 from rearview.ingress.service import Ingress, Record
@@ -59,16 +60,16 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
             tenant = ingress.tenants.authenticate(_metadata(context))
             ingress.admission.open_stream(tenant)
             stream = TranslateStream(ingress, context, tenant)
-            ingress.metrics.streams_open.inc()
+            ingress.events(StreamOpened())
             await stream.run()
         except RearviewError as error:
             if stream is None or not stream.opened:
-                ingress.metrics.open_refused(error.reason)
+                ingress.events(OpenRefused(error.reason))
             raise
         finally:
             if stream is not None:
                 ingress.admission.close_stream(tenant)
-                ingress.metrics.streams_open.dec()
+                ingress.events(StreamClosed())
 
 
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):

@@ -8,34 +8,94 @@ forward.
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Hashable
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rearview.contract.similarity import SimilaritySettings
 
-__all__ = ["SimilarityFilter", "cosine", "skip_probability", "thumbnail"]
+__all__ = [
+    "FilterState",
+    "PackedThumbnail",
+    "SimilarityFilter",
+    "Thumbnail",
+    "Under",
+    "cosine",
+    "skip_probability",
+    "thumbnail",
+]
 
 CELL = 8
 """Pixels of a side that become one of the thumbnail; sides of frames are multiples of it."""
 NORM_FLOOR = 1e-6
 
-Thumbnail = NDArray[np.float32]
+Thumbnail: TypeAlias = NDArray[np.float32]
+
+Under: TypeAlias = tuple[int | None, ...]
+"""What a frame is translated under, as far as two of them are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedThumbnail:
+    """A thumbnail as plain values."""
+
+    shape: tuple[int, int, int]
+    data: str
+    """Its numbers, float32, little end first, in base64."""
+
+    def __post_init__(self) -> None:
+        # Base64 of so many bytes has so many characters.
+        size = 4 * math.prod(self.shape)
+        if min(self.shape) < 0 or len(self.data) != 4 * -(-size // 3):
+            raise ValueError(f"{len(self.data)} characters for a thumbnail of {self.shape}")
+
+    @classmethod
+    def of(cls, seen: Thumbnail) -> PackedThumbnail:
+        """Pack (h, w, 3)."""
+        height, width, channels = seen.shape
+        data = base64.b64encode(seen.astype("<f4").tobytes()).decode("ascii")
+        return cls((height, width, channels), data)
+
+    def unpack(self) -> Thumbnail:
+        """The thumbnail, bit for bit. Raises ValueError if `data` is no base64."""
+        flat = np.frombuffer(base64.b64decode(self.data, validate=True), "<f4")
+        return flat.reshape(self.shape).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterState:
+    """What a filter goes on with."""
+
+    reference: PackedThumbnail | None = None
+    under: Under = ()
+    skipped: int = 0
+
+
+NEW_FILTER = FilterState()
 
 
 class SimilarityFilter:
     """The filter of one session: what it compares with is the last frame that it let through."""
 
-    def __init__(self, settings: SimilaritySettings) -> None:
+    def __init__(self, settings: SimilaritySettings, state: FilterState = NEW_FILTER) -> None:
         self._settings = settings
-        self._reference: Thumbnail | None = None
-        self._under: Hashable = None
-        self._skipped = 0
-        """Frames left out since then."""
+        self._reference = None if state.reference is None else state.reference.unpack()
+        self._under = state.under
+        self._skipped = state.skipped
+        """Frames left out since the reference."""
 
-    def is_unchanged(self, seen: Thumbnail, frame_index: int, seed: int, under: Hashable = None) -> bool:
+    @property
+    def state(self) -> FilterState:
+        """With which another filter goes on as this one would."""
+        reference = None if self._reference is None else PackedThumbnail.of(self._reference)
+        return FilterState(reference, self._under, self._skipped)
+
+    def is_unchanged(self, seen: Thumbnail, frame_index: int, seed: int, under: Under = ()) -> bool:
         """Whether to leave the frame out. If not, it is what the next ones are compared with.
 
         `under`: what the frame would be translated under. A frame under something else than the last
@@ -51,7 +111,7 @@ class SimilarityFilter:
         """The frame that was let through last got no picture: the next one is let through."""
         self._reference = None
 
-    def _may_skip(self, seen: Thumbnail, under: Hashable) -> bool:
+    def _may_skip(self, seen: Thumbnail, under: Under) -> bool:
         known = self._reference is not None and self._reference.shape == seen.shape
         return known and under == self._under and self._skipped < self._settings.max_skip_frames
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -17,7 +18,10 @@ import grpc
 from rearview.config import TenantConfig
 from rearview.contract.stream import ImageFormat, NoticeKind
 from rearview.errors import DropReason, Fault, InvalidRequest, RearviewError, Reason, StreamEnded
+from rearview.ingress.book import Outcome
+from rearview.ingress.idle import Activity, idle_error, idle_in
 from rearview.ingress.image_gate import check_image
+from rearview.ingress.intake import FrameIn
 from rearview.ingress.messages import (
     answer_response,
     control_response,
@@ -28,7 +32,6 @@ from rearview.ingress.messages import (
     settings_change,
 )
 from rearview.ingress.service import Ingress, Record
-from rearview.ingress.session import FrameIn, IngressSession
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["TranslateStream"]
@@ -55,9 +58,14 @@ class TranslateStream:
     """The state of one call."""
 
     def __init__(
-        self, ingress: Ingress, context: grpc.aio.ServicerContext[Any, Any], tenant: TenantConfig
+        self,
+        ingress: Ingress,
+        context: grpc.aio.ServicerContext[Any, Any],
+        tenant: TenantConfig,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ingress, self._context, self._tenant = ingress, context, tenant
+        self._clock = clock
         self._limits = ingress.config.limits
         self._opaque = ingress.config.model.checkpoint == "null"
         self._outgoing: deque[pb.TranslateResponse] = deque()
@@ -73,8 +81,7 @@ class TranslateStream:
         self._half_closed = False
         self._ending = False
         """The stream ends with an error; the writer sends what is answered and stops."""
-        self._last_activity_s = self._last_fed_s = time.monotonic()
-        """Of anything, and of anything but credit."""
+        self._activity = Activity.at(clock())
         self._ended: asyncio.Future[RearviewError] = asyncio.get_running_loop().create_future()
         self.opened = False
         """Whether a session was opened or resumed."""
@@ -146,7 +153,7 @@ class TranslateStream:
         if not record.session.holds(message.resume_token):
             raise InvalidRequest(Reason.RESUME_TOKEN_INVALID, "the resume token is not the session's")
         record.session.acknowledge(message.received_answers)
-        record.session.answer(message.received_answers)  # Refuses a position that is no longer kept.
+        record.session.book.answer(message.received_answers)  # Refuses a position that is no longer kept.
         self._number = message.received_answers
         self._answer_credit = message.answer_credit
         return record
@@ -188,21 +195,22 @@ class TranslateStream:
         while True:
             await self._room.wait()
             message = await self._context.read()
-            self._last_activity_s = time.monotonic()
+            now = self._clock()
+            self._activity = self._activity.credit_at(now)
             if not isinstance(message, pb.TranslateRequest):
                 self._half_closed = True
                 record.session.wake()
                 await asyncio.sleep(CANCEL_SETTLE_S)
                 record.session.finish()
                 return
-            self._take(record, message)
+            self._take(record, message, now)
 
-    def _take(self, record: Record, message: pb.TranslateRequest) -> None:
+    def _take(self, record: Record, message: pb.TranslateRequest, now: float) -> None:
         kind = message.WhichOneof("message")
         if kind != "credit":
-            self._last_fed_s = self._last_activity_s
+            self._activity = Activity.at(now)
         if kind == "frame":
-            self._take_frame(record, message.frame)
+            self._take_frame(record, message.frame, now)
         elif kind == "control":
             self._take_control(record, message.control)
         elif kind == "credit":
@@ -214,8 +222,7 @@ class TranslateStream:
         else:
             raise InvalidRequest(Reason.ALREADY_OPEN, "the stream is open already")
 
-    def _take_frame(self, record: Record, message: pb.Frame) -> None:
-        now = self._last_activity_s
+    def _take_frame(self, record: Record, message: pb.Frame, now: float) -> None:
         frame = frame_in(message, now)
         if frame is None:
             offset = (message.presentation_offset.seconds, message.presentation_offset.nanos)
@@ -254,18 +261,19 @@ class TranslateStream:
                 grace_s = self._ingress.config.ingress.drain_grace_s
                 self._outgoing.append(notice_response(session, NoticeKind.DRAIN, grace_s))
                 continue
-            answer = session.answer(self._number) if self._may_send(record) else None
+            answer = session.book.answer(self._number) if self._may_send(record) else None
             if answer is not None:
                 await self._send(answer_response(session, answer))
                 self._number += 1
                 session.sent(self._number)
-                bad_frames = self._count_bad(bad_frames, answer.outcome)
+                bad_frames = bad_in_a_row(bad_frames, answer.outcome, self._limits.max_bad_frames)
                 continue
-            if self._half_closed and not session.owes and self._number == session.released:
+            if self._half_closed and not session.book.owes and self._number == session.book.released:
                 return
             if self._ending:
                 return
-            if session.warms_up and session.frame_credit > self._told_credit <= session.received:
+            warms_up = session.intake.warm_up_missing > 0
+            if warms_up and session.frame_credit > self._told_credit <= session.received:
                 self._outgoing.append(notice_response(session, NoticeKind.CREDIT, 0.0))
                 continue
             await session.wait_for_change()
@@ -273,7 +281,7 @@ class TranslateStream:
     async def _send(self, response: pb.TranslateResponse) -> None:
         await self._context.write(response)
         self._told_credit = response.frame_credit
-        self._last_activity_s = self._last_fed_s = time.monotonic()
+        self._activity = Activity.at(self._clock())
 
     def _may_send(self, record: Record) -> bool:
         if record.stream is not self:
@@ -281,37 +289,20 @@ class TranslateStream:
         # After a half-close the client can grant no more credit; it is then taken to read to the end.
         return self._half_closed or not self._answer_credit or self._number < self._answer_credit
 
-    def _count_bad(self, bad_frames: int, outcome: bytes | DropReason | None) -> int:
-        """Unusable frames in a row. Raises InvalidRequest(TOO_MANY_BAD_FRAMES) at the limit."""
-        bad_frames = bad_frames + 1 if outcome in BAD_FRAME_REASONS else 0
-        if bad_frames >= self._limits.max_bad_frames:
-            raise InvalidRequest(
-                Reason.TOO_MANY_BAD_FRAMES, f"{bad_frames} frames in a row could not be used"
-            )
-        return bad_frames
-
     async def _watch(self, record: Record) -> None:
-        """End a silent stream. It is not silent while frames that it has sent are being translated, nor if
-        it sends credit, unless all its frames wait for a warm-up: then only frames help.
-        """
-        idle_s = self._ingress.config.ingress.idle_timeout_s
+        """End a silent stream."""
+        idle_s, session = self._ingress.config.ingress.idle_timeout_s, record.session
         while True:
-            session = record.session
-            works, starves = session.owes and not session.starves, session.owes and session.starves
-            last_s = self._last_fed_s if starves else self._last_activity_s
-            left_s = idle_s if works else last_s + idle_s - time.monotonic()
+            owes, starves = session.book.owes, session.starves
+            left_s = idle_in(self._activity, self._clock(), idle_s, owes=owes, starves=starves)
             if left_s <= 0:
-                raise self._idle(session, idle_s)
+                raise idle_error(idle_s, session.intake.warm_up_missing if owes else 0)
             await asyncio.sleep(left_s)
 
-    def _idle(self, session: IngressSession, idle_s: float) -> StreamEnded:
-        text = f"nothing was received for {idle_s:g} s"
-        missing = session.warm_up_missing if session.owes else 0
-        if not missing:
-            return StreamEnded(Reason.IDLE, text)
-        return StreamEnded(
-            Reason.IDLE,
-            f"{text}, and a warm-up waits for {missing} more frames: send them before the first answer, or "
-            "open the session with instant_start",
-            metadata={"warm_up_missing": str(missing)},
-        )
+
+def bad_in_a_row(before: int, outcome: Outcome, most: int) -> int:
+    """Unusable frames in a row after this one. Raises InvalidRequest(TOO_MANY_BAD_FRAMES) for `most`."""
+    bad_frames = before + 1 if outcome in BAD_FRAME_REASONS else 0
+    if bad_frames >= most:
+        raise InvalidRequest(Reason.TOO_MANY_BAD_FRAMES, f"{bad_frames} frames in a row could not be used")
+    return bad_frames

@@ -1,0 +1,199 @@
+"""The book of answers: every frame received has exactly one outcome, and outcomes leave in order.
+
+A frame gets its *place* when it is received and its outcome whenever that is known; it is released once all
+frames before it have theirs. A released answer is kept until the client has acknowledged it, or until too
+many newer ones were sent. Pure: no clock, no task, no picture is looked into. What surprises: the book is
+bounded by the credit that follows from it. A client may have received frames outstanding only for as long as
+it reads, so that at most `2 * RETAINED_ANSWERS` frames are in the book, whoever stands still.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rearview.contract.frame import Timing
+from rearview.errors import DropReason, InvalidRequest, Reason, StreamEnded
+
+__all__ = ["NO_WORK", "RETAINED_ANSWERS", "Answer", "Book", "Outcome", "Receipt", "Work"]
+
+RETAINED_ANSWERS = 64
+"""Answers kept for a client that does not say what it has received."""
+
+Outcome: TypeAlias = bytes | DropReason
+"""The encoded picture, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a frame was received."""
+
+    place: int
+    """Its number among the frames received, from 0."""
+    frame_index: int
+    """The client's number, echoed."""
+    presentation_offset: tuple[int, int]
+    """Seconds and nanoseconds, echoed."""
+    received_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a frame's answer took."""
+
+    started_s: float | None = None
+    """When the frame entered its lane; None if it never did."""
+    codec_s: float = 0.0
+    timings: tuple[Timing, ...] = ()
+
+
+NO_WORK = Work()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of one frame."""
+
+    receipt: Receipt
+    outcome: Outcome
+    answered_s: float
+    work: Work
+
+
+class Book:
+    """The answers of one session. Times are on one monotonic clock, the caller's."""
+
+    def __init__(self, *, first: int = 0, translated: int = 0, dropped: int = 0) -> None:
+        """`first`: the place of the next frame; all before it are answered and acknowledged.
+
+        `translated`, `dropped`: how many of these had a picture, and how many had none.
+        """
+        self.translated, self.dropped = translated, dropped
+        self._open: deque[Receipt] = deque()
+        """Frames that are not released, in order."""
+        self._known: dict[int, Answer] = {}
+        """Their answers, of those that have one, by place."""
+        self._released: deque[Answer] = deque()
+        """Answers in order, from place `_first_kept` on."""
+        self._first_kept = first
+        self._sent = first
+
+    @classmethod
+    def rebuilt(
+        cls,
+        *,
+        received: int,
+        outcomes: Mapping[int, Outcome],
+        received_answers: int,
+        now: float,
+        receipts: Mapping[int, Receipt] | None = None,
+        unknown: DropReason | None = DropReason.FAULT,
+    ) -> Book:
+        """A book from what others know of it, `received_answers` of which the client has.
+
+        `received`: how many frames were received in all, as the first span or the client knows. `outcomes`,
+        by place: what the last span has kept. `receipts`, by place: frames that the spans know of; any other
+        is taken to be numbered on from the frame before it. `unknown`: the outcome of those others, which
+        never entered a lane. With None they stay open, as those with a receipt and no outcome do. Counters
+        start at nothing: they are in the session's state.
+        """
+        assert received_answers <= received, f"{received_answers} answers to {received} frames"
+        book, known = cls(first=received_answers), receipts or {}
+        before = Receipt(received_answers - 1, received_answers - 1, (0, 0), now)
+        for place in range(received_answers, received):
+            before = known.get(place, Receipt(place, before.frame_index + 1, (0, 0), now))
+            book._open.append(before)
+        for place in range(received_answers, received):
+            outcome = outcomes.get(place, None if place in known else unknown)
+            if outcome is not None:
+                book.settle(place, outcome, now)
+        return book
+
+    def receive(self, frame_index: int, presentation_offset: tuple[int, int], now: float) -> Receipt:
+        """A frame has come. Beyond `credit` none may come."""
+        assert self.received < self.credit, f"{self.received} frames with credit for {self.credit}"
+        receipt = Receipt(self.received, frame_index, presentation_offset, now)
+        self._open.append(receipt)
+        return receipt
+
+    def settle(self, place: int, outcome: Outcome, now: float, work: Work = NO_WORK) -> Answer:
+        """Give a frame its one outcome, and release what is now answered in order."""
+        assert self.released <= place < self.received, f"frame {place} is not open"
+        assert place not in self._known, f"frame {place} has two outcomes"
+        answer = Answer(self._open[place - self.released], outcome, now, work)
+        if isinstance(outcome, DropReason):
+            self.dropped += 1
+        else:
+            self.translated += 1
+        self._known[place] = answer
+        while self._open and self._open[0].place in self._known:
+            self._released.append(self._known.pop(self._open.popleft().place))
+        return answer
+
+    def answer(self, place: int) -> Answer | None:
+        """The answer to the frame of that place; None if it is not released yet.
+
+        Raises StreamEnded if it is no longer kept.
+        """
+        if place < self._first_kept:
+            raise StreamEnded(
+                Reason.SESSION_UNKNOWN, "answers before the resumed position are no longer kept"
+            )
+        at = place - self._first_kept
+        return self._released[at] if at < len(self._released) else None
+
+    def sent(self, place: int) -> None:
+        """Answers before `place` were handed to the connection."""
+        assert place <= self.released, f"{place} answers sent of {self.released}"
+        self._sent = max(self._sent, place)
+        self._keep_from(self._sent - RETAINED_ANSWERS)
+
+    def acknowledge(self, received_answers: int) -> None:
+        """The client has so many answers: they need not be kept.
+
+        Raises InvalidRequest(SETTING_OUT_OF_RANGE) if there are not so many.
+        """
+        if received_answers > self.released:
+            raise InvalidRequest(
+                Reason.SETTING_OUT_OF_RANGE,
+                "more answers were received than were sent",
+                metadata={"field": "received_answers"},
+            )
+        self._keep_from(min(received_answers, self._sent))
+
+    @property
+    def received(self) -> int:
+        """Frames that have come."""
+        return self.released + len(self._open)
+
+    @property
+    def released(self) -> int:
+        """Answers that are known, in order."""
+        return self._first_kept + len(self._released)
+
+    @property
+    def first_kept(self) -> int:
+        """Place of the first answer that may be asked for again, or will be."""
+        return self._first_kept
+
+    @property
+    def owes(self) -> bool:
+        """Whether a received frame has no answer that could be sent."""
+        return bool(self._open)
+
+    @property
+    def credit(self) -> int:
+        """Frames that may be received in all. A reader that stands still earns no more."""
+        return self._sent + RETAINED_ANSWERS
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no frame may come before more answers are sent."""
+        return self.received >= self.credit
+
+    def _keep_from(self, place: int) -> None:
+        while self._first_kept < place:
+            self._released.popleft()
+            self._first_kept += 1

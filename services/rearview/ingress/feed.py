@@ -1,0 +1,175 @@
+"""The lane side of a session: what was sent into it, and what has come back.
+
+A feed knows its lane, the owner's epoch, which settings the lane was told of, and every frame that is in the
+lane by place and ordinal. A session outlives its lane: a feed without one keeps what it knows and sends
+nothing, and with another one it goes on under that one's epoch. What an older lane still answers is ignored.
+Pure but for the sender, which only queues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rearview.contract.events import Direction, Events, FillerSent, LinkBytes
+from rearview.contract.frame import NO_PLACE, PICTURE, Frame
+from rearview.contract.settings import Settings
+from rearview.ingress.intake import Admitted
+from rearview.ingress.lanes import Lane
+from rearview.transport.links import LinkClosed
+
+__all__ = ["Feed", "Sender", "Sent"]
+
+Picture: TypeAlias = NDArray[np.uint8]
+
+
+class Sender(Protocol):
+    """What a feed needs of the lanes."""
+
+    def send_frame(self, lane: Lane, frame: Frame[NDArray[Any]]) -> int:
+        """Send a frame into the lane; returns its bytes. Raises LinkClosed."""
+
+    def send_settings(self, lane: Lane, version: int, settings: Settings) -> None:
+        """Announce settings, before the first frame under them. Raises LinkClosed."""
+
+    def acknowledge(self, lane: Lane, ordinal: int) -> None:
+        """Nothing up to `ordinal` will be asked for again. Raises LinkClosed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A frame that is in the lane."""
+
+    admitted: Admitted
+    codec_s: float
+    """What decoding it took."""
+
+    @property
+    def place(self) -> int:
+        return self.admitted.waiting.receipt.place
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeated:
+    """What fillers show."""
+
+    frame: Frame[NDArray[Any]]
+    budget_s: float
+    """Each has it anew."""
+
+
+class Feed:
+    """The frames of one session in its lane."""
+
+    def __init__(self, session_id: str, lane: Lane, sender: Sender, events: Events) -> None:
+        self._session_id = session_id
+        self._sender, self._events = sender, events
+        self._lane, self._is_attached = lane, True
+        self._told = 0
+        """The version of settings that the lane knows; it is opened with version 0."""
+        self._in_lane: dict[int, Sent] = {}
+        """By ordinal."""
+        self._answering: deque[tuple[int, int]] = deque()
+        """Place and ordinal of frames whose answers may be asked for again, in order."""
+        self._last: _Repeated | None = None
+        """None where no filler can be needed: it is a whole picture."""
+
+    @property
+    def lane(self) -> Lane:
+        """The lane, or the one that was lost last."""
+        return self._lane
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether there is a lane. Without one nothing may be sent."""
+        return self._is_attached
+
+    @property
+    def in_lane(self) -> Mapping[int, Sent]:
+        """Frames that have not come back, by ordinal: what a recovery sends again, or gives up."""
+        return MappingProxyType(self._in_lane)
+
+    def attach(self, lane: Lane) -> None:
+        """From now on frames go into `lane`, which was opened with the session's first settings."""
+        assert lane.epoch > self._lane.epoch, f"epoch {lane.epoch} is not newer than {self._lane.epoch}"
+        self._lane, self._is_attached, self._told = lane, True, 0
+
+    def detach(self) -> None:
+        """The lane is lost: what it still sends is ignored."""
+        self._is_attached = False
+
+    def send(self, admitted: Admitted, picture: Picture, codec_s: float, *, may_repeat: bool) -> None:
+        """An admitted frame into the lane, with its fillers. `may_repeat`: a later filler may show it too."""
+        numbers = admitted.numbers
+        self.repeat(numbers.completing, admitted.started_s)
+        self._announce(admitted.settings_version, admitted.settings)
+        receipt = admitted.waiting.receipt
+        frame: Frame[NDArray[Any]] = Frame(
+            self._session_id,
+            numbers.ordinal,
+            {PICTURE: picture},
+            settings_version=admitted.settings_version,
+            deadline_s=admitted.deadline_s,
+            place=receipt.place,
+            frame_index=receipt.frame_index,
+            epoch=self._lane.epoch,
+        )
+        self._last = _Repeated(frame, admitted.deadline_s - admitted.started_s)
+        self.repeat(numbers.fillers, admitted.started_s)
+        self._in_lane[numbers.ordinal] = Sent(admitted, codec_s)
+        self._answering.append((receipt.place, numbers.ordinal))
+        self._send(frame)
+        if not may_repeat:
+            self.forget()
+
+    def repeat(self, ordinals: range, now: float) -> None:
+        """Send the last frame once more under each of these ordinals: fillers, whose answers nobody takes."""
+        for ordinal in ordinals:
+            assert self._last is not None, f"no frame to repeat as {ordinal}"
+            deadline_s, epoch = now + self._last.budget_s, self._lane.epoch
+            self._send(
+                replace(self._last.frame, ordinal=ordinal, place=NO_PLACE, deadline_s=deadline_s, epoch=epoch)
+            )
+            self._events(FillerSent())
+
+    def forget(self) -> None:
+        """No filler will have to repeat the last frame."""
+        self._last = None
+
+    def is_current(self, frame: Frame[NDArray[Any]]) -> bool:
+        """Whether the frame comes from the lane, not from one that another owner, or this one, had before."""
+        return self._is_attached and frame.epoch == self._lane.epoch
+
+    def take_back(self, ordinal: int) -> Sent | None:
+        """What was sent under an ordinal that has come back. None: a filler, or it has come before."""
+        return self._in_lane.pop(ordinal, None)
+
+    def acknowledge(self, first_kept: int) -> None:
+        """Answers before place `first_kept` will not be asked for again: the lane may let go of theirs."""
+        ordinal = -1
+        while self._answering and self._answering[0][0] < first_kept:
+            ordinal = self._answering.popleft()[1]
+        if ordinal < 0 or not self._is_attached:
+            return
+        with contextlib.suppress(LinkClosed):  # A lane that is gone keeps nothing.
+            self._sender.acknowledge(self._lane, ordinal)
+
+    def _announce(self, version: int, settings: Settings) -> None:
+        if version == self._told:
+            return
+        self._told = version
+        with contextlib.suppress(LinkClosed):  # The loss itself is told to the lane's owner.
+            self._sender.send_settings(self._lane, version, settings)
+
+    def _send(self, frame: Frame[NDArray[Any]]) -> None:
+        assert self._is_attached, f"ordinal {frame.ordinal} is sent without a lane"
+        with contextlib.suppress(LinkClosed):  # The loss itself is told to the lane's owner.
+            num_bytes = self._sender.send_frame(self._lane, frame)
+            self._events(LinkBytes("ingress", Direction.SENT, num_bytes))

@@ -1,0 +1,187 @@
+"""The book of answers: one outcome for each frame, in order, none lost, and bounded."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from rearview.contract.frame import Timing
+from rearview.errors import DropReason, InvalidRequest, Reason, StreamEnded
+from rearview.ingress.book import RETAINED_ANSWERS, Answer, Book, Outcome, Receipt, Work
+
+pytestmark = pytest.mark.unit
+
+OUTCOMES = st.one_of(st.binary(max_size=4), st.sampled_from(DropReason))
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """A client, a lane and a connection that do what they like, within the book's credit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = Book()
+        self.received = 0
+        self.outcomes: dict[int, Outcome] = {}
+        self.sent = self.acknowledged = self.credit = 0
+
+    @property
+    def released(self) -> int:
+        return next(place for place in range(self.received + 1) if place not in self.outcomes)
+
+    @rule(count=st.integers(1, 24))
+    def receive(self, count: int) -> None:
+        for _ in range(min(count, self.book.credit - self.received)):
+            receipt = self.book.receive(10 * self.received, (self.received, 0), float(self.received))
+            assert receipt.place == self.received
+            self.received += 1
+
+    @rule(data=st.data(), outcomes=st.lists(OUTCOMES, min_size=1, max_size=24))
+    def settle(self, data: st.DataObject, outcomes: list[Outcome]) -> None:
+        still_open = [place for place in range(self.received) if place not in self.outcomes]
+        some = data.draw(st.permutations(still_open))
+        for place, outcome in zip(some, outcomes, strict=False):
+            self.book.settle(place, outcome, 1000.0)
+            self.outcomes[place] = outcome
+
+    @precondition(lambda self: self.outcomes)
+    @rule(data=st.data())
+    def settle_twice(self, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(sorted(self.outcomes)))
+        with pytest.raises(AssertionError):
+            self.book.settle(place, b"again", 1000.0)
+
+    @rule(data=st.data())
+    def send(self, data: st.DataObject) -> None:
+        self.sent = data.draw(st.integers(self.sent, self.released))
+        self.book.sent(self.sent)
+
+    @rule(data=st.data())
+    def acknowledge(self, data: st.DataObject) -> None:
+        received_answers = data.draw(st.integers(0, self.released))
+        self.book.acknowledge(received_answers)
+        self.acknowledged = max(self.acknowledged, min(received_answers, self.sent))
+
+    @rule(beyond=st.integers(1, 5))
+    def acknowledge_what_is_not_there(self, beyond: int) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            self.book.acknowledge(self.released + beyond)
+        assert caught.value.reason is Reason.SETTING_OUT_OF_RANGE
+
+    @invariant()
+    def every_outcome_is_there_in_order_until_it_may_go(self) -> None:
+        first = max(self.acknowledged, self.sent - RETAINED_ANSWERS)
+        assert self.book.first_kept == first
+        for place in range(first, self.released):
+            answer = self.book.answer(place)
+            assert answer is not None
+            assert (answer.receipt.place, answer.outcome) == (place, self.outcomes[place])
+            assert answer.receipt.frame_index == 10 * place
+        assert self.book.answer(self.released) is None
+        if first:
+            with pytest.raises(StreamEnded):
+                self.book.answer(first - 1)
+
+    @invariant()
+    def counts_are_those_of_the_frames(self) -> None:
+        dropped = sum(isinstance(outcome, DropReason) for outcome in self.outcomes.values())
+        assert (self.book.dropped, self.book.translated) == (dropped, len(self.outcomes) - dropped)
+        assert (self.book.received, self.book.released) == (self.received, self.released)
+        assert self.book.owes == (self.released < self.received)
+
+    @invariant()
+    def it_is_bounded_and_credit_never_falls(self) -> None:
+        assert self.received <= self.book.credit == self.sent + RETAINED_ANSWERS
+        assert self.book.is_exhausted == (self.received == self.book.credit)
+        assert self.book.credit >= self.credit
+        self.credit = self.book.credit
+        held = len(self.book._open) + len(self.book._released)
+        assert held == self.received - self.book.first_kept <= 2 * RETAINED_ANSWERS
+        assert len(self.book._known) <= len(self.book._open)
+
+
+TestAnyOrder = AnyOrder.TestCase
+
+
+def test_an_answer_says_what_it_took() -> None:
+    book = Book()
+    receipt = book.receive(7, (1, 500), 2.0)
+    work = Work(2.5, 0.25, (Timing("fused", 0.1, 0.2),))
+    assert book.settle(0, b"picture", 3.0, work) == Answer(receipt, b"picture", 3.0, work)
+    assert receipt == Receipt(0, 7, (1, 500), 2.0)
+
+
+def test_a_book_may_begin_where_another_one_has_ended() -> None:
+    book = Book(first=5, translated=3, dropped=2)
+    assert (book.received, book.released, book.credit) == (5, 5, 5 + RETAINED_ANSWERS)
+    assert book.receive(9, (0, 0), 0.0).place == 5
+    book.settle(5, b"p", 0.0)
+    assert (book.translated, book.dropped) == (4, 2)
+    with pytest.raises(StreamEnded):
+        book.answer(4)
+
+
+def test_no_frame_is_taken_beyond_the_credit() -> None:
+    book = Book()
+    for number in range(RETAINED_ANSWERS):
+        book.receive(number, (0, 0), 0.0)
+    with pytest.raises(AssertionError, match="credit"):
+        book.receive(RETAINED_ANSWERS, (0, 0), 0.0)
+
+
+# Rebuilt by an ingress that has not seen the frames: from what the spans and the client know of places.
+
+
+def filled() -> Book:
+    """Eight frames: 3 was dropped before the lane, 5 and 7 are in it."""
+    book = Book()
+    for place in range(8):
+        book.receive(100 + place, (place, 0), float(place))
+    for place in (4, 2, 0, 6, 1):
+        book.settle(place, b"%d" % place, 10.0)
+    book.settle(3, DropReason.SUPERSEDED, 10.0)
+    return book
+
+
+def kept(book: Book) -> list[tuple[int, Outcome]]:
+    answers = [book.answer(place) for place in range(book.first_kept, book.released)]
+    return [(answer.receipt.frame_index, answer.outcome) for answer in answers if answer is not None]
+
+
+def rebuilt(unknown: DropReason | None = DropReason.FAULT) -> Book:
+    lane = {place: Receipt(place, 100 + place, (place, 0), float(place)) for place in (2, 4, 5, 6, 7)}
+    pictures = {place: b"%d" % place for place in (2, 4, 6)}
+    return Book.rebuilt(
+        received=8, outcomes=pictures, received_answers=2, now=10.0, receipts=lane, unknown=unknown
+    )
+
+
+def test_a_rebuilt_book_goes_on_where_the_client_is() -> None:
+    book, original = rebuilt(), filled()
+    original.sent(2)
+    original.acknowledge(2)
+    assert (book.received, book.released, book.first_kept) == (8, 5, 2)
+    assert (book.received, book.released, book.first_kept) == (
+        original.received,
+        original.released,
+        original.first_kept,
+    )
+    for both in (book, original):
+        both.settle(5, b"5", 11.0)
+        both.settle(7, b"7", 11.0)
+    lost = (103, DropReason.FAULT)
+    assert [one if one[0] != 103 else lost for one in kept(original)] == kept(book)
+    assert not book.owes
+
+
+def test_frames_of_which_nobody_knows_can_stay_open() -> None:
+    book = rebuilt(unknown=None)
+    assert book.released == 3
+    book.settle(3, DropReason.LATE, 11.0)
+    assert (book.released, book.owes) == (5, True)
+
+
+def test_a_book_is_rebuilt_where_nothing_is_kept() -> None:
+    book = Book.rebuilt(received=3, outcomes={}, received_answers=0, now=0.0)
+    assert kept(book) == [(place, DropReason.FAULT) for place in range(3)]
+    empty = Book.rebuilt(received=3, outcomes={}, received_answers=3, now=0.0)
+    assert (empty.received, empty.released, empty.owes) == (3, 3, False)

@@ -1,0 +1,39 @@
+"""When a stream counts as idle."""
+
+from __future__ import annotations
+
+import pytest
+from rearview.errors import Reason
+from rearview.ingress.idle import Activity, idle_error, idle_in
+
+pytestmark = pytest.mark.unit
+
+IDLE_S = 10.0
+
+
+@pytest.mark.parametrize(
+    ("owes", "starves", "left_s"),
+    [
+        (False, False, 7.0),  # counts from the last thing of any kind
+        (True, False, 10.0),  # is at work
+        (True, True, 2.0),  # counts from the last thing but credit
+    ],
+)
+def test_how_long_a_stream_may_be_silent(owes: bool, starves: bool, left_s: float) -> None:
+    activity = Activity.at(100.0).credit_at(105.0)
+    assert idle_in(activity, 108.0, IDLE_S, owes=owes, starves=starves) == left_s
+
+
+def test_a_stream_that_was_heard_again_has_the_whole_time() -> None:
+    assert idle_in(Activity.at(108.0), 108.0, IDLE_S, owes=False, starves=False) == IDLE_S
+
+
+def test_a_silent_stream_is_idle_from_the_limit_on() -> None:
+    for now, is_idle in ((109.9, False), (110.0, True), (200.0, True)):
+        assert (idle_in(Activity.at(100.0), now, IDLE_S, owes=False, starves=False) <= 0) is is_idle
+
+
+def test_the_error_says_what_a_warm_up_waits_for() -> None:
+    assert idle_error(IDLE_S, 0).metadata == {}
+    error = idle_error(IDLE_S, 3)
+    assert (error.reason, error.metadata) == (Reason.IDLE, {"warm_up_missing": "3"})

@@ -1,0 +1,170 @@
+"""A session with its tasks and threads, without gRPC and without replicas."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rearview.config import LimitsConfig
+from rearview.contract.events import Event, FrameAnswered, FrameDropped, ImageCoded
+from rearview.contract.stream import DropPolicy, ImageFormat
+from rearview.directory.protocol import Lease
+from rearview.errors import DropReason, Reason, Refused
+from rearview.ingress.intake import FrameIn
+from rearview.ingress.session import Edge, IngressSession
+from rearview.ingress.state import EdgeState
+from support.edge import SESSION, TENANT, NotingSender, lane, picture, terms
+from support.raw_stream import eventually
+
+pytestmark = pytest.mark.unit
+
+
+class Clock:
+    """Seconds that only the test moves."""
+
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Stage:
+    """A session, what it sends and what it tells."""
+
+    def __init__(self, executor: ThreadPoolExecutor, state: EdgeState | None, **options: Any) -> None:
+        self.clock, self.sender = Clock(), NotingSender()
+        self.events: list[Event] = []
+        self.faults: list[BaseException] = []
+        edge = Edge("pocket", LimitsConfig(), self.sender, executor, self.events.append, self.clock)
+        lease = Lease(SESSION, TENANT.name, ("fused#1",), "ingress#0", 1, 0.0, 0.0)
+        self.session = IngressSession(
+            terms(**options), lease, lane(), edge, on_fault=self.faults.append, state=state
+        )
+
+    def offer(self, *indices: int) -> None:
+        for index in indices:
+            image = picture(index).tobytes()
+            frame = FrameIn(index, (0, 0), ImageFormat.RGB, image, self.clock.now)
+            self.session.receive(frame, None)
+
+    def answer_all(self) -> None:
+        """The lane in force answers for all lanes."""
+        for frame in self.sender.frames:
+            self.session.on_frame(replace(frame, epoch=self.session.lane.epoch))
+
+    @property
+    def outcomes(self) -> list[bytes | DropReason]:
+        book = self.session.book
+        places = range(book.first_kept, book.released)
+        return [answer.outcome for place in places if (answer := book.answer(place)) is not None]
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def stage(
+    executor: ThreadPoolExecutor, state: EdgeState | None = None, **options: Any
+) -> AsyncIterator[Stage]:
+    one = Stage(executor, state, **options)
+    try:
+        yield one
+    finally:
+        one.session.end()
+        assert one.faults == []
+
+
+async def test_what_happened_is_told(executor: ThreadPoolExecutor) -> None:
+    async with stage(executor, policy=DropPolicy.DEADLINE) as one:
+        one.offer(0, 0, 1)
+        await eventually(lambda: len(one.sender.frames) == 2)
+        one.clock.now += 0.25
+        one.session.on_frame(one.sender.frames[0])
+        await eventually(lambda: one.session.book.translated == 1)
+        one.clock.now += 0.5
+        one.session.on_frame(one.sender.frames[1])
+        assert one.outcomes == [
+            picture(0).tobytes(),
+            DropReason.INDEX_NOT_INCREASING,
+            DropReason.LATE,
+        ]
+        told = [event for event in one.events if isinstance(event, FrameAnswered | FrameDropped)]
+        assert told == [
+            FrameDropped(DropReason.INDEX_NOT_INCREASING),
+            FrameAnswered("pocket", 0.25),
+            FrameDropped(DropReason.LATE),
+        ]
+        assert sum(isinstance(event, ImageCoded) for event in one.events) == 3
+
+
+async def test_to_lose_a_lane_is_not_to_lose_the_session(executor: ThreadPoolExecutor) -> None:
+    async with stage(executor) as one:
+        one.offer(0)
+        await eventually(lambda: len(one.sender.frames) == 1)
+        one.offer(1)  # Its picture is being decoded when the lane is lost.
+        one.session.lose_lane()
+        one.offer(*range(2, one.session.frame_credit))
+        with pytest.raises(Refused) as refused:
+            one.offer(99)
+        assert refused.value.reason is Reason.CREDIT_EXCEEDED
+        one.session.on_frame(one.sender.frames[0])  # Too late: that lane counts no more.
+        assert one.outcomes == []
+        assert [frame.epoch for frame in one.sender.frames] == [1]
+        one.session.attach(lane(2))
+        received = one.session.received
+        assert received > 4
+
+        def all_answered() -> bool:
+            one.answer_all()
+            return len(one.outcomes) == received
+
+        await eventually(all_answered)
+        assert one.outcomes == [picture(index).tobytes() for index in range(received)]
+        assert {frame.epoch for frame in one.sender.frames[1:]} == {2}
+        assert [frame.ordinal for frame in one.sender.frames] == list(range(received))
+
+
+async def test_a_session_goes_on_from_another_ones_state(executor: ThreadPoolExecutor) -> None:
+    async with stage(executor) as first:
+        first.offer(0, 1, 1)
+        await eventually(lambda: len(first.sender.frames) == 2)
+        first.answer_all()
+        await eventually(lambda: first.session.book.translated == 2)
+        state = EdgeState.from_json(first.session.state.to_json())
+    async with stage(executor, state) as second:
+        session = second.session
+        assert (session.received, session.book.translated, session.book.dropped) == (3, 2, 1)
+        second.offer(1, 2)
+        await eventually(lambda: len(second.sender.frames) == 1)
+        (frame,) = second.sender.frames
+        assert (frame.place, frame.frame_index, frame.ordinal) == (4, 2, 2)
+        assert second.outcomes == [DropReason.INDEX_NOT_INCREASING]
+        assert session.state.translated == 2
+
+
+async def test_the_lane_hears_of_acknowledged_answers(executor: ThreadPoolExecutor) -> None:
+    async with stage(executor) as one:
+        one.offer(0, 1)
+        await eventually(lambda: len(one.sender.frames) == 2)
+        one.answer_all()
+        await eventually(lambda: one.session.book.released == 2)
+        one.session.sent(2)
+        assert one.sender.acknowledged == []
+        one.session.acknowledge(1)
+        one.session.acknowledge(2)
+        assert one.sender.acknowledged == [(1, 0), (1, 1)]
+
+
+async def test_a_fault_in_a_sessions_own_task_is_told(executor: ThreadPoolExecutor) -> None:
+    async with stage(executor) as one:
+        executor.shutdown()
+        one.offer(0)
+        await eventually(lambda: len(one.faults) == 1)
+        one.faults.clear()
