@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import grpc
 import pytest
 from rearview.errors import Reason
 from rearview.ingress.idle import Activity, idle_error, idle_in
+from rearview.ingress.service import Ingress
+from support.raw_stream import RawStream, running
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 IDLE_S = 10.0
 
@@ -37,3 +43,21 @@ def test_the_error_says_what_a_warm_up_waits_for() -> None:
     assert idle_error(IDLE_S, 0).metadata == {}
     error = idle_error(IDLE_S, 3)
     assert (error.reason, error.metadata) == (Reason.IDLE, {"warm_up_missing": "3"})
+
+
+async def test_an_open_slower_than_the_idle_limit_does_not_count_as_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = Ingress._place
+
+    async def slow(self: Ingress, *args: Any) -> Any:
+        await asyncio.sleep(1.5)
+        return await place(self, *args)
+
+    monkeypatch.setattr(Ingress, "_place", slow)
+    async with running(ingress={"idle_timeout_s": 1.0}) as service, RawStream(service.address) as stream:
+        await stream.start()
+        await stream.frame(0)
+        await stream.read_answers(1)
+        await stream.half_close()
+        assert (await stream.read_to_end()).code is grpc.StatusCode.OK

@@ -91,6 +91,7 @@ class TranslateStream:
         record = await self._open_or_resume(await self._first_message())
         self._ingress.attach(record, self)
         self.opened = True
+        self._activity = Activity.at(self._clock())  # An open may take longer than a stream may be silent.
         try:
             await self._exchange(record)
             await asyncio.sleep(CANCEL_SETTLE_S)
