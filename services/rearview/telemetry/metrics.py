@@ -59,11 +59,10 @@ class FrameRate:
         return self._times
 
 
-class Metrics:
-    """The metrics of one process. Use the methods where there is one; else the attribute."""
+class _FrameMetrics:
+    """Of the answers that an ingress gives."""
 
-    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.registry = registry
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
         self.frame_latency_seconds = Histogram(
             "rearview_frame_latency_seconds",
             "From a frame's receipt by the ingress to its picture's hand-over to gRPC.",
@@ -93,6 +92,14 @@ class Metrics:
             f"Pictures per second over the last {_RATE_WINDOW_S:g} seconds.",
             registry=registry,
         )
+        self._rate = FrameRate(clock=clock)
+        self.frames_per_second.set_function(self._rate.per_second)
+
+
+class _SpanMetrics:
+    """Of the replicas of a span."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.span_queue_seconds = Histogram(
             "rearview_span_queue_seconds",
             "Time that a frame waited for its turn in a span.",
@@ -126,6 +133,12 @@ class Metrics:
         self.slots_used = Gauge(
             "rearview_slots_used", "Sessions that the replica's memory holds.", ["span"], registry=registry
         )
+
+
+class _SessionMetrics:
+    """Of sessions and streams, and of what an ingress spends on them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.sessions = Gauge(
             "rearview_sessions", "Sessions that this ingress feeds.", ["tenant"], registry=registry
         )
@@ -145,14 +158,22 @@ class Metrics:
             buckets=_CODEC_BUCKETS_S,
             registry=registry,
         )
+
+
+class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics):
+    """The metrics of one process. Use the methods where there is one; else the attribute."""
+
+    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.registry = registry
+        _FrameMetrics.__init__(self, registry, clock)
+        _SpanMetrics.__init__(self, registry)
+        _SessionMetrics.__init__(self, registry)
         self.link_bytes = Counter(
             "rearview_link_bytes_total",
             "Bytes that links carried, by peer (span or ingress) and direction (sent or received).",
             ["peer", "direction"],
             registry=registry,
         )
-        self._rate = FrameRate(clock=clock)
-        self.frames_per_second.set_function(self._rate.per_second)
         self._start_at_zero()
 
     def frame_translated(self, model: str, latency_s: float) -> None:
