@@ -5,72 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from rearview.config import LinkConfig
-from rearview.transport import links
-from rearview.transport.links import Address, Link, LinkClosed, LinkPool, LinkServer
-from rearview.transport.wire import Kind, decode_json
+from rearview.transport import handshake, links
+from rearview.transport.codec import SPOKEN
+from rearview.transport.links import Address, Link, LinkClosed
+from rearview.transport.wire import Kind
+from support.peers import Peer, peers, raw
 from support.raw_stream import eventually
 
 pytestmark = pytest.mark.integration
-
-CONFIG = LinkConfig(secret="secret")
-
-
-@dataclass
-class Peer:
-    """One process's links: what came and what closed."""
-
-    config: LinkConfig = CONFIG
-    node: str = "node"
-    messages: list[tuple[Kind, bytes]] = field(default_factory=list)
-    closed: list[Link] = field(default_factory=list)
-    answers: bool = True
-
-    def __post_init__(self) -> None:
-        self.server = LinkServer(
-            self.config, self.node, on_message=self.on_message, on_closed=self.closed.append
-        )
-        self.pool = LinkPool(self.config, self.node, on_message=self.on_message, on_closed=self.closed.append)
-
-    async def start(self) -> str:
-        self.address = str(await self.server.start())
-        return self.address
-
-    def on_message(self, link: Link, kind: Kind, body: bytes) -> None:
-        self.messages.append((kind, body))
-        if body == b"choke":
-            raise KeyError("planted")
-        if kind is Kind.OPEN and self.answers:
-            request = decode_json(body)
-            link.reply(request, {"echo": request["value"]})
-
-    async def stop(self) -> None:
-        await self.pool.stop()
-        await self.server.stop()
-
-
-@asynccontextmanager
-async def peers(*others: Peer) -> AsyncIterator[tuple[Peer, ...]]:
-    """A server and those who dial it."""
-    everyone = (Peer(), *(others or (Peer(),)))
-    await everyone[0].start()
-    try:
-        yield everyone
-    finally:
-        for peer in everyone:
-            await peer.stop()
-
-
-async def raw(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the port that is open to other nodes."""
-    parsed = Address.parse(address)
-    return await asyncio.open_connection(parsed.host, parsed.port)
 
 
 @pytest.mark.parametrize("node", ["node", "another node"], ids=["unix socket", "tcp"])
@@ -150,9 +96,11 @@ async def test_a_wrong_secret_is_refused_and_disturbs_nobody(node: str) -> None:
 JUNK = [
     b"",
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(200),
-    links.PROTOCOL,
-    links.PROTOCOL + bytes(links.NONCE_BYTES),
-    links.PROTOCOL + bytes(links.NONCE_BYTES) + bytes(32),
+    handshake.PROTOCOL,
+    handshake.PROTOCOL + bytes(SPOKEN) + bytes(handshake.NONCE_BYTES),
+    handshake.PROTOCOL + bytes(SPOKEN) + bytes(handshake.NONCE_BYTES) + bytes(32),
+    handshake.PROTOCOL + b"-1" + bytes(handshake.NONCE_BYTES) + bytes(32),
+    handshake.PROTOCOL + bytes(2) + bytes(handshake.NONCE_BYTES) + bytes(32),
     os.urandom(4096),
     bytes(1 << 20),
 ]
@@ -170,8 +118,8 @@ async def test_a_port_scanner_is_refused_and_disturbs_nobody(junk: bytes) -> Non
         except ConnectionResetError:
             greeting = b""
         writer.close()
-        # It learns the name of the protocol, a nonce and at most a proof that is worth nothing elsewhere.
-        assert len(greeting) <= len(links.PROTOCOL) + links.NONCE_BYTES + 32
+        # It learns our protocol and versions, a nonce and at most a proof that is worth nothing elsewhere.
+        assert len(greeting) <= handshake.GREETING_BYTES + 32
         assert (await link.request(Kind.OPEN, {"value": 1}))["echo"] == 1
         assert len(server.server._links) == 1
         assert len(server.messages) == 1
@@ -252,7 +200,7 @@ async def test_a_peer_that_stops_reading_is_closed_and_its_bytes_let_go(
     async with peers(Peer(node="another node")) as (server, other):
         kept = await other.pool.get(server.address)
         reader, writer = await raw(server.address)
-        await links._handshake(reader, writer, b"secret", dialled=True)
+        await handshake.dial(reader, writer, b"secret", SPOKEN)
         await eventually(lambda: len(server.server._links) == 2)
         deaf = next(link for link in server.server._links if _port(link) == _own_port(writer))
         with pytest.raises(LinkClosed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -100,6 +101,14 @@ def test_random_bytes_are_an_error_or_a_frame_never_anything_else() -> None:
             decode_frame(bytes(junk), 0.0)
         except WireError:
             continue
+
+
+def test_a_plane_of_more_bytes_than_there_can_be_is_an_error() -> None:
+    whole = body({"picture": np.zeros((1, 1, 3), np.uint8)}, 0)
+    dims = struct.pack("<3I", 1, 1, 3)
+    assert whole.count(dims) == 1
+    with pytest.raises(WireError):
+        decode_frame(whole.replace(dims, bytes(b"\xff" * 12)), 0.0)
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xff\xfe", b"{", b"[]", b"3", b"null"])

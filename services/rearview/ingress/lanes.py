@@ -22,15 +22,15 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.placement import Replica, place
 from rearview.errors import Fault, RearviewError, Reason, Refused
+from rearview.transport.codec import FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.transport.wire import (
     Kind,
-    decode_frame,
     decode_json,
-    encode_frame,
     encode_json,
     encode_settings,
     encode_spec,
+    frame_head,
 )
 
 __all__ = ["Lane", "Lanes"]
@@ -44,12 +44,13 @@ OPEN_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A session's replicas, one per span, and the link to each."""
+    """A session's replicas, one per span, the link to each, and how its frames are written."""
 
     session_id: str
     epoch: int
     replicas: tuple[str, ...]
     links: tuple[Link, ...]
+    codec: FrameCodec
 
 
 class Lanes:
@@ -73,6 +74,8 @@ class Lanes:
         self._on_frame = on_frame
         self._on_lane_lost, self._on_replica_lost = on_lane_lost, on_replica_lost
         self._replicas: dict[str, Replica] = {}
+        self._codecs: dict[str, FrameCodec] = {}
+        """By the session of each open lane."""
         self._dialled: dict[str, str] = {}
         """Address to replica id: a replica that nobody describes any more can still be lost."""
         self._server = LinkServer(link, node, on_message=self._on_message, on_closed=lambda _: None)
@@ -110,8 +113,10 @@ class Lanes:
         """Take a slot on each replica. Raises Refused or Fault; then, or when cancelled, no slot is held."""
         addresses = [self._known(replica_id).address for replica_id in replicas]
         links = [await self._link_to(replica_id) for replica_id in replicas]
-        lane = Lane(spec.session_id, epoch, tuple(replicas), tuple(links))
-        content = {"session": encode_spec(spec), "epoch": epoch}
+        codec = FrameCodec(min(link.version for link in links), self._spans)
+        lane = Lane(spec.session_id, epoch, tuple(replicas), tuple(links), codec)
+        self._codecs[spec.session_id] = codec
+        content = {"session": encode_spec(spec), "epoch": epoch, "version": codec.version}
         hops = zip(replicas, links, [*addresses[1:], self._address], strict=True)
         try:
             await asyncio.gather(*(self._open_at(r, link, {**content, "next": to}) for r, link, to in hops))
@@ -122,6 +127,8 @@ class Lanes:
 
     def close(self, lane: Lane) -> None:
         """Give the lane's slots back."""
+        if self._codecs.get(lane.session_id) is lane.codec:
+            del self._codecs[lane.session_id]
         body = encode_json({"session_id": lane.session_id, "epoch": lane.epoch})
         for link in lane.links:
             with contextlib.suppress(LinkClosed):  # A replica that is gone holds no slot.
@@ -129,7 +136,7 @@ class Lanes:
 
     def send_frame(self, lane: Lane, frame: Frame[NDArray[Any]]) -> int:
         """Send a frame into the lane; returns its bytes. Raises LinkClosed: the session is lost."""
-        parts = encode_frame(frame, time.monotonic())
+        parts = lane.codec.encode(frame, time.monotonic())
         lane.links[0].send(Kind.FRAME, *parts)
         return sum(len(part) for part in parts)
 
@@ -176,7 +183,9 @@ class Lanes:
 
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if kind is Kind.FRAME:
-            self._on_frame(decode_frame(body, time.monotonic()))
+            codec = self._codecs.get(frame_head(body)[0])
+            if codec is not None:  # Else of a lane that was closed.
+                self._on_frame(codec.decode(body, time.monotonic()))
         elif kind is Kind.LOST:
             content = decode_json(body)
             self._on_lane_lost(content["session_id"], content["epoch"])

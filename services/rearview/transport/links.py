@@ -2,8 +2,9 @@
 
 One link joins a pair of processes, over a Unix socket inside a node and TCP between nodes. Messages
 arrive in the order in which they were sent. Both ends prove that they know the service's secret before
-anything else is read, since a port is a door. A link that breaks, or whose peer stops reading, is closed
-and its owner told; nothing is sent again here: who owns a session decides what its loss means.
+anything else is read, since a port is a door, and agree on the newest version that both speak. A link that
+breaks, or whose peer stops reading, is closed and its owner told; nothing is sent again here: who owns a
+session decides what its loss means.
 """
 
 from __future__ import annotations
@@ -11,11 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
-import hmac
 import itertools
 import logging
-import os
 import shutil
 import socket
 import struct
@@ -26,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from rearview.config import LinkConfig
-from rearview.transport.wire import Kind, WireError, decode_json, encode_json
+from rearview.transport.codec import SPOKEN, Versions
+from rearview.transport.handshake import VERSION_1_ALONE, LinkClosed, OldPeer, accept, dial
+from rearview.transport.wire import SINCE, Kind, WireError, decode_json, encode_json
 
 __all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "reachable"]
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = b"rearview-link-2"
-NONCE_BYTES = 32
 HANDSHAKE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 0.5
 MAX_UNSENT_BYTES = 64 << 20
@@ -41,13 +39,10 @@ MAX_UNSENT_BYTES = 64 << 20
 TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 """Seconds, seconds, probes and milliseconds."""
 _PREFIX = struct.Struct("<IB")
+_NUMBERS = frozenset(Kind)
 
 OnMessage = Callable[["Link", Kind, bytes], None]
 OnClosed = Callable[["Link"], None]
-
-
-class LinkClosed(ConnectionError):
-    """The link is closed: the peer is gone, or did not know the secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +71,13 @@ class Link:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        version: int,
         on_message: OnMessage,
         on_closed: OnClosed,
         max_bytes: int,
     ) -> None:
+        """`version`: that on which both ends have agreed."""
+        self.version = version
         self._reader, self._writer = reader, writer
         self._on_message, self._on_closed = on_message, on_closed
         self._max_bytes = max_bytes
@@ -91,6 +89,7 @@ class Link:
 
     def send(self, kind: Kind, *parts: bytes | memoryview) -> None:
         """Queue one message. Raises LinkClosed; a peer that does not read is closed here."""
+        assert self.knows(kind), f"version {self.version} has no {kind.name}"
         if self._closed:
             raise LinkClosed("link is closed")
         if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
@@ -116,6 +115,10 @@ class Link:
         with contextlib.suppress(LinkClosed):
             self.send(Kind.REPLY, encode_json({**content, "request": request["request"]}))
 
+    def knows(self, kind: Kind) -> bool:
+        """Whether the link's version has this kind of message."""
+        return self.version >= SINCE.get(kind, 1)
+
     @property
     def closed(self) -> bool:
         return self._closed
@@ -139,13 +142,19 @@ class Link:
                 length, kind = _PREFIX.unpack(await self._reader.readexactly(_PREFIX.size))
                 if length > self._max_bytes:
                     raise WireError(f"message of {length} bytes is over the limit {self._max_bytes}")
-                self._take(Kind(kind), await self._reader.readexactly(length))
+                self._take(self._kind(kind), await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             logger.debug("link ended by its peer")
         except (WireError, ValueError) as error:
             logger.error("link closed: %s", error)
         except Exception:  # The edge of a link: one broken message ends this link, not the process.
             logger.exception("link closed by a fault")
+
+    def _kind(self, number: int) -> Kind:
+        """Raises WireError: what the agreed version does not have, its peer cannot mean."""
+        if number not in _NUMBERS or not self.knows(Kind(number)):
+            raise WireError(f"version {self.version} has no messages of kind {number}")
+        return Kind(number)
 
     def _take(self, kind: Kind, body: bytes) -> None:
         if kind is not Kind.REPLY:
@@ -168,8 +177,17 @@ class Link:
 class LinkServer:
     """Takes links on a private Unix socket and on TCP."""
 
-    def __init__(self, config: LinkConfig, node: str, *, on_message: OnMessage, on_closed: OnClosed) -> None:
-        self._config, self._node = config, node
+    def __init__(
+        self,
+        config: LinkConfig,
+        node: str,
+        *,
+        on_message: OnMessage,
+        on_closed: OnClosed,
+        versions: Versions | None = None,
+    ) -> None:
+        """`versions`: those to speak; None: those of this release."""
+        self._config, self._node, self._versions = config, node, versions or SPOKEN
         self._on_message, self._on_closed = on_message, on_closed
         self._folder = Path(tempfile.mkdtemp(prefix="rearview-", dir=config.unix_dir))
         self._links: set[Link] = set()
@@ -205,8 +223,12 @@ class LinkServer:
         self._handshakes.add(writer)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                await _handshake(reader, writer, self._config.secret.encode(), dialled=False)
-        except (LinkClosed, OSError, asyncio.IncompleteReadError, TimeoutError):
+                version = await accept(reader, writer, self._config.secret.encode(), self._versions)
+        except LinkClosed as error:
+            logger.warning("link refused: %s", error)
+            writer.close()
+            return
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
             logger.warning("link refused: the peer did not authenticate")
             writer.close()
             return
@@ -215,7 +237,9 @@ class LinkServer:
         if writer.is_closing():
             return
         _detect_dead_peer(writer)
-        self._links.add(Link(reader, writer, self._on_message, self._forget, self._config.max_frame_bytes))
+        self._links.add(
+            Link(reader, writer, version, self._on_message, self._forget, self._config.max_frame_bytes)
+        )
 
     def _forget(self, link: Link) -> None:
         self._links.discard(link)
@@ -225,8 +249,17 @@ class LinkServer:
 class LinkPool:
     """One dialled link per peer address, made when first needed."""
 
-    def __init__(self, config: LinkConfig, node: str, *, on_message: OnMessage, on_closed: OnClosed) -> None:
-        self._config, self._node = config, node
+    def __init__(
+        self,
+        config: LinkConfig,
+        node: str,
+        *,
+        on_message: OnMessage,
+        on_closed: OnClosed,
+        versions: Versions | None = None,
+    ) -> None:
+        """`versions`: those to speak; None: those of this release."""
+        self._config, self._node, self._versions = config, node, versions or SPOKEN
         self._on_message, self._on_closed = on_message, on_closed
         self._links: dict[str, Link] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -252,20 +285,31 @@ class LinkPool:
     async def _dial(self, text: str) -> Link:
         address = Address.parse(text)
         try:
+            return await self._dial_as(address, self._versions)
+        except OldPeer:
+            return await self._dial_as(address, VERSION_1_ALONE)
+
+    async def _dial_as(self, address: Address, ours: Versions) -> Link:
+        try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 if address.node == self._node:
                     reader, writer = await asyncio.open_unix_connection(address.unix_path)
                 else:
                     reader, writer = await asyncio.open_connection(address.host, address.port)
                 try:
-                    await _handshake(reader, writer, self._config.secret.encode(), dialled=True)
+                    version = await dial(reader, writer, self._config.secret.encode(), ours)
                 except BaseException:
                     writer.close()
                     raise
+        except OldPeer:
+            raise
+        except LinkClosed as error:
+            logger.warning("link refused: %s", error)
+            raise
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
         _detect_dead_peer(writer)
-        return Link(reader, writer, self._on_message, self._closed, self._config.max_frame_bytes)
+        return Link(reader, writer, version, self._on_message, self._closed, self._config.max_frame_bytes)
 
     def _closed(self, link: Link) -> None:
         self._on_closed(link)
@@ -303,24 +347,3 @@ def _detect_dead_peer(writer: asyncio.StreamWriter) -> None:
     for name, value in TCP_OPTIONS.items():
         if hasattr(socket, name):  # Not every system has them all.
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-async def _handshake(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret: bytes, *, dialled: bool
-) -> None:
-    """Mutual challenge and response: HMAC-SHA256 over role and both nonces. Raises LinkClosed."""
-    mine = os.urandom(NONCE_BYTES)
-    writer.write(PROTOCOL + mine)
-    hello = await reader.readexactly(len(PROTOCOL) + NONCE_BYTES)
-    if not hello.startswith(PROTOCOL):
-        raise LinkClosed("peer speaks another protocol")
-    theirs = hello[len(PROTOCOL) :]
-    nonces = mine + theirs if dialled else theirs + mine
-    writer.write(_proof(secret, b"dialled" if dialled else b"accepted", nonces))
-    proof = await reader.readexactly(hashlib.sha256().digest_size)
-    if not hmac.compare_digest(proof, _proof(secret, b"accepted" if dialled else b"dialled", nonces)):
-        raise LinkClosed("peer does not know the secret")
-
-
-def _proof(secret: bytes, role: bytes, nonces: bytes) -> bytes:
-    return hmac.new(secret, role + nonces, hashlib.sha256).digest()

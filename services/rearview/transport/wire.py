@@ -1,13 +1,15 @@
 """What travels on a link between replicas: small binary headers, raw bytes, no pickles.
 
     message  = length u32 | kind u8 | body                       (length counts the body)
+    ack      = session 16 bytes | epoch u32 | ordinal u64
     frame    = header | timing * count | plane * count | bytes of the planes, one after another
     timing   = queue f32 | compute f32 | span name
     plane    = type u8 | number of dims u8 | dims u32 * n | plane name
     name     = length u8 | UTF-8
     others   = JSON
 
-A frame carries its remaining budget, never a clock value: clocks differ between processes.
+A frame carries its remaining budget, never a clock value: clocks differ between processes. This is
+version 2 of the frame; `wire_v1` has the one before, and `codec` picks the version of a lane.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +30,21 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 
 __all__ = [
+    "SINCE",
+    "Ack",
     "Kind",
+    "WireError",
+    "decode_ack",
     "decode_frame",
     "decode_json",
     "decode_settings",
     "decode_spec",
+    "encode_ack",
     "encode_frame",
     "encode_json",
     "encode_settings",
     "encode_spec",
+    "frame_head",
     "plane_bytes",
 ]
 
@@ -57,15 +65,36 @@ class Kind(IntEnum):
     DRAINING = 6
     """The replica will stop: no new sessions."""
     LOST = 7
-    """To the owner: a session has ended here, since its next replica is gone or another owner has it."""
+    """To the owner: its session is cut off here. With `hop`, the index of this span: the link to the next
+    one is gone, and outputs are kept. Without it: another owner has the session."""
+    ACK = 8
+    """To the hop before: outputs up to an ordinal are no longer needed."""
+    ATTACH = 9
+    """Request: adopt a session that is here, and learn where it stands."""
+
+
+SINCE: Mapping[Kind, int] = {Kind.ACK: 2, Kind.ATTACH: 2}
+"""The version from which a kind may occur; the others are in every one."""
 
 
 class WireError(ValueError):
     """A message that cannot be read: the peer is not one of ours, or of another version."""
 
 
+class Ack(NamedTuple):
+    """An owner's or a span's word to the hop before it."""
+
+    session_id: str
+    epoch: int
+    ordinal: int
+    """Outputs up to this one are no longer needed."""
+
+
 _HEADER = struct.Struct("<16sIqQQId16sBB")
 """Session, epoch, place, frame index, ordinal, settings version, budget, trace, timings, planes."""
+_HEAD = struct.Struct("<16sI")
+"""Session and epoch, the first fields of a frame in every version."""
+_ACK = struct.Struct("<16sIQ")
 _TIMING = struct.Struct("<ff")
 _PLANE = struct.Struct("<BB")
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
@@ -107,7 +136,7 @@ def decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
     """Undo `encode_frame`; planes are views of `body`, deadlines on the clock of `now`. Raises WireError."""
     try:
         return _decode_frame(body, now)
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise WireError(f"frame of {len(body)} bytes: {error}") from None
 
 
@@ -145,6 +174,31 @@ def _decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
         timings=tuple(timings),
         trace_id=b"" if trace == _NO_TRACE else trace,
     )
+
+
+def frame_head(body: bytes) -> tuple[str, int]:
+    """Session and epoch of a frame of any version, so that a receiver knows how to read the rest, and
+    whether it wants to. Raises WireError.
+    """
+    try:
+        session, epoch = _HEAD.unpack_from(body)
+    except struct.error as error:
+        raise WireError(f"frame of {len(body)} bytes: {error}") from None
+    return session.hex(), epoch
+
+
+def encode_ack(ack: Ack) -> bytes:
+    """Body of an acknowledgement."""
+    return _ACK.pack(bytes.fromhex(ack.session_id), ack.epoch, ack.ordinal)
+
+
+def decode_ack(body: bytes) -> Ack:
+    """Undo `encode_ack`. Raises WireError."""
+    try:
+        session, epoch, ordinal = _ACK.unpack(body)
+    except struct.error as error:
+        raise WireError(f"acknowledgement of {len(body)} bytes: {error}") from None
+    return Ack(session.hex(), epoch, ordinal)
 
 
 def plane_bytes(frame: Frame[NDArray[Any]]) -> int:
