@@ -32,9 +32,17 @@ from rearview.engine.rows import MAX_FAILURES, FrameInFlight, Row
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, new_session
 
-__all__ = ["Batch", "Engine", "Order", "StepResult"]
+__all__ = ["Batch", "Engine", "Order", "Running", "StepResult"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A forward under way, for whoever watches from another thread."""
+
+    operator: str
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,8 @@ class Engine:
         self._retained_bytes = retained_bytes
         self._sessions: dict[str, Session] = {}
         self._emissions: list[Frame[Tensor]] = []
+        self.running: Running | None = None
+        """The forward under way. The only thing of an engine that other threads may read."""
 
     def open(self, spec: SessionSpec) -> None:
         """Take a slot. Raises Refused(NO_CAPACITY), and then nothing has changed."""
@@ -217,6 +227,7 @@ class Engine:
             self._emit_if_done(session, frame)
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
+        self.running = Running(rows[0].operator.name, len(rows))
         try:
             views = self._memory.gather(rows)
             forward = self._model.forward(rows, views)
@@ -226,6 +237,8 @@ class Engine:
             logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)
             self._fail(rows)
             return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
+        finally:
+            self.running = None
         self._commit(rows, forward, now)
         return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=False)
 
