@@ -296,6 +296,9 @@ class LinkConfig(_Section):
     """Shared secret of all replicas of the service. Empty: made at start by `build_app`."""
     max_frame_bytes: int = Field(default=32 << 20, ge=1 << 16)
     """Largest message on a link; a larger one closes it. No less than the frames that `limits` let in."""
+    orphan_grace_s: float = Field(default=60.0, ge=0)
+    """A session whose ingress was lost keeps its slots for so long, seconds, so that another one can adopt
+    it. 0: the slots are free at once, and what the session remembered is gone."""
 
 
 class ServiceConfig(_Section):

@@ -4,104 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import Any
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
-from rearview.config import ServiceConfig, load_config
-from rearview.contract.frame import PICTURE, Frame
+from rearview.config import load_config
+from rearview.contract.frame import PICTURE
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
 from rearview.replica.stage import Stage
-from rearview.transport.links import Link, LinkPool, LinkServer
-from rearview.transport.wire import (
-    Kind,
-    decode_frame,
-    decode_json,
-    encode_frame,
-    encode_json,
-    encode_settings,
-    encode_spec,
-)
-from support.raw_stream import OPERATORS, eventually, null_config, quickly_stopped
+from rearview.transport.wire import Kind
+from support.owner import driven, engine_holds, spec
+from support.raw_stream import OPERATORS, eventually, quickly_stopped
 
 pytestmark = pytest.mark.integration
-
-
-class Owner:
-    """What an ingress is to a stage: it dials, opens, sends frames and takes pictures."""
-
-    def __init__(self, config: ServiceConfig) -> None:
-        self.frames: list[Frame[Any]] = []
-        self.told: list[tuple[Kind, dict[str, Any]]] = []
-        self.server = LinkServer(config.link, "node", on_message=self.on_message, on_closed=lambda _: None)
-        self.pool = LinkPool(config.link, "node", on_message=self.on_message, on_closed=lambda _: None)
-
-    async def start(self, stage: Stage) -> None:
-        self.address = str(await self.server.start())
-        self.link = await self.pool.get(stage.describe()["address"])
-
-    def on_message(self, link: Link, kind: Kind, body: bytes) -> None:
-        if kind is Kind.FRAME:
-            self.frames.append(decode_frame(body, 0.0))
-        else:
-            self.told.append((kind, decode_json(body) if body else {}))
-
-    async def open(self, session: SessionSpec, epoch: int = 1, to: str | None = None) -> str | None:
-        """Why the open was refused; None if it was not."""
-        content = {"session": encode_spec(session), "epoch": epoch, "next": to or self.address}
-        reply = await asyncio.wait_for(self.link.request(Kind.OPEN, content), 10)
-        return reply.get("reason")
-
-    def send(self, session: SessionSpec, ordinal: int, epoch: int = 1, version: int = 0) -> None:
-        payload = np.full(4, ordinal, np.uint8)
-        frame = Frame(session.session_id, ordinal, {PICTURE: payload}, settings_version=version, epoch=epoch)
-        self.link.send(Kind.FRAME, *encode_frame(frame, 0.0))
-
-    def close(self, session: SessionSpec, epoch: int = 1) -> None:
-        self.link.send(Kind.CLOSE, encode_json({"session_id": session.session_id, "epoch": epoch}))
-
-    async def settle(self) -> None:
-        """Return when the stage has taken all that was sent before: an open that fails is a round trip."""
-        assert await self.open(replace(spec(), max_steps=0), to="no|such|address|0") is not None
-
-    async def stop(self) -> None:
-        await self.pool.stop()
-        await self.server.stop()
-
-
-def spec(prompt: str = "a") -> SessionSpec:
-    return SessionSpec(uuid.uuid4().hex, 64, 64, 2, Settings(prompt=prompt))
-
-
-@asynccontextmanager
-async def driven(slots: int = 2, owners: int = 1) -> AsyncIterator[tuple[Stage, list[Owner]]]:
-    config = null_config(slots=slots)
-    stage = Stage(config, 0, "stage", "node")
-    with quickly_stopped():
-        await stage.start()
-    everyone = [Owner(config) for _ in range(owners)]
-    for owner in everyone:
-        await owner.start(stage)
-    try:
-        yield stage, everyone
-    finally:
-        for owner in everyone:
-            await owner.stop()
-        await stage.stop()
-
-
-async def engine_holds(stage: Stage) -> int:
-    """Sessions in the engine, its integrity checked."""
-    assert stage._runner is not None
-    sessions, _ = await stage._runner.call(lambda engine: (len(engine.sessions), engine.check_integrity()))
-    return sessions
 
 
 async def test_frames_come_out_in_order_with_their_epoch_and_timing() -> None:
@@ -168,13 +84,7 @@ async def test_settings_of_another_epoch_change_nothing() -> None:
     async with driven() as (stage, (owner,)):
         session = spec("old")
         assert await owner.open(session, epoch=2) is None
-        content = {
-            "session_id": session.session_id,
-            "epoch": 1,
-            "version": 1,
-            "settings": encode_settings(Settings(prompt="new")),
-        }
-        owner.link.send(Kind.SETTINGS, encode_json(content))
+        owner.announce(session, 1, Settings(prompt="new"), epoch=1)
         await owner.settle()
         assert stage._runner is not None
         known = await stage._runner.call(lambda engine: dict(engine._sessions[session.session_id].settings))
@@ -248,8 +158,8 @@ async def test_an_open_that_makes_no_sense_is_refused_and_the_link_goes_on() -> 
         assert stage.num_sessions == 1
 
 
-async def test_an_owner_that_goes_frees_its_sessions_and_no_others() -> None:
-    async with driven(slots=4, owners=2) as (stage, (gone, stays)):
+async def test_an_owner_that_goes_frees_its_sessions_after_the_grace_and_no_others() -> None:
+    async with driven(slots=4, owners=2, link={"orphan_grace_s": 0.05}) as (stage, (gone, stays)):
         mine = spec()
         for _ in range(3):
             assert await gone.open(spec()) is None
@@ -268,10 +178,14 @@ async def test_the_owner_is_told_when_the_next_replica_is_gone() -> None:
         assert await owner.open(kept) is None
         await next_replica.stop()
         await eventually(lambda: bool(owner.told))
-        assert owner.told == [(Kind.LOST, {"session_id": lost.session_id, "epoch": 4})]
-        assert stage.describe()["sessions"] == [kept.session_id]
+        assert owner.told == [(Kind.LOST, {"session_id": lost.session_id, "epoch": 4, "hop": 0})]
+        assert stage.describe()["sessions"] == sorted([lost.session_id, kept.session_id])
+        assert stage.describe()["orphans"] == []
         owner.send(kept, 0)
         await eventually(lambda: len(owner.frames) == 1)
+        owner.close(lost, epoch=4)
+        await eventually(lambda: stage.describe()["sessions"] == [kept.session_id])
+        assert await engine_holds(stage) == 1
 
 
 async def test_a_draining_replica_refuses_tells_and_waits_for_its_sessions() -> None:

@@ -30,7 +30,7 @@ from rearview.engine.networks.model import Forward, Model
 from rearview.engine.ready import Order, ReadyRule
 from rearview.engine.rows import MAX_FAILURES, FrameInFlight, Row
 from rearview.engine.scheduler import Scheduler
-from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, new_session
+from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, Standing, new_session
 
 __all__ = ["Batch", "Engine", "Order", "Running", "StepResult"]
 
@@ -166,6 +166,11 @@ class Engine:
         """Outputs up to `ordinal` have been received: none of them will be asked for again."""
         if session_id in self._sessions:
             self._sessions[session_id].flight.retained.acknowledge(ordinal)
+
+    def standing(self, session_id: str) -> Standing | None:
+        """Where the session stands, for whoever adopts it; None: there is no such session."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.standing
 
     def admit(self, frame: Frame[Tensor], now: float) -> bool:
         """Let a frame in; frames may arrive in any order. False: there is no such session (any more).

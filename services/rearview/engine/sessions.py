@@ -24,7 +24,16 @@ from rearview.engine.memory.export import Chunk
 from rearview.engine.rows import FrameInFlight
 from rearview.engine.windows import ShadowInput, Windows, WindowsState, new_windows
 
-__all__ = ["RETAINED_BYTES", "InFlight", "Retained", "Session", "SessionState", "joined", "new_session"]
+__all__ = [
+    "RETAINED_BYTES",
+    "InFlight",
+    "Retained",
+    "Session",
+    "SessionState",
+    "Standing",
+    "joined",
+    "new_session",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +65,10 @@ class Retained:
     def get(self, ordinal: int) -> Frame[Tensor] | None:
         """None if it is not kept (any more)."""
         return self._frames.get(ordinal)
+
+    def all(self) -> Sequence[Frame[Tensor]]:
+        """What is kept, by ordinal."""
+        return [self._frames[ordinal] for ordinal in sorted(self._frames)]
 
     def _forget(self, ordinal: int) -> None:
         self.num_bytes -= _bytes_of(self._frames.pop(ordinal))
@@ -96,6 +109,20 @@ class SessionState:
     """Its past, as `Memories.export` gives it: keyed by kind, step and layer."""
     windows: WindowsState
     """Its warm-ups, with what is kept to be read once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a session stands between two steps: what whoever adopts it must know."""
+
+    expected: int
+    """The next ordinal to let in."""
+    committed: Mapping[int, int]
+    """Denoising step to the last ordinal that committed it."""
+    versions: Sequence[int]
+    """Of the settings that it knows."""
+    retained: Sequence[Frame[Tensor]]
+    """Outputs that were not acknowledged, by ordinal."""
 
 
 def joined(states: Sequence[SessionState]) -> SessionState:
@@ -202,6 +229,13 @@ class Session:
             self.flushing,
             memory,
             self.windows.export(),
+        )
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands; a copy."""
+        return Standing(
+            self.expected, dict(self.committed), sorted(self.settings), self.flight.retained.all()
         )
 
     def resume(self, state: SessionState) -> None:

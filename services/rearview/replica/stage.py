@@ -1,8 +1,9 @@
 """One replica of one span: an engine with its links and its drain. Serve's part is in `app.py`.
 
-A stage keeps, per session, where its frames go next and which epoch it obeys; the engine keeps all else.
-Sessions are opened and closed over the link that feeds them, in order with their frames. When that link
-ends, so do the sessions opened over it: their owner is gone or will open them again elsewhere.
+The table of sessions (`sessions`) says who may feed which session and where its frames go; the engine keeps
+all else. Sessions are opened, fed, adopted and closed over links, in order with their frames. When the link
+of their owner ends they are orphans, which another owner may adopt; when the link to the next hop ends,
+outputs are kept and the owner is told.
 """
 
 from __future__ import annotations
@@ -12,34 +13,37 @@ import contextlib
 import logging
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rearview.config import ServiceConfig
+from rearview.contract.events import Direction, LinkBytes, SlotsOffered, SlotsTaken
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
-from rearview.engine.engine import Engine, StepResult
-from rearview.errors import Fault, RearviewError, Reason, Refused
+from rearview.engine.engine import Engine
+from rearview.engine.sessions import Standing
+from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused
 from rearview.replica.build import build_engine
+from rearview.replica.outflow import Outflow
+from rearview.replica.planes import on_tensors
 from rearview.replica.runner import EngineRunner
+from rearview.replica.sessions import Held, Sessions
+from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
+from rearview.transport.codec import SPOKEN, FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer, reachable
 from rearview.transport.wire import (
     Kind,
-    decode_frame,
+    decode_ack,
     decode_json,
     decode_settings,
     decode_spec,
-    encode_frame,
     encode_json,
+    frame_head,
     plane_bytes,
 )
 
@@ -47,73 +51,34 @@ __all__ = ["Stage"]
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED_EPOCHS = 10_000
-"""Closed sessions whose epoch is remembered, so that a former owner stays fenced."""
-
-
-@dataclass(slots=True)
-class _Session:
-    epoch: int
-    owner: Link
-    """Who opened it, and feeds it or the span before."""
-    next_link: Link
-    frames: int = 0
-    """Frames that have left this stage."""
-
-
-def _tell_lost(session_id: str, session: _Session) -> None:
-    with contextlib.suppress(LinkClosed):  # An owner that is gone needs no word.
-        session.owner.send(Kind.LOST, encode_json({"session_id": session_id, "epoch": session.epoch}))
-
-
-def _refusal(error: RearviewError) -> dict[str, Any]:
-    """The reply to an open that has failed."""
-    return {
-        "reason": error.reason.name,
-        "message": error.message,
-        "retry_after_s": error.retry_after_s,
-        "metadata": error.metadata,
-    }
-
-
-def _on_tensors(frame: Frame[NDArray[Any]]) -> Frame[Tensor]:
-    """One copy: a tensor must be writable and must not pin the whole message."""
-    planes = frame.planes
-    copied = None if planes is None else {n: torch.from_numpy(plane.copy()) for n, plane in planes.items()}
-    return replace(cast("Frame[Any]", frame), planes=copied)
-
-
-def _on_arrays(frame: Frame[Tensor], epoch: int) -> Frame[NDArray[Any]]:
-    planes = frame.planes
-    arrays = None if planes is None else {name: plane.numpy() for name, plane in planes.items()}
-    return replace(cast("Frame[Any]", frame), planes=arrays, epoch=epoch)
-
-
-def _open_anew(engine: Engine, spec: SessionSpec) -> None:
-    engine.close(spec.session_id)  # An open under an older epoch may have come before.
-    engine.open(spec)
-
-
-def _admit(frame: Frame[Tensor], now: float, engine: Engine) -> None:
-    # A session that was closed meanwhile needs no answer: its owner closed it.
-    engine.admit(frame, now)
+CallLater = Callable[[float, Callable[[], None]], object]
+"""Seconds from now, and what to do then."""
 
 
 class Stage:
     """One replica of the span `config.spans[span_index]`. Construct and use it on one event loop."""
 
-    def __init__(self, config: ServiceConfig, span_index: int, replica_id: str, node: str) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        span_index: int,
+        replica_id: str,
+        node: str,
+        *,
+        clock: Callable[[], float] | None = None,
+        call_later: CallLater | None = None,
+    ) -> None:
+        """`clock`, `call_later`: by which orphans are closed; the event loop's own if they are not given."""
         self._config = config
         self._span_index = span_index
         self._span = config.spans[span_index]
         self._replica_id = replica_id
         self._node = node
-        self._sessions: dict[str, _Session] = {}
-        self._opening: dict[str, int] = {}
-        """Epochs of the sessions whose open is under way; a close takes them out."""
-        self._epochs: OrderedDict[str, int] = OrderedDict()
+        loop = asyncio.get_running_loop()
+        self._clock, self._call_later = clock or loop.time, call_later or loop.call_later
+        self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self._draining = self._stopping = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._server = LinkServer(
@@ -123,19 +88,22 @@ class Stage:
         self._runner: EngineRunner | None = None
         self._address = ""
         self._metrics = Metrics(new_registry())
+        self._events = MetricsListener(self._metrics)
+        is_last = span_index + 1 == len(config.spans)
+        self._outflow = Outflow(self._sessions, self._span.name, self._events, is_last=is_last)
         self._metrics_server: MetricsServer | None = None
         self._metrics_port = 0
 
     async def start(self) -> None:
         """Load the model and take links."""
-        runner = EngineRunner(partial(build_engine, self._config, self._span), self._on_step)
+        runner = EngineRunner(partial(build_engine, self._config, self._span), self._outflow.step)
         await runner.ready()
         self._runner = runner
         self._address = str(await self._server.start())
         self._metrics_server, self._metrics_port = serve_metrics(
             self._metrics.registry, self._span.metrics_port, self._config.link.host
         )
-        self._metrics.slots.labels(self._span.name).set(self._span.slots)
+        self._events(SlotsOffered(self._span.name, self._span.slots))
 
     def describe(self) -> Mapping[str, Any]:
         """What placement and operators need to know of this replica."""
@@ -146,8 +114,9 @@ class Stage:
             "node": self._node,
             "slots": self._span.slots,
             "free_slots": 0 if self._draining else self._span.slots - self.num_sessions,
-            "sessions": sorted(self._sessions),
-            "frames_by_session": {key: session.frames for key, session in self._sessions.items()},
+            "sessions": sorted(held.session_id for held in self._sessions),
+            "orphans": self._sessions.orphans,
+            "frames_by_session": {held.session_id: held.frames for held in self._sessions},
             "pid": os.getpid(),
             "draining": self._draining,
             "metrics_url": f"http://{reachable(self._config.link.host)}:{self._metrics_port}/metrics",
@@ -155,11 +124,11 @@ class Stage:
 
     @property
     def num_sessions(self) -> int:
-        """Those whose open is under way included: they hold a slot."""
-        return len(self._sessions) + len(self._opening)
+        """Orphans and those whose open is under way included: they hold a slot."""
+        return len(self._sessions)
 
     def check_health(self) -> None:
-        """Raise if the engine's thread has died: Serve then replaces the replica."""
+        """Raise if the engine's thread has died or was given up: Serve then replaces the replica."""
         if self._runner is None or not self._runner.alive:
             raise RuntimeError("the engine thread is not running")
 
@@ -172,7 +141,8 @@ class Stage:
                 await self._empty.wait()
 
     async def stop(self) -> None:
-        """Close links and stop the engine."""
+        """Close links and stop the engine; one that hangs is left alone."""
+        self._stopping = True
         await self._server.stop()
         await self._pool.stop()
         if self._runner is not None:
@@ -182,83 +152,113 @@ class Stage:
 
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if kind is Kind.FRAME:
-            self._on_frame(decode_frame(body, time.monotonic()))
+            self._on_frame(link, body)
+        elif kind is Kind.ACK:
+            self._on_ack(link, body)
         elif kind is Kind.SETTINGS:
-            self._on_settings(decode_json(body), body)
-        elif kind is Kind.OPEN:
-            task = asyncio.create_task(self._open(link, decode_json(body)))
+            self._on_settings(decode_json(body))
+        elif kind in (Kind.OPEN, Kind.ATTACH):
+            task = asyncio.create_task(self._answer(link, kind, decode_json(body)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif kind is Kind.CLOSE:
             content = decode_json(body)
             self._close(content["session_id"], content["epoch"])
 
-    def _on_frame(self, frame: Frame[NDArray[Any]]) -> None:
-        session = self._sessions.get(frame.session_id)
-        if session is None or frame.epoch != session.epoch or self._runner is None:
+    def _on_frame(self, link: Link, body: bytes) -> None:
+        held = self._sessions.get(*frame_head(body))
+        if held is None:
             return  # Of a former owner or a closed session: fenced.
-        self._runner.post(partial(_admit, _on_tensors(frame), time.monotonic()))
-        self._count_bytes("received", plane_bytes(frame))
+        now = time.monotonic()
+        frame = held.codec.decode(body, now)
+        held.feeder, held.place = link, max(held.place, frame.place)
+        self._engine.post(partial(_admit, on_tensors(frame), now))
+        self._events(LinkBytes(self._span.name, Direction.RECEIVED, plane_bytes(frame)))
 
-    def _on_settings(self, content: Mapping[str, Any], body: bytes) -> None:
-        session = self._sessions.get(content["session_id"])
-        if session is None or content["epoch"] != session.epoch or self._runner is None:
+    def _on_ack(self, link: Link, body: bytes) -> None:
+        session_id, epoch, ordinal = decode_ack(body)
+        held = self._sessions.get(session_id, epoch)
+        if held is not None and held.next is link:  # What a former next hop has, this one may lack.
+            self._engine.post(lambda engine: engine.acknowledge(session_id, ordinal))
+
+    def _on_settings(self, content: Mapping[str, Any]) -> None:
+        held = self._sessions.get(content["session_id"], content["epoch"])
+        if held is None:
             return
         version, settings = content["version"], decode_settings(content["settings"])
-        self._runner.post(lambda engine: engine.update(content["session_id"], version, settings))
-        if self._span_index + 1 < len(self._config.spans):
-            with contextlib.suppress(LinkClosed):
-                session.next_link.send(Kind.SETTINGS, body)
+        self._engine.post(lambda engine: engine.update(held.session_id, version, settings))
+        self._outflow.announce(held, version, content["settings"])
 
-    async def _open(self, owner: Link, request: dict[str, Any]) -> None:
+    async def _answer(self, owner: Link, kind: Kind, request: dict[str, Any]) -> None:
+        """Answer a request to open or to adopt a session."""
         try:
-            await self._try_open(owner, decode_spec(request["session"]), request["epoch"], request["next"])
+            if kind is Kind.OPEN:
+                await self._try_open(owner, request)
+                answer = {}
+            else:
+                answer = await self._try_attach(owner, request)
         except RearviewError as error:
-            owner.reply(request, _refusal(error))
-        except Exception as error:  # The edge of one open: the session does not start, the replica goes on.
-            error_id = log_fault(logger, "open failed", error, span=self._span.name)
-            owner.reply(request, _refusal(Fault(metadata={"error_id": error_id})))
-        else:
-            owner.reply(request, {})
+            answer = _refusal(error)
+        except Exception as error:  # The edge of one request: it is refused, the replica goes on.
+            error_id = log_fault(logger, f"{kind.name.lower()} failed", error, span=self._span.name)
+            answer = _refusal(Fault(metadata={"error_id": error_id}))
+        owner.reply(request, answer)
 
-    async def _try_open(self, owner: Link, spec: SessionSpec, epoch: int, next_address: str) -> None:
+    async def _try_open(self, owner: Link, request: Mapping[str, Any]) -> None:
+        spec, epoch = decode_spec(request["session"]), request["epoch"]
+        codec = _codec(self._config, request, spec)
         if self._draining or self._runner is None:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
-        if epoch <= self._epochs.get(spec.session_id, 0):
-            raise Refused(Reason.TAKEN_OVER, "a newer epoch of the session is known here")
-        if (former := self._sessions.get(spec.session_id)) is not None:
+        if (former := self._sessions.begin(spec.session_id, epoch)) is not None:
             if former.owner is not owner:
-                _tell_lost(spec.session_id, former)
-            self._close(spec.session_id, former.epoch)
-        self._remember(spec.session_id, epoch)
-        self._opening[spec.session_id] = epoch
+                _tell_lost(former.owner, spec.session_id, former.epoch)
+            self._forget(spec.session_id)
         self._changed()
         try:
-            next_link = await self._link_to(next_address)
-            self._check_opening(spec.session_id, epoch)
-            await self._runner.call(partial(_open_anew, spec=spec))
-            self._check_opening(spec.session_id, epoch)
+            next_link = await self._link_to(request["next"])
+            self._sessions.check_opening(spec.session_id, epoch)
+            await self._engine.call(partial(_open_anew, spec=spec))
+            self._sessions.check_opening(spec.session_id, epoch)
         except BaseException:
-            self._abandon(spec.session_id, epoch)
+            if self._sessions.abandon(spec.session_id, epoch):
+                self._forget(spec.session_id)
             raise
-        del self._opening[spec.session_id]
-        self._sessions[spec.session_id] = _Session(epoch, owner, next_link)
+        self._sessions.opened(Held(spec.session_id, epoch, owner, next_link, codec))
         self._changed()
-        if owner.closed or next_link.closed:
+        if owner.closed or next_link.closed:  # Nobody has learnt of it: there is nothing to adopt.
             self._close(spec.session_id, epoch)
 
-    def _check_opening(self, session_id: str, epoch: int) -> None:
-        if self._opening.get(session_id) != epoch:
-            raise Refused(Reason.TAKEN_OVER, "the session was closed or opened anew meanwhile")
+    async def _try_attach(self, owner: Link, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What whoever adopts the session must know. Frames of the hops before are fenced from now on, until
+        they are adopted too: the last span of a lane is to be the first, and no frame is lost then.
+        """
+        session_id, epoch, address = request["session_id"], request["epoch"], request.get("next")
+        self._sessions.check_attach(session_id, epoch)
+        next_link = await self._link_to(address) if address else None
+        held = self._sessions.check_attach(session_id, epoch)  # It may have ended meanwhile.
+        if owner.closed:
+            raise Refused(Reason.REPLICA_LOST, "who asked is gone")
+        target = next_link or held.next
+        anew = next_link is not None or epoch > held.epoch
+        if (fenced := self._sessions.attach(session_id, epoch, owner)) is not None:
+            _tell_lost(fenced[0], session_id, fenced[1])
+        if anew:
+            held.next = None  # What was kept goes first.
+        known = await self._engine.call(
+            partial(Engine.standing, session_id=session_id),
+            lambda kept: self._resume(held, epoch, kept, target) if anew else None,
+        )
+        if known is None:
+            raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
+        return {"place": held.place, **_told(known)}
 
-    def _abandon(self, session_id: str, epoch: int) -> None:
-        """An open has failed: give the slot back, unless a newer open of the session will use it."""
-        if self._opening.get(session_id, epoch) != epoch or session_id in self._sessions:
+    def _resume(self, held: Held[Link], epoch: int, kept: Standing | None, next_link: Link | None) -> None:
+        if self._sessions.get(held.session_id, epoch) is not held or kept is None or next_link is None:
             return
-        self._opening.pop(session_id, None)
-        if self._runner is not None:
-            self._runner.post(lambda engine: engine.close(session_id))
-        self._changed()
+        if next_link.closed:
+            _tell_lost(held.owner, held.session_id, epoch, hop=self._span_index)
+        else:
+            self._outflow.resume(held, kept, next_link)
 
     async def _link_to(self, address: str) -> Link:
         try:
@@ -266,59 +266,80 @@ class Stage:
         except LinkClosed as error:
             raise Refused(Reason.REPLICA_LOST, str(error), retry_after_s=1.0) from None
 
-    def _remember(self, session_id: str, epoch: int) -> None:
-        self._epochs[session_id] = epoch
-        self._epochs.move_to_end(session_id)
-        if len(self._epochs) > REMEMBERED_EPOCHS:
-            self._epochs.popitem(last=False)
+    @property
+    def _engine(self) -> EngineRunner:
+        assert self._runner is not None, "a session before the start"
+        return self._runner
 
     def _close(self, session_id: str, epoch: int) -> None:
-        if epoch > self._epochs.get(session_id, 0):
-            self._remember(session_id, epoch)  # Its open is still to run, and will be refused.
-        if self._opening.get(session_id) == epoch:
-            self._abandon(session_id, epoch)  # Its open is under way, and will find itself gone.
-        session = self._sessions.get(session_id)
-        if session is None or epoch != session.epoch or self._runner is None:
-            return
-        del self._sessions[session_id]
-        self._runner.post(lambda engine: engine.close(session_id))
+        if self._sessions.close(session_id, epoch):
+            self._forget(session_id)
+
+    def _forget(self, session_id: str) -> None:
+        self._engine.post(lambda engine: engine.close(session_id))
         self._changed()
 
     def _changed(self) -> None:
-        self._metrics.slots_used.labels(self._span.name).set(len(self._sessions))
+        self._events(SlotsTaken(self._span.name, len(self._sessions)))
         if self.num_sessions:
             self._empty.clear()
         else:
             self._empty.set()
 
     def _on_owner_closed(self, link: Link) -> None:
-        for session_id, session in tuple(self._sessions.items()):
-            if session.owner is link:
-                self._close(session_id, session.epoch)
+        if self._stopping or not (orphans := self._sessions.owner_closed(link, self._clock())):
+            return
+        logger.warning("an owner is gone: %d sessions wait for another one", orphans)
+        self._call_later(self._config.link.orphan_grace_s, self._close_overdue)
+
+    def _close_overdue(self) -> None:
+        for held in self._sessions.overdue(self._clock()):
+            self._close(held.session_id, held.epoch)
 
     def _on_next_closed(self, link: Link) -> None:
-        for session_id, session in tuple(self._sessions.items()):
-            if session.next_link is link:
-                _tell_lost(session_id, session)
-                self._close(session_id, session.epoch)
+        for held in self._sessions.next_closed(link):
+            _tell_lost(held.owner, held.session_id, held.epoch, hop=self._span_index)
 
-    def _on_step(self, result: StepResult) -> None:
-        if result.batch is not None:
-            self._metrics.batch_rows.labels(self._span.name).observe(result.batch.rows)
-            self._metrics.queue_age_seconds.labels(self._span.name).set(result.queue_age_s)
-        now = time.monotonic()
-        for emission in result.emissions:
-            session = self._sessions.get(emission.session_id)
-            if session is None:
-                continue
-            session.frames += 1
-            timing = emission.timings[-1]
-            self._metrics.span_queue_seconds.labels(self._span.name).observe(timing.queue_s)
-            self._metrics.span_compute_seconds.labels(self._span.name).observe(timing.compute_s)
-            left = _on_arrays(emission, session.epoch)
-            self._count_bytes("sent", plane_bytes(left))
-            with contextlib.suppress(LinkClosed):  # `_on_next_closed` closes the session.
-                session.next_link.send(Kind.FRAME, *encode_frame(left, now))
 
-    def _count_bytes(self, direction: str, count: int) -> None:
-        self._metrics.link_bytes.labels(self._span.name, direction).inc(count)
+def _codec(config: ServiceConfig, request: Mapping[str, Any], spec: SessionSpec) -> FrameCodec:
+    """How the frames of the lane are written. An owner that says no version knows of one alone."""
+    version = request.get("version", 1)
+    if version not in SPOKEN:
+        raise Refused(Reason.REPLICA_LOST, f"lanes of version {version} are not served here")
+    has_depth = spec.cache is not None and bool(config.model.depth)
+    return FrameCodec(version, [span.name for span in config.spans], has_depth)
+
+
+def _told(standing: Standing) -> dict[str, Any]:
+    """Where a session stands, as it travels. Of what is retained, each frame's place and ordinal."""
+    return {
+        "expected": standing.expected,
+        "committed": {str(step): ordinal for step, ordinal in standing.committed.items()},
+        "settings": list(standing.versions),
+        "retained": [[frame.place, frame.ordinal] for frame in standing.retained],
+    }
+
+
+def _tell_lost(owner: Link, session_id: str, epoch: int, **hop: int) -> None:
+    with contextlib.suppress(LinkClosed):  # An owner that is gone needs no word.
+        owner.send(Kind.LOST, encode_json({"session_id": session_id, "epoch": epoch, **hop}))
+
+
+def _refusal(error: RearviewError) -> dict[str, Any]:
+    """The reply to a request that has failed."""
+    return {
+        "reason": error.reason.name,
+        "message": error.message,
+        "retry_after_s": error.retry_after_s,
+        "metadata": error.metadata,
+    }
+
+
+def _open_anew(engine: Engine, spec: SessionSpec) -> None:
+    engine.close(spec.session_id)  # An open under an older epoch may have come before.
+    engine.open(spec)
+
+
+def _admit(frame: Frame[Tensor], now: float, engine: Engine) -> None:
+    # A session that was closed meanwhile needs no answer: its owner closed it.
+    engine.admit(frame, now)

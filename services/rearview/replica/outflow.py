@@ -1,0 +1,97 @@
+"""What leaves a replica: frames to the next hop, acknowledgements to the one before.
+
+A frame goes once over a link to the next hop. It is kept in the engine until that hop has acknowledged it,
+so that it can be sent again where a lost link is replaced; the hop before may let its own copy go as soon
+as the frame has left here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rearview.contract.events import BatchRun, Direction, Events, FrameLeftSpan, LinkBytes
+from rearview.contract.frame import Frame
+from rearview.engine.engine import StepResult
+from rearview.engine.sessions import Standing
+from rearview.replica.planes import on_arrays
+from rearview.replica.sessions import Held, Sessions
+from rearview.transport.links import Link, LinkClosed
+from rearview.transport.wire import Ack, Kind, encode_ack, encode_json, plane_bytes
+
+__all__ = ["Outflow"]
+
+ACK_EVERY = 4
+"""Ordinals from one acknowledgement to the next: the hop before keeps so many outputs more than it must."""
+
+
+class Outflow:
+    """Sends what an engine has done. For one event loop."""
+
+    def __init__(self, sessions: Sessions[Link], span: str, events: Events, *, is_last: bool) -> None:
+        """`span`: name of the replica's. `is_last`: the next hop is the ingress, which knows the settings."""
+        self._sessions = sessions
+        self._span = span
+        self._events = events
+        self._is_last = is_last
+
+    def step(self, result: StepResult) -> None:
+        """Pass on what one step of the engine did."""
+        if result.batch is not None:
+            self._events(BatchRun(self._span, result.batch.rows, result.queue_age_s))
+        now = time.monotonic()
+        for frame in result.emissions:
+            held = self._sessions.get(frame.session_id)
+            if held is None:
+                continue
+            if held.left.add(frame.ordinal):
+                held.frames += 1
+                self._events(FrameLeftSpan(frame.timings[-1]))
+            self._send(held, frame, now)
+            self._acknowledge(held)
+
+    def announce(self, held: Held[Link], version: int, settings: Mapping[str, Any]) -> None:
+        """Tell the next span of settings; precedes the first frame under them."""
+        held.announced(version, settings)
+        self._tell_settings(held, version, settings)
+
+    def resume(self, held: Held[Link], kept: Standing, next_link: Link) -> None:
+        """Go on over `next_link`: first the settings, then what was kept and not acknowledged."""
+        held.next = next_link
+        held.sent = held.left.without([frame.ordinal for frame in kept.retained])
+        for version, settings in held.settings.items():
+            self._tell_settings(held, version, settings)
+        now = time.monotonic()
+        for frame in kept.retained:
+            self._send(held, frame, now)
+
+    def _send(self, held: Held[Link], frame: Frame[Tensor], now: float) -> None:
+        if held.next is None or not held.sent.add(frame.ordinal):
+            return
+        left = on_arrays(frame, held.epoch)
+        with contextlib.suppress(LinkClosed):  # The stage will be told, and the output is kept.
+            held.next.send(Kind.FRAME, *held.codec.encode(left, now))
+            self._events(LinkBytes(self._span, Direction.SENT, plane_bytes(left)))
+
+    def _tell_settings(self, held: Held[Link], version: int, settings: Mapping[str, Any]) -> None:
+        if self._is_last or held.next is None:
+            return
+        content = {
+            "session_id": held.session_id,
+            "epoch": held.epoch,
+            "version": version,
+            "settings": settings,
+        }
+        with contextlib.suppress(LinkClosed):
+            held.next.send(Kind.SETTINGS, encode_json(content))
+
+    def _acknowledge(self, held: Held[Link]) -> None:
+        before = held.feeder
+        if before is None or not before.knows(Kind.ACK) or (ordinal := held.ack_due(ACK_EVERY)) is None:
+            return
+        with contextlib.suppress(LinkClosed):  # Who is gone keeps nothing.
+            before.send(Kind.ACK, encode_ack(Ack(held.session_id, held.epoch, ordinal)))

@@ -1,0 +1,212 @@
+"""The sessions of a replica: under which epoch, fed by whom, sending to whom, and orphaned since when.
+
+A table without I/O: links are opaque to it, `now` is an argument, and what a change asks of the shell
+(`Stage`) is returned. A session whose owner's link ends is not lost: it is an *orphan* for the grace time,
+in which another owner may adopt it (ATTACH) under a newer epoch. What surprises: epochs are remembered
+beyond the sessions that they fenced, so that a former owner who is late is still refused.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from rearview.contract.frame import NO_PLACE
+from rearview.errors import NotFound, Reason, Refused
+from rearview.transport.codec import FrameCodec
+
+__all__ = ["Held", "Passed", "Sessions"]
+
+REMEMBERED_EPOCHS = 10_000
+"""Closed sessions whose epoch is remembered, so that a former owner stays fenced."""
+REMEMBERED_SETTINGS = 64
+"""Settings that are told again to a next replica: no session has more frames on their way."""
+
+L = TypeVar("L")
+"""A link to a peer."""
+
+
+@dataclass(slots=True)
+class Passed:
+    """Ordinals that have passed a point, each once and mostly in order."""
+
+    upto: int = -1
+    """It and all before it have passed."""
+    after: set[int] = field(default_factory=set)
+    """Those that have passed although one before them has not."""
+
+    def add(self, ordinal: int) -> bool:
+        """False: it had passed before."""
+        if ordinal <= self.upto or ordinal in self.after:
+            return False
+        self.after.add(ordinal)
+        while self.upto + 1 in self.after:
+            self.upto += 1
+            self.after.remove(self.upto)
+        return True
+
+    def without(self, ordinals: Sequence[int]) -> Passed:
+        """As if these had not passed."""
+        first = min(ordinals, default=self.upto + 1)
+        passed = {*range(first, self.upto + 1), *self.after}
+        return Passed(min(self.upto, first - 1), passed.difference(ordinals))
+
+
+@dataclass(slots=True)
+class Held(Generic[L]):
+    """One session."""
+
+    session_id: str
+    epoch: int
+    owner: L
+    """Who opened or adopted it, and feeds it or the span before."""
+    next: L | None
+    """Where its frames go. None: the link is gone, or an adoption is under way; outputs are kept."""
+    codec: FrameCodec
+    place: int = NO_PLACE
+    """The highest place among the frames that were admitted."""
+    feeder: L | None = None
+    """Where its last frame came from."""
+    left: Passed = field(default_factory=Passed)
+    """Ordinals that the engine is done with."""
+    sent: Passed = field(default_factory=Passed)
+    """Ordinals that went out over `next`: none goes twice over one link."""
+    frames: int = 0
+    """Frames that have left this replica."""
+    told_upto: int = -1
+    """The last ordinal that the hop before knows not to be needed."""
+    settings: OrderedDict[int, Mapping[str, Any]] = field(default_factory=OrderedDict)
+    """The last versions announced, as they travel."""
+    orphaned_until_s: float | None = None
+    """When it is closed, unless somebody adopts it. None: it has an owner."""
+
+    def announced(self, version: int, settings: Mapping[str, Any]) -> None:
+        """Remember settings."""
+        self.settings[version] = settings
+        if len(self.settings) > REMEMBERED_SETTINGS:
+            self.settings.popitem(last=False)
+
+    def ack_due(self, every: int) -> int | None:
+        """The ordinal to acknowledge to the hop before, if `every` or more have been passed since."""
+        if self.left.upto - self.told_upto < every:
+            return None
+        self.told_upto = self.left.upto
+        return self.told_upto
+
+
+class Sessions(Generic[L]):
+    """Those that are open, those that are opening, and the epochs of those that were."""
+
+    def __init__(self, orphan_grace_s: float) -> None:
+        self._grace_s = orphan_grace_s
+        self._held: dict[str, Held[L]] = {}
+        self._opening: dict[str, int] = {}
+        """Epochs of the sessions whose open is under way; a close takes them out."""
+        self._epochs: OrderedDict[str, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Those whose open is under way included: they hold a slot."""
+        return len(self._held) + len(self._opening)
+
+    def __iter__(self) -> Iterator[Held[L]]:
+        return iter(tuple(self._held.values()))
+
+    @property
+    def orphans(self) -> Sequence[str]:
+        """Sessions without an owner, in order of id."""
+        return sorted(held.session_id for held in self if held.orphaned_until_s is not None)
+
+    def get(self, session_id: str, epoch: int | None = None) -> Held[L] | None:
+        """The session, if it is open and, with `epoch`, under this very one: everything else is fenced."""
+        held = self._held.get(session_id)
+        return held if held is not None and epoch in (None, held.epoch) else None
+
+    def begin(self, session_id: str, epoch: int) -> Held[L] | None:
+        """An open of the session is under way; returns the former one that it ends, whose owner is to be
+        told if it is another. Raises Refused(TAKEN_OVER) if a newer epoch is known.
+        """
+        if epoch <= self._epochs.get(session_id, 0):
+            raise _taken_over()
+        former = self._held.pop(session_id, None)
+        self._remember(session_id, epoch)
+        self._opening[session_id] = epoch
+        return former
+
+    def check_opening(self, session_id: str, epoch: int) -> None:
+        """Raises Refused if the open under way was overtaken by a close or a newer open."""
+        if self._opening.get(session_id) != epoch:
+            raise Refused(Reason.TAKEN_OVER, "the session was closed or opened anew meanwhile")
+
+    def opened(self, held: Held[L]) -> None:
+        """The open under way has succeeded."""
+        del self._opening[held.session_id]
+        self._held[held.session_id] = held
+
+    def abandon(self, session_id: str, epoch: int) -> bool:
+        """An open has failed. False: a newer one is under way or has succeeded, and needs the slot."""
+        if self._opening.get(session_id, epoch) != epoch or session_id in self._held:
+            return False
+        self._opening.pop(session_id, None)
+        return True
+
+    def close(self, session_id: str, epoch: int) -> bool:
+        """Forget the session if this is its epoch; returns whether the engine has something to forget."""
+        if epoch > self._epochs.get(session_id, 0):
+            self._remember(session_id, epoch)  # Its open is still to run, and will be refused.
+        if self._opening.get(session_id) == epoch:
+            return self.abandon(session_id, epoch)  # Its open is under way, and will find itself gone.
+        if self.get(session_id, epoch) is None:
+            return False
+        del self._held[session_id]
+        return True
+
+    def check_attach(self, session_id: str, epoch: int) -> Held[L]:
+        """The session, if an owner under `epoch` may adopt it. The same epoch is the same owner, who comes
+        back over another link. Raises NotFound(SESSION_UNKNOWN) and Refused(TAKEN_OVER).
+        """
+        if epoch < self._epochs.get(session_id, 0):
+            raise _taken_over()
+        held = self._held.get(session_id)
+        if held is None:
+            raise NotFound(Reason.SESSION_UNKNOWN, "there is no such session here")
+        return held
+
+    def attach(self, session_id: str, epoch: int, owner: L) -> tuple[L, int] | None:
+        """Adopt the session; returns the link of the owner that is fenced by it, to be told, with its epoch.
+        Raises as `check_attach` does.
+        """
+        held = self.check_attach(session_id, epoch)
+        fenced = (held.owner, held.epoch) if epoch > held.epoch and held.owner is not owner else None
+        self._remember(session_id, epoch)
+        held.epoch, held.owner, held.orphaned_until_s = epoch, owner, None
+        return fenced
+
+    def owner_closed(self, link: L, now: float) -> int:
+        """Its sessions are orphans from now on; returns how many."""
+        mine = [held for held in self if held.owner is link and held.orphaned_until_s is None]
+        for held in mine:
+            held.orphaned_until_s = now + self._grace_s
+        return len(mine)
+
+    def next_closed(self, link: L) -> Sequence[Held[L]]:
+        """Their outputs are kept from now on; returns the sessions, whose owners are to be told."""
+        cut_off = [held for held in self if held.next is link]
+        for held in cut_off:
+            held.next = None
+        return cut_off
+
+    def overdue(self, now: float) -> Sequence[Held[L]]:
+        """Orphans whose grace time is over."""
+        return [held for held in self if held.orphaned_until_s is not None and held.orphaned_until_s <= now]
+
+    def _remember(self, session_id: str, epoch: int) -> None:
+        self._epochs[session_id] = epoch
+        self._epochs.move_to_end(session_id)
+        if len(self._epochs) > REMEMBERED_EPOCHS:
+            self._epochs.popitem(last=False)
+
+
+def _taken_over() -> Refused:
+    return Refused(Reason.TAKEN_OVER, "a newer epoch of the session is known here")
