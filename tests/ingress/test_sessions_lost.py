@@ -128,6 +128,13 @@ async def test_a_service_that_stops_tells_its_streams_and_releases_its_leases() 
         assert await service.ingress._directory.list(None) == []
 
 
+async def test_a_service_that_stops_leaves_no_orphans() -> None:
+    async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
+        await stream.start()
+        await service.server.stop()
+        await eventually(lambda: [stage.num_sessions for stage in service.stages] == [0, 0, 0])
+
+
 async def test_a_fault_while_a_picture_is_taken_ends_its_session_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
