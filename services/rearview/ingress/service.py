@@ -25,11 +25,11 @@ from rearview.contract.frame import Frame
 from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings, SettingsChange, check_adapters
+from rearview.control.admission import Admission, check_settings, check_sides
 from rearview.control.methods import Offer, choose_method
 from rearview.directory import open_directory
 from rearview.directory.protocol import DirectoryUnavailable, Lease, LeaseHeld, LeaseLost
 from rearview.errors import Fault, InvalidRequest, NotFound, RearviewError, Reason, Refused, StreamEnded
-from rearview.ingress.admission import Admission, check_settings, check_sides
 from rearview.ingress.auth import Tenants
 from rearview.ingress.lanes import Lane, Lanes
 from rearview.ingress.options import SessionOptions, Terms

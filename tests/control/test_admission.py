@@ -6,8 +6,8 @@ import math
 
 import pytest
 from rearview.config import LimitsConfig, TenantConfig
+from rearview.control.admission import Admission, check_settings
 from rearview.errors import InvalidRequest, Reason, Refused
-from rearview.ingress.admission import Admission, check_settings
 
 pytestmark = pytest.mark.unit
 
