@@ -12,33 +12,15 @@ than `lease_s` are good enough, because ownership rests on epochs and not on tim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from rearview.contract.lease import Lease
 from rearview.errors import Reason, Refused, StreamEnded
 
 __all__ = ["REMEMBER_S", "Directory", "DirectoryUnavailable", "Lease", "LeaseHeld", "LeaseLost"]
 
 REMEMBER_S = 3600.0
 """How long a session's epoch is remembered after its last transition, and a lease that nobody renews."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Who owns a session."""
-
-    session_id: str
-    tenant: str
-    lane: tuple[str, ...]
-    """Replica id per span, in the order of the chain."""
-    ingress: str
-    """Id of the ingress that feeds the session."""
-    epoch: int
-    """Higher than every earlier epoch of the session."""
-    expiry_s: float
-    """Wall-clock second after which `acquire(takeover=True)` may take the lease."""
-    open_time_s: float
-    """Wall-clock second at which the session was opened; kept by renewals, moves and takeovers."""
 
 
 class LeaseHeld(Refused):
