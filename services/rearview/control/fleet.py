@@ -1,0 +1,66 @@
+"""What an ingress knows of replicas and lanes, as values. What changes them is in `lanes.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from rearview.control.placement import Replica, place
+
+__all__ = ["Fleet", "LaneId", "LaneState", "Phase"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneId:
+    """Which lane: a session has one for each epoch."""
+
+    session_id: str
+    epoch: int
+
+
+class Phase(Enum):
+    """How far a lane is."""
+
+    DIALLING = 1
+    """Links to its replicas are made; none holds a slot."""
+    OPENING = 2
+    """Its replicas were asked for a slot."""
+    OPEN = 3
+    """Every one of them holds a slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """A lane and how far it is."""
+
+    replicas: tuple[Replica, ...]
+    """One per span, as they were when the lane was chosen."""
+    phase: Phase
+    awaited: frozenset[str]
+    """Replicas that have not answered what they were asked last."""
+
+    def leads_to(self, replica_id: str) -> bool:
+        """Whether the replica is one of the lane's."""
+        return any(replica.replica_id == replica_id for replica in self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All that is known. A value: `after` makes another."""
+
+    spans: tuple[str, ...]
+    replicas: Mapping[str, Replica] = field(default_factory=dict)
+    """By id, those that a new session may go to."""
+    linked: Mapping[str, str] = field(default_factory=dict)
+    """Address to replica id: a replica that nobody describes any more can still be lost."""
+    lanes: Mapping[LaneId, LaneState] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every span has a replica."""
+        return {replica.span for replica in self.replicas.values()} >= set(self.spans)
+
+    def choose(self, sessions_by_replica: Mapping[str, int]) -> tuple[str, ...]:
+        """A replica per span for a new session. Raises Refused(NO_CAPACITY)."""
+        return place(self.spans, self.replicas.values(), sessions_by_replica)

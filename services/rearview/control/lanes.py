@@ -1,0 +1,348 @@
+"""What an ingress knows of replicas and lanes, and what follows when something happens to them.
+
+`after(fleet, event)` gives what is known after an event and the actions that follow from it. A shell performs
+the actions over links, in order, and tells what comes of them as further events (`ingress/lanes.py`).
+
+    DIALLING ── every replica is linked ──> OPENING ── every one has given a slot ──> OPEN
+        └──────────── refused ─────────────────┴──── lost, or wanted no more ───────────┘
+
+What surprises: whoever was asked for a slot is told to free it, whether or not it has answered. On one link
+nothing overtakes, so a replica has never a slot that nobody frees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, assert_never
+
+from rearview.control.fleet import Fleet, LaneId, LaneState, Phase
+from rearview.control.placement import Replica
+from rearview.errors import RearviewError, Reason, Refused, StreamEnded
+
+__all__ = [
+    "Action",
+    "Described",
+    "Dial",
+    "DialFailed",
+    "Dialled",
+    "Draining",
+    "EndSession",
+    "Event",
+    "FreeSlot",
+    "LaneLost",
+    "LaneUnwanted",
+    "LaneWanted",
+    "LinkLost",
+    "Opened",
+    "Refuse",
+    "SlotRefused",
+    "SlotTaken",
+    "SlotUnanswered",
+    "Stopping",
+    "TakeSlot",
+    "after",
+]
+
+RETRY_AFTER_S = 1.0
+"""Retry hint when a replica is lost: others are known already."""
+
+
+# What happens.
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """All replicas there are, as they have described themselves."""
+
+    replicas: Sequence[Replica]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneWanted:
+    """A session is to be opened on these replicas, one per span."""
+
+    lane: LaneId
+    replicas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneUnwanted:
+    """The session has ended, or its opening was given up."""
+
+    lane: LaneId
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """There is a link to the replica."""
+
+    lane: LaneId
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    """There is none, and none can be made."""
+
+    lane: LaneId
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class SlotTaken:
+    """The replica has given a slot."""
+
+    lane: LaneId
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRefused:
+    """The replica has none, or a fault."""
+
+    lane: LaneId
+    replica_id: str
+    error: RearviewError
+
+
+@dataclass(frozen=True, slots=True)
+class SlotUnanswered:
+    """The replica was asked for a slot and is silent, or its link is closed."""
+
+    lane: LaneId
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLost:
+    """A replica says that the session has ended there: the one behind it is gone, or another owner came."""
+
+    lane: LaneId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The link to that address has closed: the replica is gone for this ingress."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The replica at that address takes no new sessions."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The ingress stops: its links are about to end."""
+
+
+Event: TypeAlias = (
+    Described
+    | LaneWanted
+    | LaneUnwanted
+    | Dialled
+    | DialFailed
+    | SlotTaken
+    | SlotRefused
+    | SlotUnanswered
+    | LaneLost
+    | LinkLost
+    | Draining
+    | Stopping
+)
+
+
+# What is to be done.
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Make a link, or find the one there is. Comes to Dialled or DialFailed."""
+
+    lane: LaneId
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSlot:
+    """Ask a replica for a slot. Comes to SlotTaken, SlotRefused or SlotUnanswered."""
+
+    lane: LaneId
+    replica: Replica
+    next_address: str | None
+    """Where its frames go: the next replica's, or None for this ingress."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSlot:
+    """Tell a replica to forget the session, in order with what it was told before."""
+
+    lane: LaneId
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Tell who wanted the lane that it is open."""
+
+    lane: LaneId
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell who wanted the lane that there is none."""
+
+    lane: LaneId
+    error: RearviewError
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """Tell the session that its open lane is gone."""
+
+    lane: LaneId
+    error: RearviewError
+
+
+Action: TypeAlias = Dial | TakeSlot | FreeSlot | Opened | Refuse | EndSession
+Outcome: TypeAlias = tuple[Fleet, tuple[Action, ...]]
+
+
+def after(fleet: Fleet, event: Event) -> Outcome:
+    """What is known after `event`, and what to do, in order."""
+    match event:
+        case Described(replicas):
+            return replace(fleet, replicas={replica.replica_id: replica for replica in replicas}), ()
+        case LaneWanted(lane, replica_ids):
+            return _want(fleet, lane, replica_ids)
+        case LaneUnwanted(lane):
+            return _remove(fleet, lane)
+        case Dialled(lane, replica):
+            known = replace(fleet, linked={**fleet.linked, replica.address: replica.replica_id})
+            return _answered(known, lane, replica.replica_id, Phase.DIALLING)
+        case DialFailed(lane, replica):
+            return _lose(_forget(fleet, replica.replica_id), lane)
+        case SlotTaken(lane, replica_id):
+            return _answered(fleet, lane, replica_id, Phase.OPENING)
+        case SlotRefused(lane, replica_id, error):
+            drains = error.reason is Reason.DRAINING
+            return _refuse(_forget(fleet, replica_id) if drains else fleet, lane, error)
+        case SlotUnanswered(lane, replica_id):
+            return _lose(_forget(fleet, replica_id), lane)
+        case LaneLost(lane):
+            return _lose(fleet, lane)
+        case LinkLost(address):
+            return _lose_replica(fleet, address)
+        case Draining(address):
+            return _forget(fleet, fleet.linked.get(address, "")), ()
+        case Stopping():
+            return _stop(fleet)
+        case _:
+            assert_never(event)
+
+
+def _want(fleet: Fleet, lane: LaneId, replica_ids: tuple[str, ...]) -> Outcome:
+    assert lane not in fleet.lanes, f"epoch {lane.epoch} of a session is opened twice"
+    replicas = tuple(fleet.replicas[each] for each in replica_ids if each in fleet.replicas)
+    if len(replicas) < len(replica_ids):
+        return fleet, (Refuse(lane, _gone()),)
+    state = LaneState(replicas, Phase.DIALLING, frozenset(replica_ids))
+    return _with(fleet, lane, state), tuple(Dial(lane, replica) for replica in replicas)
+
+
+def _answered(fleet: Fleet, lane: LaneId, replica_id: str, phase: Phase) -> Outcome:
+    """A replica has done what the lane waits for in `phase`; the last one brings it to the next."""
+    state = fleet.lanes.get(lane)
+    if state is None or state.phase is not phase:
+        return fleet, ()
+    state = replace(state, awaited=state.awaited - {replica_id})
+    if state.awaited:
+        return _with(fleet, lane, state), ()
+    if phase is Phase.OPENING:
+        return _with(fleet, lane, replace(state, phase=Phase.OPEN)), (Opened(lane),)
+    everyone = frozenset(replica.replica_id for replica in state.replicas)
+    following = (*(replica.address for replica in state.replicas[1:]), None)
+    asked = tuple(
+        TakeSlot(lane, replica, address) for replica, address in zip(state.replicas, following, strict=True)
+    )
+    return _with(fleet, lane, replace(state, phase=Phase.OPENING, awaited=everyone)), asked
+
+
+def _refuse(fleet: Fleet, lane: LaneId, error: RearviewError) -> Outcome:
+    """One replica's refusal is the lane's, unless the lane is gone or open."""
+    state = fleet.lanes.get(lane)
+    if state is None or state.phase is Phase.OPEN:
+        return fleet, ()
+    fleet, freed = _remove(fleet, lane)
+    return fleet, (*freed, Refuse(lane, error))
+
+
+def _lose(fleet: Fleet, lane: LaneId) -> Outcome:
+    """The lane is broken, whatever its phase."""
+    state = fleet.lanes.get(lane)
+    if state is None:
+        return fleet, ()
+    if state.phase is not Phase.OPEN:
+        return _refuse(fleet, lane, _gone())
+    fleet, freed = _remove(fleet, lane)
+    return fleet, (*freed, EndSession(lane, _lost()))
+
+
+def _lose_replica(fleet: Fleet, address: str) -> Outcome:
+    replica_id = fleet.linked.get(address)
+    if replica_id is None:
+        return fleet, ()
+    linked = {known: replica for known, replica in fleet.linked.items() if known != address}
+    fleet = replace(_forget(fleet, replica_id), linked=linked)
+    actions: list[Action] = []
+    for lane, state in fleet.lanes.items():
+        if state.leads_to(replica_id):
+            fleet, more = _lose(fleet, lane)
+            actions.extend(more)
+    return fleet, tuple(actions)
+
+
+def _stop(fleet: Fleet) -> Outcome:
+    actions: list[Action] = []
+    for lane, state in fleet.lanes.items():
+        fleet, freed = _remove(fleet, lane)
+        refused = () if state.phase is Phase.OPEN else (Refuse(lane, _stopped()),)
+        actions.extend((*freed, *refused))
+    return replace(fleet, replicas={}), tuple(actions)
+
+
+def _remove(fleet: Fleet, lane: LaneId) -> Outcome:
+    """Without the lane, and with every slot given back that it was asked for."""
+    state = fleet.lanes.get(lane)
+    if state is None:
+        return fleet, ()
+    left = {each: known for each, known in fleet.lanes.items() if each != lane}
+    holds = state.phase is not Phase.DIALLING
+    freed = tuple(FreeSlot(lane, replica.address) for replica in state.replicas) if holds else ()
+    return replace(fleet, lanes=left), freed
+
+
+def _forget(fleet: Fleet, replica_id: str) -> Fleet:
+    """No new session goes to the replica, until it describes itself again."""
+    left = {each: replica for each, replica in fleet.replicas.items() if each != replica_id}
+    return replace(fleet, replicas=left)
+
+
+def _with(fleet: Fleet, lane: LaneId, state: LaneState) -> Fleet:
+    return replace(fleet, lanes={**fleet.lanes, lane: state})
+
+
+def _gone() -> Refused:
+    return Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=RETRY_AFTER_S)
+
+
+def _lost() -> StreamEnded:
+    return StreamEnded(Reason.REPLICA_LOST, "a replica was lost with the session", retry_after_s=1.0)
+
+
+def _stopped() -> Refused:
+    return Refused(Reason.DRAINING, "the service has stopped", retry_after_s=RETRY_AFTER_S)
