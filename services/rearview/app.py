@@ -111,7 +111,7 @@ class IngressDeployment:
 
 
 class ScaleBySessions:
-    """Serve's autoscaling policy: see `stages.autoscaling.desired_replicas`. Runs in the controller."""
+    """Serve's autoscaling policy: see `control.autoscaling.desired_replicas`. Runs in the controller."""
 
     def __init__(self, sessions_per_replica: float) -> None:
         self._sessions_per_replica = sessions_per_replica

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from rearview.config import LimitsConfig, TenantConfig
-from rearview.control.admission import Admission, check_settings
+from rearview.config import LimitsConfig, ModelConfig, TenantConfig
+from rearview.contract.card import ModelCard
+from rearview.control.admission import Admission, Served, check_settings
+from rearview.control.methods import Offer
 from rearview.errors import InvalidRequest, Reason, Refused
 
 pytestmark = pytest.mark.unit
@@ -19,7 +21,8 @@ def tenant(name: str = "alpha", **changes: object) -> TenantConfig:
 
 
 def admission(**limits: int) -> Admission:
-    return Admission(LimitsConfig(**limits))
+    offer = Offer(None, None, has_motion=False)
+    return Admission(Served(ModelConfig(checkpoint="null"), LimitsConfig(**limits), ModelCard(), offer))
 
 
 def test_streams_beyond_the_quota_are_refused_with_a_retry_hint() -> None:

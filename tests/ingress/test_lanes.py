@@ -35,8 +35,7 @@ class Fleet:
     lanes: Lanes
     stages: list[Stage]
     frames: list[Frame[Any]] = field(default_factory=list)
-    lost_lanes: list[tuple[str, int]] = field(default_factory=list)
-    lost_replicas: list[str] = field(default_factory=list)
+    lost_lanes: list[tuple[str, int, Reason]] = field(default_factory=list)
 
     def describe(self) -> None:
         self.lanes.update([stage.describe() for stage in self.stages])
@@ -72,8 +71,9 @@ async def fleet(replicas: int = 1, slots: int = 4) -> AsyncIterator[Fleet]:
         config.link,
         "node",
         on_frame=lambda message: found[0].frames.append(message),
-        on_lane_lost=lambda session_id, epoch: found[0].lost_lanes.append((session_id, epoch)),
-        on_replica_lost=lambda replica_id: found[0].lost_replicas.append(replica_id),
+        on_lane_lost=lambda session_id, epoch, why: found[0].lost_lanes.append(
+            (session_id, epoch, why.reason)
+        ),
     )
     found.append(Fleet(lanes, stages))
     with quickly_stopped():
@@ -173,9 +173,11 @@ async def test_a_replica_that_is_lost_is_told_once(span: int, described: bool) -
         if not described:  # Serve may forget a replica before its links close.
             f.describe()
         await stage.stop()
-        await eventually(lambda: lane.replicas[span] in f.lost_replicas)
+        lost = (lane.session_id, lane.epoch, Reason.REPLICA_LOST)
+        await eventually(lambda: lost in f.lost_lanes)
         await asyncio.sleep(0.02)
-        assert f.lost_replicas == [lane.replicas[span]]
+        assert f.lost_lanes == [lost]
+        assert lane.replicas[span] not in f.lanes._fleet.replicas
         f.describe()
         assert await f.open()
 
@@ -196,8 +198,10 @@ async def test_a_break_between_two_spans_is_told_though_the_ingress_reaches_both
         lane = await f.open(epoch=7)
         for link in tuple(f.stages[0]._pool._links.values()):
             link.close()
-        await eventually(lambda: (lane.session_id, 7) in f.lost_lanes)
-        assert f.lost_replicas == []
+        lost = (lane.session_id, 7, Reason.REPLICA_LOST)
+        await eventually(lambda: lost in f.lost_lanes)
+        assert f.lost_lanes == [lost]
+        assert set(f.lanes._fleet.replicas) == set(lane.replicas)
 
 
 async def test_a_draining_replica_gets_no_new_session() -> None:
@@ -206,7 +210,7 @@ async def test_a_draining_replica_gets_no_new_session() -> None:
         stage = f.stages[0]
         assert stage.describe()["replica_id"] in lane.replicas
         draining = asyncio.create_task(stage.drain(30.0))
-        await eventually(lambda: stage.describe()["replica_id"] not in f.lanes._replicas)
+        await eventually(lambda: stage.describe()["replica_id"] not in f.lanes._fleet.replicas)
         for _ in range(3):
             assert stage.describe()["replica_id"] not in (await f.open()).replicas
         f.send(lane, 0)

@@ -84,7 +84,7 @@ async def test_a_session_is_shown_with_its_counts_and_without_its_prompt() -> No
         assert b"private" not in session.SerializeToString()
         assert opened.resume_token.encode() not in session.SerializeToString()
         stream.call.cancel()
-        await eventually(lambda: service.ingress._records[opened.session_id].stream is None)
+        await eventually(lambda: service.ingress.sessions[opened.session_id].stream is None)
         async with RawStream(service.address) as other:
             session = (await other.sessions.GetSession(get, timeout=10)).session
             assert session.state == sessions_pb.Session.STATE_DETACHED
@@ -99,7 +99,7 @@ async def test_a_list_goes_on_after_its_page_whoever_ends_meanwhile() -> None:
         assert [s.session_id for s in page.sessions] == ids[:2]
         await streams[1].half_close()  # The last one of the page ends.
         await streams[1].read_to_end()
-        await eventually(lambda: service.ingress.num_sessions == 4)
+        await eventually(lambda: len(service.ingress.sessions) == 4)
         following = sessions_pb.ListSessionsRequest(page_size=2, page_token=page.next_page_token)
         page = await stub.ListSessions(following, timeout=10)
         assert [s.session_id for s in page.sessions] == ids[2:4]

@@ -24,7 +24,7 @@ async def test_a_lost_replica_ends_its_sessions_and_no_others(span: int) -> None
         lanes: list[tuple[str, ...]] = []
         for stream in streams:
             opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-            lanes.append(service.ingress._records[opened.session_id].session.lane.replicas)
+            lanes.append(service.ingress.sessions[opened.session_id].session.lane.replicas)
             await stream.frame(0)
             await stream.read_answers(1)
         lost = lanes[0][span]
@@ -76,7 +76,7 @@ async def test_a_session_meets_the_same_replicas_for_life_while_others_spread() 
             frames = stage.describe()["frames_by_session"]
             assert sorted(frames.values()) == [12, 12]
         for stream in streams:
-            record = service.ingress._records[stream.opened.session_id]
+            record = service.ingress.sessions[stream.opened.session_id]
             met = [
                 stage.describe()["replica_id"]
                 for stage in service.stages
@@ -90,7 +90,7 @@ async def test_a_session_meets_the_same_replicas_for_life_while_others_spread() 
 async def test_leases_are_renewed_and_a_lease_that_was_taken_ends_the_stream() -> None:
     async with running(directory={"lease_s": 1.2}) as service, RawStream(service.address) as stream:
         opened = await stream.start()
-        record = service.ingress._records[opened.session_id]
+        record = service.ingress.sessions[opened.session_id]
         first = record.session.lease
         await eventually(lambda: record.session.lease.expiry_s > first.expiry_s)
         await service.ingress._directory.move(
@@ -98,13 +98,13 @@ async def test_leases_are_renewed_and_a_lease_that_was_taken_ends_the_stream() -
         )
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, Reason.TAKEN_OVER)
-        assert service.ingress.num_sessions == 0
+        assert len(service.ingress.sessions) == 0
 
 
 async def test_a_directory_that_came_back_empty_stops_no_session() -> None:
     async with running(directory={"lease_s": 1.2}) as service, RawStream(service.address) as stream:
         opened = await stream.start()
-        record = service.ingress._records[opened.session_id]
+        record = service.ingress.sessions[opened.session_id]
         first = record.session.lease
         directory = service.ingress._directory
         assert isinstance(directory, MemoryDirectory)
@@ -141,7 +141,7 @@ async def test_a_fault_while_a_picture_is_taken_ends_its_session_alone(
     async with running() as service, RawStream(service.address) as other, RawStream(service.address) as one:
         await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         opened = await one.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        session = service.ingress._records[opened.session_id].session
+        session = service.ingress.sessions[opened.session_id].session
 
         def fail(_: object) -> None:
             raise KeyError("secret")

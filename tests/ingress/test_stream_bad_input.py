@@ -362,13 +362,13 @@ async def test_a_lost_connection_detaches_the_session_until_its_grace_is_over(fr
                     await stream.frame(index)
                 if cut % 3 == 0:
                     await stream.read_answers(frames)
-                record = service.ingress._records[opened.session_id]
+                record = service.ingress.sessions[opened.session_id]
                 if cut % 2:
                     stream.call.cancel()
                 else:
                     await stream.channel.close()
                 await eventually(lambda record=record: record.stream is None)  # type: ignore[misc]
-                assert opened.session_id in service.ingress._records, f"cut {cut}: closed, not detached"
+                assert opened.session_id in service.ingress.sessions, f"cut {cut}: closed, not detached"
                 assert record.expiry is not None
         await assert_nothing_held(service)
 

@@ -167,7 +167,7 @@ async def test_a_resume_from_a_second_machine_ends_the_first_stream(
 async def test_a_takeover_ends_a_stream_that_does_not_read() -> None:
     async with running() as service, RawStream(service.address) as first:
         opened = await first.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        record = service.ingress._records[opened.session_id]
+        record = service.ingress.sessions[opened.session_id]
         for number in range(60):  # More than the connection holds, so that the server's write waits.
             await eventually(lambda number=number: record.session.frame_credit > number)  # type: ignore[misc]
             await first.frame(number, bytes(1 << 19))
@@ -186,7 +186,7 @@ async def test_a_position_that_is_no_longer_kept_cannot_be_resumed() -> None:
                 await stream.frame(number)
                 await stream.read_answers(1)
             stream.call.cancel()
-            await eventually(lambda: service.ingress._records[opened.session_id].stream is None)
+            await eventually(lambda: service.ingress.sessions[opened.session_id].stream is None)
         async with RawStream(service.address) as late:
             resume = pb.Resume(session_id=opened.session_id, resume_token=opened.resume_token)
             await late.write(pb.TranslateRequest(resume=resume))

@@ -193,11 +193,11 @@ async def test_a_session_that_nobody_feeds_makes_room_for_one_that_somebody_will
                 opened = await lost.start()
                 lost.call.cancel()
                 await eventually(
-                    lambda opened=opened: service.ingress._records[opened.session_id].stream is None  # type: ignore[misc]
+                    lambda opened=opened: service.ingress.sessions[opened.session_id].stream is None  # type: ignore[misc]
                 )
         async with RawStream(service.address) as new:
             await new.start()
-            assert opened.session_id not in service.ingress._records
+            assert opened.session_id not in service.ingress.sessions
             async with RawStream(service.address) as late:
                 resume = pb.Resume(session_id=opened.session_id, resume_token=opened.resume_token)
                 await late.write(pb.TranslateRequest(resume=resume))
@@ -224,7 +224,7 @@ async def test_a_session_that_nobody_feeds_stays_while_there_is_room() -> None:
 async def test_answers_wait_for_the_clients_credit() -> None:
     async with running() as service, RawStream(service.address) as stream:
         opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS, answer_credit=3)
-        record = service.ingress._records[opened.session_id]
+        record = service.ingress.sessions[opened.session_id]
         for number in range(8):
             await stream.frame(number)
         await stream.read_answers(3)
@@ -262,7 +262,7 @@ async def test_a_client_that_does_not_read_is_bounded_and_disturbs_nobody() -> N
     async with running() as service, RawStream(service.address) as other, RawStream(service.address) as slow:
         opened = await slow.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        record = service.ingress._records[opened.session_id]
+        record = service.ingress.sessions[opened.session_id]
         filling = asyncio.create_task(fill(record, slow))
         number = 0
         while not filling.done():
@@ -283,7 +283,7 @@ async def test_a_client_that_does_not_read_is_bounded_and_disturbs_nobody() -> N
 async def test_a_client_that_does_not_read_is_idle_at_the_limit() -> None:
     async with running(ingress={"idle_timeout_s": 1.0}) as service, RawStream(service.address) as slow:
         opened = await slow.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        await fill(service.ingress._records[opened.session_id], slow)
+        await fill(service.ingress.sessions[opened.session_id], slow)
         await assert_nothing_held(service)
         await eventually(lambda: service.ingress.admission.streams(LOCAL_TENANT) == 0)
         end = await slow.read_to_end()
@@ -293,7 +293,7 @@ async def test_a_client_that_does_not_read_is_idle_at_the_limit() -> None:
 async def test_a_client_that_does_not_read_its_flush_is_idle_at_the_limit() -> None:
     async with running(ingress={"idle_timeout_s": 1.0}) as service, RawStream(service.address) as slow:
         opened = await slow.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        await fill(service.ingress._records[opened.session_id], slow)
+        await fill(service.ingress.sessions[opened.session_id], slow)
         await slow.half_close()
         await assert_nothing_held(service)
 
@@ -309,7 +309,7 @@ async def test_a_flood_of_controls_that_nobody_reads_is_bounded(plant_model: Cal
     count = 4000
     async with running() as service, RawStream(service.address) as stream:
         opened = await stream.start()
-        feeder = service.ingress._records[opened.session_id].stream
+        feeder = service.ingress.sessions[opened.session_id].stream
         assert isinstance(feeder, TranslateStream)
         before, longest = len(prepared), 0
 

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from rearview.control.methods import Offer
 from rearview.errors import DropReason, Reason
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted_cache import CACHE, SeesPast, plant_cache
@@ -116,7 +118,7 @@ async def test_pipeline_and_fused_give_the_same_pictures(monkeypatch: pytest.Mon
 async def test_no_picture_is_held_for_fillers_once_a_session_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as (service, _), RawStream(service.address) as stream:
         await stream.start(**reset())
-        (session,) = (record.session for record in service.ingress._records.values())
+        (session,) = (record.session for record in service.ingress.sessions)
         for number in range(W):
             await stream.frame(number)
         await stream.read_answers(W)
@@ -276,9 +278,9 @@ async def test_a_session_goes_on_warming_up_after_a_lost_connection(monkeypatch:
             opened = await first.start(**LIVE2DIFF)
             for number in range(2):
                 await first.frame(number)
-            (session,) = (record.session for record in service.ingress._records.values())
+            (session,) = (record.session for record in service.ingress.sessions)
             await eventually(lambda: session.received == 2)
-        await eventually(lambda: service.ingress._records[opened.session_id].stream is None)
+        await eventually(lambda: service.ingress.sessions[opened.session_id].stream is None)
         async with RawStream(service.address) as second:
             assert (await second.resume(opened, 0)).received_frames == 2
             for number in range(2, W):
@@ -366,7 +368,7 @@ async def test_a_cut_warms_up_anew_from_its_frame_on(
 ) -> None:
     model = {"checkpoint": image_checkpoint}
     cache = pb.TemporalCache(scene_cut=kind, scene_detection=detects)  # type: ignore[arg-type]
-    monkeypatch.setattr("rearview.ingress.service.size_multiple", lambda _: 8)
+    monkeypatch.setattr("rearview.ingress.admission.size_multiple", lambda _: 8)
     async with serving(monkeypatch, model=model) as (service, caches), RawStream(service.address) as stream:
         await stream.start(
             **{**LIVE2DIFF, "temporal_cache": cache},
@@ -404,9 +406,9 @@ async def test_what_cannot_be_served_is_refused_with_its_reason(monkeypatch: pyt
         for fields, reason, field in wrong:
             end = await refused(service.address, method=pb.METHOD_LIVE2DIFF, **fields)
             assert (end.reason, end.metadata["field"]) == (reason, field)
-        monkeypatch.setattr(
-            service.ingress, "offer", service.ingress.offer.__class__(None, None, has_motion=True)
-        )
+        admission = service.ingress.admission
+        nothing = Offer(None, None, has_motion=True)
+        monkeypatch.setattr(admission, "served", replace(admission.served, offer=nothing))
         end = await refused(service.address, method=pb.METHOD_LIVE2DIFF)
         assert (end.reason, end.metadata["field"]) == (Reason.METHOD_UNSUPPORTED, "method")
         assert "temporal cache" in end.message

@@ -53,5 +53,5 @@ def plant_cache(monkeypatch: pytest.MonkeyPatch, model: SeesPast | None = None) 
 
     monkeypatch.setattr("rearview.replica.build._memory", memory)
     monkeypatch.setattr("rearview.replica.build.load_model", lambda *_: model or SeesPast())
-    monkeypatch.setattr("rearview.ingress.service.has_motion", lambda *_: True)
+    monkeypatch.setattr("rearview.ingress.admission.has_motion", lambda *_: True)
     return caches

@@ -200,7 +200,7 @@ async def assert_nothing_held(service: InProcessService, sessions: int = 0) -> N
         for stage in service.stages:
             used[stage.describe()["span"]] += stage.describe()["slots"] - stage.describe()["free_slots"]
         leases = await ingress._directory.list(None)
-        return ingress.num_sessions == len(leases) == sessions and set(used.values()) == {sessions}
+        return len(ingress.sessions) == len(leases) == sessions and set(used.values()) == {sessions}
 
     await eventually(freed)
     for stage in service.stages:

@@ -1,7 +1,7 @@
-"""Whether a tenant may: streams at a time, frames per second, pixels; and whether settings make sense.
+"""Whether a tenant may: streams at a time, frames per second, pixels; and what session a request makes.
 
-Pure and per ingress process; `now` is monotonic seconds. Capacity is not decided here but by placement,
-after these limits.
+Per ingress process; `now` is monotonic seconds. Capacity is not decided here but by placement, after these
+limits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from rearview.config import LimitsConfig, TenantConfig
+from rearview.config import LimitsConfig, ModelConfig, TenantConfig
+from rearview.contract.card import ModelCard
+from rearview.contract.opening import OpenRequest
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings, SettingsChange, check_adapters
+from rearview.control.methods import Offer, choose_method
 from rearview.errors import InvalidRequest, Reason, Refused
 
 __all__ = [
@@ -21,6 +26,7 @@ __all__ = [
     "RETRY_AFTER_S",
     "SIDE_MULTIPLE",
     "Admission",
+    "Served",
     "check_settings",
     "check_sides",
 ]
@@ -37,6 +43,18 @@ MIN_SIDE = 64
 """Smallest width and height, pixels."""
 SIDE_MULTIPLE = 8
 """Width and height are multiples of this: one latent pixel covers 8 by 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a deployment serves, and within which limits."""
+
+    model: ModelConfig
+    limits: LimitsConfig
+    card: ModelCard
+    offer: Offer
+    motion_multiple: int = SIDE_MULTIPLE
+    """Pixels of which both sides of a session with a temporal cache are a multiple."""
 
 
 @dataclass
@@ -58,10 +76,10 @@ class _Bucket:
 
 
 class Admission:
-    """What each tenant uses now, against what it may."""
+    """What each tenant uses now, against what it may; and what the deployment serves."""
 
-    def __init__(self, limits: LimitsConfig) -> None:
-        self._limits = limits
+    def __init__(self, served: Served) -> None:
+        self.served = served
         self._streams: Counter[str] = Counter()
         # Kept when a tenant's last stream ends, else reconnecting would refill it.
         self._buckets: dict[str, _Bucket] = {}
@@ -92,9 +110,43 @@ class Admission:
         bucket = self._buckets.setdefault(tenant.name, _Bucket(max(1.0, rate * BURST_S), now))
         return bucket.take(rate, now)
 
+    def session(self, session_id: str, tenant: TenantConfig, request: OpenRequest) -> SessionSpec:
+        """The session that is asked for, every default filled in. Raises InvalidRequest."""
+        model = self.served.model
+        if request.model not in ("", model.name):
+            raise InvalidRequest(
+                Reason.MODEL_UNKNOWN, "the model is not served here", metadata={"served": model.name}
+            )
+        width, height = request.width or model.width, request.height or model.height
+        self.check_resolution(tenant, width, height)
+        settings = self._first_settings(request)
+        bank, cache = choose_method(
+            self.served.offer, request.method, request.feature_bank, request.temporal_cache
+        )
+        if cache is not None:
+            check_sides(width, height, self.served.motion_multiple)
+        return SessionSpec(
+            session_id,
+            width,
+            height,
+            request.max_steps or model.max_steps,
+            settings,
+            tenant.name,
+            tenant.weight,
+            bank=bank,
+            cache=cache,
+        )
+
+    def change(self, settings: Settings, change: SettingsChange, max_steps: int) -> Settings:
+        """`settings` after a control in a session with so many steps at most. Raises InvalidRequest."""
+        check_settings(max_steps=max_steps, strength=change.strength, steps=change.steps, seed=change.seed)
+        changed = change.apply(settings)
+        self._check_words(changed)
+        return changed
+
     def check_resolution(self, tenant: TenantConfig, width: int, height: int) -> None:
         """Raises InvalidRequest(RESOLUTION_UNSUPPORTED) if sessions of this size are not served."""
-        max_pixels = min(tenant.max_pixels, self._limits.max_pixels)
+        max_pixels = min(tenant.max_pixels, self.served.limits.max_pixels)
         check_sides(width, height, SIDE_MULTIPLE)
         if width * height > max_pixels:
             raise InvalidRequest(
@@ -105,7 +157,7 @@ class Admission:
 
     def check_prompt(self, prompt: str) -> None:
         """Raises InvalidRequest(PROMPT_EMPTY) for a blank prompt, PROMPT_TOO_LONG beyond the limit."""
-        max_bytes = self._limits.max_prompt_bytes
+        max_bytes = self.served.limits.max_prompt_bytes
         # No character takes less than a byte, so a huge prompt is refused before it is encoded.
         if len(prompt) > max_bytes or len(prompt.encode("utf-8", "surrogatepass")) > max_bytes:
             raise InvalidRequest(
@@ -115,6 +167,33 @@ class Admission:
             )
         if not prompt.strip():
             raise InvalidRequest(Reason.PROMPT_EMPTY, "the prompt is empty", metadata={"field": "prompt"})
+
+    def _first_settings(self, request: OpenRequest) -> Settings:
+        model, card = self.served.model, self.served.card
+        max_steps = request.max_steps or model.max_steps
+        check_settings(
+            max_steps=model.max_steps,
+            strength=request.settings.strength,
+            steps=request.settings.steps,
+            seed=request.settings.seed,
+            session_max_steps=max_steps,
+            frame_rate=request.frame_rate,
+            frame_budget_s=request.frame_budget_s,
+        )
+        defaults = Settings(
+            strength=card.strength,
+            steps=min(card.steps, max_steps),
+            jpeg_quality=request.jpeg_quality or DEFAULT_JPEG_QUALITY,
+        )
+        settings = request.settings.apply(defaults)
+        self._check_words(settings)
+        check_settings(max_steps=max_steps, steps=settings.steps)
+        return settings
+
+    def _check_words(self, settings: Settings) -> None:
+        check_adapters(settings.adapters, self.served.model.adapters)
+        for text in settings.texts:
+            self.check_prompt(text)
 
 
 def check_sides(width: int, height: int, multiple: int) -> None:

@@ -1,18 +1,17 @@
-"""The ingress's side of the stages: who is there, which lane a session gets, and frames over links.
+"""The ingress's side of the stages: lanes over links. What to do is decided in `control/lanes.py`.
 
-`Lanes` knows replicas only by what they describe about themselves. It opens a session on one replica per
-span, sends its frames to the first, takes its pictures from the last, and tells when a replica is lost.
+`Lanes` tells the decisions what happens on links, and does what they say: it opens a session on one replica
+per span, sends its frames to the first, takes its pictures from the last, and tells when a lane is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from numpy.typing import NDArray
 
@@ -20,13 +19,17 @@ from rearview.config import LinkConfig
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.control.placement import Replica, place
+from rearview.control import lanes as decide
+from rearview.control.fleet import Fleet, LaneId, LaneState
+from rearview.control.placement import Replica
 from rearview.errors import Fault, RearviewError, Reason, Refused
 from rearview.transport.codec import FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.transport.wire import (
+    Ack,
     Kind,
     decode_json,
+    encode_ack,
     encode_json,
     encode_settings,
     encode_spec,
@@ -35,9 +38,6 @@ from rearview.transport.wire import (
 
 __all__ = ["Lane", "Lanes"]
 
-logger = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 1.0
 OPEN_TIMEOUT_S = 10.0
 """A replica that does not answer an open for so long is taken for dead: it may be busy, not silent."""
 
@@ -53,6 +53,23 @@ class Lane:
     codec: FrameCodec
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Who waits for a lane."""
+
+    spec: SessionSpec
+    opened: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Open:
+    """What comes back over an open lane."""
+
+    codec: FrameCodec
+    source: Link | None = None
+    """The link that the last picture came over; the last span has made it."""
+
+
 class Lanes:
     """Replicas of all spans, as one ingress sees them. For one event loop."""
 
@@ -63,21 +80,19 @@ class Lanes:
         node: str,
         *,
         on_frame: Callable[[Frame[NDArray[Any]]], None],
-        on_lane_lost: Callable[[str, int], None],
-        on_replica_lost: Callable[[str], None],
+        on_lane_lost: Callable[[str, int, RearviewError], None],
     ) -> None:
         """`on_frame`: a picture has come back.
 
-        `on_lane_lost(session_id, epoch)` and `on_replica_lost(replica_id)`: the sessions' state is gone.
+        `on_lane_lost(session_id, epoch, why)`: an open lane is gone, and its slots are given back.
         """
-        self._spans = tuple(spans)
-        self._on_frame = on_frame
-        self._on_lane_lost, self._on_replica_lost = on_lane_lost, on_replica_lost
-        self._replicas: dict[str, Replica] = {}
-        self._codecs: dict[str, FrameCodec] = {}
-        """By the session of each open lane."""
-        self._dialled: dict[str, str] = {}
-        """Address to replica id: a replica that nobody describes any more can still be lost."""
+        self._fleet = Fleet(tuple(spans))
+        self._on_frame, self._on_lane_lost = on_frame, on_lane_lost
+        self._links: dict[str, Link] = {}
+        """By the address of the replica at the other end."""
+        self._open: dict[LaneId, _Open] = {}
+        self._wanted: dict[LaneId, _Wanted] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._server = LinkServer(link, node, on_message=self._on_message, on_closed=lambda _: None)
         self._pool = LinkPool(link, node, on_message=self._on_message, on_closed=self._on_link_closed)
         self._address = ""
@@ -87,52 +102,51 @@ class Lanes:
         self._address = str(await self._server.start())
 
     async def stop(self) -> None:
-        """Close every link: replicas then close what was opened over them."""
+        """Close every lane, then every link: what ends in order leaves nothing behind in a replica."""
+        self._happened(decide.Stopping())
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._pool.stop()
         await self._server.stop()
 
     def update(self, descriptions: Sequence[Mapping[str, Any]]) -> None:
         """Take what the replicas say of themselves (`Stage.describe`) as the whole truth."""
-        self._replicas = {
-            d["replica_id"]: Replica(
-                d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"]
-            )
-            for d in descriptions
-        }
+        self._happened(decide.Described([_replica(described) for described in descriptions]))
 
     @property
     def complete(self) -> bool:
         """Whether every span has a replica."""
-        return {replica.span for replica in self._replicas.values()} >= set(self._spans)
+        return self._fleet.is_complete
 
     def choose(self, sessions_by_replica: Mapping[str, int]) -> tuple[str, ...]:
         """A replica per span for a new session. Raises Refused(NO_CAPACITY)."""
-        return place(self._spans, self._replicas.values(), sessions_by_replica)
+        return self._fleet.choose(sessions_by_replica)
 
     async def open(self, spec: SessionSpec, epoch: int, replicas: Sequence[str]) -> Lane:
         """Take a slot on each replica. Raises Refused or Fault; then, or when cancelled, no slot is held."""
-        addresses = [self._known(replica_id).address for replica_id in replicas]
-        links = [await self._link_to(replica_id) for replica_id in replicas]
-        codec = FrameCodec(min(link.version for link in links), self._spans)
-        lane = Lane(spec.session_id, epoch, tuple(replicas), tuple(links), codec)
-        self._codecs[spec.session_id] = codec
-        content = {"session": encode_spec(spec), "epoch": epoch, "version": codec.version}
-        hops = zip(replicas, links, [*addresses[1:], self._address], strict=True)
+        lane_id = LaneId(spec.session_id, epoch)
+        wanted = _Wanted(spec, asyncio.get_running_loop().create_future())
+        self._wanted[lane_id] = wanted
         try:
-            await asyncio.gather(*(self._open_at(r, link, {**content, "next": to}) for r, link, to in hops))
+            self._happened(decide.LaneWanted(lane_id, tuple(replicas)))
+            await wanted.opened
         except BaseException:
-            self.close(lane)
+            self._happened(decide.LaneUnwanted(lane_id))
             raise
-        return lane
+        finally:
+            del self._wanted[lane_id]
+        state = self._fleet.lanes.get(lane_id)
+        if state is None:  # Lost since it was opened.
+            raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=decide.RETRY_AFTER_S)
+        codec = self._codec(state)
+        self._open[lane_id] = _Open(codec)
+        links = tuple(self._links[replica.address] for replica in state.replicas)
+        return Lane(spec.session_id, epoch, tuple(replicas), links, codec)
 
     def close(self, lane: Lane) -> None:
-        """Give the lane's slots back."""
-        if self._codecs.get(lane.session_id) is lane.codec:
-            del self._codecs[lane.session_id]
-        body = encode_json({"session_id": lane.session_id, "epoch": lane.epoch})
-        for link in lane.links:
-            with contextlib.suppress(LinkClosed):  # A replica that is gone holds no slot.
-                link.send(Kind.CLOSE, body)
+        """Give the lane's slots back. Idempotent."""
+        self._happened(decide.LaneUnwanted(LaneId(lane.session_id, lane.epoch)))
 
     def send_frame(self, lane: Lane, frame: Frame[NDArray[Any]]) -> int:
         """Send a frame into the lane; returns its bytes. Raises LinkClosed: the session is lost."""
@@ -151,63 +165,121 @@ class Lanes:
         lane.links[0].send(Kind.SETTINGS, encode_json(content))
 
     def acknowledge(self, lane: Lane, ordinal: int) -> None:
-        """Nothing up to `ordinal` will be asked for again. Raises LinkClosed. Links do not carry it yet."""
+        """Pictures up to `ordinal` will not be asked for again: the last span may let go of them. Raises
+        LinkClosed. Lanes of version 1 know no such word.
+        """
+        known = self._open.get(LaneId(lane.session_id, lane.epoch))
+        if known is not None and known.source is not None and known.source.knows(Kind.ACK):
+            known.source.send(Kind.ACK, encode_ack(Ack(lane.session_id, lane.epoch, ordinal)))
 
-    def _known(self, replica_id: str) -> Replica:
-        replica = self._replicas.get(replica_id)
-        if replica is None:
-            raise _gone()
-        return replica
+    def _happened(self, event: decide.Event) -> None:
+        self._fleet, actions = decide.after(self._fleet, event)
+        for action in actions:
+            self._perform(action)
 
-    async def _link_to(self, replica_id: str) -> Link:
-        address = self._known(replica_id).address
+    def _perform(self, action: decide.Action) -> None:
+        match action:
+            case decide.Dial(lane, replica):
+                self._spawn(lane, self._dial(lane, replica))
+            case decide.TakeSlot(lane, replica, next_address):
+                self._spawn(lane, self._take_slot(lane, replica, next_address or self._address))
+            case decide.FreeSlot(lane, address):
+                self._free_slot(lane, address)
+            case decide.Opened(lane):
+                self._answer(lane, None)
+            case decide.Refuse(lane, error):
+                self._answer(lane, error)
+            case decide.EndSession(lane, error):
+                self._on_lane_lost(lane.session_id, lane.epoch, error)
+            case _:
+                assert_never(action)
+
+    async def _dial(self, lane: LaneId, replica: Replica) -> None:
         try:
-            link = await self._pool.get(address)
+            link = await self._pool.get(replica.address)
         except LinkClosed:
-            self._replicas.pop(replica_id, None)
-            raise _gone() from None
-        self._dialled[address] = replica_id
-        return link
+            self._happened(decide.DialFailed(lane, replica))
+            return
+        self._links[replica.address] = link
+        self._happened(decide.Dialled(lane, replica))
 
-    async def _open_at(self, replica_id: str, link: Link, content: dict[str, Any]) -> None:
+    async def _take_slot(self, lane: LaneId, replica: Replica, next_address: str) -> None:
+        wanted = self._wanted.get(lane)
+        if wanted is None or lane not in self._fleet.lanes:
+            return  # Given up before anything was sent.
+        content = {
+            "session": encode_spec(wanted.spec),
+            "epoch": lane.epoch,
+            "next": next_address,
+            "version": self._codec(self._fleet.lanes[lane]).version,
+        }
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                reply = await link.request(Kind.OPEN, content)
+                reply = await self._links[replica.address].request(Kind.OPEN, content)
         except (LinkClosed, TimeoutError):
-            self._replicas.pop(replica_id, None)
-            raise _gone() from None
-        if reply.get("reason") == Reason.DRAINING.name:
-            self._replicas.pop(replica_id, None)
+            self._happened(decide.SlotUnanswered(lane, replica.replica_id))
+            return
         if "reason" in reply:
-            raise _refusal(reply)
+            self._happened(decide.SlotRefused(lane, replica.replica_id, _refusal(reply)))
+        else:
+            self._happened(decide.SlotTaken(lane, replica.replica_id))
+
+    def _codec(self, state: LaneState) -> FrameCodec:
+        """A lane has one version, the least of its links'."""
+        versions = (self._links[replica.address].version for replica in state.replicas)
+        return FrameCodec(min(versions), self._fleet.spans)
+
+    def _free_slot(self, lane: LaneId, address: str) -> None:
+        self._open.pop(lane, None)
+        link = self._links.get(address)
+        if link is None:
+            return  # A replica that is gone holds no slot.
+        with contextlib.suppress(LinkClosed):
+            link.send(Kind.CLOSE, encode_json({"session_id": lane.session_id, "epoch": lane.epoch}))
+
+    def _answer(self, lane: LaneId, error: BaseException | None) -> None:
+        wanted = self._wanted.get(lane)
+        if wanted is None or wanted.opened.done():
+            return
+        if error is None:
+            wanted.opened.set_result(None)
+        else:
+            wanted.opened.set_exception(error)
 
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if kind is Kind.FRAME:
-            codec = self._codecs.get(frame_head(body)[0])
-            if codec is not None:  # Else of a lane that was closed.
-                self._on_frame(codec.decode(body, time.monotonic()))
+            self._take_picture(link, body)
         elif kind is Kind.LOST:
             content = decode_json(body)
-            self._on_lane_lost(content["session_id"], content["epoch"])
+            self._happened(decide.LaneLost(LaneId(content["session_id"], content["epoch"])))
         elif kind is Kind.DRAINING:
-            self._forget(link)
+            self._happened(decide.Draining(self._pool.address(link) or ""))
+
+    def _take_picture(self, link: Link, body: bytes) -> None:
+        known = self._open.get(LaneId(*frame_head(body)))
+        if known is not None:  # Else of a lane that was closed.
+            known.source = link
+            self._on_frame(known.codec.decode(body, time.monotonic()))
 
     def _on_link_closed(self, link: Link) -> None:
-        replica_id = self._forget(link)
-        if replica_id is not None:
-            del self._dialled[self._pool.address(link) or ""]
-            self._on_replica_lost(replica_id)
+        address = self._pool.address(link) or ""
+        self._links.pop(address, None)
+        self._happened(decide.LinkLost(address))
 
-    def _forget(self, link: Link) -> str | None:
-        """No new session goes to the replica at the other end, until it describes itself again."""
-        replica_id = self._dialled.get(self._pool.address(link) or "")
-        if replica_id is not None:
-            self._replicas.pop(replica_id, None)
-        return replica_id
+    def _spawn(self, lane: LaneId, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._task_done(lane, done))
+
+    def _task_done(self, lane: LaneId, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._answer(lane, error)  # A fault of ours: who wanted the lane fails with it.
 
 
-def _gone() -> Refused:
-    return Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=RETRY_AFTER_S)
+def _replica(described: Mapping[str, Any]) -> Replica:
+    d = described
+    return Replica(d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
 
 
 def _refusal(reply: Mapping[str, Any]) -> RearviewError:

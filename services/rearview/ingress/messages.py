@@ -16,8 +16,8 @@ from rearview.contract.stream import Continuity, ImageFormat, NoticeKind, Sessio
 from rearview.errors import DropReason, Reason, out_of_range
 from rearview.ingress.book import Answer
 from rearview.ingress.intake import FrameIn
-from rearview.ingress.service import Record
 from rearview.ingress.session import IngressSession
+from rearview.ingress.sessions import Record
 from rearview.schema import duration, from_message, to_message
 from rearview.schema.enums import (
     CONTINUITIES,

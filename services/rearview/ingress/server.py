@@ -81,8 +81,9 @@ class IngressServer:
         self._ingress.drain()
         # The port is closed at once, so that new streams go to another ingress.
         stopping = asyncio.create_task(self._server.stop(grace_s + FLUSH_S))
-        await self._ingress.wait_until_empty(grace_s)
-        self._ingress.close_all(StreamEnded(Reason.DRAINING, "the drain grace is over", retry_after_s=1.0))
+        await self._ingress.sessions.wait_until_unfed(grace_s)
+        over = StreamEnded(Reason.DRAINING, "the drain grace is over", retry_after_s=1.0)
+        self._ingress.sessions.close_all(over)
         await self._server.stop(FLUSH_S)
         await stopping
 

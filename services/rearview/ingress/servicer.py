@@ -12,7 +12,8 @@ from rearview.config import TenantConfig
 from rearview.contract.events import OpenRefused, StreamClosed, StreamOpened
 from rearview.errors import Fault, InvalidRequest, RearviewError, Reason, StreamEnded
 from rearview.ingress.messages import session_message
-from rearview.ingress.service import Ingress, Record
+from rearview.ingress.service import Ingress
+from rearview.ingress.sessions import Record
 from rearview.ingress.status import abort
 from rearview.ingress.stream import TranslateStream
 from rearview.telemetry.logging import log_fault
@@ -84,7 +85,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """One session of the caller's tenant."""
 
         async def get() -> sessions_pb.GetSessionResponse:
-            record = self._ingress.find(self._tenant(context), request.session_id)
+            record = self._ingress.sessions.find(self._tenant(context), request.session_id)
             return sessions_pb.GetSessionResponse(session=session_message(record))
 
         return await _guarded(context, get)
@@ -95,7 +96,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """The caller's tenant's sessions, a page at a time. The token is the place of the page's last one."""
 
         async def page() -> sessions_pb.ListSessionsResponse:
-            records = self._ingress.records(self._tenant(context))
+            records = self._ingress.sessions.of(self._tenant(context))
             size = request.page_size or DEFAULT_PAGE_SIZE
             if not 1 <= size <= MAX_PAGE_SIZE:
                 raise _out_of_range("page_size")
@@ -114,8 +115,8 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """End a session and the stream that feeds it."""
 
         async def close() -> sessions_pb.CloseSessionResponse:
-            record = self._ingress.find(self._tenant(context), request.session_id)
-            self._ingress.close(record, StreamEnded(Reason.CLOSED, "the session was closed"))
+            record = self._ingress.sessions.find(self._tenant(context), request.session_id)
+            self._ingress.sessions.close(record, StreamEnded(Reason.CLOSED, "the session was closed"))
             return sessions_pb.CloseSessionResponse()
 
         return await _guarded(context, close)

@@ -31,7 +31,8 @@ from rearview.ingress.messages import (
     opened_response,
     settings_change,
 )
-from rearview.ingress.service import Ingress, Record
+from rearview.ingress.service import Ingress
+from rearview.ingress.sessions import Record
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["TranslateStream"]
@@ -89,7 +90,7 @@ class TranslateStream:
     async def run(self) -> None:
         """Serve the call to its end. Raises RearviewError for every end but an orderly half-close."""
         record = await self._open_or_resume(await self._first_message())
-        self._ingress.attach(record, self)
+        self._ingress.sessions.attach(record, self)
         self.opened = True
         self._activity = Activity.at(self._clock())  # An open may take longer than a stream may be silent.
         try:
@@ -99,7 +100,7 @@ class TranslateStream:
             self._close(record, error)
             raise
         except (asyncio.CancelledError, grpc.aio.BaseError):  # The connection is lost.
-            self._ingress.detach(record, self)
+            self._ingress.sessions.detach(record, self)
             raise
         except Exception:
             self._close(record, Fault())
@@ -113,7 +114,7 @@ class TranslateStream:
 
     def _close(self, record: Record, why: RearviewError) -> None:
         if record.stream is self:
-            self._ingress.close(record, why)
+            self._ingress.sessions.close(record, why)
 
     async def _first_message(self) -> pb.TranslateRequest:
         try:
@@ -138,7 +139,7 @@ class TranslateStream:
         else:
             raise InvalidRequest(Reason.NOT_OPEN, "the first message must be `open` or `resume`")
         edge = self._ingress.config.ingress
-        advice = self._ingress.card.advice(record.session.settings.wording)
+        advice = self._ingress.advice(record.session)
         self._outgoing.append(
             opened_response(
                 record.session,
@@ -150,7 +151,7 @@ class TranslateStream:
         return record
 
     def _resume(self, message: pb.Resume) -> Record:
-        record = self._ingress.find(self._tenant, message.session_id)
+        record = self._ingress.sessions.find(self._tenant, message.session_id)
         if not record.session.holds(message.resume_token):
             raise InvalidRequest(Reason.RESUME_TOKEN_INVALID, "the resume token is not the session's")
         record.session.acknowledge(message.received_answers)

@@ -1,0 +1,55 @@
+"""Asking replicas who they are, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from rearview.ingress.lanes import Lanes
+
+__all__ = ["Members", "Roster"]
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 0.5
+"""How often replicas are asked to describe themselves; also what a new replica waits to be used."""
+START_INTERVAL_S = 0.1
+TIMEOUT_S = 5.0
+
+Members: TypeAlias = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+"""The descriptions of all replicas (`Stage.describe`), however they are reached."""
+
+
+class Roster:
+    """Keeps lanes informed of the replicas there are. For one event loop."""
+
+    def __init__(self, members: Members, lanes: Lanes) -> None:
+        self._members, self._lanes = members, lanes
+
+    async def refresh(self) -> Sequence[Mapping[str, Any]]:
+        """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
+        descriptions = await self._members()
+        self._lanes.update(descriptions)
+        return descriptions
+
+    async def try_refresh(self, timeout_s: float = TIMEOUT_S) -> None:
+        """`refresh`, but what is known stays in use where no answer comes."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.refresh()
+        except Exception as error:  # No replica yet, or Serve is away.
+            logger.info("replicas could not be asked: %s", type(error).__name__)
+
+    async def wait_until_complete(self) -> None:
+        """Return when every span has a replica: before that nothing can be served."""
+        while not self._lanes.complete:
+            await self.try_refresh()
+            await asyncio.sleep(0 if self._lanes.complete else START_INTERVAL_S)
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self.try_refresh()

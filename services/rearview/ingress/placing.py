@@ -1,0 +1,121 @@
+"""A new session's way to its lane, performed. What to do next is decided in `control/opening.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from rearview.contract.lease import Lease
+from rearview.contract.session import SessionSpec
+from rearview.control import opening as decide
+from rearview.directory.protocol import Directory, DirectoryUnavailable
+from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.leases import Leases
+
+__all__ = ["Placing"]
+
+REFRESH_TIMEOUT_S = 0.03
+"""A client that cannot be placed learns so within 100 ms, also when a replica does not answer."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What a session has on its way."""
+
+    spec: SessionSpec
+    lane: Lane | None = None
+
+
+class Placing:
+    """Places sessions. For one event loop."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        leases: Leases,
+        directory: Directory,
+        *,
+        refresh: Callable[[float], Awaitable[None]],
+        evict: Callable[[], tuple[str, ...] | None],
+        is_draining: Callable[[], bool],
+    ) -> None:
+        """`refresh(timeout_s)` asks the replicas who they are; `evict` ends a session that nobody feeds, and
+        returns its replicas, None if there was none.
+        """
+        self._lanes, self._leases, self._directory = lanes, leases, directory
+        self._refresh, self._evict, self._is_draining = refresh, evict, is_draining
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
+        """A lease and an open lane. Raises Refused; then, or when cancelled, nothing is held."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            return await self._place(spec)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def settle(self) -> None:
+        """Return when no session is on its way. While the ingress drains that is soon."""
+        await self._idle.wait()
+
+    async def _place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
+        attempt = _Attempt(spec)
+        opening, action = decide.begin()
+        try:
+            while True:
+                event = await self._perform(attempt, action)
+                if self._is_draining():
+                    opening, _ = decide.after(opening, decide.Drained())
+                opening, following = decide.after(opening, event)
+                if isinstance(following, decide.Admit):
+                    assert attempt.lane is not None, "admitted without a lane"
+                    return following.lease, attempt.lane
+                if isinstance(following, decide.Refuse):
+                    raise following.error
+                assert following is not None, f"nothing follows {event}"
+                action = following
+        except asyncio.CancelledError:
+            _, undo = decide.after(opening, decide.GivenUp())
+            if undo is not None:
+                await self._perform(attempt, undo)
+            raise
+
+    async def _perform(self, attempt: _Attempt, action: decide.Action) -> decide.Event:
+        try:
+            return await self._do(attempt, action)
+        except DirectoryUnavailable as error:
+            return decide.DirectoryFailed(error)
+        except Exception as error:  # Whatever it is, what is held must go back first.
+            return decide.Failed(error)
+
+    async def _do(self, attempt: _Attempt, action: decide.Action) -> decide.Event:
+        match action:
+            case decide.Choose():
+                return decide.Chosen(self._lanes.choose(await self._directory.sessions_by_replica()))
+            case decide.Acquire(replicas):
+                return decide.Leased(await self._leases.acquire(attempt.spec, replicas))
+            case decide.OpenLane(lease):
+                attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane)
+                return decide.LaneOpened()
+            case decide.Undo(lease):
+                if attempt.lane is not None:
+                    self._lanes.close(attempt.lane)
+                    attempt.lane = None
+                await self._leases.release(lease)
+                return decide.Done()
+            case decide.Refresh():
+                await self._refresh(REFRESH_TIMEOUT_S)
+                return decide.Done()
+            case decide.Evict():
+                return decide.Evicted(self._evict())
+            case decide.Admit() | decide.Refuse():
+                raise AssertionError(f"{action} is not to be performed")
+            case _:
+                assert_never(action)
