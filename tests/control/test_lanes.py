@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rearview.control.fleet import Fleet, LaneId, Phase
 from rearview.control.lanes import (
+    ADOPTION_S,
     Action,
     Described,
     Dial,
@@ -21,6 +22,7 @@ from rearview.control.lanes import (
     Event,
     FreeSlot,
     LaneLost,
+    LaneTaken,
     LaneUnwanted,
     LaneWanted,
     LinkLost,
@@ -156,6 +158,17 @@ def test_a_lane_that_is_lost_while_it_opens_is_refused(event: Event) -> None:
     assert error_of(actions[-1]) is Reason.REPLICA_LOST
 
 
+def test_a_lane_that_another_owner_adopts_is_left_to_it_for_a_while() -> None:
+    fleet, actions = play(FLEET, *OPENED, LaneTaken(LANE))
+    assert actions[:-1] == tuple(FreeSlot(LANE, each.address, ADOPTION_S) for each in REPLICAS)
+    assert isinstance(actions[-1], EndSession)
+    assert error_of(actions[-1]) is Reason.TAKEN_OVER
+    assert play(fleet, LaneUnwanted(LANE))[1] == ()
+    assert play(fleet, LaneTaken(LANE))[1] == ()
+    _, actions = play(FLEET, *DIALLED, LaneTaken(LANE))
+    assert isinstance(actions[-1], Refuse)
+
+
 def test_a_lost_link_ends_the_lanes_over_it_and_no_others() -> None:
     other = LaneId("other", 1)
     second = (replica("e2", "encode"), replica("u2", "denoise"), D)
@@ -197,6 +210,28 @@ def test_an_orderly_stop_frees_every_slot_and_refuses_what_is_on_its_way() -> No
     assert (refused.lane, refused.error.reason) == (opening, Reason.DRAINING)
     assert not fleet.lanes
     assert not fleet.replicas
+
+
+ADOPTING = (LaneWanted(LANE, IDS, adopts=True), *DIALLED[1:])
+
+
+def test_a_session_is_adopted_from_its_last_span_to_its_first() -> None:
+    fleet, actions = play(FLEET, *ADOPTING)
+    assert actions == (TakeSlot(LANE, D, None, adopts=True),)
+    fleet, actions = play(fleet, SlotTaken(LANE, "d"))
+    assert actions == (TakeSlot(LANE, U, D.address, adopts=True),)
+    fleet, actions = play(fleet, SlotTaken(LANE, "u"))
+    assert actions == (TakeSlot(LANE, E, U.address, adopts=True),)
+    fleet, actions = play(fleet, SlotTaken(LANE, "e"))
+    assert actions == (Opened(LANE),)
+    assert play(fleet, LaneUnwanted(LANE))[1] == FREED
+
+
+def test_an_adoption_that_fails_keeps_no_span_that_was_adopted() -> None:
+    fleet, actions = play(FLEET, *ADOPTING, SlotTaken(LANE, "d"), refusal(Reason.TAKEN_OVER))
+    assert actions[:-1] == FREED
+    assert error_of(actions[-1]) is Reason.TAKEN_OVER
+    assert not fleet.lanes
 
 
 @dataclass
@@ -241,6 +276,7 @@ class World:
         self.fleet = Fleet(SPANS)
         self.linked: set[str] = set()
         self.dials: list[Dial] = []
+        self.later: list[FreeSlot] = []
         self.waiting: set[LaneId] = set()
         """Sessions that wait for their lane."""
         self.sessions: set[LaneId] = set()
@@ -259,8 +295,10 @@ class World:
             case TakeSlot(lane, about, _):
                 self.peers[about.address].inbox.append(action)
                 self.peers[about.address].asked.add(lane)
-            case FreeSlot(_, address):
-                if address in self.linked:
+            case FreeSlot(_, address, after_s):
+                if after_s:
+                    self.later.append(action)
+                elif address in self.linked:
                     self.peers[address].inbox.append(action)
             case Opened(lane):
                 self.waiting.remove(lane)
@@ -326,7 +364,7 @@ class World:
             self.happen(SlotUnanswered(lane, peer.about.replica_id))
 
     def lose(self, k: int) -> None:
-        """A link breaks: what was on it is gone, and so is what the replica held for its owner."""
+        """A link breaks: what was on it is gone, and so is, in time, what the replica held for its owner."""
         peer = self._peer(k)
         peer.is_up = bool(k % 2)
         peer.held.clear()
@@ -341,12 +379,12 @@ class World:
             self.happen(SlotUnanswered(lane, peer.about.replica_id))
 
     def cut(self, k: int) -> None:
-        """A replica has lost the next one, or its lane to another owner."""
+        """A replica has lost the next one, or, every third time, its lane to another owner."""
         peer = self._peer(k)
         if peer.held and peer.about.address in self.linked:
             lane = min(peer.held, key=str)
             peer.held.discard(lane)
-            peer.replies.append(LaneLost(lane))
+            peer.replies.append(LaneLost(lane) if k % 3 else LaneTaken(lane))
 
     def drain(self, k: int) -> None:
         peer = self._peer(k)
@@ -370,14 +408,17 @@ class World:
             for about in lanes[lane].replicas:
                 peer = self.peers[about.address]
                 assert about.address in self.linked, "an open lane without a link"
-                assert lane in peer.held or LaneLost(lane) in peer.replies, "an open lane without a slot"
+                told = {LaneLost(lane), LaneTaken(lane)} & set(peer.replies)
+                assert lane in peer.held or told, "an open lane without a slot"
 
     def settle(self) -> None:
-        """Until nothing is on its way."""
-        while self.dials or any(peer.inbox or peer.replies for peer in self.peers.values()):
+        """Until nothing is on its way, and time has passed."""
+        while self.dials or self.later or any(peer.inbox or peer.replies for peer in self.peers.values()):
             self.dial(0)
             self.read(0)
             self.reply(0)
+            if self.later and (late := self.later.pop()).address in self.linked:
+                self.peers[late.address].inbox.append(late)
 
 
 MOVES = ("want", "end", "dial", "read", "reply", "silence", "lose", "cut", "drain", "describe")

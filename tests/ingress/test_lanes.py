@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rearview.config import ServiceConfig
 from rearview.contract.frame import PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.errors import Fault, Reason, Refused
+from rearview.errors import Fault, NotFound, Reason, Refused
 from rearview.ingress import lanes as lanes_module
 from rearview.ingress.lanes import Lane, Lanes
 from rearview.replica import build as loading
@@ -57,6 +58,19 @@ def new_spec() -> SessionSpec:
     return SessionSpec(uuid.uuid4().hex, 64, 64, 2, Settings(prompt="a"))
 
 
+def lanes_of(config: ServiceConfig, found: list[Fleet]) -> Lanes:
+    """Lanes of an ingress that tells `found[0]` what comes back."""
+    return Lanes(
+        [span.name for span in config.spans],
+        config.link,
+        "node",
+        on_frame=lambda message: found[0].frames.append(message),
+        on_lane_lost=lambda session_id, epoch, why: found[0].lost_lanes.append(
+            (session_id, epoch, why.reason)
+        ),
+    )
+
+
 @asynccontextmanager
 async def fleet(replicas: int = 1, slots: int = 4) -> AsyncIterator[Fleet]:
     config = null_config(spans=SPANS, slots=slots, replicas=replicas)
@@ -66,15 +80,7 @@ async def fleet(replicas: int = 1, slots: int = 4) -> AsyncIterator[Fleet]:
         for n in range(replicas)
     ]
     found: list[Fleet] = []
-    lanes = Lanes(
-        [span.name for span in config.spans],
-        config.link,
-        "node",
-        on_frame=lambda message: found[0].frames.append(message),
-        on_lane_lost=lambda session_id, epoch, why: found[0].lost_lanes.append(
-            (session_id, epoch, why.reason)
-        ),
-    )
+    lanes = lanes_of(config, found)
     found.append(Fleet(lanes, stages))
     with quickly_stopped():
         await asyncio.gather(lanes.start(), *(stage.start() for stage in stages))
@@ -253,3 +259,81 @@ async def test_nothing_is_placed_before_every_span_has_a_replica() -> None:
         assert refused.value.reason is Reason.NO_CAPACITY
         f.describe()
         assert f.lanes.complete
+
+
+@asynccontextmanager
+async def another(f: Fleet) -> AsyncIterator[Fleet]:
+    """A second ingress before the same stages."""
+    found: list[Fleet] = []
+    found.append(Fleet(lanes_of(f.stages[0]._config, found), f.stages))
+    await found[0].lanes.start()
+    found[0].describe()
+    try:
+        yield found[0]
+    finally:
+        await found[0].lanes.stop()
+
+
+async def test_another_ingress_adopts_a_session_and_goes_on_where_it_stood() -> None:
+    async with fleet() as f, another(f) as other:
+        lane = await f.open(epoch=3)
+        for ordinal in range(3):
+            f.send(lane, ordinal)
+        await eventually(lambda: len(f.frames) == 3)
+        adopted, standing = await other.lanes.attach(lane.session_id, 4, lane.replicas)
+        assert (adopted.epoch, adopted.replicas) == (4, lane.replicas)
+        assert [each["expected"] for each in standing] == [3, 3, 3]
+        await eventually(lambda: f.lost_lanes == [(lane.session_id, 3, Reason.TAKEN_OVER)])
+        other.send(adopted, 3)
+        # What nobody had acknowledged comes again, before anything new.
+        await eventually(lambda: [frame.ordinal for frame in other.frames] == [0, 1, 2, 3])
+        assert all(frame.epoch == 4 for frame in other.frames)
+        f.lanes.close(lane)  # Of a former owner: it ends nothing.
+        other.send(adopted, 4)
+        await eventually(lambda: other.frames[-1].ordinal == 4)
+        assert f.used == [1, 1, 1]
+        other.lanes.close(adopted)
+        await eventually(lambda: f.used == [0, 0, 0])
+
+
+async def test_a_session_that_is_not_there_cannot_be_adopted() -> None:
+    async with fleet() as f:
+        f.describe()
+        with pytest.raises(NotFound) as missing:
+            await f.lanes.attach(new_spec().session_id, 2, f.lanes.choose({}))
+        assert missing.value.reason is Reason.SESSION_UNKNOWN
+        assert f.used == [0, 0, 0]
+
+
+async def test_a_session_of_a_newer_epoch_cannot_be_adopted() -> None:
+    async with fleet() as f, another(f) as other:
+        lane = await f.open(epoch=3)
+        with pytest.raises(Refused) as fenced:
+            await other.lanes.attach(lane.session_id, 2, lane.replicas)
+        assert fenced.value.reason is Reason.TAKEN_OVER
+        f.send(lane, 0)
+        await eventually(lambda: len(f.frames) == 1)
+        assert f.used == [1, 1, 1]
+
+
+async def test_the_last_span_lets_go_of_what_is_acknowledged() -> None:
+    async with fleet() as f:
+        lane = await f.open()
+        f.lanes.acknowledge(lane, 0)  # Nothing has come back: there is nothing to say.
+        for ordinal in range(6):
+            f.send(lane, ordinal)
+        await eventually(lambda: len(f.frames) == 6)
+        runner = f.stages[-1]._runner
+        assert runner is not None
+
+        async def kept() -> list[int]:
+            return await runner.call(lambda engine: sorted(engine._sessions[lane.session_id].retained))
+
+        assert await kept() == list(range(6))
+        f.lanes.acknowledge(lane, 3)
+
+        async def is_released() -> bool:
+            return await kept() == [4, 5]
+
+        await eventually(is_released)
+        assert {link.version for link in lane.links} == {lane.codec.version}

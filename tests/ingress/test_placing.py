@@ -10,7 +10,6 @@ from rearview.directory.memory import MemoryDirectory
 from rearview.directory.protocol import DirectoryUnavailable
 from rearview.engine.networks.model import Model
 from rearview.errors import Reason
-from rearview.replica.stage import Stage
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import SlowPrepare
 from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, running
@@ -25,7 +24,7 @@ OPEN = pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a")))
 async def half_open(service: InProcessService, stream: RawStream) -> None:
     """Send an open, and return while its replicas are at work on it."""
     await stream.write(OPEN)
-    await eventually(lambda: any(stage._opening for stage in service.stages))
+    await eventually(lambda: any(stage._sessions._opening for stage in service.stages))
 
 
 async def test_a_drain_in_the_middle_of_an_open_refuses_it(plant_model: Callable[[Model], None]) -> None:
@@ -69,7 +68,7 @@ async def test_a_replica_that_is_lost_in_the_middle_of_an_open_gives_way_to_anot
     async with running(spans=PIPELINE, replicas=2) as service, RawStream(service.address) as stream:
         await half_open(service, stream)
         stage = service.stages[2 * span]
-        assert stage._opening, "the session went elsewhere"
+        assert stage._sessions._opening, "the session went elsewhere"
         service.stages.remove(stage)
         await stage.stop()
         response = await stream.read()
@@ -123,16 +122,13 @@ async def test_no_session_is_evicted_because_the_directory_is_away(monkeypatch: 
             await back.resume(opened, 0)
 
 
-async def test_an_orderly_stop_closes_every_lane_before_its_links_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # As if replicas kept the sessions of an owner that is gone.
-    monkeypatch.setattr(Stage, "_on_owner_closed", lambda *_: None, raising=False)
+async def test_an_orderly_stop_closes_every_lane_before_its_links_end() -> None:
     async with running(spans=PIPELINE) as service:
         streams = [RawStream(service.address) for _ in range(3)]
         for stream in streams:
             await stream.start()
         await service.ingress._lanes.stop()
+        # Well before the grace time of orphans.
         await eventually(lambda: {stage.num_sessions for stage in service.stages} == {0})
         for stream in streams:
             await stream.__aexit__()

@@ -25,7 +25,7 @@ class Phase(Enum):
     DIALLING = 1
     """Links to its replicas are made; none holds a slot."""
     OPENING = 2
-    """Its replicas were asked for a slot."""
+    """Its replicas are asked for a slot, or for the one that they hold."""
     OPEN = 3
     """Every one of them holds a slot."""
 
@@ -38,7 +38,9 @@ class LaneState:
     """One per span, as they were when the lane was chosen."""
     phase: Phase
     awaited: frozenset[str]
-    """Replicas that have not answered what they were asked last."""
+    """Replicas that have not done what `phase` waits for."""
+    adopts: bool = False
+    """Whether its replicas hold the session already, for another owner or under an older epoch."""
 
     def leads_to(self, replica_id: str) -> bool:
         """Whether the replica is one of the lane's."""

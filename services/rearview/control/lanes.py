@@ -6,8 +6,11 @@ the actions over links, in order, and tells what comes of them as further events
     DIALLING ── every replica is linked ──> OPENING ── every one has given a slot ──> OPEN
         └──────────── refused ─────────────────┴──── lost, or wanted no more ───────────┘
 
-What surprises: whoever was asked for a slot is told to free it, whether or not it has answered. On one link
-nothing overtakes, so a replica has never a slot that nobody frees.
+A new lane asks all its replicas at a time. One that adopts a session asks the last span first and then the
+one before: until a span is adopted, what it sends is fenced by the next one, so nothing is lost.
+
+What surprises: whoever may have been asked for a slot is told to free it, whether or not it has answered. On
+one link nothing overtakes, so no replica keeps a slot that nobody frees.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ __all__ = [
     "Event",
     "FreeSlot",
     "LaneLost",
+    "LaneTaken",
     "LaneUnwanted",
     "LaneWanted",
     "LinkLost",
@@ -44,6 +48,8 @@ __all__ = [
     "after",
 ]
 
+ADOPTION_S = 60.0
+"""What another owner has not adopted by then, it never will."""
 RETRY_AFTER_S = 1.0
 """Retry hint when a replica is lost: others are known already."""
 
@@ -60,10 +66,11 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class LaneWanted:
-    """A session is to be opened on these replicas, one per span."""
+    """A session is to be opened on these replicas, one per span; or adopted, if they hold it already."""
 
     lane: LaneId
     replicas: tuple[str, ...]
+    adopts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,14 @@ class SlotUnanswered:
 
 @dataclass(frozen=True, slots=True)
 class LaneLost:
-    """A replica says that the session has ended there: the one behind it is gone, or another owner came."""
+    """A replica says that the one behind it is gone."""
+
+    lane: LaneId
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTaken:
+    """A replica says that another owner has the session, under a newer epoch."""
 
     lane: LaneId
 
@@ -150,6 +164,7 @@ Event: TypeAlias = (
     | SlotRefused
     | SlotUnanswered
     | LaneLost
+    | LaneTaken
     | LinkLost
     | Draining
     | Stopping
@@ -175,6 +190,8 @@ class TakeSlot:
     replica: Replica
     next_address: str | None
     """Where its frames go: the next replica's, or None for this ingress."""
+    adopts: bool = False
+    """Whether the replica holds the session, and is asked to obey this owner and epoch from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +200,8 @@ class FreeSlot:
 
     lane: LaneId
     address: str
+    after_s: float = 0.0
+    """How much later. Meanwhile another owner may adopt the session, which fences this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +236,8 @@ def after(fleet: Fleet, event: Event) -> Outcome:
     match event:
         case Described(replicas):
             return replace(fleet, replicas={replica.replica_id: replica for replica in replicas}), ()
-        case LaneWanted(lane, replica_ids):
-            return _want(fleet, lane, replica_ids)
+        case LaneWanted():
+            return _want(fleet, event)
         case LaneUnwanted(lane):
             return _remove(fleet, lane)
         case Dialled(lane, replica):
@@ -235,6 +254,8 @@ def after(fleet: Fleet, event: Event) -> Outcome:
             return _lose(_forget(fleet, replica_id), lane)
         case LaneLost(lane):
             return _lose(fleet, lane)
+        case LaneTaken(lane):
+            return _give_away(fleet, lane)
         case LinkLost(address):
             return _lose_replica(fleet, address)
         case Draining(address):
@@ -245,12 +266,13 @@ def after(fleet: Fleet, event: Event) -> Outcome:
             assert_never(event)
 
 
-def _want(fleet: Fleet, lane: LaneId, replica_ids: tuple[str, ...]) -> Outcome:
+def _want(fleet: Fleet, wanted: LaneWanted) -> Outcome:
+    lane = wanted.lane
     assert lane not in fleet.lanes, f"epoch {lane.epoch} of a session is opened twice"
-    replicas = tuple(fleet.replicas[each] for each in replica_ids if each in fleet.replicas)
-    if len(replicas) < len(replica_ids):
+    replicas = tuple(fleet.replicas[each] for each in wanted.replicas if each in fleet.replicas)
+    if len(replicas) < len(wanted.replicas):
         return fleet, (Refuse(lane, _gone()),)
-    state = LaneState(replicas, Phase.DIALLING, frozenset(replica_ids))
+    state = LaneState(replicas, Phase.DIALLING, frozenset(wanted.replicas), wanted.adopts)
     return _with(fleet, lane, state), tuple(Dial(lane, replica) for replica in replicas)
 
 
@@ -261,15 +283,24 @@ def _answered(fleet: Fleet, lane: LaneId, replica_id: str, phase: Phase) -> Outc
         return fleet, ()
     state = replace(state, awaited=state.awaited - {replica_id})
     if state.awaited:
-        return _with(fleet, lane, state), ()
+        asked = _asked(lane, state)[-1:] if phase is Phase.OPENING and state.adopts else ()
+        return _with(fleet, lane, state), asked
     if phase is Phase.OPENING:
         return _with(fleet, lane, replace(state, phase=Phase.OPEN)), (Opened(lane),)
     everyone = frozenset(replica.replica_id for replica in state.replicas)
+    state = replace(state, phase=Phase.OPENING, awaited=everyone)
+    return _with(fleet, lane, state), _asked(lane, state)[-1 if state.adopts else 0 :]
+
+
+def _asked(lane: LaneId, state: LaneState) -> tuple[TakeSlot, ...]:
+    """What is asked of each replica that has not given its slot, in order of spans."""
     following = (*(replica.address for replica in state.replicas[1:]), None)
-    asked = tuple(
-        TakeSlot(lane, replica, address) for replica, address in zip(state.replicas, following, strict=True)
+    hops = zip(state.replicas, following, strict=True)
+    return tuple(
+        TakeSlot(lane, replica, address, state.adopts)
+        for replica, address in hops
+        if replica.replica_id in state.awaited
     )
-    return _with(fleet, lane, replace(state, phase=Phase.OPENING, awaited=everyone)), asked
 
 
 def _refuse(fleet: Fleet, lane: LaneId, error: RearviewError) -> Outcome:
@@ -290,6 +321,16 @@ def _lose(fleet: Fleet, lane: LaneId) -> Outcome:
         return _refuse(fleet, lane, _gone())
     fleet, freed = _remove(fleet, lane)
     return fleet, (*freed, EndSession(lane, _lost()))
+
+
+def _give_away(fleet: Fleet, lane: LaneId) -> Outcome:
+    """The lane is another's, or is about to be: it adopts one span after the other."""
+    state = fleet.lanes.get(lane)
+    if state is None:
+        return fleet, ()
+    fleet, freed = _remove(fleet, lane, after_s=ADOPTION_S)
+    taken = StreamEnded(Reason.TAKEN_OVER, "the session was taken over")
+    return fleet, (*freed, EndSession(lane, taken) if state.phase is Phase.OPEN else Refuse(lane, taken))
 
 
 def _lose_replica(fleet: Fleet, address: str) -> Outcome:
@@ -315,14 +356,14 @@ def _stop(fleet: Fleet) -> Outcome:
     return replace(fleet, replicas={}), tuple(actions)
 
 
-def _remove(fleet: Fleet, lane: LaneId) -> Outcome:
+def _remove(fleet: Fleet, lane: LaneId, after_s: float = 0.0) -> Outcome:
     """Without the lane, and with every slot given back that it was asked for."""
     state = fleet.lanes.get(lane)
     if state is None:
         return fleet, ()
     left = {each: known for each, known in fleet.lanes.items() if each != lane}
     holds = state.phase is not Phase.DIALLING
-    freed = tuple(FreeSlot(lane, replica.address) for replica in state.replicas) if holds else ()
+    freed = tuple(FreeSlot(lane, each.address, after_s) for each in state.replicas) if holds else ()
     return replace(fleet, lanes=left), freed
 
 

@@ -22,7 +22,7 @@ from rearview.contract.settings import Settings
 from rearview.control import lanes as decide
 from rearview.control.fleet import Fleet, LaneId, LaneState
 from rearview.control.placement import Replica
-from rearview.errors import Fault, RearviewError, Reason, Refused
+from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused
 from rearview.transport.codec import FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.transport.wire import (
@@ -57,13 +57,16 @@ class Lane:
 class _Wanted:
     """Who waits for a lane."""
 
-    spec: SessionSpec
+    content: Mapping[str, Any]
+    """Of the request to every replica, but for what differs between them."""
     opened: asyncio.Future[None]
+    replies: dict[str, Mapping[str, Any]]
+    """By replica."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """What comes back over an open lane."""
+    """What comes back over a lane, from when its replicas are asked."""
 
     codec: FrameCodec
     source: Link | None = None
@@ -125,11 +128,28 @@ class Lanes:
 
     async def open(self, spec: SessionSpec, epoch: int, replicas: Sequence[str]) -> Lane:
         """Take a slot on each replica. Raises Refused or Fault; then, or when cancelled, no slot is held."""
-        lane_id = LaneId(spec.session_id, epoch)
-        wanted = _Wanted(spec, asyncio.get_running_loop().create_future())
+        wanted = decide.LaneWanted(LaneId(spec.session_id, epoch), tuple(replicas))
+        lane, _ = await self._ask(wanted, {"session": encode_spec(spec)})
+        return lane
+
+    async def attach(
+        self, session_id: str, epoch: int, replicas: Sequence[str]
+    ) -> tuple[Lane, Sequence[Mapping[str, Any]]]:
+        """Adopt a session that these replicas hold, under an epoch that fences its former owner; returns also
+        where it stands on each (`Standing.told`). Pictures that were kept come meanwhile. Raises as `open`
+        does, and NotFound; then the lane is gone.
+        """
+        wanted = decide.LaneWanted(LaneId(session_id, epoch), tuple(replicas), adopts=True)
+        return await self._ask(wanted, {"session_id": session_id})
+
+    async def _ask(
+        self, event: decide.LaneWanted, content: Mapping[str, Any]
+    ) -> tuple[Lane, Sequence[Mapping[str, Any]]]:
+        lane_id = event.lane
+        wanted = _Wanted(content, asyncio.get_running_loop().create_future(), {})
         self._wanted[lane_id] = wanted
         try:
-            self._happened(decide.LaneWanted(lane_id, tuple(replicas)))
+            self._happened(event)
             await wanted.opened
         except BaseException:
             self._happened(decide.LaneUnwanted(lane_id))
@@ -139,10 +159,10 @@ class Lanes:
         state = self._fleet.lanes.get(lane_id)
         if state is None:  # Lost since it was opened.
             raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=decide.RETRY_AFTER_S)
-        codec = self._codec(state)
-        self._open[lane_id] = _Open(codec)
+        codec = self._open[lane_id].codec
         links = tuple(self._links[replica.address] for replica in state.replicas)
-        return Lane(spec.session_id, epoch, tuple(replicas), links, codec)
+        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, codec)
+        return lane, [wanted.replies[each] for each in event.replicas]
 
     def close(self, lane: Lane) -> None:
         """Give the lane's slots back. Idempotent."""
@@ -181,10 +201,14 @@ class Lanes:
         match action:
             case decide.Dial(lane, replica):
                 self._spawn(lane, self._dial(lane, replica))
-            case decide.TakeSlot(lane, replica, next_address):
-                self._spawn(lane, self._take_slot(lane, replica, next_address or self._address))
-            case decide.FreeSlot(lane, address):
-                self._free_slot(lane, address)
+            case decide.TakeSlot(lane):
+                self._spawn(lane, self._take_slot(action))
+            case decide.FreeSlot(lane, address, after_s):
+                self._open.pop(lane, None)
+                if after_s:
+                    self._later(after_s, lane, address)
+                else:
+                    self._free_slot(lane, address)
             case decide.Opened(lane):
                 self._answer(lane, None)
             case decide.Refuse(lane, error):
@@ -203,34 +227,50 @@ class Lanes:
         self._links[replica.address] = link
         self._happened(decide.Dialled(lane, replica))
 
-    async def _take_slot(self, lane: LaneId, replica: Replica, next_address: str) -> None:
-        wanted = self._wanted.get(lane)
-        if wanted is None or lane not in self._fleet.lanes:
+    async def _take_slot(self, asked: decide.TakeSlot) -> None:
+        lane, replica_id = asked.lane, asked.replica.replica_id
+        wanted, state = self._wanted.get(lane), self._fleet.lanes.get(lane)
+        if wanted is None or state is None:
             return  # Given up before anything was sent.
+        # Before the first request: a span that is adopted sends at once what it has kept.
+        opened = self._open.setdefault(lane, _Open(self._codec(state)))
+        kind = Kind.ATTACH if asked.adopts else Kind.OPEN
         content = {
-            "session": encode_spec(wanted.spec),
+            **wanted.content,
             "epoch": lane.epoch,
-            "next": next_address,
-            "version": self._codec(self._fleet.lanes[lane]).version,
+            "next": asked.next_address or self._address,
+            "version": opened.codec.version,
         }
+        link = self._links[asked.replica.address]
+        if not link.knows(kind):
+            old = Refused(Reason.REPLICA_LOST, "the replica is too old", retry_after_s=decide.RETRY_AFTER_S)
+            self._happened(decide.SlotRefused(lane, replica_id, old))
+            return
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                reply = await self._links[replica.address].request(Kind.OPEN, content)
+                reply = await link.request(kind, content)
         except (LinkClosed, TimeoutError):
-            self._happened(decide.SlotUnanswered(lane, replica.replica_id))
+            self._happened(decide.SlotUnanswered(lane, replica_id))
             return
         if "reason" in reply:
-            self._happened(decide.SlotRefused(lane, replica.replica_id, _refusal(reply)))
-        else:
-            self._happened(decide.SlotTaken(lane, replica.replica_id))
+            self._happened(decide.SlotRefused(lane, replica_id, _refusal(reply)))
+            return
+        wanted.replies[replica_id] = reply
+        self._happened(decide.SlotTaken(lane, replica_id))
 
     def _codec(self, state: LaneState) -> FrameCodec:
         """A lane has one version, the least of its links'."""
         versions = (self._links[replica.address].version for replica in state.replicas)
         return FrameCodec(min(versions), self._fleet.spans)
 
+    def _later(self, after_s: float, lane: LaneId, address: str) -> None:
+        async def free() -> None:
+            await asyncio.sleep(after_s)
+            self._free_slot(lane, address)
+
+        self._spawn(lane, free())
+
     def _free_slot(self, lane: LaneId, address: str) -> None:
-        self._open.pop(lane, None)
         link = self._links.get(address)
         if link is None:
             return  # A replica that is gone holds no slot.
@@ -251,7 +291,10 @@ class Lanes:
             self._take_picture(link, body)
         elif kind is Kind.LOST:
             content = decode_json(body)
-            self._happened(decide.LaneLost(LaneId(content["session_id"], content["epoch"])))
+            lane = LaneId(content["session_id"], content["epoch"])
+            # Version 1 does not say which of the two it is.
+            is_broken = "hop" in content or link.version == 1
+            self._happened(decide.LaneLost(lane) if is_broken else decide.LaneTaken(lane))
         elif kind is Kind.DRAINING:
             self._happened(decide.Draining(self._pool.address(link) or ""))
 
@@ -286,4 +329,6 @@ def _refusal(reply: Mapping[str, Any]) -> RearviewError:
     reason, metadata = Reason[reply["reason"]], reply["metadata"]
     if reason is Reason.INTERNAL:
         return Fault(metadata=metadata)
+    if reason is Reason.SESSION_UNKNOWN:
+        return NotFound(reason, reply["message"], metadata=metadata)
     return Refused(reason, reply["message"], retry_after_s=reply["retry_after_s"], metadata=metadata)
