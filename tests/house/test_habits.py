@@ -13,10 +13,6 @@ LIMITS = {"max_file": 400, "max_class": 250, "max_function": 60}
 STILL_TOO_LONG = {
     "rearview/client/session.py",
     "rearview/client/session.py::Session",
-    "rearview/engine/engine.py",
-    "rearview/engine/engine.py::Engine",
-    "rearview/ingress/service.py",
-    "rearview/ingress/service.py::Ingress",
 }
 """Only ever shorter: who splits one takes its name out."""
 

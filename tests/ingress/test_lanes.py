@@ -327,7 +327,9 @@ async def test_the_last_span_lets_go_of_what_is_acknowledged() -> None:
         assert runner is not None
 
         async def kept() -> list[int]:
-            return await runner.call(lambda engine: sorted(engine._sessions[lane.session_id].retained))
+            return await runner.call(
+                lambda engine: [f.ordinal for f in engine.standing(lane.session_id).retained]
+            )
 
         assert await kept() == list(range(6))
         f.lanes.acknowledge(lane, 3)

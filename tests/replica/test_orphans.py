@@ -243,7 +243,7 @@ async def test_a_hop_acknowledges_every_few_frames_to_the_one_before() -> None:
 
             async def retained(stage: Stage = stage) -> int:
                 assert stage._runner is not None
-                return await stage._runner.call(lambda e: len(e._sessions[session.session_id].retained))
+                return await stage._runner.call(lambda e: len(e.standing(session.session_id).retained))
 
             async def as_expected(kept: int = kept) -> bool:
                 return await retained() == kept

@@ -52,7 +52,6 @@ async def test_a_lane_speaks_the_version_of_its_oldest_replica(old: int | None) 
         "node",
         on_frame=came.append,
         on_lane_lost=lambda *lost: pytest.fail(f"{lost}"),
-        on_replica_lost=lambda *_: None,
     )
     with quickly_stopped():
         await asyncio.gather(lanes.start(), *(stage.start() for stage in stages))
