@@ -33,15 +33,17 @@ from typing import Any
 
 import torch
 from rearview.contract.chain import Operator, OperatorKind, Span, chain
-from rearview.contract.frame import LATENT, PICTURE, Frame
+from rearview.contract.frame import LATENT, PICTURE
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.engine import Engine
+from rearview.engine.engine import Engine, StepResult
 from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.player import Player as EnginePlayer
+from rearview.engine.player import planes_of
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import pick_device
 from torch import Tensor
@@ -158,23 +160,20 @@ class Player:
     def __init__(self, run: Run, model: DiffusionModel, method: str, span: Span, window: CacheWindow) -> None:
         spec = spec_of(method, run.size, sum(op.kind is OperatorKind.DENOISE for op in span.operators))
         memory = memory_of(run, model, spec, span, window)
-        self._engine = Engine(span, model, memory, Scheduler(CostTable(), 1))
-        self._engine.open(spec)
+        self._player = EnginePlayer(Engine(span, model, memory, Scheduler(CostTable(), 1)), watch=_check)
+        self._player.open(spec)
         self._sent = 0
 
     def play(self, planes: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
         """Send one frame; whatever has left when the engine is idle again, in order."""
-        self._engine.admit(Frame("check", self._sent, planes), time.monotonic())
+        self._player.admit("check", self._sent, planes)
         self._sent += 1
-        left: list[Mapping[str, Tensor]] = []
-        while self._engine.has_work:
-            result = self._engine.step(time.monotonic())
-            if result.batch is not None and result.batch.failed:
-                raise RuntimeError("a forward has failed: the log says why")
-            for frame in result.emissions:
-                assert frame.planes is not None, f"frame {frame.ordinal} was lost"
-                left.append(frame.planes)
-        return left
+        return [planes_of(frame) for frame in self._player.left()]
+
+
+def _check(engine: Engine, result: StepResult) -> None:
+    if result.batch is not None and result.batch.failed:
+        raise RuntimeError("a forward has failed: the log says why")
 
 
 # --- the pictures

@@ -17,6 +17,7 @@ from rearview.contract.frame import Frame
 from rearview.contract.memories import BankPolicy, BankSettings
 from rearview.contract.settings import Blend, Guidance, WeightedPrompt
 from rearview.engine.engine import Engine, Order
+from rearview.engine.memory.compose import Memories
 from rearview.engine.player import Clip
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.sessions import joined
@@ -75,14 +76,13 @@ def pieces(cut: str) -> list[Engine]:
 
 @pytest.mark.parametrize("order", Order)
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("moved_at", range(FRAMES))
-def test_l20_a_session_that_moves_anywhere_goes_on_as_if_it_had_not(
-    change: str, moved_at: int, order: Order
-) -> None:
+def test_l20_a_session_that_moves_anywhere_goes_on_as_if_it_had_not(change: str, order: Order) -> None:
     """Before it is warm, while it streams, and while a shadow's inputs are kept."""
     clip = toy_clip(change)
-    found = play_moving(clip, [fused(order=order), fused(order=order)], [moved_at])
-    assert_same(found, never_moved(clip, *fused()))
+    expected = never_moved(clip, *fused())
+    for moved_at in range(FRAMES):
+        found = play_moving(clip, [fused(order=order), fused(order=order)], [moved_at])
+        assert_same(found, expected)
 
 
 @pytest.mark.parametrize("change", ["prompt", "more steps", "a newer one during a shadow", "weights"])
@@ -388,6 +388,14 @@ def test_frames_without_any_past_move_too() -> None:
         [toy_engine(ToyModel(), whole_chain(TOY_STEPS))],
     ]
     assert_same(play_moving(clip, legs, [3, 6]), expected)
+
+
+def test_a_span_without_any_memory_takes_its_part_of_a_session_with_one() -> None:
+    clip = toy_clip("prompt")
+    encode, denoise = spans_of("encode apart")
+    bare = Engine(encode, ToyModel(), Memories([], 1), Scheduler(CostTable(), 16), clock=lambda: 0.0)
+    found = play_moving(clip, [fused(), [bare, cached_engine(denoise)], fused()], [6, 9])
+    assert_same(found, never_moved(clip, *fused()))
 
 
 def test_engines_in_a_row_agree_where_to_freeze() -> None:

@@ -1,6 +1,6 @@
 """Warm-up, streaming and re-warm-up in the engine, by a toy cache in exact integers: equal means bit-equal.
 
-The plain path is `reference.denoise_clip`; the toy sees in every frame all that is cached.
+The plain path is `reference/clip.py`; the toy sees in every frame all that is cached.
 """
 
 from __future__ import annotations

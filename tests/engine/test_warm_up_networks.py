@@ -1,6 +1,6 @@
 """Live2Diff's path through the engine: a tiny UNet with motion modules, in float64, without rounding.
 
-The oracle is `reference.denoise_clip` over `PlainCache`, one session and one step at a time, which shares
+The oracle is `reference/clip.py` over `PlainCache`, one session and one step at a time, which shares
 no code with the pool. Gaps are below 1e-9: a batch of four rounds otherwise than a batch of one.
 """
 

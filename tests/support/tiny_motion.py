@@ -206,7 +206,7 @@ def plain_clip(
     payloads: Sequence[Tensor],
     settings: Sequence[Settings],
 ) -> list[Tensor | None]:
-    """A clip by `reference.denoise_clip`, in float64. `payloads`: (C, h, w), or (2, C, h, w) with depth."""
+    """A clip by `reference/clip.py`, in float64. `payloads`: (C, h, w), or (2, C, h, w) with depth."""
     assert spec.cache is not None
     run = step_function(denoiser, torch.float64, PlainCache(window.sink_frames, window.ring_frames))
     entering = []

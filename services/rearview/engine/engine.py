@@ -1,14 +1,13 @@
 """`Engine.step()`: choose rows → gather their memory → one forward → scatter → emit.
 
-An engine owns one span of the chain: weights (`Model`), the sessions' pasts (`Memories`) and the
-frames in flight. The whole chain in one engine is the local service; one engine per span, joined by
-links, is the distributed one, and both run this same `step`. Which rows may run is said in `ready.py`, which
-of them do in `scheduler.py`. What surprises: a forward changes nothing. Memory, `committed` and the frame's
-planes change together in `_commit`, so a row that failed before it can run again, and one that was committed
-never does.
+An engine owns one span of the chain: weights (`Model`), the sessions' pasts (`Memories`) and the frames in
+flight. The whole chain in one engine is the local service; one engine per span, joined by links, is the
+distributed one, and both run this same `step`. `ready.py` says which rows may run, `scheduler.py` which of
+them do. What surprises: a forward changes nothing. Memory, `committed` and the frame's planes change together
+afterwards, so a row that failed before can run again, and one that was committed never does.
 
-Not thread-safe: one thread owns an engine, and nothing of it is global: whoever gives that thread up has
-given all of it up. `now` and `clock` are seconds on one monotonic clock.
+Not thread-safe: one thread owns an engine, and nothing of it is global: who gives up that thread has given up
+all of it. `now` and `clock` are seconds on one monotonic clock.
 """
 
 from __future__ import annotations
@@ -84,8 +83,7 @@ class Engine:
         self.span = span
         self._model, self._memory, self._scheduler = model, memory, scheduler
         self._rule = ReadyRule(model, memory, scheduler.costs, order)
-        self._clock = clock
-        self._retained_bytes = retained_bytes
+        self._clock, self._retained_bytes = clock, retained_bytes
         self._sessions: dict[str, Session] = {}
         self._emissions: list[Frame[Tensor]] = []
         self.running: Running | None = None
@@ -108,12 +106,13 @@ class Engine:
     def freeze(self, session_id: str, ordinal: int = -1) -> int:
         """Run frames up to an ordinal and hold later ones; returns it. It is `ordinal` or a later one: frames
         that have come in run, and so does the rest of a warm-up window, which then has to come. What comes or
-        is lost meanwhile may move it: freeze again to know. Engines in a row are frozen at the latest
-        ordinal that any of them names. KeyError for an unknown session.
+        is lost meanwhile may move it: freeze again to know. Engines in a row are frozen at the latest ordinal
+        that any of them names. Raises KeyError for an unknown session.
         """
-        at = self._sessions[session_id].freeze(ordinal)
-        self._let_in(self._sessions[session_id], self._clock())
-        return at
+        session = self._sessions[session_id]
+        session.freeze(ordinal)
+        self._let_in(session, self._clock())
+        return session.freeze(ordinal)
 
     def is_quiet(self, session_id: str) -> bool:
         """Whether the session is frozen, and its frames up to there have committed and left."""
@@ -127,9 +126,7 @@ class Engine:
             self._let_in(self._sessions[session_id], self._clock())
 
     def export(self, session_id: str) -> SessionState:
-        """What the session is; a copy. None of its frames may be in flight (`freeze`): those that are held,
-        and outputs that are retained, are no part of it.
-        """
+        """What the session is; a copy. None of its frames may be in flight: `freeze` it before."""
         return self._sessions[session_id].export(tuple(self._memory.export(session_id)))
 
     def import_(self, state: SessionState) -> None:
@@ -173,9 +170,8 @@ class Engine:
         return None if session is None else session.standing
 
     def admit(self, frame: Frame[Tensor], now: float) -> bool:
-        """Let a frame in; frames may arrive in any order. False: there is no such session (any more).
-
-        A frame that was let in before is not run again: if its output is still here it is sent again.
+        """Let a frame in; frames may arrive in any order. False: there is no such session (any more). A frame
+        that was let in before is not run again: if its output is still retained it is sent again.
         """
         session = self._sessions.get(frame.session_id)
         if session is None:
@@ -249,13 +245,12 @@ class Engine:
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
         finished_s = self._clock()
-        samples = sum(len(row.frames) for row in rows)
-        assert len(forward.outputs) == samples, f"{len(forward.outputs)} outputs of {samples} samples"
+        assert len(forward.outputs) == sum(len(row.frames) for row in rows), "an output for each sample"
         outputs = iter(forward.outputs)
         for row in rows:
-            session, left = self._sessions[row.session_id], list(islice(outputs, len(row.frames)))
+            session = self._sessions[row.session_id]
             session.windows.committed(row)
-            for frame, planes in zip(row.frames, left, strict=True):
+            for frame, planes in zip(row.frames, islice(outputs, len(row.frames)), strict=True):
                 if session.is_own(frame):  # Else it fills a window, and its picture is that of another frame.
                     frame.ran(started_s, finished_s)
                     session.commit(frame, planes)

@@ -32,6 +32,7 @@ from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import InvalidRequest
 from support.frames import content, entering, planes_of
+from support.toy import drain
 from torch import Tensor
 
 pytestmark = pytest.mark.unit
@@ -194,10 +195,8 @@ def play(each: Engine, clips: dict[str, list[Tensor]], first: int = 0) -> dict[s
     for name, frames in clips.items():
         for n, frame in enumerate(frames, first):
             each.admit(entering(name, n, frame), 0.0)
-    while each.has_work:
-        for emission in each.step(0.0).emissions:
-            left[emission.session_id][emission.ordinal] = content(emission)
-        each.check_integrity()
+    for frame in drain(each):
+        left[frame.session_id][frame.ordinal] = content(frame)
     return {name: [found[n] for n in sorted(found)] for name, found in left.items()}
 
 

@@ -87,18 +87,17 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
         embeds = [denoiser.conditioning.embed_frame(each.settings, each.ordinal) for each in samples]
         depths = [sample.payload.depth for sample in samples if sample.payload.depth is not None]
         depth = torch.cat(depths) if depths else None
-        outputs = _predict(
-            denoiser, torch.cat(noisy), constants, torch.cat(embeds), dtype, view.attend, depth
-        )
+        texts = torch.cat(embeds)
+        outputs = _predict(denoiser, torch.cat(noisy), constants, texts, dtype, view.attend, depth)
         left = []
         for place, (sample, x, at) in enumerate(zip(samples, noisy, constants, strict=True)):
             settings, (_, negative, depth) = sample.settings, sample.payload
             if predicts_negative(settings, step):
-                prompt, attend = (
+                text, attend = (
                     denoiser.conditioning.embed(settings.negative_prompt),
                     view.beside(place).attend,
                 )
-                away = _predict(denoiser, x, [at], prompt, dtype, attend, depth)
+                away = _predict(denoiser, x, [at], text, dtype, attend, depth)
                 negative = clean_of(denoiser, x, away, at)
             clean = guided(denoiser, settings, at, x, outputs[place : place + 1], negative)
             left.append(Carried(clean, negative, depth))

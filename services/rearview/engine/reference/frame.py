@@ -56,18 +56,11 @@ def denoise_latent(
 
 
 def _predict(
-    denoiser: Denoiser,
-    x: Tensor,
-    step: StepCoefficients,
-    embeds: Tensor,
-    dtype: torch.dtype,
-    past: Any = None,
+    denoiser: Denoiser, x: Tensor, step: StepCoefficients, text: Tensor, dtype: torch.dtype, past: Any = None
 ) -> Tensor:
     at = torch.tensor([step.timestep], device=x.device)
     seen = {} if past is None else {"cross_attention_kwargs": {"memory": past}}
-    output: Tensor = denoiser.unet(x.to(dtype), at, encoder_hidden_states=embeds, return_dict=False, **seen)[
-        0
-    ]
+    output: Tensor = denoiser.unet(x.to(dtype), at, encoder_hidden_states=text, return_dict=False, **seen)[0]
     return output.to(x.dtype)
 
 
