@@ -236,7 +236,9 @@ def test_an_export_that_does_not_fit_is_refused() -> None:
         "header": chunks[1:],
         "shapes": [replace(each, tensors=tuple(t[:1] for t in each.tensors)) for each in chunks],
         "layers": [*chunks, Chunk("cache", 0, "x")],
-        "numbers": [replace(each, values={"streamed": -1}) if each.step == 0 else each for each in chunks],
+        "streamed is no number": [
+            replace(each, values={"streamed": -1}) if each.step == 0 else each for each in chunks
+        ],
         "twice": [*chunks, chunks[-1]],
     }
     for field, spoilt in wrong.items():

@@ -371,7 +371,7 @@ def _record(**values: Any) -> Any:
 
 _SPOILT_RECORDS = (
     *(_record(writes=-1), _record(writes=True), _record(writes=None), _record(writes=1.0)),
-    *(_record(prompt=None), _record(changed_at=""), _record(timestep_index=-2)),
+    *(_record(prompt=None), _record(changed_at=""), _record(changed_at=10**400), _record(timestep_index=-2)),
 )
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Incoming",
     "Json",
     "check_fields",
+    "check_number",
     "check_tensors",
     "decode_chunk",
     "encode_chunk",
@@ -36,6 +37,7 @@ NO_STEP = -1
 """Step of a chunk that belongs to a session as a whole, such as the header of its kind."""
 LENGTH = struct.Struct("<I")
 MAX_HEADER_BYTES = 1 << 20
+MAX_NUMBER = 1 << 63
 MAX_TENSORS = 64
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 48
@@ -151,6 +153,14 @@ def check_fields(values: Mapping[str, Json], expected: Mapping[str, Json]) -> No
         found = values.get(name)
         if found != value or type(found) is not type(value):
             raise ValueError(f"the export's {name} is {found}, here it is {value}")
+
+
+def check_number(values: Mapping[str, Json], name: str, least: int) -> int:
+    """A whole number of 64 bits, `least` or more. Raises ValueError that names it."""
+    number = values.get(name)
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number < MAX_NUMBER:
+        raise ValueError(f"the export's {name} is no number from {least} on")
+    return number
 
 
 def check_tensors(

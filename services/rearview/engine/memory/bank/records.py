@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rearview.contract.memories import BankSettings, PromptChange
 from rearview.contract.timesteps import timestep_indices
-from rearview.engine.memory.export import Json
+from rearview.engine.memory.export import Json, check_number
 from rearview.engine.rows import Row
 
 __all__ = [
@@ -110,20 +110,13 @@ def fusion_strength(seen: BankRecord, settings: BankSettings, ordinal: int) -> f
 
 def read_record(values: Mapping[str, Json]) -> BankRecord:
     """A record from an export. Raises ValueError for what is none."""
-    writes = _number(values, "writes", 0)
-    timestep_index = _number(values, "timestep_index", -1)
-    changed_at = None if values.get("changed_at") is None else _number(values, "changed_at", 0)
+    writes = check_number(values, "writes", 0)
+    timestep_index = check_number(values, "timestep_index", -1)
+    changed_at = None if values.get("changed_at") is None else check_number(values, "changed_at", 0)
     prompt = values.get("prompt")
     if not isinstance(prompt, str):
         raise ValueError("the export's prompt is no digest")
     return BankRecord(writes, timestep_index, prompt, changed_at)
-
-
-def _number(values: Mapping[str, Json], name: str, least: int) -> int:
-    number = values.get(name)
-    if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise ValueError(f"the export's {name} is {number}")
-    return number
 
 
 def _digest(prompt: str) -> str:

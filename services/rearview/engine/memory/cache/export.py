@@ -14,7 +14,7 @@ import torch
 
 from rearview.contract.session import SessionSpec
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.export import Incoming, Json
+from rearview.engine.memory.export import Incoming, Json, check_number
 
 __all__ = ["check_layers", "export_header", "streamed_frames"]
 
@@ -41,10 +41,7 @@ def check_layers(incoming: Incoming, layers: Iterable[str]) -> None:
 
 def streamed_frames(steps: Mapping[int, Mapping[str, Json]]) -> dict[int, int | None]:
     """n of each step. Raises ValueError for what is no such number."""
-    found: dict[int, int | None] = {}
-    for step, values in steps.items():
-        n = values.get("streamed", -1)
-        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 0):
-            raise ValueError("the export's numbers of streamed frames are none")
-        found[step] = n
-    return found
+    return {
+        step: None if values.get("streamed", "") is None else check_number(values, "streamed", 0)
+        for step, values in steps.items()
+    }

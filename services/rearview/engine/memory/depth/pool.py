@@ -18,7 +18,7 @@ from torch import Tensor
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
 from rearview.engine.memory.depth.view import DEPTH_RANGE, DepthUpdate, DepthView
-from rearview.engine.memory.export import NO_STEP, Chunk, Json, check_fields, check_tensors
+from rearview.engine.memory.export import NO_STEP, Chunk, Json, check_fields, check_number, check_tensors
 from rearview.engine.memory.protocol import Memory, Write
 from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
@@ -120,11 +120,9 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         (chunk,) = found
         check_fields(chunk.values, self._header())
         (content,) = check_tensors(chunk.tensors, NO_STEP, "the depth range", [(2,)], self._ranges.dtype)
-        scene = chunk.values.get("scene", "")
-        if scene is None:
+        if chunk.values.get("scene", "") is None:
             return partial(self._forget, slot)
-        if not isinstance(scene, int) or isinstance(scene, bool):
-            raise ValueError("the export's scene is no number")
+        scene = check_number(chunk.values, "scene", 0)
         if not (content.isfinite().all() and content[0] <= content[1]):
             raise ValueError("the export's depth range is not one")
         return partial(self._commit, {slot: scene}, content[None])
