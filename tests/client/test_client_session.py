@@ -383,6 +383,19 @@ async def test_silence_that_is_not_the_users_is_filled_with_credit_messages() ->
         assert frame_indices([answer async for answer in session]) == [0]
 
 
+async def test_a_steady_slow_reader_does_not_keep_credit_messages_back() -> None:
+    faults = Faults(window=100, idle_timeout_s=0.3)
+    async with serving(faults) as (server, client), client.open() as session:
+        for value in range(16):
+            await session.send(picture(value))
+        await until(lambda: len(session._answers) == 16)
+        before = server.log.num_credits
+        for _ in range(7):
+            await anext(session)
+            await asyncio.sleep(0.05)
+        assert server.log.num_credits >= before + 2
+
+
 async def test_sessions_are_listed_shown_and_closed() -> None:
     async with serving() as (_, client), contextlib.AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(client.open()) for _ in range(5)]

@@ -219,15 +219,20 @@ class Session:
             self._sending.discard(sent)
 
     async def _write_loop(self, call: Call) -> None:
+        clock = asyncio.get_running_loop().time
         heartbeat_s = max(0.05, self.opened.idle_timeout_s / 3) if self.opened.idle_timeout_s else 3.0
+        beat_s = clock() + heartbeat_s
         while True:
             self._to_write.clear()
-            wrote = await self._write_ready(call)
+            if await self._write_ready(call):
+                beat_s = clock() + heartbeat_s
             if self._finishing and not self._ledger.has_outgoing:
                 await self._half_close(call)
                 return
-            if not wrote and not await self._wait(self._to_write, heartbeat_s) and self._is_waiting:
+            if self._is_waiting and clock() >= beat_s:
                 await self._write_credit(call)
+                beat_s = clock() + heartbeat_s
+            await self._wait(self._to_write, max(0.0, beat_s - clock()) if self._is_waiting else None)
 
     async def _write_ready(self, call: Call) -> bool:
         wrote = False
@@ -286,12 +291,11 @@ class Session:
         answer = self._answer_of(response)
         if answer is not None:
             self._push(answer)
-        if self._credit_is_due:
-            self._to_write.set()
 
     def _push(self, answer: Answer) -> None:
         self._answers.append(answer)
         self._to_take.set()
+        self._to_write.set()
 
     def _answer_of(self, response: pb.TranslateResponse) -> Answer | None:
         match response.WhichOneof("message"):
