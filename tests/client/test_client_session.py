@@ -165,9 +165,9 @@ async def test_a_slow_reader_is_bounded_even_if_the_server_ignores_answer_credit
         for value in range(40):
             await session.send(picture(value))
         await until(lambda: len(server.log.received) == 40)
-        await until(lambda: len(session._answers) == 8)
+        await until(lambda: session._machine.num_waiting_answers == 8)
         await session.finish()
-        assert len(session._answers) == 8
+        assert session._machine.num_waiting_answers == 8
         assert frame_indices([answer async for answer in session]) == list(range(40))
 
 
@@ -388,7 +388,7 @@ async def test_a_steady_slow_reader_does_not_keep_credit_messages_back() -> None
     async with serving(faults) as (server, client), client.open() as session:
         for value in range(16):
             await session.send(picture(value))
-        await until(lambda: len(session._answers) == 16)
+        await until(lambda: session._machine.num_waiting_answers == 16)
         before = server.log.num_credits
         for _ in range(7):
             await anext(session)

@@ -141,6 +141,7 @@ PLANTED = {
     "contract": ("rearview/contract/breach.py", "import numpy"),
     "engine": ("rearview/engine/memory/breach.py", "from rearview.config import load_config"),
     "client": ("rearview/client/breach.py", "import rearview.config"),
+    "client-machine": ("rearview/client/inbox.py", "import asyncio"),
     "control": ("rearview/control/breach.py", "def decide():\n    import time"),
     "edge": ("rearview/ingress/breach.py", "from rearview.engine import rows"),
     "schema": ("rearview/schema/breach.py", "import grpc"),
@@ -154,6 +155,7 @@ PLANTED = {
 INDIRECT = {
     "contract": ("rearview/errors.py", "import numpy"),
     "engine": ("rearview/contract/chain.py", "import rearview.v1"),
+    "client-machine": ("rearview/client/options.py", "from rearview.client import faults"),
     "edge": ("rearview/errors.py", "import torch"),
     "laboratory-knows": ("rearview/engine/rows.py", "import rearview.config"),
     "callers": ("rearview/telemetry/logging.py", "import rearview.client"),
@@ -213,7 +215,7 @@ def test_a_contract_sees_its_breach(house: Path, law: str) -> None:
     (house / "services" / path).write_text(text, encoding="utf-8")
     run = lint(house, "--contract", law)
     assert run.returncode == 1
-    assert "breach" in run.stdout, run.stdout + run.stderr
+    assert Path(path).stem in run.stdout, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("law", INDIRECT)

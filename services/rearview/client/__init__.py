@@ -18,7 +18,7 @@ from rearview.client.answers import (
     Translated,
 )
 from rearview.client.exchange import Frame, exchange
-from rearview.client.faults import Unreachable
+from rearview.client.losses import Unreachable
 from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session

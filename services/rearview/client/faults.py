@@ -1,4 +1,4 @@
-"""From a failed gRPC call to a `rearview.errors` exception, and whether to reconnect after it.
+"""From a failed gRPC call to a `rearview.errors` exception, and whether its session may still be there.
 
 The reason comes from google.rpc.ErrorInfo in the status details, the wait from RetryInfo. A failure
 without ErrorInfo did not come from the service but from the way to it: that is `Unreachable`.
@@ -10,6 +10,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from rearview.client.losses import Loss, Unreachable
 from rearview.errors import (
     DOMAIN,
     STATUS_OF_REASON,
@@ -22,12 +23,7 @@ from rearview.errors import (
     StreamEnded,
 )
 
-__all__ = ["Unreachable", "error_of", "is_transient"]
-
-
-class Unreachable(Refused):
-    """Nothing that speaks `rearview.v1` answered, or the connection was lost and not found again."""
-
+__all__ = ["error_of", "loss_of", "no_answer"]
 
 _KIND_OF_STATUS: dict[str, type[RearviewError]] = {
     "UNAUTHENTICATED": InvalidRequest,
@@ -71,11 +67,19 @@ def error_of(failure: grpc.aio.AioRpcError, address: str) -> RearviewError:
     return kind(Reason.INTERNAL, f"{failure.code().name}: {text}", retry_after_s=retry_after_s)
 
 
-def is_transient(failure: grpc.aio.AioRpcError, error: RearviewError) -> bool:
-    """Whether the session may still be there, so that resuming is worth a try."""
-    if failure.code() not in _TRANSIENT_CODES:
-        return False
-    return isinstance(error, Unreachable) or error.reason in _TRANSIENT_REASONS
+def loss_of(failure: grpc.aio.AioRpcError, address: str) -> Loss:
+    """What a failed call means for its session."""
+    error = error_of(failure, address)
+    error.__cause__ = failure
+    is_transient = failure.code() in _TRANSIENT_CODES and (
+        isinstance(error, Unreachable) or error.reason in _TRANSIENT_REASONS
+    )
+    return Loss(error, is_transient)
+
+
+def no_answer(address: str) -> Loss:
+    """The loss of a connection on which the server has not answered in time."""
+    return Loss(Unreachable(Reason.REPLICA_LOST, f"{address} does not answer"), is_transient=True)
 
 
 def _details(failure: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo | None, float | None]:

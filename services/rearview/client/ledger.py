@@ -19,7 +19,6 @@ before the frame that follows it. Two things about controls after a lost connect
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rearview.errors import Fault, Reason
@@ -38,10 +37,8 @@ class Input:
     message: pb.TranslateRequest
     number: int
     is_frame: bool
-    on_taken: Callable[[], None] = lambda: None
-    """Called when it is first handed to a connection."""
     taken_s: float | None = None
-    """The caller's clock at that time."""
+    """When it was first handed to a connection, on the caller's clock; None: not yet."""
     frames_before: int = 0
     """How many frames of the session stand before it."""
     is_acknowledged: bool = False
@@ -84,10 +81,11 @@ class Ledger:
         """Whether something is waiting to be sent."""
         return bool(self._outgoing)
 
-    def submit(self, item: Input) -> None:
-        """Add an input at the end."""
+    def submit(self, item: Input) -> Input:
+        """Add an input at the end; returns it."""
         self._items.append(item)
         self._outgoing.append(item)
+        return item
 
     def withdraw(self, item: Input) -> bool:
         """Take back an input that was never sent. False: it was, and will be answered."""
@@ -107,12 +105,14 @@ class Ledger:
         self._outgoing.popleft()
         if item.taken_s is None:
             item.taken_s, item.frames_before = now, self.sent_frames
-            item.on_taken()
         self.sent_frames += item.is_frame
         return item
 
-    def answered(self, frame_index: int) -> Input:
-        """Forget the frame that this answer is for. Raises Fault unless it is the oldest unanswered one."""
+    def answered(self, frame_index: int) -> float:
+        """Forget the frame that this answer is for; returns when it was taken.
+
+        Raises Fault unless it is the oldest unanswered one.
+        """
         item = next((item for item in self._items if item.is_frame), None)
         if item is None or item.taken_s is None or item.number != frame_index:
             expected = f"expected {item.number}" if item is not None else "but none is unanswered"
@@ -120,7 +120,7 @@ class Ledger:
         self._items.remove(item)
         self.received_answers += 1
         self._forget()
-        return item
+        return item.taken_s
 
     def control_answered(self, control_id: int, settings: pb.Settings) -> Input | None:
         """Note the answer to a control. None: the user has it already, or the control is the ledger's own."""

@@ -19,6 +19,12 @@ class Reconnect:
     open_timeout_s: float = 10.0
     """How long an unreachable server is sought, and how long it may take to answer `open` or `resume`."""
 
+    def limit_s(self, grace_s: float | None) -> float:
+        """How long a connection is sought for a session with this grace time; None: it is not open yet."""
+        if grace_s is None:
+            return self.open_timeout_s
+        return grace_s if self.give_up_after_s is None else self.give_up_after_s
+
 
 class Attempts:
     """The attempts since the connection was last good. `now` is any clock in seconds."""

@@ -43,6 +43,7 @@ __all__ = [
     "control_request",
     "credit_request",
     "dropped",
+    "encode_frame",
     "encode_jpeg",
     "frame_request",
     "notice",
@@ -60,13 +61,11 @@ def open_request(options: OpenOptions, answer_credit: int) -> pb.TranslateReques
     return pb.TranslateRequest(open=to_message(OPEN, request_of(options, answer_credit)))
 
 
-def resume_request(
-    session_id: str, resume_token: str, received_answers: int, answer_credit: int
-) -> pb.TranslateRequest:
+def resume_request(session: Opened, received_answers: int, answer_credit: int) -> pb.TranslateRequest:
     return pb.TranslateRequest(
         resume=pb.Resume(
-            session_id=session_id,
-            resume_token=resume_token,
+            session_id=session.session_id,
+            resume_token=session.resume_token,
             received_answers=received_answers,
             answer_credit=answer_credit,
         )
@@ -95,6 +94,16 @@ def credit_request(answer_credit: int, received_answers: int) -> pb.TranslateReq
     return pb.TranslateRequest(
         credit=pb.Credit(answer_credit=answer_credit, received_answers=received_answers)
     )
+
+
+def encode_frame(image: Image, session: Opened, quality: int) -> tuple[bytes, ImageFormat]:
+    """A frame's bytes: JPEG, or raw RGB where `quality` is 0. Raises ValueError for one of another size."""
+    shape = (session.height, session.width, 3)
+    if image.shape != shape or image.dtype != np.uint8:
+        raise ValueError(f"a frame must be uint8 {shape}, not {image.dtype} {image.shape}")
+    if quality == 0:
+        return image.tobytes(), ImageFormat.RGB
+    return encode_jpeg(image, quality), ImageFormat.JPEG
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

@@ -1,0 +1,32 @@
+"""Why a connection was lost. Knows nothing of gRPC: `faults` makes these from what a call says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rearview.errors import NotFound, RearviewError, Refused, StreamEnded
+
+__all__ = ["Loss", "Unreachable", "not_resumed"]
+
+
+class Unreachable(Refused):
+    """Nothing that speaks `rearview.v1` answered, or the connection was lost and not found again."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The end of a connection that was no regular end."""
+
+    error: RearviewError
+    """What the user is told if the session ends of it."""
+    is_transient: bool
+    """Whether the session may still be there, so that resuming is worth a try."""
+
+
+def not_resumed(error: RearviewError, num_unanswered_frames: int) -> RearviewError:
+    """The error of an open session that is not resumed after `error`; it says what stays unanswered."""
+    text = f"the session is lost, {num_unanswered_frames} frames are unanswered: {error.message}"
+    kind = NotFound if isinstance(error, NotFound) else StreamEnded
+    lost = kind(error.reason, text, retry_after_s=error.retry_after_s, metadata=error.metadata)
+    lost.__cause__ = error.__cause__
+    return lost
