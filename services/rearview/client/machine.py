@@ -104,7 +104,8 @@ class Machine:
         self._last_index = -1
         self._control_ids = count(1)
         self._opened: Opened | None = None
-        self._num_connections = 0
+        self.num_connections = 0
+        """How many connections have begun."""
         self._link: _Link | None = None
         self._retry_s: float | None = None
         """Not before then is a connection sought again."""
@@ -131,11 +132,6 @@ class Machine:
         """The open session, as the server last described it."""
         assert self._opened is not None, "enter the session with `async with` first"
         return self._opened
-
-    @property
-    def num_connections(self) -> int:
-        """How many connections have begun."""
-        return self._num_connections
 
     @property
     def num_waiting_answers(self) -> int:
@@ -326,7 +322,7 @@ class Machine:
             self._inbox.put(Notice(NoticeKind.RESUMED, 0.0, opened.continuity))
             opened = replace(opened, resume_token=opened.resume_token or self._opened.resume_token)
         self._opened = opened
-        self._num_connections += 1
+        self.num_connections += 1
         self._is_half_closed = False
         self._link = _Link(_heartbeat_s(opened.idle_timeout_s), begun_s=now, written_s=now)
 
