@@ -37,13 +37,14 @@ from rearview.contract.frame import LATENT, PICTURE
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.engine import Engine, StepResult
+from rearview.engine.engine import Engine
 from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.player import Player as EnginePlayer
 from rearview.engine.player import planes_of
+from rearview.engine.rows import StepResult
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import pick_device
 from torch import Tensor

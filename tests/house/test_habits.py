@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,10 @@ def test_what_is_as_long_as_it_may_be_passes(tmp_path: Path, text: str) -> None:
 def test_what_nobody_explains_is_seen(tmp_path: Path, text: str, seen: set[str]) -> None:
     (tmp_path / "module.py").write_text(text, encoding="utf-8")
     assert undocumented(tmp_path) == seen
+
+
+def test_a_newcomer_has_at_most_900_lines_to_read(root: Path) -> None:
+    text = (root / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\d\. `(services/rearview/\S+\.py)`", text, flags=re.MULTILINE)
+    assert len(listed) == 5
+    assert sum(len((root / name).read_text(encoding="utf-8").splitlines()) for name in listed) <= 900

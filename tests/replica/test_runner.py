@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.engine import Engine, Running, StepResult
+from rearview.engine.engine import Engine
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.model import Forward, NullModel
-from rearview.engine.rows import Row
+from rearview.engine.rows import Row, Running, StepResult
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import Fault
 from rearview.replica.runner import EngineRunner

@@ -15,54 +15,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from torch import Tensor
 
-from rearview.contract.chain import OperatorKind, Span
+from rearview.contract.chain import Span
 from rearview.contract.frame import Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Forward, Model
 from rearview.engine.ready import Order, ReadyRule
-from rearview.engine.rows import MAX_FAILURES, FrameInFlight, Row
+from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, Standing, new_session
 
-__all__ = ["Batch", "Engine", "Order", "Running", "StepResult"]
+__all__ = ["Engine", "Order"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A forward under way, for whoever watches from another thread."""
-
-    operator: str
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One forward, for metrics."""
-
-    kind: OperatorKind
-    rows: int
-    seconds: float
-    failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one step did."""
-
-    emissions: Sequence[Frame[Tensor]]
-    batch: Batch | None
-    """None: no row was ready."""
-    queue_age_s: float = 0.0
-    """How long the oldest row has waited that was ready and not chosen; 0 with none."""
 
 
 class Engine:

@@ -15,7 +15,8 @@ from torch import Tensor
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.engine.engine import Engine, StepResult
+from rearview.engine.engine import Engine
+from rearview.engine.rows import StepResult
 
 __all__ = ["Clip", "FrameLost", "Planes", "Player", "planes_of"]
 

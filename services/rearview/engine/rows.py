@@ -7,7 +7,7 @@ rows are ready is said in `ready.py`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,7 +19,17 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
 from rearview.contract.warmup import Changes
 
-__all__ = ["MAX_FAILURES", "FrameInFlight", "LaterRow", "Row", "row_width", "window_group"]
+__all__ = [
+    "MAX_FAILURES",
+    "Batch",
+    "FrameInFlight",
+    "LaterRow",
+    "Row",
+    "Running",
+    "StepResult",
+    "row_width",
+    "window_group",
+]
 
 MAX_FAILURES = 2
 """A row that fails alone after having failed before makes its frame dropped."""
@@ -161,3 +171,32 @@ class Row:
         planes = self.frame.planes
         assert planes is not None, f"row of a lost frame {self.ordinal}"
         return planes
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A forward under way, for whoever watches from another thread."""
+
+    operator: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward, for metrics."""
+
+    kind: OperatorKind
+    rows: int
+    seconds: float
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did."""
+
+    emissions: Sequence[Frame[Tensor]]
+    batch: Batch | None
+    """None: no row was ready."""
+    queue_age_s: float = 0.0
+    """How long the oldest row has waited that was ready and not chosen; 0 with none."""

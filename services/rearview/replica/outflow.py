@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rearview.contract.events import BatchRun, Direction, Events, FrameLeftSpan, LinkBytes
 from rearview.contract.frame import Frame
-from rearview.engine.engine import StepResult
+from rearview.engine.rows import StepResult
 from rearview.engine.sessions import Standing
 from rearview.replica.planes import on_arrays
 from rearview.replica.sessions import Held, Sessions

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from rearview.engine.engine import Engine, Running, StepResult
+from rearview.engine.engine import Engine
+from rearview.engine.rows import Running, StepResult
 from rearview.errors import Fault
 
 __all__ = ["EngineRunner"]
