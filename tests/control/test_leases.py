@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.contract.lease import Lease
 from rearview.control.leases import (
@@ -227,6 +227,7 @@ class World:
 MOVES = ("wait", "answer", "lose", "take_over", "switch", "close")
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(MOVES + ("wait", "answer") * 3), max_size=60))
 def test_whatever_happens_a_session_ends_only_when_another_has_it_and_leaves_no_lease(
     moves: list[str],
