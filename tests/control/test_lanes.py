@@ -339,6 +339,13 @@ class World:
         else:
             self.happen(DialFailed(dial.lane, dial.replica))
 
+    def work(self, k: int) -> None:
+        """Some of what is on its way arrives."""
+        for turn in range(k + 2):
+            self.dial(turn + k)
+            self.read(turn)
+            self.reply(turn)
+
     def read(self, k: int) -> None:
         full = [peer for peer in self.peers.values() if peer.inbox]
         if full:
@@ -394,7 +401,7 @@ class World:
 
     def describe(self, k: int) -> None:
         for peer in self.peers.values():
-            peer.is_up = peer.is_up or not k % 3
+            peer.is_up = peer.is_up or k % 3 != 1
         self.happen(Described([peer.description for peer in self.peers.values() if peer.is_up]))
 
     def _peer(self, k: int) -> Peer:
@@ -422,7 +429,7 @@ class World:
 
 
 MOVES = ("want", "end", "dial", "read", "reply", "silence", "lose", "cut", "drain", "describe")
-OFTEN = ("want", *("dial", "read", "reply") * 3)
+OFTEN = (*("want", "work") * 3, *("dial", "read", "reply") * 2)
 Move = tuple[str, int]
 moves = st.lists(st.tuples(st.sampled_from(MOVES + OFTEN), st.integers(0, 11)), max_size=80)
 

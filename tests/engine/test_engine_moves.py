@@ -23,6 +23,7 @@ from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.sessions import joined
 from rearview.errors import Refused
 from support.frames import content, entering, planes_of
+from support.memories import composed
 from support.moves import frozen, move, play_moving
 from support.tiny import whole_chain
 from support.tiny_bank import banked, denoise_span, tiny_bank, tiny_model, video
@@ -354,7 +355,7 @@ def bank_engines(*cut: Sequence[int]) -> list[Engine]:
         Engine(
             denoise_span(steps),
             tiny_model(),
-            tiny_bank(1, steps=steps, size_frames=2.0),
+            composed(tiny_bank(1, steps=steps, size_frames=2.0)),
             Scheduler(CostTable(), 1),
             clock=lambda: 0.0,
         )
