@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rearview.errors import NotFound, RearviewError, Refused, StreamEnded
+from rearview.errors import Fault, NotFound, RearviewError, Refused, StreamEnded
 
 __all__ = ["Loss", "Unreachable", "not_resumed"]
 
@@ -21,6 +21,11 @@ class Loss:
     """What the user is told if the session ends of it."""
     is_transient: bool
     """Whether the session may still be there, so that resuming is worth a try."""
+
+    def is_final(self, *, is_open: bool) -> bool:
+        """Whether another attempt cannot help a session that was opened, or was not."""
+        # A fault of the server's while opening would only come again.
+        return not self.is_transient or (not is_open and isinstance(self.error, Fault))
 
 
 def not_resumed(error: RearviewError, num_unanswered_frames: int) -> RearviewError:

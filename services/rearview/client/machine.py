@@ -91,6 +91,30 @@ class _Link:
         return self.written_s + self.heartbeat_s
 
 
+@dataclass
+class _Ending:
+    """Whether and how a session has ended. The first end counts."""
+
+    is_over: bool = False
+    is_aborted: bool = False
+    error: RearviewError | None = None
+    """None: not yet, or with all answered."""
+
+    def end(self, error: RearviewError | None, *, is_aborted: bool = False) -> None:
+        if not self.is_over:
+            self.is_over, self.is_aborted, self.error = True, is_aborted, error
+
+    def raise_error(self) -> None:
+        """Raise what the session has ended with, if it has."""
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether the server does not know of the end, so that it keeps the session for the grace time."""
+        return not self.is_over or self.is_aborted or isinstance(self.error, Fault)
+
+
 class Machine:
     """One session on the client's side. Methods return at once; none is thread-safe."""
 
@@ -112,14 +136,12 @@ class Machine:
         self._is_finishing = False
         self._is_half_closed = False
         """On the present connection, or the last one until another begins."""
-        self._is_ended = False
-        self._is_aborted = False
-        self._error: RearviewError | None = None
+        self._ending = _Ending()
 
     @property
     def phase(self) -> Phase:
         """Where the session is in its life."""
-        if self._is_ended:
+        if self._ending.is_over:
             return Phase.ENDED
         if self._opened is None:
             return Phase.OPENING
@@ -147,8 +169,7 @@ class Machine:
 
     def is_begun(self) -> bool:
         """Whether the session was opened. Raises the error of one that was not."""
-        if self._error is not None:
-            raise self._error
+        self._ending.raise_error()
         return self._opened is not None
 
     def frame(
@@ -173,8 +194,8 @@ class Machine:
 
     def is_sent(self, item: Input) -> bool:
         """Whether it was handed to a connection. Raises the session's error if it never will be."""
-        if item.taken_s is None and self._is_ended:
-            raise self._error or StreamEnded(Reason.CLOSED, "the session was left")
+        if item.taken_s is None and self._ending.is_over:
+            raise self._ending.error or StreamEnded(Reason.CLOSED, "the session was left")
         return item.taken_s is not None
 
     def withdraw(self, item: Input) -> bool:
@@ -188,42 +209,39 @@ class Machine:
 
     def is_finish_sent(self) -> bool:
         """Whether the call is half-closed, or all is over. Raises the session's error."""
-        if self._error is not None:
-            raise self._error
-        return self._is_half_closed or self._is_ended
+        self._ending.raise_error()
+        return self._is_half_closed or self._ending.is_over
 
     def can_take(self) -> bool:
         """Whether `take` has something to say."""
-        return len(self._inbox) > 0 or self._is_ended
+        return len(self._inbox) > 0 or self._ending.is_over
 
     def take(self) -> Answer | None:
         """The next answer; None if none is waiting. Raises the error that ended the session."""
         answer = self._inbox.take()
-        if answer is None and self._error is not None:
-            raise self._error
+        if answer is None:
+            self._ending.raise_error()
         return answer
 
     def abort(self, error: RearviewError) -> None:
         """End at once with `error`, on the user's side."""
-        self._is_aborted = self._is_aborted or not self._is_ended
-        self.end(error)
+        self._ending.end(error, is_aborted=True)
 
     def leave(self) -> str | None:
         """End at once. Returns the id of a session that the server would keep for the grace time, or None."""
-        is_kept = not self._is_ended or self._is_aborted or isinstance(self._error, Fault)
+        is_kept = self._opened is not None and self._ending.is_one_sided
         self.end(StreamEnded(Reason.CLOSED, "the session was left"))
-        return self._opened.session_id if is_kept and self._opened is not None else None
+        return self.opened.session_id if is_kept else None
 
     def end(self, error: RearviewError | None) -> None:
         """The session is over, with all answered if `error` is None. The first end counts."""
-        if not self._is_ended:
-            self._is_ended, self._error, self._link = True, error, None
+        self._ending.end(error)
 
     # -- what to do
 
     def connect(self, now: float) -> Connect | Wait | None:
         """What to do without a connection; None: the session has ended."""
-        if self._is_ended:
+        if self._ending.is_over:
             return None
         if self._retry_s is not None and now < self._retry_s:
             return Wait(self._retry_s)
@@ -237,7 +255,7 @@ class Machine:
 
     def next_write(self, now: float) -> Write | HalfClose | Wait:
         """What to do with a connection that has begun, besides reading it. A message counts as written."""
-        if self._link is None or self._is_half_closed:
+        if self._link is None or self._is_half_closed or self._ending.is_over:
             return Wait()
         if (item := self._ledger.take(now)) is not None:
             return self._link.write(item.message, now)
@@ -254,13 +272,13 @@ class Machine:
 
     def has_room(self) -> bool:
         """Whether the connection may be read."""
-        return self._inbox.has_room or self._is_ended
+        return self._inbox.has_room or self._ending.is_over
 
     # -- what the connection tells
 
     def received(self, response: pb.TranslateResponse | None, now: float) -> None:
         """Take what came; None: the server has ended the call with OK. A bad server ends the session."""
-        if self._is_ended:
+        if self._ending.is_over:
             return
         try:
             if self._link is None:
@@ -279,37 +297,32 @@ class Machine:
     def lost(self, loss: Loss, now: float) -> None:
         """The connection has failed, or could not be made: wait before the next attempt, or end."""
         link, self._link = self._link, None
-        is_open = self._opened is not None
-        if is_open and isinstance(loss.error, NotFound):
+        opened, count = self._opened, self.num_unanswered_frames
+        given_up = loss.error if opened is None else not_resumed(loss.error, count)
+        if opened is not None and isinstance(loss.error, NotFound):
             is_done = self._is_half_closed and self._ledger.is_empty  # only the final OK was lost
-            self.end(None if is_done else self._not_resumed(loss.error))
-        elif not loss.is_transient or (not is_open and isinstance(loss.error, Fault)):
-            # A fault of the server's while opening would only come again.
+            self.end(None if is_done else given_up)
+        elif loss.is_final(is_open=opened is not None):
             self.end(loss.error)
         else:
-            if link is not None and now - link.begun_s > self._reconnect.max_wait_s:
-                self._attempts.renew()
-            limit_s = self._reconnect.limit_s(self._opened.resume_grace_s if self._opened else None)
+            self._attempts.stood(0.0 if link is None else now - link.begun_s)
+            limit_s = self._reconnect.limit_s(None if opened is None else opened.resume_grace_s)
             wait_s = self._attempts.wait_s(now, limit_s, loss.error.retry_after_s)
-            if wait_s is not None:
-                self._retry_s = now + wait_s
+            if wait_s is None:
+                self.end(given_up)
             else:
-                self.end(self._not_resumed(loss.error) if is_open else loss.error)
+                self._retry_s = now + wait_s
 
     # -- how
 
     def _check_open(self) -> None:
-        if self._error is not None:
-            raise self._error
+        self._ending.raise_error()
         if self.phase in (Phase.FINISHING, Phase.ENDED):
             raise StreamEnded(Reason.CLOSED, "the session is finished: open another one")
 
     def _credit(self) -> pb.TranslateRequest:
         received = self._ledger.received_answers
         return wire.credit_request(self._inbox.tell_credit(received), received)
-
-    def _not_resumed(self, error: RearviewError) -> RearviewError:
-        return not_resumed(error, self.num_unanswered_frames)
 
     def _begin(self, response: pb.TranslateResponse | None, now: float) -> None:
         if response is None or response.WhichOneof("message") != "opened":

@@ -38,6 +38,11 @@ class Attempts:
         """The connection was good: former failures no longer count."""
         self._count, self._lost_s = 0, None
 
+    def stood(self, for_s: float) -> None:
+        """A connection is lost after so long: one that outlasted any wait was good."""
+        if for_s > self._policy.max_wait_s:
+            self.renew()
+
     def wait_s(self, now: float, limit_s: float, retry_after_s: float | None) -> float | None:
         """How long to wait before the next attempt, at least `retry_after_s`; None: give up.
 
