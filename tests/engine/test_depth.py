@@ -54,7 +54,9 @@ def unknown(count: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def encoded(vae: Any, estimator: DepthEstimator, images: torch.Tensor, ranges: torch.Tensor) -> Any:
-    return encode_with_depth(vae, estimator, images, ranges, torch.float32)
+    """Latents of frame and depth, one beside the other (B, 2, C, h, w), and the ranges after it."""
+    latent, depth, after = encode_with_depth(vae, estimator, images, ranges, torch.float32)
+    return torch.stack([latent, depth], dim=1), after
 
 
 def test_the_network_sees_frames_at_its_own_size(estimator: DepthEstimator) -> None:

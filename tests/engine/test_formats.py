@@ -166,7 +166,7 @@ def test_a_replaced_vae_is_used_and_the_own_one_is_not_needed(folder: Path, tmp_
     )
     assert latent_shape(str(without), 64, 128, additions) == (LATENT_CHANNELS, 8, 16)
     payloads = example_payloads(str(without), whole_chain(), session("s"), additions)
-    assert payloads[-1].shape == (LATENT_CHANNELS, 8, 8)
+    assert payloads[-1]["latent"].shape == (LATENT_CHANNELS, 8, 8)
 
 
 def test_a_vae_with_other_latents_is_refused(folder: Path, tmp_path: Path) -> None:
