@@ -24,7 +24,7 @@ from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.attention.processors import install_processors
 from rearview.engine.networks.denoise import Denoiser
-from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.networks.model import DiffusionModel, row_group
 from rearview.engine.player import Clip
 from rearview.engine.rows import window_group
 from rearview.engine.scheduler import CostTable, Scheduler
@@ -305,7 +305,7 @@ def test_windows_and_streamed_rows_are_measured_apart_and_nothing_is_left() -> N
     payloads = [planes_of(video(1)[0])] * MAX_STEPS
     spec = cached(settings=replace(BASE, steps=MAX_STEPS))
     costs = measure_costs(model(), past, where, spec, payloads)
-    group = model().group(spec, spec.settings, where.operators[0])
+    group = row_group(model(), past, spec, spec.settings, where.operators[0])
     assert set(costs.forward_s) == {group, window_group(group)}
     assert set(costs.forward_s[window_group(group)]) == {W}
     assert past.free_slots == 1

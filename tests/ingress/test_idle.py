@@ -9,7 +9,7 @@ import grpc
 import pytest
 from rearview.errors import Reason
 from rearview.ingress.idle import Activity, idle_error, idle_in
-from rearview.ingress.service import Ingress
+from rearview.ingress.placing import Placing
 from support.raw_stream import RawStream, running
 
 pytestmark = pytest.mark.integration
@@ -48,13 +48,13 @@ def test_the_error_says_what_a_warm_up_waits_for() -> None:
 async def test_an_open_slower_than_the_idle_limit_does_not_count_as_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = Ingress._place
+    place = Placing.place
 
-    async def slow(self: Ingress, *args: Any) -> Any:
+    async def slow(self: Placing, *args: Any) -> Any:
         await asyncio.sleep(1.5)
         return await place(self, *args)
 
-    monkeypatch.setattr(Ingress, "_place", slow)
+    monkeypatch.setattr(Placing, "place", slow)
     async with running(ingress={"idle_timeout_s": 1.0}) as service, RawStream(service.address) as stream:
         await stream.start()
         await stream.frame(0)

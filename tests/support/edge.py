@@ -23,6 +23,7 @@ from rearview.ingress.lanes import Lane
 from rearview.ingress.options import SessionOptions, Terms
 from rearview.ingress.similarity import thumbnail
 from rearview.ingress.state import EdgeState
+from rearview.transport.codec import SPOKEN, FrameCodec
 from rearview.transport.links import LinkClosed
 
 SIDE = 64
@@ -32,7 +33,7 @@ TENANT = TenantConfig(name="alpha", token_sha256="0" * 64)
 
 def lane(epoch: int = 1) -> Lane:
     """A lane without links."""
-    return Lane(SESSION, epoch, (f"fused#{epoch}",), ())
+    return Lane(SESSION, epoch, (f"fused#{epoch}",), (), FrameCodec(SPOKEN.newest, ("fused",)))
 
 
 def terms(
