@@ -9,7 +9,7 @@ What a frame carries is a set of named planes: torch tensors inside an engine, n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 __all__ = ["ANCHOR", "DEPTH", "LATENT", "NO_PLACE", "PICTURE", "Frame", "Timing"]
@@ -28,6 +28,7 @@ NO_PLACE = -1
 """Place of a frame that no client has sent: it fills a warm-up."""
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +73,27 @@ class Frame(Generic[T]):
 
     def left(self, planes: Mapping[str, T] | None, timing: Timing) -> Frame[T]:
         """The frame as it leaves a span with these planes."""
-        return replace(self, planes=planes, timings=(*self.timings, timing))
+        return self.carrying(planes, timings=(*self.timings, timing))
+
+    def carrying(
+        self,
+        planes: Mapping[str, U] | None,
+        *,
+        epoch: int | None = None,
+        timings: tuple[Timing, ...] | None = None,
+    ) -> Frame[U]:
+        """The frame with other planes, and what else is given. Several times for each frame in each span, so
+        it is written out: `replace` takes five times as long.
+        """
+        return Frame(
+            self.session_id,
+            self.ordinal,
+            planes,
+            self.settings_version,
+            self.deadline_s,
+            self.place,
+            self.frame_index,
+            self.epoch if epoch is None else epoch,
+            self.timings if timings is None else timings,
+            self.trace_id,
+        )

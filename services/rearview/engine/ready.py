@@ -78,7 +78,8 @@ class ReadyRule:
             warms_up=turn.warms_up,
             shadow=turn.shadow,
         )
-        return replace(row, writes=self._memory.num_writes(row))
+        writes = self._memory.num_writes(row)
+        return replace(row, writes=writes) if writes else row
 
     def _group(self, frame: FrameInFlight, operator: Operator) -> Hashable:
         return row_group(self._model, self._memory, frame.spec, frame.settings, operator)

@@ -25,7 +25,7 @@ from rearview.transport.wire import Ack, Kind, encode_ack, encode_json, plane_by
 
 __all__ = ["Outflow"]
 
-ACK_EVERY = 4
+ACK_EVERY = 8
 """Ordinals from one acknowledgement to the next: the hop before keeps so many outputs more than it must."""
 
 

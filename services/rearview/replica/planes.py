@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -18,11 +17,11 @@ def on_tensors(frame: Frame[NDArray[Any]]) -> Frame[Tensor]:
     """One copy: a tensor must be writable and must not pin the whole message."""
     planes = frame.planes
     copied = None if planes is None else {n: torch.from_numpy(plane.copy()) for n, plane in planes.items()}
-    return replace(cast("Frame[Any]", frame), planes=copied)
+    return frame.carrying(copied)
 
 
 def on_arrays(frame: Frame[Tensor], epoch: int) -> Frame[NDArray[Any]]:
     """The frame as it leaves under `epoch`; planes share their memory."""
     planes = frame.planes
     arrays = None if planes is None else {name: plane.numpy() for name, plane in planes.items()}
-    return replace(cast("Frame[Any]", frame), planes=arrays, epoch=epoch)
+    return frame.carrying(arrays, epoch=epoch)

@@ -14,6 +14,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -57,6 +58,7 @@ class EngineRunner:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._mailbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._unhurried: deque[Command] = deque()
         self._calls: set[asyncio.Future[None]] = set()
         """Whoever waits for a command; for the loop's thread."""
         self._engine: Engine | None = None
@@ -98,6 +100,10 @@ class EngineRunner:
     def post(self, command: Command) -> None:
         """Run `command` on the engine before its next step. Never, if the runner is not alive."""
         self._mailbox.put(command)
+
+    def post_later(self, command: Command) -> None:
+        """The same, but an engine that waits is not woken for it: for what has time until a next one."""
+        self._unhurried.append(command)
 
     async def call(self, function: Callable[[Engine], T], then: Callable[[T], None] | None = None) -> T:
         """Run `function` on the engine before its next step; returns or raises what it does.
@@ -202,8 +208,11 @@ class EngineRunner:
                 call.set_exception(_gone())
 
     def _run_commands(self, engine: Engine, *, wait: bool) -> None:
-        if wait:
-            self._run_command(engine, self._mailbox.get())
+        first = self._mailbox.get() if wait else None
+        while self._unhurried:
+            self._run_command(engine, self._unhurried.popleft())
+        if first is not None:
+            self._run_command(engine, first)
         while True:
             try:
                 command = self._mailbox.get_nowait()

@@ -179,7 +179,7 @@ class Stage:
         session_id, epoch, ordinal = decode_ack(body)
         held = self._sessions.get(session_id, epoch)
         if held is not None and held.next is link:  # What a former next hop has, this one may lack.
-            self._engine.post(lambda engine: engine.acknowledge(session_id, ordinal))
+            self._engine.post_later(lambda engine: engine.acknowledge(session_id, ordinal))
 
     def _on_settings(self, content: Mapping[str, Any]) -> None:
         held = self._sessions.get(content["session_id"], content["epoch"])

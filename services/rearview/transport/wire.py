@@ -14,6 +14,7 @@ version 2 of the frame; `wire_v1` has the one before, and `codec` picks the vers
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
@@ -206,6 +207,7 @@ def plane_bytes(frame: Frame[NDArray[Any]]) -> int:
     return sum(plane.nbytes for plane in (frame.planes or {}).values())
 
 
+@functools.lru_cache(256)  # Of spans and planes: a handful.
 def _encode_name(name: str) -> bytes:
     text = name.encode()
     return bytes([len(text)]) + text
