@@ -17,7 +17,6 @@ from rearview_lab.data.dataset import Dataset, write_dataset
 from rearview_lab.training.autoencoder import POLISH, train_autoencoder
 from rearview_lab.training.budget import load_if_present, pick_device
 from rearview_lab.training.card import Report, Stage, model_card
-from rearview_lab.training.command import Options
 from rearview_lab.training.denoiser import train_denoiser
 from rearview_lab.training.export import (
     MOTION,
@@ -27,6 +26,7 @@ from rearview_lab.training.export import (
     write_checkpoint,
 )
 from rearview_lab.training.motion import train_motion, write_motion
+from rearview_lab.training.options import Options
 from rearview_lab.training.sheets import (
     Setting,
     clip_pictures,
