@@ -27,7 +27,7 @@ def store(
     """Store a result of this process's `module` in the format of `loadtest/figures.py`."""
     content = {
         "name": name,
-        "command": f"python -m loadtest.{module} {shlex.join(sys.argv[1:])}",
+        "command": f"python -m loadtest.{module} {shlex.join(_without_out(sys.argv[1:]))}".rstrip(),
         "machine": describe_machine(),
         "figures": figures,
         "problems": problems,
@@ -35,6 +35,12 @@ def store(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_out(arguments: Sequence[str]) -> list[str]:
+    """Where the file went says nothing of what was measured."""
+    named = [at for at, argument in enumerate(arguments) if argument == "--out"]
+    return [argument for at, argument in enumerate(arguments) if at not in named and at - 1 not in named]
 
 
 def setting(pixels: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

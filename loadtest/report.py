@@ -20,7 +20,7 @@ __all__ = ["BEGIN", "END", "insert", "main", "markdown"]
 BEGIN = "<!-- measured: begin, made by `python -m loadtest.report --into README.md` -->"
 END = "<!-- measured: end -->"
 _ORDER = ("demo", "throughput", "transport")
-_WHOLE = ("cache_precision",)
+_WHOLE = ("cache_precision", "gpu_check-cuda")
 """Results whose figures are all in the table, those without a target too."""
 
 
