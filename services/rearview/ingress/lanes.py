@@ -22,9 +22,10 @@ from rearview.contract.settings import Settings
 from rearview.control import lanes as decide
 from rearview.control.fleet import Fleet, LaneId, LaneState
 from rearview.control.placement import Replica
-from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused
+from rearview.errors import RearviewError, Reason, Refused
 from rearview.transport.codec import FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
+from rearview.transport.refusal import refused
 from rearview.transport.wire import (
     Ack,
     Kind,
@@ -253,7 +254,7 @@ class Lanes:
             self._happened(decide.SlotUnanswered(lane, replica_id))
             return
         if "reason" in reply:
-            self._happened(decide.SlotRefused(lane, replica_id, _refusal(reply)))
+            self._happened(decide.SlotRefused(lane, replica_id, refused(reply)))
             return
         wanted.replies[replica_id] = reply
         self._happened(decide.SlotTaken(lane, replica_id))
@@ -323,12 +324,3 @@ class Lanes:
 def _replica(described: Mapping[str, Any]) -> Replica:
     d = described
     return Replica(d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
-
-
-def _refusal(reply: Mapping[str, Any]) -> RearviewError:
-    reason, metadata = Reason[reply["reason"]], reply["metadata"]
-    if reason is Reason.INTERNAL:
-        return Fault(metadata=metadata)
-    if reason is Reason.SESSION_UNKNOWN:
-        return NotFound(reason, reply["message"], metadata=metadata)
-    return Refused(reason, reply["message"], retry_after_s=reply["retry_after_s"], metadata=metadata)

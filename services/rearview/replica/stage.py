@@ -12,39 +12,31 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from rearview.config import ServiceConfig
-from rearview.contract.events import Direction, LinkBytes, SlotsOffered, SlotsTaken
-from rearview.contract.frame import Frame
+from rearview.contract.events import SlotsOffered, SlotsTaken
 from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
 from rearview.engine.sessions import Standing
-from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused
+from rearview.errors import NotFound, Reason, Refused
 from rearview.replica.build import build_engine
+from rearview.replica.inflow import Handler, Inflow
 from rearview.replica.outflow import Outflow
-from rearview.replica.planes import on_tensors
+from rearview.replica.requests import Requests
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Held, Sessions
 from rearview.telemetry.listener import MetricsListener
-from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
 from rearview.transport.codec import SPOKEN, FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer, reachable
 from rearview.transport.wire import (
     Kind,
-    decode_ack,
     decode_json,
-    decode_settings,
     decode_spec,
     encode_json,
-    frame_head,
-    plane_bytes,
 )
 
 __all__ = ["Stage"]
@@ -77,7 +69,8 @@ class Stage:
         loop = asyncio.get_running_loop()
         self._clock, self._call_later = clock or loop.time, call_later or loop.call_later
         self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = Requests(self._span.name)
+        self._handlers: Mapping[Kind, Handler] = {}
         self._draining = self._stopping = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -99,6 +92,7 @@ class Stage:
         runner = EngineRunner(partial(build_engine, self._config, self._span), self._outflow.step)
         await runner.ready()
         self._runner = runner
+        self._handlers = self._routes(runner)
         self._address = str(await self._server.start())
         self._metrics_server, self._metrics_port = serve_metrics(
             self._metrics.registry, self._span.metrics_port, self._config.link.host
@@ -150,61 +144,24 @@ class Stage:
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 
+    def _routes(self, runner: EngineRunner) -> Mapping[Kind, Handler]:
+        """What takes each kind of message; others are of no concern to a replica."""
+        inflow = Inflow(self._sessions, runner, self._outflow, self._span.name, self._events)
+        answer = self._requests.answer
+        return {
+            Kind.FRAME: inflow.frame,
+            Kind.ACK: inflow.acknowledge,
+            Kind.SETTINGS: inflow.settings,
+            Kind.OPEN: answer(Kind.OPEN, self._try_open),
+            Kind.ATTACH: answer(Kind.ATTACH, self._try_attach),
+            Kind.CLOSE: self._on_close,
+        }
+
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
-        if kind is Kind.FRAME:
-            self._on_frame(link, body)
-        elif kind is Kind.ACK:
-            self._on_ack(link, body)
-        elif kind is Kind.SETTINGS:
-            self._on_settings(decode_json(body))
-        elif kind in (Kind.OPEN, Kind.ATTACH):
-            task = asyncio.create_task(self._answer(link, kind, decode_json(body)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif kind is Kind.CLOSE:
-            content = decode_json(body)
-            self._close(content["session_id"], content["epoch"])
+        if (take := self._handlers.get(kind)) is not None:
+            take(link, body)
 
-    def _on_frame(self, link: Link, body: bytes) -> None:
-        held = self._sessions.get(*frame_head(body))
-        if held is None:
-            return  # Of a former owner or a closed session: fenced.
-        now = time.monotonic()
-        frame = held.codec.decode(body, now)
-        held.feeder, held.place = link, max(held.place, frame.place)
-        self._engine.post(partial(_admit, on_tensors(frame), now))
-        self._events(LinkBytes(self._span.name, Direction.RECEIVED, plane_bytes(frame)))
-
-    def _on_ack(self, link: Link, body: bytes) -> None:
-        session_id, epoch, ordinal = decode_ack(body)
-        held = self._sessions.get(session_id, epoch)
-        if held is not None and held.next is link:  # What a former next hop has, this one may lack.
-            self._engine.post_later(lambda engine: engine.acknowledge(session_id, ordinal))
-
-    def _on_settings(self, content: Mapping[str, Any]) -> None:
-        held = self._sessions.get(content["session_id"], content["epoch"])
-        if held is None:
-            return
-        version, settings = content["version"], decode_settings(content["settings"])
-        self._engine.post(lambda engine: engine.update(held.session_id, version, settings))
-        self._outflow.announce(held, version, content["settings"])
-
-    async def _answer(self, owner: Link, kind: Kind, request: dict[str, Any]) -> None:
-        """Answer a request to open or to adopt a session."""
-        try:
-            if kind is Kind.OPEN:
-                await self._try_open(owner, request)
-                answer = {}
-            else:
-                answer = await self._try_attach(owner, request)
-        except RearviewError as error:
-            answer = _refusal(error)
-        except Exception as error:  # The edge of one request: it is refused, the replica goes on.
-            error_id = log_fault(logger, f"{kind.name.lower()} failed", error, span=self._span.name)
-            answer = _refusal(Fault(metadata={"error_id": error_id}))
-        owner.reply(request, answer)
-
-    async def _try_open(self, owner: Link, request: Mapping[str, Any]) -> None:
+    async def _try_open(self, owner: Link, request: Mapping[str, Any]) -> Mapping[str, Any]:
         spec, epoch = decode_spec(request["session"]), request["epoch"]
         codec = _codec(self._config, request, spec)
         if self._draining or self._runner is None:
@@ -223,10 +180,12 @@ class Stage:
             if self._sessions.abandon(spec.session_id, epoch):
                 self._forget(spec.session_id)
             raise
-        self._sessions.opened(Held(spec.session_id, epoch, owner, next_link, codec))
+        held = Held(spec.session_id, epoch, owner, next_link, codec)
+        self._sessions.opened(held)
         self._changed()
         if owner.closed or next_link.closed:  # Nobody has learnt of it: there is nothing to adopt.
             self._close(spec.session_id, epoch)
+        return {}
 
     async def _try_attach(self, owner: Link, request: Mapping[str, Any]) -> dict[str, Any]:
         """What whoever adopts the session must know. Frames of the hops before are fenced from now on, until
@@ -271,6 +230,10 @@ class Stage:
         assert self._runner is not None, "a session before the start"
         return self._runner
 
+    def _on_close(self, link: Link, body: bytes) -> None:
+        content = decode_json(body)
+        self._close(content["session_id"], content["epoch"])
+
     def _close(self, session_id: str, epoch: int) -> None:
         if self._sessions.close(session_id, epoch):
             self._forget(session_id)
@@ -311,12 +274,15 @@ def _codec(config: ServiceConfig, request: Mapping[str, Any], spec: SessionSpec)
 
 
 def _told(standing: Standing) -> dict[str, Any]:
-    """Where a session stands, as it travels. Of what is retained, each frame's place and ordinal."""
+    """Where a session stands, as it travels. Of what is retained or still to leave, each frame's
+    place and ordinal.
+    """
     return {
         "expected": standing.expected,
         "committed": {str(step): ordinal for step, ordinal in standing.committed.items()},
         "settings": list(standing.versions),
         "retained": [[frame.place, frame.ordinal] for frame in standing.retained],
+        "coming": [[frame.place, frame.ordinal] for frame in standing.coming],
     }
 
 
@@ -325,21 +291,6 @@ def _tell_lost(owner: Link, session_id: str, epoch: int, **hop: int) -> None:
         owner.send(Kind.LOST, encode_json({"session_id": session_id, "epoch": epoch, **hop}))
 
 
-def _refusal(error: RearviewError) -> dict[str, Any]:
-    """The reply to a request that has failed."""
-    return {
-        "reason": error.reason.name,
-        "message": error.message,
-        "retry_after_s": error.retry_after_s,
-        "metadata": error.metadata,
-    }
-
-
 def _open_anew(engine: Engine, spec: SessionSpec) -> None:
     engine.close(spec.session_id)  # An open under an older epoch may have come before.
     engine.open(spec)
-
-
-def _admit(frame: Frame[Tensor], now: float, engine: Engine) -> None:
-    # A session that was closed meanwhile needs no answer: its owner closed it.
-    engine.admit(frame, now)

@@ -1,0 +1,72 @@
+"""What comes to a replica for sessions that it holds: frames, settings, acknowledgements.
+
+Each goes on to the engine as a command, in the order of arrival. What is of another epoch than the session's
+is fenced: it comes from a former owner, or from a hop that is still to be adopted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from rearview.contract.events import Direction, Events, LinkBytes
+from rearview.contract.frame import Frame
+from rearview.engine.engine import Engine
+from rearview.replica.outflow import Outflow
+from rearview.replica.planes import on_tensors
+from rearview.replica.runner import EngineRunner
+from rearview.replica.sessions import Sessions
+from rearview.transport.links import Link
+from rearview.transport.wire import decode_ack, decode_json, decode_settings, frame_head, plane_bytes
+
+__all__ = ["Handler", "Inflow"]
+
+Handler = Callable[[Link, bytes], None]
+"""Takes the body of a message that came over a link."""
+
+
+class Inflow:
+    """Takes it in. For one event loop."""
+
+    def __init__(
+        self, sessions: Sessions[Link], engine: EngineRunner, outflow: Outflow, span: str, events: Events
+    ) -> None:
+        """`span`: name of the replica's."""
+        self._sessions, self._engine, self._outflow = sessions, engine, outflow
+        self._span, self._events = span, events
+
+    def frame(self, link: Link, body: bytes) -> None:
+        """Take FRAME."""
+        held = self._sessions.get(*frame_head(body))
+        if held is None:
+            return  # Of a former owner or a closed session: fenced.
+        now = time.monotonic()
+        frame = held.codec.decode(body, now)
+        held.feeder, held.place = link, max(held.place, frame.place)
+        self._engine.post(partial(_admit, on_tensors(frame), now))
+        self._events(LinkBytes(self._span, Direction.RECEIVED, plane_bytes(frame)))
+
+    def acknowledge(self, link: Link, body: bytes) -> None:
+        """Take ACK."""
+        session_id, epoch, ordinal = decode_ack(body)
+        held = self._sessions.get(session_id, epoch)
+        if held is not None and held.next is link:  # What a former next hop has, this one may lack.
+            self._engine.post_later(lambda engine: engine.acknowledge(session_id, ordinal))
+
+    def settings(self, link: Link, body: bytes) -> None:
+        """Take SETTINGS, and tell the next span of them."""
+        content = decode_json(body)
+        held = self._sessions.get(content["session_id"], content["epoch"])
+        if held is None:
+            return
+        version, settings = content["version"], decode_settings(content["settings"])
+        self._engine.post(lambda engine: engine.update(held.session_id, version, settings))
+        self._outflow.announce(held, version, content["settings"])
+
+
+def _admit(frame: Frame[Tensor], now: float, engine: Engine) -> None:
+    # A session that was closed meanwhile needs no answer: its owner closed it.
+    engine.admit(frame, now)
