@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from torch import Tensor
@@ -28,7 +28,7 @@ from rearview.engine.networks.model import Forward, Model
 from rearview.engine.ready import Order, ReadyRule
 from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
 from rearview.engine.scheduler import Scheduler
-from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, Standing, new_session
+from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, Standing, begun_at, new_session
 
 __all__ = ["Engine", "Order"]
 
@@ -84,6 +84,10 @@ class Engine:
         self._let_in(session, self._clock())
         return session.freeze(ordinal)
 
+    def frozen_at(self, session_id: str) -> int | None:
+        """The last ordinal that may run; None: the session is not frozen."""
+        return self._sessions[session_id].flight.frozen_at
+
     def is_quiet(self, session_id: str) -> bool:
         """Whether the session is frozen, and its frames up to there have committed and left."""
         waiting = any(left.session_id == session_id for left in self._emissions)
@@ -109,14 +113,22 @@ class Engine:
         session = new_session(spec, self.span, self._memory, self._retained_bytes)
         try:
             session.resume(state)
-            kept = (chunk for chunk in state.memory if chunk.kind in self._memory.names)
-            self._memory.import_(spec.session_id, kept)
+            if state.memory:
+                kept = (chunk for chunk in state.memory if chunk.kind in self._memory.names)
+                self._memory.import_(spec.session_id, kept)
         except ValueError:
             self._memory.free(spec.session_id)
             raise
         self._sessions[spec.session_id] = session
         for settings in session.settings.values():
             self._prepare(settings)
+
+    def open_at(self, spec: SessionSpec, ordinal: int, settings: Mapping[int, Settings]) -> None:
+        """Open a session that begins at `ordinal`, with an empty past. `settings`: by version, the lowest is
+        that of the frame at `ordinal`. Raises as `open` does.
+        """
+        warm_up_frames = self._memory.warm_up_frames(spec)
+        self.import_(begun_at(spec, self.span, warm_up_frames, ordinal, settings))
 
     def update(self, session_id: str, version: int, settings: Settings) -> None:
         """Frames admitted with `version` from now on are translated under `settings`."""

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind, Span
-from rearview.contract.frame import Frame
+from rearview.contract.frame import NO_PLACE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.contract.warmup import Changes
 from rearview.engine.memory.compose import Memories
-from rearview.engine.memory.export import Chunk
+from rearview.engine.memory.export import NO_STEP, Chunk
 from rearview.engine.rows import FrameInFlight
-from rearview.engine.windows import ShadowInput, Windows, WindowsState, new_windows
+from rearview.engine.windows import ShadowInput, Windows, WindowsState, new_windows, windows_from
 
 __all__ = [
     "RETAINED_BYTES",
@@ -31,6 +31,7 @@ __all__ = [
     "Session",
     "SessionState",
     "Standing",
+    "begun_at",
     "joined",
     "new_session",
 ]
@@ -102,13 +103,29 @@ class SessionState:
     """By version: those that a later frame may ask for."""
     expected: int
     """The next ordinal."""
+    place: int
+    """The highest place among the frames before it."""
     committed: Mapping[int, int]
     """Denoising step to the last ordinal that committed it."""
     flushing: bool
     memory: Sequence[Chunk]
-    """Its past, as `Memories.export` gives it: keyed by kind, step and layer."""
+    """Its past, as `Memories.export` gives it: keyed by kind, step and layer. None at all: an empty past."""
     windows: WindowsState
     """Its warm-ups, with what is kept to be read once more."""
+
+    def of_steps(self, steps: Collection[int]) -> SessionState:
+        """The same without the denoising steps that are not among `steps`."""
+        kept = frozenset(
+            each for each in self.operators if each.kind is not OperatorKind.DENOISE or each.step in steps
+        )
+        known = {step: each for step, each in self.windows.steps.items() if step in steps}
+        return replace(
+            self,
+            operators=kept,
+            committed={step: last for step, last in self.committed.items() if step in steps},
+            memory=[chunk for chunk in self.memory if chunk.step == NO_STEP or chunk.step in steps],
+            windows=replace(self.windows, steps=known),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +140,8 @@ class Standing:
     """Of the settings that it knows."""
     retained: Sequence[Frame[Tensor]]
     """Outputs that were not acknowledged, by ordinal."""
+    coming: Sequence[Frame[Tensor]]
+    """As they came: those that have not left yet, whether they run, wait for an earlier one or are held."""
 
 
 def joined(states: Sequence[SessionState]) -> SessionState:
@@ -135,6 +154,7 @@ def joined(states: Sequence[SessionState]) -> SessionState:
     return replace(
         first,
         operators=frozenset().union(*(each.operators for each in states)),
+        place=max(each.place for each in states),
         settings={version: under for each in states for version, under in each.settings.items()},
         committed={step: last for each in states for step, last in each.committed.items()},
         flushing=any(each.flushing for each in states),
@@ -143,6 +163,27 @@ def joined(states: Sequence[SessionState]) -> SessionState:
             next((each.windows.plan for each in states if each.windows.plan is not None), None),
             {step: known for each in states for step, known in each.windows.steps.items()},
         ),
+    )
+
+
+def begun_at(
+    spec: SessionSpec, span: Span, warm_up_frames: int, ordinal: int, settings: Mapping[int, Settings]
+) -> SessionState:
+    """A session whose past is empty and whose next ordinal is `ordinal`: what came before it is forgotten.
+
+    `settings`: by version, at least one: the lowest is that of the frame at `ordinal`. `warm_up_frames`: W.
+    """
+    first = settings[min(settings)]
+    return SessionState(
+        operators=frozenset(span.operators),
+        spec=spec,
+        settings=settings,
+        expected=ordinal,
+        place=NO_PLACE,
+        committed=dict.fromkeys(span.steps, ordinal - 1) if ordinal else {},
+        flushing=False,
+        memory=(),
+        windows=windows_from(ordinal, warm_up_frames, spec, span.steps, first),
     )
 
 
@@ -160,6 +201,8 @@ class Session:
     """By version."""
     expected: int = 0
     """The next ordinal to let in."""
+    place: int = NO_PLACE
+    """The highest place among the frames that were let in."""
     committed: dict[int, int] = field(default_factory=dict)
     """Denoising step to the last ordinal that committed it."""
     flushing: bool = False
@@ -177,7 +220,7 @@ class Session:
     def let_in(self, now: float) -> Iterator[FrameInFlight]:
         """Take in what has come and is next, one frame at a time."""
         while self._may_enter and (coming := self.flight.early.pop(self.expected, None)) is not None:
-            self.expected += 1
+            self.expected, self.place = self.expected + 1, max(self.place, coming.place)
             settings = self._settings_of(coming)
             frame = self._in_flight(coming, settings or self.spec.settings, self.windows.changes)
             frame.ready_s = now
@@ -225,6 +268,7 @@ class Session:
             self.spec,
             dict(self.settings),
             self.expected,
+            self.place,
             dict(self.committed),
             self.flushing,
             memory,
@@ -234,15 +278,18 @@ class Session:
     @property
     def standing(self) -> Standing:
         """Where it stands; a copy."""
+        early = self.flight.early
+        coming = [*(frame.came for frame in self.frames.values()), *(early[n] for n in sorted(early))]
         return Standing(
-            self.expected, dict(self.committed), sorted(self.settings), self.flight.retained.all()
+            self.expected, dict(self.committed), sorted(self.settings), self.flight.retained.all(), coming
         )
 
     def resume(self, state: SessionState) -> None:
         """Go on from `state`. Raises ValueError if it lacks operators of this span."""
         if lacking := [each.name for each in self.span.operators if each not in state.operators]:
             raise ValueError(f"the session was exported without {', '.join(lacking)}")
-        self.settings, self.expected, self.flushing = dict(state.settings), state.expected, state.flushing
+        self.settings, self.flushing = dict(state.settings), state.flushing
+        self.expected, self.place = state.expected, state.place
         self.committed = {step: last for step, last in state.committed.items() if step in self.span.steps}
         self.windows.resume(state.windows, self._kept)
 

@@ -31,6 +31,7 @@ __all__ = [
     "WindowsState",
     "filled",
     "new_windows",
+    "windows_from",
 ]
 
 logger = logging.getLogger(__name__)
@@ -200,6 +201,8 @@ class WarmUps:
         if state.plan is None or state.plan.frames != self.plan.frames:
             theirs = None if state.plan is None else state.plan.frames
             raise ValueError(f"the session warmed up with {theirs} frames, here it is {self.plan.frames}")
+        if lacking := self.steps.keys() - state.steps.keys():
+            raise ValueError(f"the session's warm-ups of steps {sorted(lacking)} are not known")
         self.plan = replace(state.plan)
         for index, step in self.steps.items():
             plan, inputs = state.steps[index]
@@ -324,3 +327,16 @@ def new_windows(frames: int, spec: SessionSpec, steps: Sequence[int]) -> Windows
     assert spec.cache is not None, "a warm-up without a temporal cache"
     plan = WarmUpPlan(frames, spec.cache, spec.settings)
     return WarmUps(plan, {step: StepWindows(StepWarmUp(frames)) for step in steps})
+
+
+def windows_from(
+    ordinal: int, frames: int, spec: SessionSpec, steps: Sequence[int], settings: Settings
+) -> WindowsState:
+    """Those of a session whose first window begins at `ordinal`. `frames`, `steps`: as of `new_windows`;
+    `settings`: those of the frame at `ordinal`.
+    """
+    if not frames:
+        return WindowsState()
+    assert spec.cache is not None, "a warm-up without a temporal cache"
+    plan = WarmUpPlan(frames, spec.cache, settings, Changes(ordinal, ordinal, ordinal))
+    return WindowsState(plan, {step: (StepWarmUp(frames), ()) for step in steps})
