@@ -28,7 +28,7 @@ from rearview.transport.codec import SPOKEN, Versions
 from rearview.transport.handshake import VERSION_1_ALONE, LinkClosed, OldPeer, accept, dial
 from rearview.transport.wire import SINCE, Kind, WireError, decode_json, encode_json
 
-__all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "reachable"]
+__all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "connect", "reachable"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,10 @@ class Link:
         """Answer a request; a peer that has gone needs no answer."""
         with contextlib.suppress(LinkClosed):
             self.send(Kind.REPLY, encode_json({**content, "request": request["request"]}))
+
+    async def drained(self) -> None:
+        """Return when the peer has read nearly all that was sent. Raises ConnectionError."""
+        await self._writer.drain()
 
     def knows(self, kind: Kind) -> bool:
         """Whether the link's version has this kind of message."""
@@ -282,33 +286,8 @@ class LinkPool:
         """Close every link."""
         await _close_all(self._links.values())
 
-    async def _dial(self, text: str) -> Link:
-        address = Address.parse(text)
-        try:
-            return await self._dial_as(address, self._versions)
-        except OldPeer:
-            return await self._dial_as(address, VERSION_1_ALONE)
-
-    async def _dial_as(self, address: Address, ours: Versions) -> Link:
-        try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                if address.node == self._node:
-                    reader, writer = await asyncio.open_unix_connection(address.unix_path)
-                else:
-                    reader, writer = await asyncio.open_connection(address.host, address.port)
-                try:
-                    version = await dial(reader, writer, self._config.secret.encode(), ours)
-                except BaseException:
-                    writer.close()
-                    raise
-        except OldPeer:
-            raise
-        except LinkClosed as error:
-            logger.warning("link refused: %s", error)
-            raise
-        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-            raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
-        _detect_dead_peer(writer)
+    async def _dial(self, address: str) -> Link:
+        reader, writer, version = await connect(self._config, self._node, address, self._versions)
         return Link(reader, writer, version, self._on_message, self._closed, self._config.max_frame_bytes)
 
     def _closed(self, link: Link) -> None:
@@ -316,6 +295,41 @@ class LinkPool:
         address = self.address(link)
         if address is not None:
             del self._links[address]
+
+
+async def connect(
+    config: LinkConfig, node: str, address: str, versions: Versions = SPOKEN
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+    """Dial and greet; returns the connection and its version. `node`: this process's. Raises LinkClosed."""
+    try:
+        return await _connect_as(config, node, Address.parse(address), versions)
+    except OldPeer:
+        return await _connect_as(config, node, Address.parse(address), VERSION_1_ALONE)
+
+
+async def _connect_as(
+    config: LinkConfig, node: str, address: Address, ours: Versions
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            if address.node == node:
+                reader, writer = await asyncio.open_unix_connection(address.unix_path)
+            else:
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+            try:
+                version = await dial(reader, writer, config.secret.encode(), ours)
+            except BaseException:
+                writer.close()
+                raise
+    except OldPeer:
+        raise
+    except LinkClosed as error:
+        logger.warning("link refused: %s", error)
+        raise
+    except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
+    _detect_dead_peer(writer)
+    return reader, writer, version
 
 
 @functools.cache

@@ -72,9 +72,20 @@ class Kind(IntEnum):
     """To the hop before: outputs up to an ordinal are no longer needed."""
     ATTACH = 9
     """Request: adopt a session that is here, and learn where it stands."""
+    FREEZE = 10
+    """Request: run a session's frames up to an ordinal and hold later ones; learn which it is."""
+    THAW = 11
+    """Let in what was held."""
+    PULL = 12
+    """Over a connection of its own (`bulk`): what a session is."""
+    PART = 13
+    """Bytes of what was pulled."""
+    END = 14
+    """Nothing more comes of it; with a reason, it was refused."""
 
 
-SINCE: Mapping[Kind, int] = {Kind.ACK: 2, Kind.ATTACH: 2}
+_SINCE_2 = (Kind.ACK, Kind.ATTACH, Kind.FREEZE, Kind.THAW, Kind.PULL, Kind.PART, Kind.END)
+SINCE: Mapping[Kind, int] = dict.fromkeys(_SINCE_2, 2)
 """The version from which a kind may occur; the others are in every one."""
 
 
