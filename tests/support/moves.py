@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rearview.contract.frame import Frame
 from rearview.engine.engine import Engine
 from rearview.engine.player import Clip, Player
-from rearview.engine.sessions import joined
+from rearview.engine.sessions import SessionState, joined
+from rearview.replica.state import Kept, Origin, StateReader, encode_state
 from torch import Tensor
 
 HELD = 2
@@ -22,13 +23,23 @@ def frozen(engines: Sequence[Engine], session_id: str, ordinal: int = -1) -> int
 
 
 def move(here: Sequence[Engine], there: Sequence[Engine], session_id: str) -> None:
-    """What is quiet `here` goes on `there`."""
+    """What is quiet `here` goes on `there`, as bytes on the way."""
     assert all(engine.is_quiet(session_id) for engine in here)
-    state = joined([engine.export(session_id) for engine in here])
+    state = joined([through_bytes(engine.export(session_id)) for engine in here])
     for engine in here:
         engine.close(session_id)
     for engine in there:
         engine.import_(state)
+
+
+def through_bytes(state: SessionState) -> SessionState:
+    """The state as it comes to another process."""
+    origin = Origin("model", "float32")
+    reader = StateReader(origin)
+    for piece in encode_state(Kept(state, {}), origin):
+        reader.feed(piece)
+    (kept,) = reader.states()
+    return kept.session
 
 
 def play_moving(clip: Clip, legs: Sequence[Sequence[Engine]], at: Sequence[int]) -> list[Frame[Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from rearview.contract.frame import PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.replica.stage import Stage
+from rearview.transport.bulk import pull, serve
 from rearview.transport.codec import FrameCodec, Versions
 from rearview.transport.links import Link, LinkPool, LinkServer
 from rearview.transport.wire import (
@@ -36,6 +37,7 @@ class Owner:
     """What an ingress is to replicas: it dials, opens, sends frames and takes pictures."""
 
     def __init__(self, config: ServiceConfig, versions: Versions | None = None) -> None:
+        self.config = config
         self.frames: list[Frame[Any]] = []
         self.told: list[tuple[Kind, dict[str, Any]]] = []
         self.acks: list[Ack] = []
@@ -75,20 +77,33 @@ class Owner:
         else:
             self.told.append((kind, decode_json(body) if body else {}))
 
-    async def open(self, session: SessionSpec, epoch: int = 1, to: str | None = None) -> str | None:
-        """Open at every span; why the last one refused, None if it did not. `to`: where the last sends."""
+    async def open(
+        self,
+        session: SessionSpec,
+        epoch: int = 1,
+        to: str | None = None,
+        begins: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Open at every span; why the last one refused, None if it did not. `to`: where the last sends;
+        `begins`: what the session begins from.
+        """
         reason = None
-        for link, following in zip(self.links, self.nexts, strict=True):
-            last = link is self.links[-1]
-            content = {
-                "session": encode_spec(session),
-                "epoch": epoch,
-                "next": (to or following) if last else following,
-                "version": self.codec.version,
-            }
+        for hop, link in enumerate(self.links):
+            content = self.opening(session, epoch, hop) | (begins or {})
+            if to and link is self.links[-1]:
+                content["next"] = to
             reply = await asyncio.wait_for(link.request(Kind.OPEN, content), 10)
             reason = reply.get("reason")
         return reason
+
+    def opening(self, session: SessionSpec, epoch: int, hop: int) -> dict[str, Any]:
+        """What OPEN says to a span."""
+        return {
+            "session": encode_spec(session),
+            "epoch": epoch,
+            "next": self.nexts[hop],
+            "version": self.codec.version,
+        }
 
     async def attach(
         self, session: SessionSpec, epoch: int, hop: int = 0, to: str | None = ""
@@ -103,6 +118,60 @@ class Owner:
         """Adopt at every span, the last one first; replies in order of spans."""
         replies = [await self.attach(session, epoch, hop) for hop in reversed(range(len(self.links)))]
         return replies[::-1]
+
+    async def freeze(self, session: SessionSpec, epoch: int = 1, ordinal: int = -1) -> int:
+        """Freeze at every span, at the latest ordinal that any of them names."""
+        while True:
+            replies = [
+                await self.request(Kind.FREEZE, session, epoch, hop, ordinal=ordinal)
+                for hop in range(len(self.links))
+            ]
+            if (latest := max(reply["ordinal"] for reply in replies)) == ordinal:
+                return ordinal
+            ordinal = latest
+
+    async def request(
+        self, kind: Kind, session: SessionSpec, epoch: int = 1, hop: int = 0, **content: Any
+    ) -> Mapping[str, Any]:
+        """The reply to a request about the session."""
+        content |= {"session_id": session.session_id, "epoch": epoch}
+        return await asyncio.wait_for(self.links[hop].request(kind, content), 10)
+
+    def thaw(self, session: SessionSpec, epoch: int = 1) -> None:
+        for link in self.links:
+            link.send(Kind.THAW, encode_json({"session_id": session.session_id, "epoch": epoch}))
+
+    def sources(self, session: SessionSpec, epoch: int = 1) -> Mapping[str, Any]:
+        """What a session begins from that is here, and moves."""
+        named = {"session_id": session.session_id, "epoch": epoch}
+        addresses = [self.pool.address(link) for link in self.links]
+        return {"state": {"sources": [{"address": address, **named} for address in addresses]}}
+
+    async def pulled(self, session: SessionSpec, epoch: int = 1, hop: int = 0, **content: Any) -> bytes:
+        """What a span has of the session."""
+        request = {"session_id": session.session_id, "epoch": epoch, **content}
+        address = self.pool.address(self.links[hop]) or ""
+        return b"".join([part async for part in pull(self.config.link, "node", address, request)])
+
+    @asynccontextmanager
+    async def keeping(self, session: SessionSpec, content: bytes) -> AsyncIterator[Mapping[str, Any]]:
+        """What a session begins from of which a process has kept `content`."""
+
+        async def kept(request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+            yield content
+
+        def take(link: Link, kind: Kind, body: bytes) -> None:
+            if kind is Kind.PULL:
+                tasks.append(asyncio.create_task(serve(link, decode_json(body), kept)))
+
+        tasks: list[asyncio.Task[None]] = []
+        keeper = LinkServer(self.config.link, "node", on_message=take, on_closed=lambda _: None)
+        source = {"address": str(await keeper.start()), "session_id": session.session_id, "epoch": 1}
+        try:
+            yield {"state": {"sources": [source]}}
+        finally:
+            await keeper.stop()
+            await asyncio.gather(*tasks)
 
     def send(
         self,

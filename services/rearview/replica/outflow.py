@@ -63,8 +63,7 @@ class Outflow:
         """Go on over `next_link`: first the settings, then what was kept and not acknowledged."""
         held.next = next_link
         held.sent = held.left.without([frame.ordinal for frame in kept.retained])
-        for version, settings in held.settings.items():
-            self._tell_settings(held, version, settings)
+        self._retell(held)
         now = time.monotonic()
         for frame in kept.retained:
             self._send(held, frame, now)
@@ -72,10 +71,17 @@ class Outflow:
     def _send(self, held: Held[Link], frame: Frame[Tensor], now: float) -> None:
         if held.next is None or not held.sent.add(frame.ordinal):
             return
+        if held.retells:
+            self._retell(held)
         left = on_arrays(frame, held.epoch)
         with contextlib.suppress(LinkClosed):  # The stage will be told, and the output is kept.
             held.next.send(Kind.FRAME, *held.codec.encode(left, now))
             self._events(LinkBytes(self._span, Direction.SENT, plane_bytes(left)))
+
+    def _retell(self, held: Held[Link]) -> None:
+        for version, settings in held.settings.items():
+            self._tell_settings(held, version, settings)
+        held.retells = False
 
     def _tell_settings(self, held: Held[Link], version: int, settings: Mapping[str, Any]) -> None:
         if self._is_last or held.next is None:

@@ -81,6 +81,17 @@ class Held(Generic[L]):
     """The last versions announced, as they travel."""
     orphaned_until_s: float | None = None
     """When it is closed, unless somebody adopts it. None: it has an owner."""
+    frozen_by: L | None = None
+    """Over which link it was frozen; None: it is not."""
+    retells: bool = False
+    """Whether the next hop is to be told of `settings` before the next frame: when the session came here,
+    words of them were on their way elsewhere."""
+
+    def begin_at(self, expected: int, place: int, settings: Mapping[int, Mapping[str, Any]]) -> None:
+        """All before the ordinal `expected` has passed elsewhere, and `settings` were announced there."""
+        last = expected - 1
+        self.left, self.sent, self.told_upto, self.place = Passed(last), Passed(last), last, place
+        self.settings, self.retells = OrderedDict(settings), bool(settings)
 
     def announced(self, version: int, settings: Mapping[str, Any]) -> None:
         """Remember settings."""

@@ -17,17 +17,22 @@ from functools import partial
 from typing import Any
 
 from rearview.config import ServiceConfig
+from rearview.contract.chain import Span
 from rearview.contract.events import SlotsOffered, SlotsTaken
 from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
+from rearview.engine.rows import StepResult
 from rearview.engine.sessions import Standing
 from rearview.errors import NotFound, Reason, Refused
 from rearview.replica.build import build_engine
+from rearview.replica.fingerprint import origin_of
 from rearview.replica.inflow import Handler, Inflow
 from rearview.replica.outflow import Outflow
+from rearview.replica.pasts import Past
 from rearview.replica.requests import Requests
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Held, Sessions
+from rearview.replica.transfers import Transfers
 from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
 from rearview.transport.codec import SPOKEN, FrameCodec
@@ -89,10 +94,19 @@ class Stage:
 
     async def start(self) -> None:
         """Load the model and take links."""
-        runner = EngineRunner(partial(build_engine, self._config, self._span), self._outflow.step)
+        runner = EngineRunner(partial(build_engine, self._config, self._span), self._on_step)
         await runner.ready()
         self._runner = runner
-        self._handlers = self._routes(runner)
+        self._transfers = Transfers(
+            self._sessions,
+            runner,
+            self._requests,
+            links=self._config.link,
+            node=self._node,
+            steps=Span.parse(self._span.name, self._span.operators).steps,
+            origin=await asyncio.to_thread(origin_of, self._config.model),
+        )
+        self._handlers = self._routes(runner, self._transfers)
         self._address = str(await self._server.start())
         self._metrics_server, self._metrics_port = serve_metrics(
             self._metrics.registry, self._span.metrics_port, self._config.link.host
@@ -144,7 +158,7 @@ class Stage:
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 
-    def _routes(self, runner: EngineRunner) -> Mapping[Kind, Handler]:
+    def _routes(self, runner: EngineRunner, transfers: Transfers) -> Mapping[Kind, Handler]:
         """What takes each kind of message; others are of no concern to a replica."""
         inflow = Inflow(self._sessions, runner, self._outflow, self._span.name, self._events)
         answer = self._requests.answer
@@ -155,7 +169,14 @@ class Stage:
             Kind.OPEN: answer(Kind.OPEN, self._try_open),
             Kind.ATTACH: answer(Kind.ATTACH, self._try_attach),
             Kind.CLOSE: self._on_close,
+            Kind.FREEZE: answer(Kind.FREEZE, transfers.freeze),
+            Kind.THAW: transfers.thaw,
+            Kind.PULL: transfers.pull,
         }
+
+    def _on_step(self, result: StepResult) -> None:
+        self._outflow.step(result)  # Before whoever waits for the session to be quiet.
+        self._transfers.stepped()
 
     def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         if (take := self._handlers.get(kind)) is not None:
@@ -173,14 +194,16 @@ class Stage:
         self._changed()
         try:
             next_link = await self._link_to(request["next"])
+            past = await self._transfers.past(request, spec)
             self._sessions.check_opening(spec.session_id, epoch)
-            await self._engine.call(partial(_open_anew, spec=spec))
+            await self._engine.call(partial(_open_anew, session_id=spec.session_id, past=past))
             self._sessions.check_opening(spec.session_id, epoch)
         except BaseException:
             if self._sessions.abandon(spec.session_id, epoch):
                 self._forget(spec.session_id)
             raise
         held = Held(spec.session_id, epoch, owner, next_link, codec)
+        past.held(held)
         self._sessions.opened(held)
         self._changed()
         if owner.closed or next_link.closed:  # Nobody has learnt of it: there is nothing to adopt.
@@ -201,6 +224,7 @@ class Stage:
         anew = next_link is not None or epoch > held.epoch
         if (fenced := self._sessions.attach(session_id, epoch, owner)) is not None:
             _tell_lost(fenced[0], session_id, fenced[1])
+        self._transfers.adopted(held)
         if anew:
             held.next = None  # What was kept goes first.
         known = await self._engine.call(
@@ -240,6 +264,7 @@ class Stage:
 
     def _forget(self, session_id: str) -> None:
         self._engine.post(lambda engine: engine.close(session_id))
+        self._transfers.stepped()
         self._changed()
 
     def _changed(self) -> None:
@@ -250,6 +275,7 @@ class Stage:
             self._empty.set()
 
     def _on_owner_closed(self, link: Link) -> None:
+        self._transfers.link_closed(link)
         if self._stopping or not (orphans := self._sessions.owner_closed(link, self._clock())):
             return
         logger.warning("an owner is gone: %d sessions wait for another one", orphans)
@@ -291,6 +317,6 @@ def _tell_lost(owner: Link, session_id: str, epoch: int, **hop: int) -> None:
         owner.send(Kind.LOST, encode_json({"session_id": session_id, "epoch": epoch, **hop}))
 
 
-def _open_anew(engine: Engine, spec: SessionSpec) -> None:
-    engine.close(spec.session_id)  # An open under an older epoch may have come before.
-    engine.open(spec)
+def _open_anew(engine: Engine, session_id: str, past: Past) -> None:
+    engine.close(session_id)  # An open under an older epoch may have come before.
+    past.open(engine)

@@ -1,0 +1,59 @@
+"""What a model is, in few characters: two replicas with the same weights say the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from rearview.config import ModelConfig
+from rearview.contract.card import BUNDLED_CHECKPOINTS, is_single_file
+from rearview.engine.weights.checkpoint import pick_device, pick_dtype
+from rearview.replica.state import Origin
+
+__all__ = ["origin_of"]
+
+SAMPLE_BYTES = 1 << 16
+"""Read at either end of a file: headers and last layers tell weights apart without reading gigabytes."""
+
+
+def origin_of(config: ModelConfig) -> Origin:
+    """What sessions of this model say they are of. Reads a little of each file; raises OSError."""
+    digest = hashlib.sha256()
+    for part in _parts(config):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return Origin(digest.hexdigest()[:32], str(pick_dtype(config.dtype, pick_device(config.device))))
+
+
+def _parts(config: ModelConfig) -> Iterator[bytes]:
+    """All that the weights follow from, whatever the files are called here."""
+    yield config.beta_schedule.encode()
+    if is_single_file(config.checkpoint):
+        yield from _source(config.single_file_config)
+    for source in (config.checkpoint, config.vae, config.lcm_lora, config.motion, config.depth):
+        yield from _source(source)
+    for name, files in sorted(config.adapters.items()):
+        for one in files:
+            yield f"{name} {one.scale!r}".encode()
+            yield from _source(one.path)
+
+
+def _source(name: str) -> Iterator[bytes]:
+    """Of files their content; of what is on the hub its name."""
+    bundled = BUNDLED_CHECKPOINTS / name
+    path = bundled if name and "/" not in name and bundled.is_dir() else Path(name)
+    if not name or not path.exists():
+        yield name.encode()
+        return
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    for each in files:
+        yield b"" if each == path else str(each.relative_to(path)).encode()
+        yield _sample(each)
+
+
+def _sample(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(SAMPLE_BYTES)
+        file.seek(max(0, size - SAMPLE_BYTES))
+        return size.to_bytes(8, "little") + head + file.read(SAMPLE_BYTES)
