@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
 from rearview.errors import ConfigError
+from rearview.recovery_config import RecoveryConfig
 
 __all__ = [
     "AdapterConfig",
@@ -320,6 +321,7 @@ class ServiceConfig(_Section):
     one per denoising step."""
     directory: DirectoryConfig = DirectoryConfig()
     link: LinkConfig = LinkConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     tenants_file: Path | None = None
     """YAML list of tenants. Without it everyone is the tenant `local`, and only loopback is served."""
 

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 from rearview.contract.events import (
     BatchRun,
+    CheckpointTaken,
     Coding,
     Direction,
     Event,
@@ -19,6 +20,7 @@ from rearview.contract.events import (
     LinkBytes,
     OpenRefused,
     SessionClosed,
+    SessionMoved,
     SessionOpened,
     SlotsOffered,
     SlotsTaken,
@@ -27,6 +29,7 @@ from rearview.contract.events import (
     no_events,
 )
 from rearview.contract.frame import Timing
+from rearview.contract.stream import Continuity
 from rearview.errors import DropReason, Reason
 from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.metrics import Metrics, new_registry
@@ -68,6 +71,20 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
     (
         [SessionOpened("alpha"), SessionOpened("alpha"), SessionClosed("alpha")],
         {'sessions{tenant="alpha"}': 1},
+    ),
+    (
+        [
+            SessionMoved(Continuity.EXACT, 0.25, planned=False),
+            SessionMoved(Continuity.RESET, 1, planned=True),
+        ],
+        {
+            'session_move_seconds_sum{continuity="exact",kind="recovery"}': 0.25,
+            'session_move_seconds_count{continuity="reset",kind="move"}': 1,
+        },
+    ),
+    (
+        [CheckpointTaken(4096, 0.5), CheckpointTaken(1024, 0.25)],
+        {"checkpoint_bytes_total": 5120, "checkpoint_seconds_sum": 0.75, "checkpoint_seconds_count": 2},
     ),
     ([OpenRefused(Reason.NO_CAPACITY)], {'session_opens_refused_total{reason="no_capacity"}': 1}),
     (

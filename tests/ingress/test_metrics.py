@@ -44,6 +44,9 @@ def used() -> Metrics:
     metrics.streams_open.inc()
     metrics.image_codec_seconds.labels("decode").observe(0.001)
     metrics.link_bytes.labels("fused", "sent").inc(4096)
+    metrics.session_move_seconds.labels("recovery", "exact").observe(0.2)
+    metrics.checkpoint_seconds.observe(0.05)
+    metrics.checkpoint_bytes.inc(4096)
     return metrics
 
 
@@ -78,6 +81,7 @@ def test_every_metric_has_a_series_once_used() -> None:
 
 def test_labels_have_bounded_values() -> None:
     allowed = {"model", "span", "outcome", "reason", "tenant", "operation", "peer", "direction", "le"}
+    allowed |= {"kind", "continuity"}
     for family in families(used()).values():
         for sample in family.samples:
             assert set(sample.labels) <= allowed, sample

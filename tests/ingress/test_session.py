@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rearview.config import LimitsConfig
 from rearview.contract.events import Event, FrameAnswered, FrameDropped, ImageCoded
-from rearview.contract.stream import DropPolicy, ImageFormat
+from rearview.contract.stream import Continuity, DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
 from rearview.ingress.intake import FrameIn
@@ -39,7 +39,7 @@ class Stage:
         self.clock, self.sender = Clock(), NotingSender()
         self.events: list[Event] = []
         self.faults: list[BaseException] = []
-        edge = Edge("pocket", LimitsConfig(), self.sender, executor, self.events.append, self.clock)
+        edge = Edge("pocket", LimitsConfig(), self.sender, executor, self.events.append, 1 << 30, self.clock)
         lease = Lease(SESSION, TENANT.name, ("fused#1",), "ingress#0", 1, 0.0, 0.0)
         self.session = IngressSession(
             terms(**options), lease, lane(), edge, on_fault=self.faults.append, state=state
@@ -117,7 +117,9 @@ async def test_to_lose_a_lane_is_not_to_lose_the_session(executor: ThreadPoolExe
         one.session.on_frame(one.sender.frames[0])  # Too late: that lane counts no more.
         assert one.outcomes == []
         assert [frame.epoch for frame in one.sender.frames] == [1]
-        one.session.attach(lane(2))
+        start = one.session.kept.unanswered
+        assert start == 0
+        await one.session.resume(lane(2), start, Continuity.EXACT)
         received = one.session.received
         assert received > 4
 
@@ -128,7 +130,9 @@ async def test_to_lose_a_lane_is_not_to_lose_the_session(executor: ThreadPoolExe
         await eventually(all_answered)
         assert one.outcomes == [picture(index).tobytes() for index in range(received)]
         assert {frame.epoch for frame in one.sender.frames[1:]} == {2}
-        assert [frame.ordinal for frame in one.sender.frames] == list(range(received))
+        assert [frame.ordinal for frame in one.sender.frames] == [0, *range(received)]
+        assert one.session.told_moved() is Continuity.EXACT
+        assert one.session.moved == []
 
 
 async def test_a_session_goes_on_from_another_ones_state(executor: ThreadPoolExecutor) -> None:

@@ -18,7 +18,7 @@ PIPELINE = ((OPERATORS[0],), OPERATORS[1:3], (OPERATORS[3],))
 
 
 @pytest.mark.parametrize("span", range(len(PIPELINE)))
-async def test_a_lost_replica_ends_its_sessions_and_no_others(span: int) -> None:
+async def test_sessions_of_a_lost_replica_go_on_elsewhere_behind_the_open_call(span: int) -> None:
     async with running(spans=PIPELINE, replicas=2) as service:
         streams = [RawStream(service.address) for _ in range(4)]
         lanes: list[tuple[str, ...]] = []
@@ -32,36 +32,41 @@ async def test_a_lost_replica_ends_its_sessions_and_no_others(span: int) -> None
         service.stages.remove(stage)
         await stage.stop()
         for stream, lane in zip(streams, lanes, strict=True):
-            if lost in lane:
-                end = await stream.read_to_end()
-                assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
-                assert end.retry_after_s is not None
-            else:
-                await stream.frame(1)
-                await stream.read_answers(1)
-        left = sum(lost not in lane for lane in lanes)
-        assert 0 < left < 4
-        await assert_nothing_held(service, sessions=left)
-        async with RawStream(service.address) as again:  # As its RetryInfo tells it.
-            await again.start()
+            for number in (1, 2, 3):
+                await stream.frame(number)
+            await stream.read_answers(3)
+            assert stream.indices == [0, 1, 2, 3]
+            assert stream.drops == []
+            assert stream.moves == ([pb.CONTINUITY_EXACT] if lost in lane else [])
+        assert 0 < sum(lost in lane for lane in lanes) < 4
+        await assert_nothing_held(service, sessions=4)
         for stream in streams:
             await stream.__aexit__()
 
 
-async def test_a_break_between_two_spans_ends_the_session_and_never_in_silence() -> None:
+async def test_a_session_ends_if_no_lane_is_found_in_time() -> None:
+    async with running(recovery={"give_up_s": 0}) as service, RawStream(service.address) as stream:
+        await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        await stream.frame(0)
+        await stream.read_answers(1)
+        await service.stages.pop().stop()
+        end = await stream.read_to_end()
+        assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
+        assert end.retry_after_s is not None
+        await eventually(lambda: len(service.ingress.sessions) == 0)
+
+
+async def test_a_break_between_two_spans_is_mended() -> None:
     async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
         await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         await stream.frame(0)
         await stream.read_answers(1)
         for link in tuple(service.stages[0]._pool._links.values()):
             link.close()
-        end = await stream.read_to_end()
-        assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
-        await assert_nothing_held(service)
-        async with RawStream(service.address) as again:
-            await again.start()
-            await again.frame(0)
-            await again.read_answers(1)
+        await stream.frame(1)
+        await stream.read_answers(1)
+        assert stream.indices == [0, 1]
+        await assert_nothing_held(service, sessions=1)
 
 
 async def test_a_session_meets_the_same_replicas_for_life_while_others_spread() -> None:

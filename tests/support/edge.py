@@ -18,6 +18,7 @@ from rearview.contract.stream import DropPolicy, ImageFormat
 from rearview.errors import DropReason
 from rearview.ingress.book import Book
 from rearview.ingress.feed import Feed
+from rearview.ingress.inputs import Inputs
 from rearview.ingress.intake import Dropped, FrameIn, Intake
 from rearview.ingress.lanes import Lane
 from rearview.ingress.options import SessionOptions, Terms
@@ -98,7 +99,7 @@ class EdgeCore:
         self.sender = NotingSender()
         self.events: list[Event] = []
         self.intake = Intake(agreed, self._limits, EdgeState.at_open(agreed))
-        self.feed = Feed(SESSION, lane(), self.sender, self.events.append)
+        self.feed = Feed(SESSION, lane(), self.sender, self.events.append, Inputs(0, 1 << 30))
         self.book = Book()
         self.now = 0.0
         self._pictures: dict[int, NDArray[np.uint8]] = {}
@@ -148,7 +149,8 @@ class EdgeCore:
         state = self._restored()
         self.book = Book(first=state.pacing.received, translated=state.translated, dropped=state.dropped)
         epoch = self.feed.lane.epoch + 1
-        self.feed = Feed(SESSION, lane(epoch), self.sender, self.events.append)
+        inputs = Inputs(state.next_ordinal, 1 << 30)
+        self.feed = Feed(SESSION, lane(epoch), self.sender, self.events.append, inputs)
 
     def restore(self) -> None:
         """The intake is made anew from the durable part; what is in flight stays: the lane is the same."""

@@ -174,6 +174,12 @@ class RawStream:
         return [index(answer) for answer in self.answers]
 
     @property
+    def moves(self) -> list[int]:
+        """Continuity of each notice that the session has moved."""
+        notices = (r.notice for r in self.received if r.HasField("notice"))
+        return [notice.continuity for notice in notices if notice.kind == pb.Notice.KIND_MOVED]
+
+    @property
     def drops(self) -> list[DropReason]:
         """Reasons of the drops, in order."""
         return [DropReason(r.dropped.reason) for r in self.received if r.HasField("dropped")]

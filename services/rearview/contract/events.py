@@ -14,10 +14,12 @@ from enum import Enum
 from typing import TypeAlias
 
 from rearview.contract.frame import Timing
+from rearview.contract.stream import Continuity
 from rearview.errors import DropReason, Reason
 
 __all__ = [
     "BatchRun",
+    "CheckpointTaken",
     "Coding",
     "Direction",
     "Event",
@@ -30,6 +32,7 @@ __all__ = [
     "LinkBytes",
     "OpenRefused",
     "SessionClosed",
+    "SessionMoved",
     "SessionOpened",
     "SlotsOffered",
     "SlotsTaken",
@@ -157,6 +160,25 @@ class FrameLeftSpan:
     timing: Timing
 
 
+@dataclass(frozen=True, slots=True)
+class SessionMoved:
+    """A session goes on in another lane."""
+
+    continuity: Continuity
+    seconds: float
+    """From the loss of its lane, or from when it was held for a planned move, until frames go on."""
+    planned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointTaken:
+    """An ingress has a checkpoint of a session."""
+
+    num_bytes: int
+    seconds: float
+    """From the request to freeze until all bytes were there."""
+
+
 Event: TypeAlias = (
     StreamOpened
     | StreamClosed
@@ -172,6 +194,8 @@ Event: TypeAlias = (
     | SlotsTaken
     | BatchRun
     | FrameLeftSpan
+    | SessionMoved
+    | CheckpointTaken
 )
 
 Events: TypeAlias = Callable[[Event], None]

@@ -42,6 +42,11 @@ class LaneState:
     adopts: bool = False
     """Whether its replicas hold the session already, for another owner or under an older epoch."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether every replica holds a slot."""
+        return self.phase is Phase.OPEN
+
     def leads_to(self, replica_id: str) -> bool:
         """Whether the replica is one of the lane's."""
         return any(replica.replica_id == replica_id for replica in self.replicas)

@@ -45,6 +45,7 @@ __all__ = [
     "SlotUnanswered",
     "Stopping",
     "TakeSlot",
+    "Vacate",
     "after",
 ]
 
@@ -227,7 +228,14 @@ class EndSession:
     error: RearviewError
 
 
-Action: TypeAlias = Dial | TakeSlot | FreeSlot | Opened | Refuse | EndSession
+@dataclass(frozen=True, slots=True)
+class Vacate:
+    """Tell the session that a replica of its open lane is about to go."""
+
+    lane: LaneId
+
+
+Action: TypeAlias = Dial | TakeSlot | FreeSlot | Opened | Refuse | EndSession | Vacate
 Outcome: TypeAlias = tuple[Fleet, tuple[Action, ...]]
 
 
@@ -259,7 +267,7 @@ def after(fleet: Fleet, event: Event) -> Outcome:
         case LinkLost(address):
             return _lose_replica(fleet, address)
         case Draining(address):
-            return _forget(fleet, fleet.linked.get(address, "")), ()
+            return _drain(fleet, fleet.linked.get(address, ""))
         case Stopping():
             return _stop(fleet)
         case _:
@@ -345,6 +353,11 @@ def _lose_replica(fleet: Fleet, address: str) -> Outcome:
             fleet, more = _lose(fleet, lane)
             actions.extend(more)
     return fleet, tuple(actions)
+
+
+def _drain(fleet: Fleet, replica_id: str) -> Outcome:
+    lanes = [lane for lane, state in fleet.lanes.items() if state.is_open and state.leads_to(replica_id)]
+    return _forget(fleet, replica_id), tuple(map(Vacate, lanes))
 
 
 def _stop(fleet: Fleet) -> Outcome:

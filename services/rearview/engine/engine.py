@@ -93,6 +93,10 @@ class Engine:
         waiting = any(left.session_id == session_id for left in self._emissions)
         return self._sessions[session_id].is_quiet and not waiting
 
+    def past_bytes(self, session_id: str) -> int:
+        """What the session remembers, bytes. Raises KeyError for an unknown session."""
+        return self._memory.bytes_per_session(self._sessions[session_id].spec)
+
     def thaw(self, session_id: str) -> None:
         """Let in what was held. Unknown sessions are ignored."""
         if session_id in self._sessions:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rearview.contract.events import Direction, Events, FillerSent, LinkBytes
 from rearview.contract.frame import NO_PLACE, PICTURE, Frame
 from rearview.contract.settings import Settings
+from rearview.ingress.inputs import Input, Inputs
 from rearview.ingress.intake import Admitted
 from rearview.ingress.lanes import Lane
 from rearview.transport.links import LinkClosed
@@ -61,14 +62,15 @@ class _Repeated:
     """What fillers show."""
 
     frame: Frame[NDArray[Any]]
-    budget_s: float
-    """Each has it anew."""
+    admitted: Admitted
 
 
 class Feed:
     """The frames of one session in its lane."""
 
-    def __init__(self, session_id: str, lane: Lane, sender: Sender, events: Events) -> None:
+    def __init__(self, session_id: str, lane: Lane, sender: Sender, events: Events, inputs: Inputs) -> None:
+        """`inputs`: what was sent, kept to be sent again."""
+        self.inputs = inputs
         self._session_id = session_id
         self._sender, self._events = sender, events
         self._lane, self._is_attached = lane, True
@@ -93,11 +95,16 @@ class Feed:
 
     @property
     def in_lane(self) -> Mapping[int, Sent]:
-        """Frames that have not come back, by ordinal: what a recovery sends again, or gives up."""
+        """Frames that have not come back, by ordinal."""
         return MappingProxyType(self._in_lane)
 
+    @property
+    def unanswered(self) -> int:
+        """The first ordinal whose frame has not come back; the following one if none is missing."""
+        return min(self._in_lane, default=self.inputs.following)
+
     def attach(self, lane: Lane) -> None:
-        """From now on frames go into `lane`, which was opened with the session's first settings."""
+        """From now on frames go into `lane`, which knows the settings of its first frame, or version 0."""
         assert lane.epoch > self._lane.epoch, f"epoch {lane.epoch} is not newer than {self._lane.epoch}"
         self._lane, self._is_attached, self._told = lane, True, 0
 
@@ -109,31 +116,30 @@ class Feed:
         """An admitted frame into the lane, with its fillers. `may_repeat`: a later filler may show it too."""
         numbers = admitted.numbers
         self.repeat(numbers.completing, admitted.started_s)
+        frame = self._frame(admitted, numbers.ordinal, picture, admitted.deadline_s)
+        self._last = _Repeated(frame, admitted)
         self._announce(admitted.settings_version, admitted.settings)
-        receipt = admitted.waiting.receipt
-        frame: Frame[NDArray[Any]] = Frame(
-            self._session_id,
-            numbers.ordinal,
-            {PICTURE: picture},
-            settings_version=admitted.settings_version,
-            deadline_s=admitted.deadline_s,
-            place=receipt.place,
-            frame_index=receipt.frame_index,
-            epoch=self._lane.epoch,
-        )
-        self._last = _Repeated(frame, admitted.deadline_s - admitted.started_s)
         self.repeat(numbers.fillers, admitted.started_s)
         self._in_lane[numbers.ordinal] = Sent(admitted, codec_s)
-        self._answering.append((receipt.place, numbers.ordinal))
+        self._answering.append((frame.place, numbers.ordinal))
+        self.inputs.add(Input(numbers.ordinal, admitted))
         self._send(frame)
         if not may_repeat:
             self.forget()
+
+    def send_again(self, kept: Input, picture: Picture, now: float) -> None:
+        """What was sent to a lane that is lost, under its ordinal and settings and with its budget anew."""
+        self._announce(kept.admitted.settings_version, kept.admitted.settings)
+        frame = self._frame(kept.admitted, kept.ordinal, picture, now + kept.admitted.budget_s)
+        self._send(replace(frame, place=NO_PLACE) if kept.is_filler else frame)
 
     def repeat(self, ordinals: range, now: float) -> None:
         """Send the last frame once more under each of these ordinals: fillers, whose answers nobody takes."""
         for ordinal in ordinals:
             assert self._last is not None, f"no frame to repeat as {ordinal}"
-            deadline_s, epoch = now + self._last.budget_s, self._lane.epoch
+            shown = self._last.admitted
+            deadline_s, epoch = now + shown.budget_s, self._lane.epoch
+            self.inputs.add(Input(ordinal, shown, is_filler=True))
             self._send(
                 replace(self._last.frame, ordinal=ordinal, place=NO_PLACE, deadline_s=deadline_s, epoch=epoch)
             )
@@ -160,6 +166,21 @@ class Feed:
             return
         with contextlib.suppress(LinkClosed):  # A lane that is gone keeps nothing.
             self._sender.acknowledge(self._lane, ordinal)
+
+    def _frame(
+        self, admitted: Admitted, ordinal: int, picture: Picture, deadline_s: float
+    ) -> Frame[NDArray[Any]]:
+        receipt = admitted.waiting.receipt
+        return Frame(
+            self._session_id,
+            ordinal,
+            {PICTURE: picture},
+            settings_version=admitted.settings_version,
+            deadline_s=deadline_s,
+            place=receipt.place,
+            frame_index=receipt.frame_index,
+            epoch=self._lane.epoch,
+        )
 
     def _announce(self, version: int, settings: Settings) -> None:
         if version == self._told:

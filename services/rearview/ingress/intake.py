@@ -67,6 +67,11 @@ class Admitted:
     started_s: float
     deadline_s: float
 
+    @property
+    def budget_s(self) -> float:
+        """What it has in the lane."""
+        return self.deadline_s - self.started_s
+
 
 Dropped = Sequence[tuple[int, DropReason]]
 """Places of frames that will have no picture, and why."""

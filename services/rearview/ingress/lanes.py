@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, assert_never
 
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from rearview.control import lanes as decide
 from rearview.control.fleet import Fleet, LaneId, LaneState
 from rearview.control.placement import Replica
 from rearview.errors import RearviewError, Reason, Refused
+from rearview.transport.bulk import Source, serve
 from rearview.transport.codec import FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.transport.refusal import refused
@@ -42,6 +44,8 @@ __all__ = ["Lane", "Lanes"]
 OPEN_TIMEOUT_S = 10.0
 """A replica that does not answer an open for so long is taken for dead: it may be busy, not silent."""
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
@@ -52,6 +56,8 @@ class Lane:
     replicas: tuple[str, ...]
     links: tuple[Link, ...]
     codec: FrameCodec
+    addresses: tuple[str, ...] = ()
+    """Of the replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +91,18 @@ class Lanes:
         *,
         on_frame: Callable[[Frame[NDArray[Any]]], None],
         on_lane_lost: Callable[[str, int, RearviewError], None],
+        on_lane_drains: Callable[[str, int], None],
+        source: Source,
     ) -> None:
         """`on_frame`: a picture has come back.
 
         `on_lane_lost(session_id, epoch, why)`: an open lane is gone, and its slots are given back.
+        `on_lane_drains(session_id, epoch)`: a replica of an open lane is about to go. `source`: what
+        replicas pull from here.
         """
         self._fleet = Fleet(tuple(spans))
         self._on_frame, self._on_lane_lost = on_frame, on_lane_lost
+        self._on_lane_drains, self._source = on_lane_drains, source
         self._links: dict[str, Link] = {}
         """By the address of the replica at the other end."""
         self._open: dict[LaneId, _Open] = {}
@@ -114,6 +125,11 @@ class Lanes:
         await self._pool.stop()
         await self._server.stop()
 
+    @property
+    def address(self) -> str:
+        """Where links to this ingress are dialled."""
+        return self._address
+
     def update(self, descriptions: Sequence[Mapping[str, Any]]) -> None:
         """Take what the replicas say of themselves (`Stage.describe`) as the whole truth."""
         self._happened(decide.Described([_replica(described) for described in descriptions]))
@@ -127,10 +143,15 @@ class Lanes:
         """A replica per span for a new session. Raises Refused(NO_CAPACITY)."""
         return self._fleet.choose(sessions_by_replica)
 
-    async def open(self, spec: SessionSpec, epoch: int, replicas: Sequence[str]) -> Lane:
-        """Take a slot on each replica. Raises Refused or Fault; then, or when cancelled, no slot is held."""
+    async def open(
+        self, spec: SessionSpec, epoch: int, replicas: Sequence[str], begin: Mapping[str, Any] = NOTHING
+    ) -> Lane:
+        """Take a slot on each replica. `begin`: what they are told of the past of a session that goes on.
+
+        Raises Refused or Fault; then, or when cancelled, no slot is held.
+        """
         wanted = decide.LaneWanted(LaneId(spec.session_id, epoch), tuple(replicas))
-        lane, _ = await self._ask(wanted, {"session": encode_spec(spec)})
+        lane, _ = await self._ask(wanted, {"session": encode_spec(spec), **begin})
         return lane
 
     async def attach(
@@ -161,8 +182,9 @@ class Lanes:
         if state is None:  # Lost since it was opened.
             raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=decide.RETRY_AFTER_S)
         codec = self._open[lane_id].codec
-        links = tuple(self._links[replica.address] for replica in state.replicas)
-        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, codec)
+        addresses = tuple(replica.address for replica in state.replicas)
+        links = tuple(self._links[address] for address in addresses)
+        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, codec, addresses)
         return lane, [wanted.replies[each] for each in event.replicas]
 
     def close(self, lane: Lane) -> None:
@@ -216,6 +238,8 @@ class Lanes:
                 self._answer(lane, error)
             case decide.EndSession(lane, error):
                 self._on_lane_lost(lane.session_id, lane.epoch, error)
+            case decide.Vacate(lane):
+                self._on_lane_drains(lane.session_id, lane.epoch)
             case _:
                 assert_never(action)
 
@@ -298,6 +322,10 @@ class Lanes:
             self._happened(decide.LaneLost(lane) if is_broken else decide.LaneTaken(lane))
         elif kind is Kind.DRAINING:
             self._happened(decide.Draining(self._pool.address(link) or ""))
+        elif kind is Kind.PULL:
+            request = decode_json(body)
+            lane = LaneId(request["session_id"], request["epoch"])
+            self._spawn(lane, serve(link, request, self._source))
 
     def _take_picture(self, link: Link, body: bytes) -> None:
         known = self._open.get(LaneId(*frame_head(body)))

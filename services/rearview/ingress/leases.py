@@ -56,6 +56,23 @@ class Leases:
             asking.add_done_callback(self._release_unwanted)
             raise
 
+    async def move(self, lease: Lease, replicas: tuple[str, ...]) -> Lease:
+        """The lease of a session that is kept, with another lane and a higher epoch, which fences the lane
+        before. Kept from now on in place of `lease`. Raises LeaseLost and DirectoryUnavailable.
+        """
+        try:
+            moved = await self._directory.move(lease.session_id, lease.epoch, replicas, self._id, time.time())
+        except LeaseLost as error:
+            if error.current is None or error.current.ingress != self._id:
+                raise
+            # Moved before, by a call whose answer was lost.
+            return await self.move(error.current, replicas)
+        if lease.session_id in self._holdings:
+            self.keep(moved)
+        else:  # The session has ended meanwhile.
+            self._spawn(self._release(moved))
+        return moved
+
     def keep(self, lease: Lease) -> None:
         """Renew it from now on, until `let_go`."""
         self._holdings[lease.session_id] = decide.held(lease, self._lease_s, time.monotonic())

@@ -86,7 +86,7 @@ def opened_response(
         settings=to_message(SETTINGS, session.settings),
         idle_timeout=duration(idle_timeout_s),
         resume_grace=duration(resume_grace_s),
-        continuity=CONTINUITIES.number(Continuity.EXACT),
+        continuity=CONTINUITIES.number(session.told_moved()),
         received_frames=session.received,
         advice=advice,
         method=METHODS.number(method_of(session.spec)),
@@ -132,12 +132,17 @@ def control_response(
     return pb.TranslateResponse(control_applied=applied, frame_credit=session.frame_credit)
 
 
-def notice_response(session: IngressSession, kind: NoticeKind, grace_s: float) -> pb.TranslateResponse:
+def notice_response(
+    session: IngressSession,
+    kind: NoticeKind,
+    grace_s: float,
+    continuity: Continuity = Continuity.EXACT,
+) -> pb.TranslateResponse:
     """`notice`."""
     notice = pb.Notice(
         kind=NOTICE_KINDS.number(kind),
         grace=duration(grace_s),
-        continuity=CONTINUITIES.number(Continuity.EXACT),
+        continuity=CONTINUITIES.number(continuity),
     )
     return pb.TranslateResponse(notice=notice, frame_credit=session.frame_credit)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 from rearview.contract.lease import Lease
 from rearview.contract.session import SessionSpec
@@ -25,6 +25,9 @@ class _Attempt:
     """What a session has on its way."""
 
     spec: SessionSpec
+    begin: Mapping[str, Any]
+    held: Lease | None
+    """The lease of a session that has lost its lane: it is moved, and stays whatever fails."""
     lane: Lane | None = None
 
 
@@ -52,10 +55,22 @@ class Placing:
 
     async def place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
         """A lease and an open lane. Raises Refused; then, or when cancelled, nothing is held."""
+        return await self._counted(_Attempt(spec, {}, None))
+
+    async def place_again(
+        self, spec: SessionSpec, held: Lease, begin: Mapping[str, Any]
+    ) -> tuple[Lease, Lane]:
+        """A new lane for a session that has lost its own. `begin`: what its replicas are told of its past.
+
+        Raises Refused and LeaseLost; then no lane is held, and the lease is as `Leases` has it.
+        """
+        return await self._counted(_Attempt(spec, begin, held))
+
+    async def _counted(self, attempt: _Attempt) -> tuple[Lease, Lane]:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await self._place(spec)
+            return await self._place(attempt)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -65,8 +80,7 @@ class Placing:
         """Return when no session is on its way. While the ingress drains that is soon."""
         await self._idle.wait()
 
-    async def _place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
-        attempt = _Attempt(spec)
+    async def _place(self, attempt: _Attempt) -> tuple[Lease, Lane]:
         opening, action = decide.begin()
         try:
             while True:
@@ -100,22 +114,29 @@ class Placing:
             case decide.Choose():
                 return decide.Chosen(self._lanes.choose(await self._directory.sessions_by_replica()))
             case decide.Acquire(replicas):
-                return decide.Leased(await self._leases.acquire(attempt.spec, replicas))
+                return decide.Leased(await self._lease(attempt, replicas))
             case decide.OpenLane(lease):
-                attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane)
+                attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane, attempt.begin)
                 return decide.LaneOpened()
             case decide.Undo(lease):
                 if attempt.lane is not None:
                     self._lanes.close(attempt.lane)
                     attempt.lane = None
-                await self._leases.release(lease)
+                if attempt.held is None:
+                    await self._leases.release(lease)
                 return decide.Done()
             case decide.Refresh():
                 await self._refresh(REFRESH_TIMEOUT_S)
                 return decide.Done()
             case decide.Evict():
-                return decide.Evicted(self._evict())
+                return decide.Evicted(self._evict() if attempt.held is None else None)
             case decide.Admit() | decide.Refuse():
                 raise AssertionError(f"{action} is not to be performed")
             case _:
                 assert_never(action)
+
+    async def _lease(self, attempt: _Attempt, replicas: tuple[str, ...]) -> Lease:
+        if attempt.held is None:
+            return await self._leases.acquire(attempt.spec, replicas)
+        attempt.held = await self._leases.move(attempt.held, replicas)
+        return attempt.held

@@ -28,11 +28,14 @@ from rearview.directory import open_directory
 from rearview.errors import Fault, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import read_served
 from rearview.ingress.auth import Tenants
+from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.members import Members, Roster
+from rearview.ingress.moves import Moves
 from rearview.ingress.options import SessionOptions, Terms
 from rearview.ingress.placing import Placing
+from rearview.ingress.recovery import Recovery
 from rearview.ingress.session import Edge, IngressSession
 from rearview.ingress.sessions import Record, Sessions
 from rearview.telemetry.listener import MetricsListener
@@ -66,7 +69,10 @@ class Ingress:
             node,
             on_frame=self._on_frame,
             on_lane_lost=self._on_lane_lost,
+            on_lane_drains=self._on_lane_drains,
+            source=lambda request: self._checkpoints.source(request),
         )
+        self._checkpoints = Checkpoints(self._lanes, config.link, node, config.recovery, self.events)
         self._roster = Roster(members, self._lanes)
         self._leases = Leases(
             self._directory,
@@ -84,7 +90,25 @@ class Ingress:
             is_draining=lambda: self.draining,
         )
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
-        self._edge = Edge(config.model.name, config.limits, self._lanes, self._executor, self.events)
+        self._recovery = Recovery(
+            self._placing, self._lanes, config.recovery, events=self.events, end=self._end
+        )
+        self._moves = Moves(
+            self._lanes,
+            self._leases,
+            self._directory,
+            self._checkpoints,
+            at_a_time=config.recovery.at_a_time,
+            events=self.events,
+        )
+        self._edge = Edge(
+            config.model.name,
+            config.limits,
+            self._lanes,
+            self._executor,
+            self.events,
+            config.recovery.input_bytes,
+        )
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
         """Whether new streams are refused."""
@@ -102,6 +126,8 @@ class Ingress:
         """End every session and let go of everything."""
         self.draining = True
         self.sessions.close_all(StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
+        for each in (self._checkpoints, self._moves, self._recovery):
+            await each.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -136,6 +162,7 @@ class Ingress:
         record = Record(session, time.time())
         self.sessions.add(record)
         self._leases.keep(lease)
+        self._checkpoints.watch(session)
         self.events(SessionOpened(tenant.name))
         return record
 
@@ -150,6 +177,8 @@ class Ingress:
         return self.admission.served.card.advice(session.settings.wording)
 
     def _on_closed(self, session: IngressSession) -> None:
+        for each in (self._checkpoints, self._moves, self._recovery):
+            each.forget(session)
         self._lanes.close(session.lane)
         self._leases.let_go(session.spec.session_id)
         self.events(SessionClosed(session.tenant.name))
@@ -166,7 +195,22 @@ class Ingress:
 
     def _on_lane_lost(self, session_id: str, epoch: int, why: RearviewError) -> None:
         record = self.sessions.get(session_id)
+        if record is None or record.session.lane.epoch != epoch:
+            return
+        if why.reason is Reason.REPLICA_LOST:
+            self._moves.forget(record.session)
+            self._recovery.lane_lost(record.session, why)
+        else:
+            self.sessions.close(record, why)
+
+    def _on_lane_drains(self, session_id: str, epoch: int) -> None:
+        record = self.sessions.get(session_id)
         if record is not None and record.session.lane.epoch == epoch:
+            self._moves.leave(record.session)
+
+    def _end(self, session: IngressSession, why: RearviewError) -> None:
+        record = self.sessions.get(session.spec.session_id)
+        if record is not None and record.session is session:
             self.sessions.close(record, why)
 
     def _on_granted(self, lease: Lease) -> None:

@@ -24,19 +24,25 @@ from rearview.config import LimitsConfig
 from rearview.contract.events import Events, FrameAnswered, FrameDropped
 from rearview.contract.frame import PICTURE, Frame
 from rearview.contract.settings import Settings
+from rearview.contract.stream import Continuity
+from rearview.control.recovery import Kept, frames_to_rebuild
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
 from rearview.ingress.book import NO_WORK, Book, Outcome, Work
 from rearview.ingress.codec import BadImage
 from rearview.ingress.coder import Coder
 from rearview.ingress.feed import Feed, Sender, Sent
+from rearview.ingress.inputs import Inputs
 from rearview.ingress.intake import Dropped, FrameIn, Intake, Waiting
 from rearview.ingress.lanes import Lane
 from rearview.ingress.options import Terms
+from rearview.ingress.past import Checkpoint, Past
 from rearview.ingress.state import EdgeState
 from rearview.ingress.tasks import Tasks
 
 __all__ = ["Edge", "IngressSession"]
+
+_LOSS = (Continuity.EXACT, Continuity.APPROXIMATE, Continuity.RESET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class Edge:
     executor: Executor
     """Decodes and encodes images."""
     events: Events
+    input_bytes: int
+    """Images of one session that are kept to be sent again."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -71,16 +79,22 @@ class IngressSession:
         self.spec, self.options, self.tenant = terms.spec, terms.options, terms.tenant
         self.lease, self.model = lease, edge.model
         self.resume_token = secrets.token_urlsafe(24)
-        self._edge = edge
+        self._edge, self.on_fault = edge, on_fault
         state = state or EdgeState.at_open(terms)
         self.intake = Intake(terms, edge.limits, state)
-        self.feed = Feed(terms.spec.session_id, lane, edge.sender, edge.events)
+        inputs = Inputs(state.next_ordinal, edge.input_bytes)
+        self.feed = Feed(terms.spec.session_id, lane, edge.sender, edge.events, inputs)
+        self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames))
+        self.moved: list[Continuity] = []
+        """How it went on from lane to lane, until its client is told."""
         self.book = Book(first=state.pacing.received, translated=state.translated, dropped=state.dropped)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
         self._changed = asyncio.Event()
         self._startable = asyncio.Event()
         self._has_lane = asyncio.Event()
+        """Set while frames may enter the lane."""
         self._has_lane.set()
+        self._came_back = asyncio.Event()
         self._tasks = Tasks(on_fault)
         self._tell_warm_up()
         self._tasks.spawn(self._start_frames())
@@ -150,6 +164,11 @@ class IngressSession:
         """What another ingress needs to go on, apart from what is in flight."""
         return self.intake.state(self.book.translated, self.book.dropped)
 
+    def told_moved(self) -> Continuity:
+        """The client is told of the moves that it has not been told of: how it went on, at the worst."""
+        told, self.moved = max(self.moved, key=_LOSS.index, default=Continuity.EXACT), []
+        return told
+
     def holds(self, token: str) -> bool:
         """Whether `token` is the session's resume token."""
         return hmac.compare_digest(token.encode(), self.resume_token.encode())
@@ -157,6 +176,12 @@ class IngressSession:
     def end(self) -> None:
         """Stop the session's own work. What is answered can still be sent."""
         self._tasks.cancel()
+
+    @property
+    def kept(self) -> Kept:
+        """What there is to go on from in another lane."""
+        inputs = self.feed.inputs
+        return Kept(inputs.first, inputs.following, self.feed.unanswered, self.past.checkpointed)
 
     # What the lane does.
 
@@ -167,13 +192,40 @@ class IngressSession:
 
     def lose_lane(self) -> None:
         """The lane is gone: frames wait, within their credit, until there is another one."""
+        self.past.lane_lost(self.kept)
         self.feed.detach()
+        self.hold()
+        self._came_back.set()  # Whoever waits for a frame is to see that none will come.
+
+    def hold(self) -> None:
+        """Let no further frame into the lane, until `go_on` or `resume`."""
         self._has_lane.clear()
 
-    def attach(self, lane: Lane) -> None:
-        """Frames go into `lane` from now on."""
+    def go_on(self) -> None:
+        """Frames go into the lane again, if there is one."""
+        if self.feed.is_attached:
+            self._has_lane.set()
+
+    async def resume(self, lane: Lane, start: int, continuity: Continuity) -> None:
+        """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first."""
         self.feed.attach(lane)
-        self._has_lane.set()
+        self.past.replayed_to = self.feed.inputs.following
+        self.moved.append(continuity)
+        self.wake()
+        for kept in self.feed.inputs.since(start):
+            frame = kept.admitted.waiting.frame
+            decoded = await self._coder.decode(frame, self.spec.width, self.spec.height, look=False)
+            if self.feed.lane is not lane or not self.feed.is_attached:
+                return  # Lost meanwhile.
+            self.feed.send_again(kept, decoded.picture, self._edge.clock())
+        self.go_on()
+        self._startable.set()
+
+    async def wait_for_lane(self, until: Callable[[], bool]) -> None:
+        """Return when `until()` holds, which is asked again whenever a frame has come back."""
+        while not until():
+            self._came_back.clear()
+            await self._came_back.wait()
 
     def on_frame(self, frame: Frame[NDArray[Any]]) -> None:
         """A picture has come back, or word that it will not."""
@@ -186,6 +238,8 @@ class IngressSession:
             self._tell_warm_up()
         self._startable.set()
         sent = self.feed.take_back(frame.ordinal)
+        self._forget_inputs()
+        self._came_back.set()
         if sent is None:
             return
         work = Work(sent.admitted.started_s, sent.codec_s, frame.timings)
@@ -225,8 +279,24 @@ class IngressSession:
         self.feed.send(admitted, decoded.picture, decoded.seconds, may_repeat=self.intake.may_repeat)
 
     async def _wait_for_lane(self) -> None:
-        while not self.feed.is_attached:
+        while not self._has_lane.is_set() or self.feed.inputs.is_full:
             await self._has_lane.wait()
+            await self.wait_for_lane(lambda: not self.feed.inputs.is_full)
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Go on from it if the lane is lost: frames up to it need not be sent again."""
+        self.past.checkpoint = checkpoint
+        self._forget_inputs()
+        self._came_back.set()
+
+    def expect_checkpoints(self, *, expected: bool) -> None:
+        """Whether frames are to be kept until a checkpoint has what they did."""
+        self.past.expects_checkpoints = expected
+        self._forget_inputs()
+        self._came_back.set()
+
+    def _forget_inputs(self) -> None:
+        self.feed.inputs.forget(self.past.needed(self.kept))
 
     async def _finish(self, sent: Sent, picture: NDArray[Any], work: Work) -> None:
         quality = sent.admitted.waiting.settings.jpeg_quality

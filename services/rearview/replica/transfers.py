@@ -57,18 +57,18 @@ class Transfers:
         """Set, and replaced, when a session may have become quiet."""
 
     async def freeze(self, link: Link, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Answer FREEZE: the ordinal up to which the session's frames run. To freeze it again is to learn
-        whether it has moved; it never goes back.
+        """Answer FREEZE: the ordinal up to which the session's frames run, and the bytes of its past here. To
+        freeze it again is to learn whether the ordinal has moved; it never goes back.
         """
         held = self._known(request)
         held.frozen_by = link
-        at = await self._engine.call(
+        at, num_bytes = await self._engine.call(
             partial(_freeze, session_id=held.session_id, ordinal=request.get("ordinal", -1))
         )
         self._check(held, request["epoch"])
         if link.closed:
             self.link_closed(link)
-        return {"ordinal": at}
+        return {"ordinal": at, "num_bytes": num_bytes}
 
     def thaw(self, link: Link, body: bytes) -> None:
         """Take THAW; of an epoch that is not the session's it changes nothing."""
@@ -197,10 +197,11 @@ class Transfers:
         self.stepped()
 
 
-def _freeze(engine: Engine, session_id: str, ordinal: int) -> int:
+def _freeze(engine: Engine, session_id: str, ordinal: int) -> tuple[int, int]:
+    """The ordinal that it is frozen at, and the bytes of its past."""
     if session_id not in engine.sessions:
         raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
-    return engine.freeze(session_id, ordinal)
+    return engine.freeze(session_id, ordinal), engine.past_bytes(session_id)
 
 
 def _frozen_at(engine: Engine, session_id: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from rearview.contract.events import (
     BatchRun,
+    CheckpointTaken,
     Event,
     FillerSent,
     FrameAnswered,
@@ -17,6 +18,7 @@ from rearview.contract.events import (
     LinkBytes,
     OpenRefused,
     SessionClosed,
+    SessionMoved,
     SessionOpened,
     SlotsOffered,
     SlotsTaken,
@@ -74,5 +76,11 @@ class MetricsListener:
                 metrics.streams_open.dec()
             case OpenRefused(reason):
                 metrics.open_refused(reason)
+            case SessionMoved(continuity, seconds, planned):
+                kind = "move" if planned else "recovery"
+                metrics.session_move_seconds.labels(kind, continuity.value).observe(seconds)
+            case CheckpointTaken(num_bytes, seconds):
+                metrics.checkpoint_bytes.inc(num_bytes)
+                metrics.checkpoint_seconds.observe(seconds)
             case _:
                 assert_never(event)

@@ -29,6 +29,7 @@ _SPAN_BUCKETS_S = (
     0.001, 0.002, 0.005, 0.010, 0.015, 0.020, 0.033, 0.050, 0.066, 0.100, 0.200, 0.5, 1.0, 2.0,
 )  # fmt: skip
 _CODEC_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.010, 0.020, 0.050, 0.100)
+_MOVE_BUCKETS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0)
 _ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
 _RATE_WINDOW_S = 5.0
 
@@ -160,7 +161,30 @@ class _SessionMetrics:
         )
 
 
-class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics):
+class _MoveMetrics:
+    """Of sessions that go on elsewhere."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.session_move_seconds = Histogram(
+            "rearview_session_move_seconds",
+            "From the loss of a session's replicas (recovery), or from when it was held (move), until its"
+            " frames go on, by continuity: exact, approximate or reset.",
+            ["kind", "continuity"],
+            buckets=_MOVE_BUCKETS_S,
+            registry=registry,
+        )
+        self.checkpoint_seconds = Histogram(
+            "rearview_checkpoint_seconds",
+            "From the request for a session's checkpoint until its bytes were there.",
+            buckets=_MOVE_BUCKETS_S,
+            registry=registry,
+        )
+        self.checkpoint_bytes = Counter(
+            "rearview_checkpoint_bytes_total", "Bytes of checkpoints taken.", registry=registry
+        )
+
+
+class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics, _MoveMetrics):
     """The metrics of one process. Use the methods where there is one; else the attribute."""
 
     def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -168,6 +192,7 @@ class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics):
         _FrameMetrics.__init__(self, registry, clock)
         _SpanMetrics.__init__(self, registry)
         _SessionMetrics.__init__(self, registry)
+        _MoveMetrics.__init__(self, registry)
         self.link_bytes = Counter(
             "rearview_link_bytes_total",
             "Bytes that links carried, by peer (span or ingress) and direction (sent or received).",

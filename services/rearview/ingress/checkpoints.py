@@ -1,0 +1,153 @@
+"""Checkpoints: what sessions remember, copied to their ingress while they run.
+
+A session whose replicas are gone goes on from its last checkpoint, with the frames since then sent again. The
+lane is frozen at an ordinal on every span, each span's bytes are pulled over a connection of their own, and
+each runs on as soon as it was copied: a session stands still for a copy, not for its transfer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from rearview.config import LinkConfig
+from rearview.contract.events import CheckpointTaken, Events
+from rearview.errors import NotFound, RearviewError, Reason, Refused
+from rearview.ingress.freezing import Frozen, freeze, thaw
+from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.past import Checkpoint
+from rearview.ingress.session import IngressSession
+from rearview.recovery_config import RecoveryConfig
+from rearview.transport.bulk import pull
+
+__all__ = ["Checkpoints"]
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+"""In a row; then the session's last frames must do until one succeeds."""
+QUIET_LIMIT_S = 3.0
+"""How long a replica may take until all frames up to a checkpoint have left it."""
+
+
+class Checkpoints:
+    """Those of the sessions of one ingress. For one event loop."""
+
+    def __init__(
+        self, lanes: Lanes, links: LinkConfig, node: str, config: RecoveryConfig, events: Events
+    ) -> None:
+        self._lanes, self._links, self._node = lanes, links, node
+        self._config, self._events = config, events
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._sessions: dict[str, IngressSession] = {}
+
+    def watch(self, session: IngressSession) -> None:
+        """Take checkpoints of the session from now on, if it has a past."""
+        if not session.past.frames or not self._config.checkpoint_bytes_per_s:
+            return
+        session_id = session.spec.session_id
+        session.past.expects_checkpoints = True
+        self._sessions[session_id] = session
+        self._running[session_id] = asyncio.create_task(self._run(session))
+        self._running[session_id].add_done_callback(lambda task: self._done(session, task))
+
+    def forget(self, session: IngressSession) -> None:
+        """The session has ended."""
+        self._sessions.pop(session.spec.session_id, None)
+        task = self._running.pop(session.spec.session_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Take no more."""
+        tasks = tuple(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def source(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+        """What a replica pulls that opens a session from its checkpoint. Raises NotFound."""
+        session = self._sessions.get(request["session_id"])
+        checkpoint = None if session is None else session.past.checkpoint
+        if checkpoint is None:
+            raise NotFound(Reason.SESSION_UNKNOWN, "there is no checkpoint of that session here")
+        for part in checkpoint.parts:
+            yield part
+
+    async def take(self, session: IngressSession, frozen: Frozen, *, runs_on: bool) -> Checkpoint:
+        """A checkpoint at the ordinal at which the session's lane is frozen. `runs_on`: each span does, as
+        soon as it was copied. Raises RearviewError.
+        """
+        lane = session.lane
+        parts = await asyncio.gather(
+            *(self._pull(lane, replica, runs_on=runs_on) for replica in range(len(lane.links)))
+        )
+        return Checkpoint(frozen.ordinal, [piece for pieces in parts for piece in pieces])
+
+    async def _run(self, session: IngressSession) -> None:
+        pause_s, failures = self._config.checkpoint_interval_s, 0
+        while True:
+            await asyncio.sleep(pause_s)
+            following = session.kept.following
+            if not session.feed.is_attached or following - 1 <= (session.past.checkpointed or -1):
+                continue
+            started_s, lane = time.monotonic(), session.lane
+            try:
+                async with asyncio.timeout(QUIET_LIMIT_S + self._config.give_up_s):
+                    checkpoint = await self._checkpoint(session, lane, following - 1)
+            except (RearviewError, TimeoutError) as error:
+                thaw(lane)
+                logger.info("no checkpoint: %s", getattr(error, "message", type(error).__name__))
+                failures += 1
+                if failures == MAX_FAILURES:
+                    session.expect_checkpoints(expected=False)
+                continue
+            if checkpoint is None:
+                continue
+            failures = 0
+            seconds = time.monotonic() - started_s
+            session.expect_checkpoints(expected=True)
+            session.keep(checkpoint)
+            self._events(CheckpointTaken(checkpoint.num_bytes, seconds))
+            budget_s = checkpoint.num_bytes / self._config.checkpoint_bytes_per_s
+            pause_s = max(self._config.checkpoint_interval_s, budget_s)
+
+    async def _checkpoint(self, session: IngressSession, lane: Lane, at: int) -> Checkpoint | None:
+        """None: the session has left the lane meanwhile."""
+        frozen = await freeze(lane, at)
+        self._check_room(session, frozen.num_bytes)
+        checkpoint = await self.take(session, frozen, runs_on=True)
+
+        def is_left() -> bool:
+            return session.lane is not lane or not session.feed.is_attached
+
+        # Only then is nothing before it owed: what has committed cannot run again.
+        await session.wait_for_lane(lambda: is_left() or session.feed.unanswered > checkpoint.ordinal)
+        return None if is_left() else checkpoint
+
+    def _check_room(self, session: IngressSession, num_bytes: int) -> None:
+        others = (each.past.checkpoint for each in self._sessions.values() if each is not session)
+        held = sum(each.num_bytes for each in others if each is not None)
+        if held + num_bytes > self._config.checkpoint_bytes:
+            raise Refused(
+                Reason.NO_CAPACITY, "recovery.checkpoint_bytes has no room for it", retry_after_s=1.0
+            )
+
+    async def _pull(self, lane: Lane, replica: int, *, runs_on: bool) -> list[bytes]:
+        request = {
+            "session_id": lane.session_id,
+            "epoch": lane.epoch,
+            "thaw": runs_on,
+            "limit_s": QUIET_LIMIT_S,
+        }
+        parts = pull(self._links, self._node, lane.addresses[replica], request, wait_s=QUIET_LIMIT_S)
+        async with aclosing(parts):
+            return [part async for part in parts]
+
+    def _done(self, session: IngressSession, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            session.on_fault(error)

@@ -1,0 +1,51 @@
+"""What an ingress keeps of a session's past, for a lane that is opened anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rearview.control.recovery import Attempts, Kept, needed
+
+__all__ = ["Checkpoint", "Past"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a session's spans remembered between two frames, as bytes."""
+
+    ordinal: int
+    """The last one that it has committed. Its frame, and all before it, had come back."""
+    parts: Sequence[bytes]
+    """As the replicas have written them (`replica/state.py`)."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.parts))
+
+
+class Past:
+    """That of one session."""
+
+    def __init__(self, frames: int) -> None:
+        """`frames`: those that rebuild it from nothing; 0: it has none."""
+        self.frames = frames
+        self.checkpoint: Checkpoint | None = None
+        self.expects_checkpoints = False
+        """Whether one will be taken, so that inputs are kept until then."""
+        self.attempts = Attempts()
+        self.replayed_to = 0
+        """The ordinal after the last one that was sent again."""
+
+    @property
+    def checkpointed(self) -> int | None:
+        """The last ordinal of the checkpoint; None if there is none."""
+        return None if self.checkpoint is None else self.checkpoint.ordinal
+
+    def needed(self, kept: Kept) -> int:
+        """The first ordinal whose frame must be kept."""
+        return needed(kept, self.frames, checkpoints=self.expects_checkpoints)
+
+    def lane_lost(self, kept: Kept) -> None:
+        """Count it, if it was lost before everything that was sent again had come back."""
+        self.attempts = self.attempts.lost(replaying=kept.unanswered < self.replayed_to)

@@ -1,0 +1,128 @@
+"""Sessions whose lane was lost, until they go on in another one: behind the open call.
+
+From where a session goes on is decided in `control/recovery.py`. Meanwhile its frames wait at the ingress
+within their credit; whatever was sent and has no answer is sent again, so that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rearview.contract.events import Events, SessionMoved
+from rearview.contract.stream import Continuity
+from rearview.control.recovery import Plan, plan
+from rearview.errors import RearviewError, Refused
+from rearview.ingress.inputs import Input
+from rearview.ingress.lanes import Lanes
+from rearview.ingress.placing import Placing
+from rearview.ingress.session import IngressSession
+from rearview.recovery_config import RecoveryConfig
+from rearview.transport.wire import encode_settings
+
+__all__ = ["Recovery"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+"""Between two tries to find a lane."""
+
+
+class Recovery:
+    """The recoveries of one ingress. For one event loop."""
+
+    def __init__(
+        self,
+        placing: Placing,
+        lanes: Lanes,
+        config: RecoveryConfig,
+        *,
+        events: Events,
+        end: Callable[[IngressSession, RearviewError], None],
+    ) -> None:
+        """`end`: close a session that cannot go on."""
+        self._placing, self._lanes, self._config = placing, lanes, config
+        self._events, self._end = events, end
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(config.at_a_time)
+
+    def lane_lost(self, session: IngressSession, why: RearviewError) -> None:
+        """The session's lane is gone: find it another one."""
+        session.lose_lane()
+        self.forget(session)
+        task = asyncio.create_task(self._recover(session, why, time.monotonic()))
+        self._running[session.spec.session_id] = task
+        task.add_done_callback(lambda done: self._done(session, done))
+
+    def forget(self, session: IngressSession) -> None:
+        """The session has ended, or begins anew: what is under way for it is given up."""
+        task = self._running.pop(session.spec.session_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Give everything up."""
+        tasks = tuple(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _recover(self, session: IngressSession, why: RearviewError, lost_s: float) -> None:
+        if session.past.attempts.is_over:
+            self._end(session, why)
+            return
+        pause_s = FIRST_PAUSE_S
+        while True:
+            follows = plan(session.kept, session.past.frames)
+            try:
+                async with self._places:
+                    lease, lane = await self._placing.place_again(
+                        session.spec, session.lease, self._begin(session, follows)
+                    )
+                break
+            except Refused as error:
+                if time.monotonic() - lost_s > self._config.give_up_s:
+                    logger.warning("a session ends for want of a lane: %s", error.message)
+                    self._end(session, why)
+                    return
+            except RearviewError as error:  # It is another's, or a fault of ours.
+                self._end(session, error)
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        session.lease = lease
+        await session.resume(lane, follows.start, follows.continuity)
+        seconds = time.monotonic() - lost_s
+        logger.warning("a session goes on in another lane: %s, %.2f s", follows.continuity.value, seconds)
+        self._events(SessionMoved(follows.continuity, seconds, planned=False))
+
+    def _begin(self, session: IngressSession, follows: Plan) -> Mapping[str, Any]:
+        """What the replicas of the next lane are told of the session's past."""
+        if follows.from_checkpoint:
+            source = {
+                "address": self._lanes.address,
+                "session_id": session.spec.session_id,
+                "epoch": session.lane.epoch,
+            }
+            return {"state": {"sources": [source]}}
+        if follows.start == 0 and follows.continuity is Continuity.EXACT:
+            return {}
+        first = next(iter(session.feed.inputs.since(follows.start)), None)
+        return {"start": {"ordinal": follows.start, "settings": _settings(session, first)}}
+
+    def _done(self, session: IngressSession, task: asyncio.Task[None]) -> None:
+        if self._running.get(session.spec.session_id) is task:
+            del self._running[session.spec.session_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            session.on_fault(error)
+
+
+def _settings(session: IngressSession, first: Input | None) -> Mapping[str, Any]:
+    """By version, those in force at the first frame of the next lane."""
+    if first is not None:
+        return {str(first.admitted.settings_version): encode_settings(first.admitted.settings)}
+    state = session.state
+    return {str(state.lane_version): encode_settings(state.in_force)}

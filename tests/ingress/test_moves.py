@@ -1,0 +1,167 @@
+"""Sessions with a past leave their replicas, by plan or by loss: pictures are those of one that stays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from rearview.config import load_config
+from rearview.v1 import translation_service_pb2 as pb
+from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, quickly_stopped
+from support.service import InProcessService, in_process_service
+
+pytestmark = pytest.mark.integration
+
+FUSED = (OPERATORS,)
+HALVES = (OPERATORS[:2], OPERATORS[2:])
+SIDE = 64
+FRAMES = 10
+METHODS = {
+    "per-frame": {},
+    "bank": {"method": pb.METHOD_STREAMV2V, "feature_bank": pb.FeatureBank(interval=2)},
+    "cache": {"method": pb.METHOD_LIVE2DIFF},
+}
+
+
+@asynccontextmanager
+async def pocket(
+    spans: Sequence[Sequence[str]] = FUSED, replicas: int = 2, **recovery: Any
+) -> AsyncIterator[InProcessService]:
+    """The bundled model at its smallest. One row a forward: pictures depend on batches by rounding."""
+    names = [f"span-{at}" for at in range(len(spans))]
+    config = load_config(
+        {
+            "model": {"checkpoint": "pocket", "width": SIDE, "height": SIDE, "dtype": "float32"},
+            "topology": "fused" if len(spans) == 1 else "pipeline",
+            "spans": [
+                {"name": name, "operators": list(operators), "slots": 2, "replicas": replicas, "max_batch": 1}
+                for name, operators in zip(names, spans, strict=True)
+            ],
+            "bank": {},
+            "cache": {"sink_frames": 3, "ring_frames": 3},
+            "ingress": {"port": 0},
+            "recovery": {"checkpoint_interval_s": 0.02, **recovery},
+        }
+    )
+    with quickly_stopped():
+        async with in_process_service(config) as service:
+            yield service
+
+
+def image(index: int) -> bytes:
+    picture = np.random.default_rng(index).integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
+    return np.repeat(np.repeat(picture, 8, axis=0), 8, axis=1).tobytes()
+
+
+async def start(service: InProcessService, method: str) -> RawStream:
+    stream = RawStream(service.address)
+    raw = pb.IMAGE_FORMAT_RGB
+    policy = pb.DROP_POLICY_LOSSLESS
+    await stream.start("a harbour", drop_policy=policy, answer_format=raw, **METHODS[method])
+    return stream
+
+
+async def play(stream: RawStream, frames: range, *, answers: int) -> list[bytes]:
+    for number in frames:
+        while number >= stream.frame_credit:
+            await stream.read_answers(1)
+        await stream.frame(number, image(number), pb.IMAGE_FORMAT_RGB)
+    await stream.read_answers(answers - len(stream.answers))
+    return [answer.frame.image for answer in stream.answers]
+
+
+async def whole(service: InProcessService, method: str) -> list[bytes]:
+    """The pictures of a session that stays where it is."""
+    stream = await start(service, method)
+    pictures = await play(stream, range(FRAMES), answers=FRAMES)
+    assert stream.moves == []
+    assert stream.opened.method == METHODS[method].get("method", pb.METHOD_PER_FRAME)
+    await stream.__aexit__()
+    return pictures
+
+
+def session_of(service: InProcessService, stream: RawStream) -> Any:
+    return service.ingress.sessions[stream.opened.session_id].session
+
+
+async def lose(service: InProcessService, replica_id: str) -> None:
+    stage = next(s for s in service.stages if s.describe()["replica_id"] == replica_id)
+    service.stages.remove(stage)
+    await stage.stop()
+
+
+@pytest.mark.parametrize(("method", "spans"), [("per-frame", FUSED), ("bank", FUSED), ("cache", HALVES)])
+async def test_a_drained_replica_is_left_and_no_picture_changes(
+    method: str, spans: Sequence[Sequence[str]]
+) -> None:
+    async with pocket(spans) as service:
+        expected = await whole(service, method)
+        stream = await start(service, method)
+        await play(stream, range(5), answers=5)
+        before = session_of(service, stream).lane.replicas
+        stage = next(s for s in service.stages if s.describe()["replica_id"] == before[-1])
+        draining = asyncio.create_task(stage.drain(20.0))
+        await play(stream, range(5, FRAMES), answers=FRAMES - 1)
+        await draining
+        assert stage.num_sessions == 0
+        pictures = await play(stream, range(0), answers=FRAMES)
+        assert stream.moves == [pb.CONTINUITY_EXACT]
+        assert before[-1] not in session_of(service, stream).lane.replicas
+        assert pictures == expected
+        await stream.__aexit__()
+
+
+@pytest.mark.parametrize(("method", "span"), [("per-frame", 1), ("bank", 0), ("cache", 1)])
+async def test_a_lost_replica_costs_no_picture_after_a_checkpoint(method: str, span: int) -> None:
+    async with pocket(HALVES) as service:
+        expected = await whole(service, method)
+        stream = await start(service, method)
+        await play(stream, range(6), answers=6)
+        session = session_of(service, stream)
+        if method != "per-frame":
+            await eventually(lambda: session.past.checkpointed == 5)
+            assert session.kept.first == 6
+        await lose(service, session.lane.replicas[span])
+        pictures = await play(stream, range(6, FRAMES), answers=FRAMES)
+        assert stream.moves == [pb.CONTINUITY_EXACT]
+        assert pictures == expected
+        await assert_nothing_held(service, sessions=1)
+        await stream.__aexit__()
+
+
+async def test_a_young_session_is_played_again_from_its_first_frame() -> None:
+    async with pocket(checkpoint_interval_s=1000) as service:
+        expected = await whole(service, "bank")
+        stream = await start(service, "bank")
+        await play(stream, range(5), answers=5)
+        await lose(service, session_of(service, stream).lane.replicas[0])
+        assert await play(stream, range(5, FRAMES), answers=FRAMES) == expected
+        assert stream.moves == [pb.CONTINUITY_EXACT]
+        await stream.__aexit__()
+
+
+@pytest.mark.parametrize(
+    ("room", "continuity"), [(None, pb.CONTINUITY_APPROXIMATE), (3, pb.CONTINUITY_RESET)]
+)
+async def test_without_checkpoints_it_is_said_how_much_is_lost(
+    room: int | None, continuity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pocket(checkpoint_bytes_per_s=0) as service:
+        stream = await start(service, "bank")
+        session = session_of(service, stream)
+        if room is not None:  # As if images of so few frames had room.
+            needed = session.past.needed
+            monkeypatch.setattr(
+                session.past, "needed", lambda kept: max(needed(kept), kept.unanswered - room)
+            )
+        await play(stream, range(16), answers=16)
+        assert session.kept.following - session.kept.first == (room or 12)
+        await lose(service, session.lane.replicas[0])
+        await play(stream, range(16, 20), answers=20)
+        assert stream.moves == [continuity]
+        assert stream.drops == []
+        await stream.__aexit__()
