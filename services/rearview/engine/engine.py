@@ -219,6 +219,11 @@ class Engine:
             views = self._memory.gather(rows)
             forward = self._model.forward(rows, views)
             assert forward.updates.keys() == views.keys(), "a model leaves something to each memory it reads"
+            if broken := forward.broken_rows(rows):
+                name = rows[0].operator.name
+                logger.error("%d of %d rows of %s: the result is not finite", len(broken), len(rows), name)
+                self._fail(broken)
+                return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
             self._memory.scatter(rows, forward.updates)
         except Exception:  # The edge of a batch: what fails here ends frames, never the engine.
             logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)

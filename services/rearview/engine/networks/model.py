@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -22,10 +23,11 @@ from rearview.engine.memory.cache.layers import read_cache_layout
 from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.depth.view import DEPTH_RANGE, DepthUpdate, DepthView
 from rearview.engine.memory.protocol import Updates, Views
-from rearview.engine.networks.decode import decode
+from rearview.engine.networks.decode import decode_levels, pictures_of
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
 from rearview.engine.networks.encode import encode, encode_with_depth
+from rearview.engine.networks.finite import broken_samples, is_finite
 from rearview.engine.rows import Row
 
 __all__ = ["DiffusionModel", "Forward", "Model", "NullModel", "row_group"]
@@ -41,6 +43,16 @@ class Forward:
     """What each sample carries on, by plane: in order of rows, then of a row's frames."""
     updates: Updates = field(default_factory=Updates)
     """What the rows would write to memory when they commit: an update for each view."""
+    broken: frozenset[int] = frozenset()
+    """Samples of which some value is not finite."""
+
+    def broken_rows(self, rows: Sequence[Row]) -> list[Row]:
+        """Those of the forward's `rows` that have such a sample: neither pictures nor updates are good."""
+        ends = accumulate(len(row.frames) for row in rows)
+        return [row for row, end in zip(rows, ends, strict=True) if self._breaks(row, end)]
+
+    def _breaks(self, row: Row, end: int) -> bool:
+        return not self.broken.isdisjoint(range(end - len(row.frames), end))
 
 
 class Model(Protocol):
@@ -124,28 +136,35 @@ class DiffusionModel:
         if kind is OperatorKind.DENOISE:
             planes = _moved(_planes(rows), self._device)
             outputs, updates = self._denoiser_under(rows[0].settings)(planes, rows, views)
-            return Forward(_apart(_moved(outputs, CPU)), updates)
+            return _forward(_moved(outputs, CPU), updates)
         assert self._vae is not None, "this span owns no VAE"
         if kind is OperatorKind.ENCODE:
             return self._encode(_stacked(rows, PICTURE).to(self._device), views.of(DEPTH_RANGE))
-        pictures_BHWC = decode(self._vae, _stacked(rows, LATENT).to(self._device), self._dtype)
-        return Forward(_apart(_split(**{PICTURE: pictures_BHWC})))
+        levels_BCHW = decode_levels(self._vae, _stacked(rows, LATENT).to(self._device), self._dtype)
+        broken = broken_samples(levels_BCHW)  # Pictures are bytes: there it would no longer be seen.
+        return Forward(_apart(_split(**{PICTURE: pictures_of(levels_BCHW)})), broken=broken)
 
     def _encode(self, images_BHWC: Tensor, ranges: DepthView | None) -> Forward:
         """With ranges of depth frames also get the latents of their depth."""
         if self._depth is None or ranges is None:
-            return Forward(_apart(_split(**{LATENT: encode(self._vae, images_BHWC, self._dtype)})))
+            return _forward(_split(**{LATENT: encode(self._vae, images_BHWC, self._dtype)}))
         latent_BCHW, depth_BCHW, after_B2 = encode_with_depth(
             self._vae, self._depth, images_BHWC, ranges.range_B2, self._dtype
         )
         updates = Updates({DEPTH_RANGE.name: DepthUpdate(after_B2)})
-        return Forward(_apart(_split(**{LATENT: latent_BCHW, DEPTH: depth_BCHW})), updates)
+        return _forward(_split(**{LATENT: latent_BCHW, DEPTH: depth_BCHW}), updates)
 
     def _denoiser_under(self, settings: Settings) -> Denoiser:
         """Raises InvalidRequest if there is no such adapter set."""
         assert self._adapted, "this span owns no UNet"
         check_adapters(settings.adapters, self._adapted)
         return self._adapted[settings.adapters]
+
+
+def _forward(samples: Sequence[Mapping[str, Tensor]], updates: Updates | None = None) -> Forward:
+    """Of planes of numbers, on the host."""
+    broken = (i for i, planes in enumerate(samples) if not all(map(is_finite, planes.values())))
+    return Forward(_apart(samples), updates or Updates(), frozenset(broken))
 
 
 def _planes(rows: Sequence[Row]) -> list[Mapping[str, Tensor]]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import Conv2d, Linear, Module, Parameter
 
+from rearview.engine.networks.finite import is_finite
 from rearview.engine.weights.formats import LoraFile, find_lora, read_config, read_weights
 from rearview.errors import ConfigError
 
@@ -81,6 +82,8 @@ def read_lora(path: Path) -> list[LowRank]:
         if up.shape[1] != rank:
             raise ConfigError(f"{path}: {layer} has ranks {rank} and {up.shape[1]}")
         alpha = float(parts["alpha"]) if "alpha" in parts else None
+        if not (is_finite(up) and is_finite(down)):
+            raise ConfigError(f"{path}: weights of {layer} are not finite: the file is damaged")
         layers.append(LowRank(layer, down, up, alphas.factor(layer, rank, alpha)))
     return layers
 

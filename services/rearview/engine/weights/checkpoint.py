@@ -19,6 +19,7 @@ from rearview.contract.chain import OperatorKind, Span
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
+from rearview.engine.networks.finite import is_finite
 from rearview.engine.networks.model import DiffusionModel, Model, NullModel
 from rearview.engine.networks.sampling import Schedule
 from rearview.engine.weights.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
@@ -119,7 +120,7 @@ def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> 
         raise ConfigError(f"{source.place('vae')}: {text}")
     if source.single_file("vae") is not None and name != "AutoencoderKL":
         raise ConfigError("a single file holds an AutoencoderKL: name another VAE in model.vae")
-    return _ready(_load(Vae, source, "vae", dtype), device)
+    return _ready(_load(Vae, source, "vae", dtype), device, source.place("vae"))
 
 
 def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEstimator:
@@ -134,7 +135,7 @@ def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEst
             DPTForDepthEstimation.from_pretrained, folder, dtype=dtype, output_loading_info=True
         )
         needed = [key for key in report["missing_keys"] if not key.startswith(UNREACHED_IN_DPT)]
-        network = _ready(_checked(network, folder, needed), device)
+        network = _ready(_checked(network, folder, needed), device, folder, UNREACHED_IN_DPT)
         return DepthEstimator(network, _input_size(network.config, folder), dtype)
     except ConfigError as error:
         raise ConfigError(f"model.depth: {error}") from None
@@ -172,18 +173,19 @@ def load_denoisers(
     tokenizer = _local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
     if (name := source.config("unet").get("_class_name")) != "UNet2DConditionModel":
         raise ConfigError(f"{source.place('unet')}: {name} is not supported; use UNet2DConditionModel")
-    unet = _ready(_load(UNet2DConditionModel, source, "unet", dtype), device)
+    unet = _ready(_load(UNet2DConditionModel, source, "unet", dtype), device, source.place("unet"))
     if unet.config.time_cond_proj_dim is not None:
         text = "guidance-distilled UNets (time_cond_proj_dim) are not supported"
         raise ConfigError(f"{source.place('unet')}: {text}")
     text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
+    _check_finite(text_encoder, source.place("text_encoder"))
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
     sets = merge_adapters(unet, text_encoder, fused, additions.adapters)
     layout = install_processors(unet)
     if additions.depth and source.motion is None:
         raise ConfigError("model.depth is for motion modules, and there are none: name them in model.motion")
     if source.motion is not None:
-        unet = _ready(_with_motion(unet, source.motion, additions, dtype), device)
+        unet = _ready(_with_motion(unet, source.motion, additions, dtype), device, source.motion)
 
     def under(name: str) -> Denoiser:
         conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype)
@@ -325,9 +327,22 @@ def _checked(network: Any, folder: Path, missing: Sequence[str]) -> Any:
     return network
 
 
-def _ready(network: Any, device: torch.device) -> Any:
+def _ready(network: Any, device: torch.device, place: Path, unreached: str | None = None) -> Any:
+    """`unreached`: first part of the names of weights that are not there and not used."""
     # channels_last is what both oneDNN and cuDNN convolve fastest in.
-    return network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    network = network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    _check_finite(network, place, unreached)
+    return network
+
+
+def _check_finite(network: Any, place: Path, unreached: str | None = None) -> None:
+    """Raises ConfigError: with one such weight every picture is grey, and nothing says why."""
+    for name, weight in network.state_dict().items():
+        if is_finite(weight) or (unreached is not None and name.startswith(unreached)):
+            continue
+        count, kind = int((~weight.isfinite()).sum()), str(weight.dtype).removeprefix("torch.")
+        text = f"{count} of {weight.numel()} weights of {name} are not finite in {kind}"
+        raise ConfigError(f"{place}: {text}: the file is damaged, or model.dtype is too narrow for it")
 
 
 def _quiet_libraries() -> None:
