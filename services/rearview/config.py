@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from rearview.access import STRICT, AccessConfig
 from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
 from rearview.errors import ConfigError
 from rearview.recovery_config import RecoveryConfig
@@ -40,7 +41,7 @@ MESSAGE_OVERHEAD_BYTES = 64 << 10
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class Topology(Enum):
@@ -216,8 +217,8 @@ class IngressConfig(_Section):
     """PEM certificate chain; with `tls_key_file` the port speaks TLS."""
     tls_key_file: Path | None = None
     """PEM private key."""
-    reflection: bool = True
-    """Whether gRPC server reflection answers."""
+    reflection: bool = False
+    """Whether gRPC server reflection answers, to those with a token: for tools that ask what is served."""
     idle_timeout_s: float = Field(default=10.0, gt=0)
     """A stream from which nothing comes for so long is ended."""
     open_timeout_s: float = Field(default=5.0, gt=0)
@@ -322,6 +323,7 @@ class ServiceConfig(_Section):
     directory: DirectoryConfig = DirectoryConfig()
     link: LinkConfig = LinkConfig()
     recovery: RecoveryConfig = RecoveryConfig()
+    access: AccessConfig = AccessConfig()
     tenants_file: Path | None = None
     """YAML list of tenants. Without it everyone is the tenant `local`, and only loopback is served."""
 

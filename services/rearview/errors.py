@@ -61,6 +61,11 @@ class Reason(Enum):
     INTERNAL = 20
     CLOSED = 21
     METHOD_UNSUPPORTED = 22
+    MESSAGE_INVALID = 23
+    MESSAGE_TOO_LARGE = 24
+    TOKEN_EXPIRED = 25
+    TOKEN_REVOKED = 26
+    CALLS_EXHAUSTED = 27
 
 
 class DropReason(Enum):
@@ -102,6 +107,11 @@ STATUS_OF_REASON: Mapping[Reason, str] = {
     Reason.INTERNAL: "INTERNAL",
     Reason.CLOSED: "CANCELLED",
     Reason.METHOD_UNSUPPORTED: "INVALID_ARGUMENT",
+    Reason.MESSAGE_INVALID: "INVALID_ARGUMENT",
+    Reason.MESSAGE_TOO_LARGE: "RESOURCE_EXHAUSTED",
+    Reason.TOKEN_EXPIRED: "UNAUTHENTICATED",
+    Reason.TOKEN_REVOKED: "UNAUTHENTICATED",
+    Reason.CALLS_EXHAUSTED: "RESOURCE_EXHAUSTED",
 }
 """The canonical gRPC status code (by name) that goes with each reason."""
 

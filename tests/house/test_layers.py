@@ -33,13 +33,15 @@ ROOMS = {
         room("schema", "errors contract v1", f"{SERVERS} {NETWORKS} pydantic yaml"),
         room("engine", "errors contract", f"{SERVERS} google.protobuf pydantic"),
         room("client", "errors contract schema v1", f"ray redis prometheus_client {NETWORKS} pydantic yaml"),
-        room("control", "errors contract config", f"{SERVERS} {NETWORKS} numpy google.protobuf"),
-        room("transport", "errors contract config", f"{SERVERS} {NETWORKS}"),
-        room("directory", "errors contract config environment", f"ray grpc prometheus_client {NETWORKS}"),
-        room("telemetry", "errors contract", f"ray grpc redis {NETWORKS}"),
+        room("control", "errors contract access config", f"{SERVERS} {NETWORKS} numpy google.protobuf"),
+        room("transport", "errors contract access config", f"{SERVERS} {NETWORKS}"),
+        room(
+            "directory", "errors contract access config environment", f"ray grpc prometheus_client {NETWORKS}"
+        ),
+        room("telemetry", "errors contract access", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
-            "errors environment contract config schema v1 control transport directory telemetry",
+            "errors environment contract access config schema v1 control transport directory telemetry",
             f"ray {NETWORKS}",
         ),
     )

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 from rearview.contract.events import (
     BatchRun,
+    CallEnded,
     CheckpointTaken,
     Coding,
     Direction,
@@ -86,6 +87,7 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         [CheckpointTaken(4096, 0.5), CheckpointTaken(1024, 0.25)],
         {"checkpoint_bytes_total": 5120, "checkpoint_seconds_sum": 0.75, "checkpoint_seconds_count": 2},
     ),
+    ([CallEnded(Reason.IDLE)], {'calls_ended_total{reason="idle"}': 1}),
     ([OpenRefused(Reason.NO_CAPACITY)], {'session_opens_refused_total{reason="no_capacity"}': 1}),
     (
         [SlotsOffered("fused", 16), SlotsTaken("fused", 3), SlotsTaken("fused", 2)],

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from rearview.errors import DropReason, Reason
-from rearview.telemetry.metrics import FrameRate, Metrics, new_registry, serve_metrics
+from rearview.telemetry.exposition import serve_metrics
+from rearview.telemetry.metrics import FrameRate, Metrics, new_registry
 from support.require import skip_or_fail
 
 pytestmark = pytest.mark.unit
@@ -34,6 +35,7 @@ def used() -> Metrics:
     metrics.frame_translated("pocket", 0.040)
     metrics.frame_dropped(DropReason.LATE)
     metrics.open_refused(Reason.NO_CAPACITY)
+    metrics.calls_ended.labels("idle").inc()
     metrics.span_queue_seconds.labels("fused").observe(0.001)
     metrics.span_compute_seconds.labels("fused").observe(0.030)
     metrics.batch_rows.labels("fused").observe(3)
@@ -144,8 +146,8 @@ def test_the_process_reports_its_own_memory() -> None:
 
 
 def test_metrics_are_served_on_a_free_port_until_closed() -> None:
-    server, port = serve_metrics(used().registry)
-    url = f"http://127.0.0.1:{port}/metrics"
+    server = serve_metrics(used().registry)
+    url = f"http://127.0.0.1:{server.port}/metrics"
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
             assert b'rearview_slots_used{span="fused"} 2.0' in response.read()

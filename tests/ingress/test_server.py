@@ -18,7 +18,7 @@ from rearview.errors import Reason
 from rearview.ingress.server import IngressServer
 from rearview.ingress.service import Ingress
 from rearview.replica.stage import Stage
-from rearview.telemetry.metrics import MetricsServer
+from rearview.telemetry.exposition import MetricsServer
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, null_config, running
@@ -41,7 +41,10 @@ async def test_health_is_serving(name: str) -> None:
 
 
 async def test_reflection_lists_the_services() -> None:
-    async with running() as service, grpc.aio.insecure_channel(service.address) as channel:
+    async with (
+        running(ingress={"reflection": True}) as service,
+        grpc.aio.insecure_channel(service.address) as channel,
+    ):
         call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=10)
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         response = await call.read()
@@ -56,9 +59,9 @@ async def test_reflection_lists_the_services() -> None:
         assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_reflection_can_be_turned_off() -> None:
+async def test_there_is_no_reflection_unless_it_is_asked_for() -> None:
     async with (
-        running(ingress={"reflection": False}) as service,
+        running() as service,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=10)
@@ -251,7 +254,7 @@ async def test_metrics_of_a_service_that_is_open_to_others_name_an_address_that_
 ) -> None:
     everyone = {"host": "0.0.0.0"}
     tenants = root / "deploy/tenants.example.yaml"
-    config = null_config(ingress=everyone, link=everyone, tenants_file=tenants)
+    config = null_config(ingress=everyone, access={"metrics": everyone}, tenants_file=tenants)
     stage = Stage(config, 0, "stage", "node")  # Not started, so that nothing of it is open to others.
 
     async def members() -> list[dict[str, object]]:

@@ -64,7 +64,7 @@ def local_config(
         return config.model_copy(update={"ingress": ingress})
     operators = load_config({}).operators
     content: dict[str, Any] = {"topology": topology, "spans": _local_spans(topology, operators)}
-    content["ingress"] = {"port": port or 0}
+    content["ingress"] = {"port": port or 0, "reflection": True}
     # Sessions may choose the method; a bank is as the bundled model was trained with.
     content |= {"bank": ModelCard.read(ModelConfig().checkpoint).bank, "cache": {}}
     return load_config(content)

@@ -19,6 +19,7 @@ from rearview.errors import DropReason, Reason
 
 __all__ = [
     "BatchRun",
+    "CallEnded",
     "CheckpointTaken",
     "Coding",
     "Direction",
@@ -64,6 +65,13 @@ class StreamOpened:
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
     """A gRPC stream has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A call of any method ended with an error."""
+
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +190,7 @@ class CheckpointTaken:
 Event: TypeAlias = (
     StreamOpened
     | StreamClosed
+    | CallEnded
     | OpenRefused
     | SessionOpened
     | SessionClosed

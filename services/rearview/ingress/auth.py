@@ -17,7 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 from rearview.config import TenantConfig
 from rearview.errors import ConfigError, InvalidRequest, Reason
 
-__all__ = ["LOCAL_TENANT", "MAX_TOKEN_BYTES", "Tenants"]
+__all__ = ["LOCAL_TENANT", "MAX_TOKEN_BYTES", "Metadata", "Tenants"]
+
+Metadata = Iterable[tuple[str, str | bytes]]
+"""Of a call."""
 
 MAX_TOKEN_BYTES = 4096
 """A longer token is refused before it is hashed."""
@@ -59,7 +62,7 @@ class Tenants:
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
-    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]]) -> TenantConfig:
+    def authenticate(self, metadata: Metadata) -> TenantConfig:
         """The tenant whose token the call carries as `authorization: Bearer <token>`.
 
         Raises InvalidRequest(TOKEN_INVALID), with the same text whatever is wrong. Every tenant is
@@ -79,7 +82,7 @@ class Tenants:
         return found
 
 
-def _bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> bytes | None:
+def _bearer_token(metadata: Metadata) -> bytes | None:
     """The one token; None if there is no header, more than one, another scheme or a senseless token."""
     headers = [value for key, value in metadata if key.lower() == "authorization"]
     if len(headers) != 1 or not isinstance(headers[0], str):

@@ -11,9 +11,10 @@ from grpc_reflection.v1alpha import reflection
 
 from rearview.config import ServiceConfig
 from rearview.errors import Reason, StreamEnded
+from rearview.ingress.door import OVERSIZE, Door
 from rearview.ingress.service import Ingress
 from rearview.ingress.servicer import SessionServicer, TranslationServicer
-from rearview.telemetry.metrics import MetricsServer, serve_metrics
+from rearview.telemetry.exposition import MetricsServer, serve_metrics
 from rearview.transport.links import reachable
 from rearview.v1 import (
     session_service_pb2,
@@ -41,7 +42,13 @@ class IngressServer:
         self._ingress = ingress
         self._config = ingress.config
         self._health = health.aio.HealthServicer()
-        self._server: grpc.aio.Server = grpc.aio.server(options=_options(self._config))
+        door = Door(
+            ingress.tenants.authenticate,
+            self._config.access.peers,
+            self._config.limits.max_message_bytes,
+            ingress.events,
+        )
+        self._server: grpc.aio.Server = grpc.aio.server(interceptors=(door,), options=_options(self._config))
         self._metrics_server: MetricsServer | None = None
         self.port = 0
         self.metrics_port = 0
@@ -60,9 +67,10 @@ class IngressServer:
             reflection.enable_server_reflection(names, server)
         self.port = self._listen()
         await server.start()
-        self._metrics_server, self.metrics_port = serve_metrics(
-            self._ingress.metrics.registry, edge.metrics_port, edge.host
+        self._metrics_server = serve_metrics(
+            self._ingress.metrics.registry, edge.metrics_port, self._config.access.metrics
         )
+        self.metrics_port = self._metrics_server.port
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
@@ -72,7 +80,7 @@ class IngressServer:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{reachable(self._config.ingress.host)}:{self.metrics_port}/metrics"
+        return f"http://{reachable(self._config.access.metrics.host)}:{self.metrics_port}/metrics"
 
     async def drain(self) -> None:
         """Refuse new streams, tell the others, and give them the drain grace to finish."""
@@ -104,10 +112,14 @@ class IngressServer:
 
 
 def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
-    largest = config.limits.max_message_bytes
+    largest, peers = config.limits.max_message_bytes, config.access.peers
     return [
+        ("grpc.max_concurrent_streams", peers.max_calls_per_connection),
+        ("grpc.max_allowed_incoming_connections", peers.max_connections),
+        ("grpc.server_handshake_timeout_ms", round(1000 * peers.handshake_timeout_s)),
+        ("grpc.max_connection_idle_ms", round(1000 * peers.idle_connection_s)),
         ("grpc.so_reuseport", int(config.ingress.replicas > 1)),
-        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_receive_message_length", OVERSIZE * largest),
         ("grpc.max_send_message_length", largest),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),

@@ -33,8 +33,9 @@ from rearview.replica.requests import Requests
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Held, Sessions
 from rearview.replica.transfers import Transfers
+from rearview.telemetry.exposition import MetricsServer, serve_metrics
 from rearview.telemetry.listener import MetricsListener
-from rearview.telemetry.metrics import Metrics, MetricsServer, new_registry, serve_metrics
+from rearview.telemetry.metrics import Metrics, new_registry
 from rearview.transport.codec import SPOKEN, FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer, reachable
 from rearview.transport.wire import (
@@ -108,9 +109,10 @@ class Stage:
         )
         self._handlers = self._routes(runner, self._transfers)
         self._address = str(await self._server.start())
-        self._metrics_server, self._metrics_port = serve_metrics(
-            self._metrics.registry, self._span.metrics_port, self._config.link.host
+        self._metrics_server = serve_metrics(
+            self._metrics.registry, self._span.metrics_port, self._config.access.metrics
         )
+        self._metrics_port = self._metrics_server.port
         self._events(SlotsOffered(self._span.name, self._span.slots))
 
     def describe(self) -> Mapping[str, Any]:
@@ -127,7 +129,7 @@ class Stage:
             "frames_by_session": {held.session_id: held.frames for held in self._sessions},
             "pid": os.getpid(),
             "draining": self._draining,
-            "metrics_url": f"http://{reachable(self._config.link.host)}:{self._metrics_port}/metrics",
+            "metrics_url": f"http://{reachable(self._config.access.metrics.host)}:{self._metrics_port}/metrics",
         }
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from rearview.contract.events import (
     BatchRun,
+    CallEnded,
     CheckpointTaken,
     Event,
     FillerSent,
@@ -74,6 +75,8 @@ class MetricsListener:
                 metrics.streams_open.inc()
             case StreamClosed():
                 metrics.streams_open.dec()
+            case CallEnded(reason):
+                metrics.calls_ended.labels(reason.name.lower()).inc()
             case OpenRefused(reason):
                 metrics.open_refused(reason)
             case SessionMoved(continuity, seconds, planned):

@@ -1,9 +1,9 @@
 """Every metric of the service, in one place.
 
-Each process (an ingress, a replica of a span) makes one `Metrics` on its own registry and serves it with
-`serve_metrics`, so that several of them can live in one test process. Observing is cheap (microseconds)
-but stays off the engine: the stage and the ingress observe, the engine never imports this. No label holds
-a session id, a prompt or anything else without a bound.
+Each process (an ingress, a replica of a span) makes one `Metrics` on its own registry, which `exposition`
+serves, so that several of them can live in one test process. Observing is cheap (microseconds) but stays off
+the engine: the stage and the ingress observe, the engine never imports this. No label holds a session id, a
+prompt or anything else without a bound.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 from rearview.errors import DropReason, Reason
 
-__all__ = ["FrameRate", "Metrics", "MetricsServer", "new_registry", "serve_metrics"]
+__all__ = ["FrameRate", "Metrics", "new_registry"]
 
 _FRAME_BUCKETS_S = (
     0.005, 0.010, 0.020, 0.033, 0.040, 0.050, 0.066, 0.080, 0.100, 0.133, 0.200, 0.333, 0.5, 1.0, 2.0, 5.0,
@@ -152,6 +151,12 @@ class _SessionMetrics:
             ["reason"],
             registry=registry,
         )
+        self.calls_ended = Counter(
+            "rearview_calls_ended_total",
+            "Calls of any method that the service ended with an error, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.image_codec_seconds = Histogram(
             "rearview_image_codec_seconds",
             "Time to decode or encode one image.",
@@ -224,33 +229,8 @@ class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics, _MoveMetrics):
             self.frames_dropped.labels(drop_reason.name.lower())
 
 
-class MetricsServer:
-    """The HTTP server of `/metrics`, on a thread of its own."""
-
-    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
-        self._server = server
-        self._thread = thread
-
-    def close(self) -> None:
-        """Stop serving and free the port. May be called once."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 def new_registry() -> CollectorRegistry:
     """An empty registry with the process's own metrics (CPU, memory, file descriptors)."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
-
-
-def serve_metrics(
-    registry: CollectorRegistry, port: int = 0, host: str = "127.0.0.1"
-) -> tuple[MetricsServer, int]:
-    """Serve `/metrics` on `host`; `port` 0 takes a free one. Returns the server and its port.
-
-    Raises OSError if the port is taken.
-    """
-    server, thread = start_http_server(port, addr=host, registry=registry)
-    return MetricsServer(server, thread), server.server_port

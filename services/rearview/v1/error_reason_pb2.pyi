@@ -114,6 +114,30 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `method: METHOD_STREAMV2V` where no feature bank is configured, or
     `METHOD_LIVE2DIFF` with a model without motion modules.
     """
+    ERROR_REASON_MESSAGE_INVALID: _ErrorReason.ValueType  # 23
+    """[INVALID_ARGUMENT] A request whose bytes are no message of the method.
+    Example: bytes that were damaged on the way, or another version's.
+    """
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 24
+    """[RESOURCE_EXHAUSTED] A request of more bytes than are taken; metadata `limit_bytes`
+    and `message_bytes`. One of more than four times the limit is refused by gRPC
+    itself, without a reason but with its numbers.
+    Example: a raw frame of 2048 x 2048 pixels.
+    """
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 25
+    """[UNAUTHENTICATED] The token of a running call has expired. Its session stays for
+    its grace time: `resume` with a new token.
+    Example: a stream that outlives its JWT.
+    """
+    ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 26
+    """[UNAUTHENTICATED] The token of a running call is no longer accepted.
+    Example: the tenant was taken out of the tenants file.
+    """
+    ERROR_REASON_CALLS_EXHAUSTED: _ErrorReason.ValueType  # 27
+    """[RESOURCE_EXHAUSTED, with RetryInfo] The address has as many calls without a tenant
+    as it may have.
+    Example: thousands of health watches from one machine.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or ended. The enum value's name is the `reason` of the
@@ -212,6 +236,30 @@ ERROR_REASON_METHOD_UNSUPPORTED: ErrorReason.ValueType  # 22
 """[INVALID_ARGUMENT] The deployment does not serve the method.
 Example: `method: METHOD_STREAMV2V` where no feature bank is configured, or
 `METHOD_LIVE2DIFF` with a model without motion modules.
+"""
+ERROR_REASON_MESSAGE_INVALID: ErrorReason.ValueType  # 23
+"""[INVALID_ARGUMENT] A request whose bytes are no message of the method.
+Example: bytes that were damaged on the way, or another version's.
+"""
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 24
+"""[RESOURCE_EXHAUSTED] A request of more bytes than are taken; metadata `limit_bytes`
+and `message_bytes`. One of more than four times the limit is refused by gRPC
+itself, without a reason but with its numbers.
+Example: a raw frame of 2048 x 2048 pixels.
+"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 25
+"""[UNAUTHENTICATED] The token of a running call has expired. Its session stays for
+its grace time: `resume` with a new token.
+Example: a stream that outlives its JWT.
+"""
+ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 26
+"""[UNAUTHENTICATED] The token of a running call is no longer accepted.
+Example: the tenant was taken out of the tenants file.
+"""
+ERROR_REASON_CALLS_EXHAUSTED: ErrorReason.ValueType  # 27
+"""[RESOURCE_EXHAUSTED, with RetryInfo] The address has as many calls without a tenant
+as it may have.
+Example: thousands of health watches from one machine.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
