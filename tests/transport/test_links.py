@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 from rearview.config import LinkConfig
 from rearview.transport import handshake, links
 from rearview.transport.codec import SPOKEN
 from rearview.transport.links import Address, Link, LinkClosed
+from rearview.transport.messages import message_prefix
 from rearview.transport.wire import Kind
 from support.peers import Peer, peers, raw
 from support.raw_stream import eventually
 
 pytestmark = pytest.mark.integration
+
+Loop = Callable[[], asyncio.AbstractEventLoop]
 
 
 @pytest.mark.parametrize("node", ["node", "another node"], ids=["unix socket", "tcp"])
@@ -178,7 +184,7 @@ async def test_a_message_that_cannot_be_taken_closes_its_link_alone(body: bytes 
     async with peers(Peer(), Peer()) as (server, good, bad):
         kept, broken = await good.pool.get(server.address), await bad.pool.get(server.address)
         if body is None:
-            broken._writer.write(links._PREFIX.pack(0, 99))
+            broken._writer.write(message_prefix(99, 0))
         else:
             broken.send(Kind.FRAME, body)
         await eventually(lambda: broken.closed)
@@ -235,3 +241,45 @@ def _port(link: Link) -> object:
 
 def _own_port(writer: asyncio.StreamWriter) -> object:
     return writer.get_extra_info("sockname")[1]
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("ends", [False, True], ids=["stays", "ends at once"])
+def test_what_comes_right_behind_the_greeting_is_taken(loop: Loop, ends: bool) -> None:
+    """It was read ahead, while the link was not there yet."""
+
+    async def early() -> None:
+        async with peers() as (server, _):
+            reader, writer = await raw(server.address)
+            nonce = bytes(handshake.NONCE_BYTES)
+            writer.write(handshake.PROTOCOL + bytes(SPOKEN) + nonce)
+            answer = await reader.readexactly(handshake.GREETING_BYTES)
+            nonces = nonce + answer[-handshake.NONCE_BYTES :]
+            bodies = [b"", bytes(200_000), b"x" * 7]
+            messages = [message_prefix(Kind.FRAME, len(body)) + body for body in bodies]
+            writer.write(hmac.digest(b"secret", b"dialled" + nonces, "sha256") + b"".join(messages))
+            if ends:
+                writer.close()
+            await eventually(lambda: server.messages == [(Kind.FRAME, body) for body in bodies])
+            await eventually(lambda: len(server.closed) == ends)
+            writer.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(early())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_body_belongs_to_whoever_takes_it(loop: Loop) -> None:
+    async def main() -> None:
+        async with peers() as (server, client):
+            link = await client.pool.get(server.address)
+            for value in (1, 2):
+                link.send(Kind.FRAME, bytes([value]) * 70_000)
+            await eventually(lambda: len(server.messages) == 2)
+            first, second = (body for _, body in server.messages)
+            assert isinstance(first, bytearray)
+            first[:] = bytes(len(first))
+            assert second == b"\2" * 70_000
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())

@@ -30,6 +30,7 @@ from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.transport.refusal import refused
 from rearview.transport.wire import (
     Ack,
+    Body,
     Kind,
     decode_json,
     encode_ack,
@@ -311,7 +312,7 @@ class Lanes:
         else:
             wanted.opened.set_exception(error)
 
-    def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
+    def _on_message(self, link: Link, kind: Kind, body: Body) -> None:
         if kind is Kind.FRAME:
             self._take_picture(link, body)
         elif kind is Kind.LOST:
@@ -327,7 +328,7 @@ class Lanes:
             lane = LaneId(request["session_id"], request["epoch"])
             self._spawn(lane, serve(link, request, self._source))
 
-    def _take_picture(self, link: Link, body: bytes) -> None:
+    def _take_picture(self, link: Link, body: Body) -> None:
         known = self._open.get(LaneId(*frame_head(body)))
         if known is not None:  # Else of a lane that was closed.
             known.source = link

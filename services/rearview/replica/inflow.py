@@ -20,11 +20,11 @@ from rearview.replica.planes import on_tensors
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Sessions
 from rearview.transport.links import Link
-from rearview.transport.wire import decode_ack, decode_json, decode_settings, frame_head, plane_bytes
+from rearview.transport.wire import Body, decode_ack, decode_json, decode_settings, frame_head, plane_bytes
 
 __all__ = ["Handler", "Inflow"]
 
-Handler = Callable[[Link, bytes], None]
+Handler = Callable[[Link, Body], None]
 """Takes the body of a message that came over a link."""
 
 
@@ -38,7 +38,7 @@ class Inflow:
         self._sessions, self._engine, self._outflow = sessions, engine, outflow
         self._span, self._events = span, events
 
-    def frame(self, link: Link, body: bytes) -> None:
+    def frame(self, link: Link, body: Body) -> None:
         """Take FRAME."""
         held = self._sessions.get(*frame_head(body))
         if held is None:
@@ -49,14 +49,14 @@ class Inflow:
         self._engine.post(partial(_admit, on_tensors(frame), now))
         self._events(LinkBytes(self._span, Direction.RECEIVED, plane_bytes(frame)))
 
-    def acknowledge(self, link: Link, body: bytes) -> None:
+    def acknowledge(self, link: Link, body: Body) -> None:
         """Take ACK."""
         session_id, epoch, ordinal = decode_ack(body)
         held = self._sessions.get(session_id, epoch)
         if held is not None and held.next is link:  # What a former next hop has, this one may lack.
             self._engine.post_later(lambda engine: engine.acknowledge(session_id, ordinal))
 
-    def settings(self, link: Link, body: bytes) -> None:
+    def settings(self, link: Link, body: Body) -> None:
         """Take SETTINGS, and tell the next span of them."""
         content = decode_json(body)
         held = self._sessions.get(content["session_id"], content["epoch"])

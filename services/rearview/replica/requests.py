@@ -11,7 +11,7 @@ from rearview.errors import Fault, RearviewError
 from rearview.telemetry.logging import log_fault
 from rearview.transport.links import Link
 from rearview.transport.refusal import refusal
-from rearview.transport.wire import Kind, decode_json
+from rearview.transport.wire import Body, Kind, decode_json
 
 __all__ = ["Answer", "Requests"]
 
@@ -29,10 +29,10 @@ class Requests:
         self._span = span
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def answer(self, kind: Kind, with_: Answer) -> Callable[[Link, bytes], None]:
+    def answer(self, kind: Kind, with_: Answer) -> Callable[[Link, Body], None]:
         """What takes the body of a request of `kind` and sees to its reply."""
 
-        def take(link: Link, body: bytes) -> None:
+        def take(link: Link, body: Body) -> None:
             self.spawn(self._reply(link, kind, decode_json(body), with_))
 
         return take

@@ -39,6 +39,7 @@ from rearview.telemetry.metrics import Metrics, new_registry
 from rearview.transport.codec import SPOKEN, FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer, reachable
 from rearview.transport.wire import (
+    Body,
     Kind,
     decode_json,
     decode_spec,
@@ -180,7 +181,7 @@ class Stage:
         self._outflow.step(result)  # Before whoever waits for the session to be quiet.
         self._transfers.stepped()
 
-    def _on_message(self, link: Link, kind: Kind, body: bytes) -> None:
+    def _on_message(self, link: Link, kind: Kind, body: Body) -> None:
         if (take := self._handlers.get(kind)) is not None:
             take(link, body)
 
@@ -256,7 +257,7 @@ class Stage:
         assert self._runner is not None, "a session before the start"
         return self._runner
 
-    def _on_close(self, link: Link, body: bytes) -> None:
+    def _on_close(self, link: Link, body: Body) -> None:
         content = decode_json(body)
         self._close(content["session_id"], content["epoch"])
 

@@ -27,7 +27,7 @@ from rearview.replica.sessions import Held, Sessions
 from rearview.replica.state import Kept, Origin, OtherModel, StateReader, encode_state
 from rearview.transport.bulk import pull, serve
 from rearview.transport.links import Link
-from rearview.transport.wire import Kind, decode_json, decode_settings
+from rearview.transport.wire import Body, Kind, decode_json, decode_settings
 
 __all__ = ["Transfers"]
 
@@ -70,7 +70,7 @@ class Transfers:
             self.link_closed(link)
         return {"ordinal": at, "num_bytes": num_bytes}
 
-    def thaw(self, link: Link, body: bytes) -> None:
+    def thaw(self, link: Link, body: Body) -> None:
         """Take THAW; of an epoch that is not the session's it changes nothing."""
         request = decode_json(body)
         held = self._sessions.get(request["session_id"], request["epoch"])
@@ -94,7 +94,7 @@ class Transfers:
             self._changed.set()
             self._changed = asyncio.Event()
 
-    def pull(self, link: Link, body: bytes) -> None:
+    def pull(self, link: Link, body: Body) -> None:
         """Take PULL, which is answered over `link`."""
         self._requests.spawn(self._serve(link, decode_json(body)))
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from rearview.contract.frame import Frame
-from rearview.transport.wire import decode_frame, encode_frame
+from rearview.transport.wire import Body, decode_frame, encode_frame
 from rearview.transport.wire_v1 import decode_frame_v1, encode_frame_v1
 
 __all__ = ["SPOKEN", "FrameCodec", "Versions"]
@@ -60,7 +60,7 @@ class FrameCodec:
             return encode_frame_v1(frame, now, self.spans)
         return encode_frame(frame, now)
 
-    def decode(self, body: bytes, now: float) -> Frame[NDArray[Any]]:
+    def decode(self, body: Body, now: float) -> Frame[NDArray[Any]]:
         """Undo `encode`; planes are views of `body`. Raises WireError."""
         if self.version == 1:
             return decode_frame_v1(body, now, self.spans, has_depth=self.has_depth)

@@ -16,17 +16,17 @@ import itertools
 import logging
 import shutil
 import socket
-import struct
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rearview.config import LinkConfig
 from rearview.transport.codec import SPOKEN, Versions
 from rearview.transport.handshake import VERSION_1_ALONE, LinkClosed, OldPeer, accept, dial
-from rearview.transport.wire import SINCE, Kind, WireError, decode_json, encode_json
+from rearview.transport.messages import MessageProtocol, message_prefix
+from rearview.transport.wire import SINCE, Body, Kind, WireError, decode_json, encode_json
 
 __all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "connect", "reachable"]
 
@@ -38,10 +38,8 @@ MAX_UNSENT_BYTES = 64 << 20
 """A peer that leaves more than this unread is taken for dead: frames in flight are bounded by far less."""
 TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 """Seconds, seconds, probes and milliseconds."""
-_PREFIX = struct.Struct("<IB")
-_NUMBERS = frozenset(Kind)
 
-OnMessage = Callable[["Link", Kind, bytes], None]
+OnMessage = Callable[["Link", Kind, Body], None]
 OnClosed = Callable[["Link"], None]
 
 
@@ -76,28 +74,31 @@ class Link:
         on_closed: OnClosed,
         max_bytes: int,
     ) -> None:
-        """`version`: that on which both ends have agreed."""
+        """Takes a connection over from `reader` and `writer`, over which both ends have greeted.
+
+        `version`: that on which they have agreed.
+        """
         self.version = version
-        self._reader, self._writer = reader, writer
+        self._writer = writer
+        self._transport = cast(asyncio.Transport, writer.transport)  # That of a socket reads too.
         self._on_message, self._on_closed = on_message, on_closed
-        self._max_bytes = max_bytes
+        self._kinds = {int(kind): kind for kind in Kind if self.knows(kind)}
         self._requests: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = itertools.count()
         self._closed = False
-        self._task = asyncio.create_task(self._read())
-        self._task.add_done_callback(lambda _: self._finish())
+        self._messages = MessageProtocol(max_bytes, self._take, self._ended)
+        self._task = asyncio.create_task(self._take_over(reader))
 
     def send(self, kind: Kind, *parts: bytes | memoryview) -> None:
         """Queue one message. Raises LinkClosed; a peer that does not read is closed here."""
         assert self.knows(kind), f"version {self.version} has no {kind.name}"
         if self._closed:
             raise LinkClosed("link is closed")
-        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self._writer.transport.abort()  # Closing would wait for the peer to read.
+        if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._transport.abort()  # Closing would wait for the peer to read.
             self.close()
             raise LinkClosed("peer does not read")
-        length = sum(len(part) for part in parts)
-        self._writer.writelines((_PREFIX.pack(length, kind), *parts))
+        self._transport.writelines((message_prefix(kind, sum(map(len, parts))), *parts))
 
     async def request(self, kind: Kind, content: dict[str, Any]) -> dict[str, Any]:
         """Send a request and wait for its reply. Raises LinkClosed."""
@@ -117,7 +118,9 @@ class Link:
 
     async def drained(self) -> None:
         """Return when the peer has read nearly all that was sent. Raises ConnectionError."""
-        await self._writer.drain()
+        await self._messages.drained.wait()
+        if self._messages.lost.is_set():
+            raise ConnectionResetError("link is closed")
 
     def knows(self, kind: Kind) -> bool:
         """Whether the link's version has this kind of message."""
@@ -129,38 +132,32 @@ class Link:
 
     def close(self) -> None:
         """Close at once; idempotent. `on_closed` is called once, later, from the loop."""
-        self._task.cancel()
+        self._messages.end()
 
     async def wait_closed(self) -> None:
         """After `close`: wait until the socket is closed; what a peer does not read by then is let go."""
-        await asyncio.wait({self._task})
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._writer.wait_closed()
-        except (TimeoutError, OSError):
-            self._writer.transport.abort()
+                await self._messages.lost.wait()
+        except TimeoutError:
+            self._transport.abort()
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                length, kind = _PREFIX.unpack(await self._reader.readexactly(_PREFIX.size))
-                if length > self._max_bytes:
-                    raise WireError(f"message of {length} bytes is over the limit {self._max_bytes}")
-                self._take(self._kind(kind), await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            logger.debug("link ended by its peer")
-        except (WireError, ValueError) as error:
-            logger.error("link closed: %s", error)
-        except Exception:  # The edge of a link: one broken message ends this link, not the process.
-            logger.exception("link closed by a fault")
+    async def _take_over(self, reader: asyncio.StreamReader) -> None:
+        """From here on the socket reads for the link; what `reader` has read ahead comes first."""
+        self._transport.pause_reading()
+        self._transport.set_protocol(self._messages)
+        reader.feed_eof()
+        with contextlib.suppress(ConnectionError):
+            self._messages.feed(await reader.read())
+        if self._transport.is_closing():  # Lost before, and told to the reader alone.
+            self._messages.connection_lost(None)
+        self._transport.resume_reading()
 
-    def _kind(self, number: int) -> Kind:
+    def _take(self, number: int, body: bytearray) -> None:
         """Raises WireError: what the agreed version does not have, its peer cannot mean."""
-        if number not in _NUMBERS or not self.knows(Kind(number)):
+        kind = self._kinds.get(number)
+        if kind is None:
             raise WireError(f"version {self.version} has no messages of kind {number}")
-        return Kind(number)
-
-    def _take(self, kind: Kind, body: bytes) -> None:
         if kind is not Kind.REPLY:
             self._on_message(self, kind, body)
             return
@@ -168,6 +165,16 @@ class Link:
         future = self._requests.get(content.pop("request"))
         if future is not None and not future.done():
             future.set_result(content)
+
+    def _ended(self, error: Exception | None) -> None:
+        """No message will come. The link closes in a turn of its own, since its owner may be at work."""
+        if error is None:
+            logger.debug("link ended")
+        elif isinstance(error, ValueError):
+            logger.error("link closed: %s", error)
+        else:  # The edge of a link: one broken message ends this link, not the process.
+            logger.error("link closed by a fault", exc_info=error)
+        asyncio.get_running_loop().call_soon(self._finish)
 
     def _finish(self) -> None:
         self._closed = True

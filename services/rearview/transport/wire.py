@@ -20,7 +20,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from rearview.contract.settings import Settings
 __all__ = [
     "SINCE",
     "Ack",
+    "Body",
     "Kind",
     "WireError",
     "decode_ack",
@@ -48,6 +49,10 @@ __all__ = [
     "frame_head",
     "plane_bytes",
 ]
+
+
+Body: TypeAlias = bytes | bytearray
+"""What follows the prefix of a message. One that has come is a bytearray, and nobody else's."""
 
 
 class Kind(IntEnum):
@@ -144,7 +149,7 @@ def encode_frame(frame: Frame[NDArray[Any]], now: float) -> Sequence[bytes | mem
     return b"".join(head), *contents
 
 
-def decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
+def decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
     """Undo `encode_frame`; planes are views of `body`, deadlines on the clock of `now`. Raises WireError."""
     try:
         return _decode_frame(body, now)
@@ -152,7 +157,7 @@ def decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
         raise WireError(f"frame of {len(body)} bytes: {error}") from None
 
 
-def _decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
+def _decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
     session, epoch, place, index, ordinal, version, budget_s, trace, num_timings, num_planes = (
         _HEADER.unpack_from(body)
     )
@@ -188,7 +193,7 @@ def _decode_frame(body: bytes, now: float) -> Frame[NDArray[Any]]:
     )
 
 
-def frame_head(body: bytes) -> tuple[str, int]:
+def frame_head(body: Body) -> tuple[str, int]:
     """Session and epoch of a frame of any version, so that a receiver knows how to read the rest, and
     whether it wants to. Raises WireError.
     """
@@ -204,7 +209,7 @@ def encode_ack(ack: Ack) -> bytes:
     return _ACK.pack(bytes.fromhex(ack.session_id), ack.epoch, ack.ordinal)
 
 
-def decode_ack(body: bytes) -> Ack:
+def decode_ack(body: Body) -> Ack:
     """Undo `encode_ack`. Raises WireError."""
     try:
         session, epoch, ordinal = _ACK.unpack(body)
@@ -224,7 +229,7 @@ def _encode_name(name: str) -> bytes:
     return bytes([len(text)]) + text
 
 
-def _decode_name(body: bytes, at: int) -> tuple[str, int]:
+def _decode_name(body: Body, at: int) -> tuple[str, int]:
     """The name at `at`, and where it ends."""
     end = at + 1 + body[at]
     if end > len(body):
@@ -237,7 +242,7 @@ def encode_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def decode_json(body: bytes) -> dict[str, Any]:
+def decode_json(body: Body) -> dict[str, Any]:
     """Undo `encode_json`. Raises WireError."""
     try:
         content = json.loads(body)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearview.contract.frame import ANCHOR, DEPTH, LATENT, PICTURE, Frame, Timing
-from rearview.transport.wire import WireError
+from rearview.transport.wire import Body, WireError
 
 __all__ = ["decode_frame_v1", "encode_frame_v1"]
 
@@ -57,7 +57,7 @@ def encode_frame_v1(
     return header + dims + timings, np.ascontiguousarray(payload).data.cast("B")
 
 
-def decode_frame_v1(body: bytes, now: float, spans: Sequence[str], *, has_depth: bool) -> Frame[NDArray[Any]]:
+def decode_frame_v1(body: Body, now: float, spans: Sequence[str], *, has_depth: bool) -> Frame[NDArray[Any]]:
     """Undo `encode_frame_v1`; planes are views of `body`. `has_depth`: whether frames of the session carry
     their depth from encode to the last step. Raises WireError.
     """
