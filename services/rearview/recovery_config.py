@@ -24,5 +24,8 @@ class RecoveryConfig(BaseModel):
     checkpoint_bytes_per_s: int = Field(default=32 << 20, ge=0)
     """Bytes of checkpoints that one session may send to its ingress in a second: a larger past is kept less
     often. 0: no checkpoints; a session with a past is then rebuilt from its last frames."""
+    park_after_s: float = Field(default=1.0, ge=0)
+    """A session whose connection was lost gives its slots back after so long; what it remembers waits at
+    the ingress, within `checkpoint_bytes`."""
     checkpoint_bytes: int = Field(default=1 << 30, ge=0)
     """Checkpoints that one ingress keeps in its memory; sessions beyond it have none."""

@@ -80,6 +80,8 @@ async def whole(service: InProcessService, method: str) -> list[bytes]:
     pictures = await play(stream, range(FRAMES), answers=FRAMES)
     assert stream.moves == []
     assert stream.opened.method == METHODS[method].get("method", pb.METHOD_PER_FRAME)
+    await stream.half_close()
+    await stream.read_to_end()
     await stream.__aexit__()
     return pictures
 
@@ -165,3 +167,27 @@ async def test_without_checkpoints_it_is_said_how_much_is_lost(
         assert stream.moves == [continuity]
         assert stream.drops == []
         await stream.__aexit__()
+
+
+@pytest.mark.parametrize(("method", "spans"), [("per-frame", FUSED), ("bank", HALVES), ("cache", FUSED)])
+async def test_a_parked_session_holds_no_slot_and_goes_on_as_if_it_had_stayed(
+    method: str, spans: Sequence[Sequence[str]]
+) -> None:
+    async with pocket(spans, replicas=1, park_after_s=0) as service:
+        expected = await whole(service, method)
+        stream = await start(service, method)
+        await play(stream, range(5), answers=5)
+        session = session_of(service, stream)
+        await stream.__aexit__()
+        await eventually(lambda: session.is_parked)
+        await eventually(lambda: all(stage.num_sessions == 0 for stage in service.stages))
+        assert (await service.ingress._directory.sessions_by_replica()) == {}
+        again = RawStream(service.address)
+        opened = await again.resume(stream.opened, received=len(stream.answers))
+        assert opened.received_frames == 5
+        assert opened.continuity == pb.CONTINUITY_EXACT
+        pictures = await play(again, range(5, FRAMES), answers=FRAMES - 5)
+        assert again.moves == [pb.CONTINUITY_EXACT]
+        assert [answer.frame.image for answer in stream.answers] + pictures == expected
+        await assert_nothing_held(service, sessions=1)
+        await again.__aexit__()

@@ -215,7 +215,8 @@ async def assert_nothing_held(service: InProcessService, sessions: int = 0) -> N
             lambda engine: (set(engine.sessions), engine.check_integrity())
         )
         assert integrity is None
-        assert engine_sessions == set(stage.describe()["sessions"])
+        held = set(stage.describe()["sessions"])
+        assert engine_sessions == held, f"the engine has {engine_sessions}, the replica {held}"
 
 
 def null_config(

@@ -47,11 +47,11 @@ class Checkpoints:
 
     def watch(self, session: IngressSession) -> None:
         """Take checkpoints of the session from now on, if it has a past."""
+        session_id = session.spec.session_id
+        self._sessions[session_id] = session
         if not session.past.frames or not self._config.checkpoint_bytes_per_s:
             return
-        session_id = session.spec.session_id
         session.past.expects_checkpoints = True
-        self._sessions[session_id] = session
         self._running[session_id] = asyncio.create_task(self._run(session))
         self._running[session_id].add_done_callback(lambda task: self._done(session, task))
 
@@ -92,15 +92,13 @@ class Checkpoints:
         pause_s, failures = self._config.checkpoint_interval_s, 0
         while True:
             await asyncio.sleep(pause_s)
-            following = session.kept.following
-            if not session.feed.is_attached or following - 1 <= (session.past.checkpointed or -1):
+            if not self._has_news(session):
                 continue
             started_s, lane = time.monotonic(), session.lane
             try:
                 async with asyncio.timeout(QUIET_LIMIT_S + self._config.give_up_s):
-                    checkpoint = await self._checkpoint(session, lane, following - 1)
+                    checkpoint = await self._checkpoint(session, lane)
             except (RearviewError, TimeoutError) as error:
-                thaw(lane)
                 logger.info("no checkpoint: %s", getattr(error, "message", type(error).__name__))
                 failures += 1
                 if failures == MAX_FAILURES:
@@ -116,20 +114,34 @@ class Checkpoints:
             budget_s = checkpoint.num_bytes / self._config.checkpoint_bytes_per_s
             pause_s = max(self._config.checkpoint_interval_s, budget_s)
 
-    async def _checkpoint(self, session: IngressSession, lane: Lane, at: int) -> Checkpoint | None:
+    @staticmethod
+    def _has_news(session: IngressSession) -> bool:
+        """Whether it has a lane, and frames that the last checkpoint has not seen."""
+        known = session.past.checkpointed
+        return session.feed.is_attached and session.kept.following - 1 > (-1 if known is None else known)
+
+    async def _checkpoint(self, session: IngressSession, lane: Lane) -> Checkpoint | None:
         """None: the session has left the lane meanwhile."""
-        frozen = await freeze(lane, at)
-        self._check_room(session, frozen.num_bytes)
-        checkpoint = await self.take(session, frozen, runs_on=True)
 
         def is_left() -> bool:
             return session.lane is not lane or not session.feed.is_attached
 
+        async with session.standing_still:
+            if is_left():
+                return None
+            try:
+                frozen = await freeze(lane, session.kept.following - 1)
+                self.check_room(session, frozen.num_bytes)
+                checkpoint = await self.take(session, frozen, runs_on=True)
+            except BaseException:
+                thaw(lane)
+                raise
         # Only then is nothing before it owed: what has committed cannot run again.
         await session.wait_for_lane(lambda: is_left() or session.feed.unanswered > checkpoint.ordinal)
         return None if is_left() else checkpoint
 
-    def _check_room(self, session: IngressSession, num_bytes: int) -> None:
+    def check_room(self, session: IngressSession, num_bytes: int) -> None:
+        """Raises Refused(NO_CAPACITY) if a checkpoint of so many bytes is too much beside those of others."""
         others = (each.past.checkpoint for each in self._sessions.values() if each is not session)
         held = sum(each.num_bytes for each in others if each is not None)
         if held + num_bytes > self._config.checkpoint_bytes:

@@ -26,7 +26,7 @@ from rearview.ingress.lanes import Lane, Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.session import IngressSession
 
-__all__ = ["Moves"]
+__all__ = ["Moves", "stand_still"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,10 @@ class Moves:
         """Move the session to other replicas. Raises RearviewError and TimeoutError; it then goes on where it
         is.
         """
+        async with session.standing_still:
+            await self._move(session)
+
+    async def _move(self, session: IngressSession) -> None:
         old, started_s = session.lane, time.monotonic()
         replicas = self._lanes.choose(await self._directory.sessions_by_replica())
         if replicas == old.replicas:
@@ -95,7 +99,7 @@ class Moves:
         session.hold()
         new: Lane | None = None
         try:
-            frozen = await self._stand_still(session, old)
+            frozen = await stand_still(session, old)
             begin = await self._begin(session, old, replicas, frozen)
             epoch = session.lease.epoch + 1
             new = await self._lanes.open(session.spec, epoch, replicas, begin)
@@ -112,20 +116,6 @@ class Moves:
         await session.resume(new, session.feed.inputs.following, Continuity.EXACT)
         self._lanes.close(old)
         self._events(SessionMoved(Continuity.EXACT, time.monotonic() - started_s, planned=True))
-
-    async def _stand_still(self, session: IngressSession, lane: Lane) -> Frozen:
-        """Freeze the lane where nothing is on its way any more."""
-        inputs = session.feed.inputs
-        async with asyncio.timeout(OUT_LIMIT_S):
-            while True:
-                frozen = await freeze(lane, inputs.following - 1)
-                if frozen.ordinal < inputs.following:
-                    await session.wait_for_lane(lambda: not session.feed.in_lane)
-                    return frozen
-                thaw(lane)  # In the middle of a warm-up, whose other frames have to come first.
-                session.go_on()
-                await session.wait_for_lane(partial(inputs.reach, frozen.ordinal))
-                session.hold()
 
     async def _begin(
         self, session: IngressSession, old: Lane, replicas: tuple[str, ...], frozen: Frozen
@@ -144,3 +134,20 @@ class Moves:
             del self._running[session.spec.session_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             session.on_fault(error)
+
+
+async def stand_still(session: IngressSession, lane: Lane) -> Frozen:
+    """Freeze the lane of a session that is held, where nothing is on its way any more. Raises RearviewError
+    and TimeoutError.
+    """
+    inputs = session.feed.inputs
+    async with asyncio.timeout(OUT_LIMIT_S):
+        while True:
+            frozen = await freeze(lane, inputs.following - 1)
+            if frozen.ordinal < inputs.following:
+                await session.wait_for_lane(lambda: not session.feed.in_lane)
+                return frozen
+            thaw(lane)  # In the middle of a warm-up, whose other frames have to come first.
+            session.go_on()
+            await session.wait_for_lane(partial(inputs.reach, frozen.ordinal))
+            session.hold()

@@ -34,6 +34,7 @@ from rearview.ingress.leases import Leases
 from rearview.ingress.members import Members, Roster
 from rearview.ingress.moves import Moves
 from rearview.ingress.options import SessionOptions, Terms
+from rearview.ingress.parking import Parking
 from rearview.ingress.placing import Placing
 from rearview.ingress.recovery import Recovery
 from rearview.ingress.session import Edge, IngressSession
@@ -60,7 +61,12 @@ class Ingress:
         self.tenants = Tenants.load(config.tenants_file)
         self.admission = Admission(read_served(config))
         self.metrics = Metrics(new_registry())
-        self.sessions = Sessions(config.ingress.resume_grace_s, self._on_closed)
+        self.sessions = Sessions(
+            config.ingress.resume_grace_s,
+            on_closed=self._on_closed,
+            on_fed=lambda session: self._parking.fed(session),
+            on_unfed=lambda session: self._parking.unfed(session),
+        )
         self.events: Events = MetricsListener(self.metrics)
         self._directory = open_directory(config.directory)
         self._lanes = Lanes(
@@ -92,6 +98,13 @@ class Ingress:
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
         self._recovery = Recovery(
             self._placing, self._lanes, config.recovery, events=self.events, end=self._end
+        )
+        self._parking = Parking(
+            self._lanes,
+            self._leases,
+            self._checkpoints,
+            self._recovery,
+            after_s=config.recovery.park_after_s,
         )
         self._moves = Moves(
             self._lanes,
@@ -126,7 +139,7 @@ class Ingress:
         """End every session and let go of everything."""
         self.draining = True
         self.sessions.close_all(StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
-        for each in (self._checkpoints, self._moves, self._recovery):
+        for each in (self._parking, self._checkpoints, self._moves, self._recovery):
             await each.stop()
         for task in self._background:
             task.cancel()
@@ -177,7 +190,7 @@ class Ingress:
         return self.admission.served.card.advice(session.settings.wording)
 
     def _on_closed(self, session: IngressSession) -> None:
-        for each in (self._checkpoints, self._moves, self._recovery):
+        for each in (self._parking, self._checkpoints, self._moves, self._recovery):
             each.forget(session)
         self._lanes.close(session.lane)
         self._leases.let_go(session.spec.session_id)

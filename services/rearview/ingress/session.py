@@ -85,6 +85,10 @@ class IngressSession:
         inputs = Inputs(state.next_ordinal, edge.input_bytes)
         self.feed = Feed(terms.spec.session_id, lane, edge.sender, edge.events, inputs)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames))
+        self.standing_still = asyncio.Lock()
+        """Held by whoever freezes the lane: one at a time."""
+        self.is_parked = False
+        """Whether it has no lane because nobody feeds it."""
         self.moved: list[Continuity] = []
         """How it went on from lane to lane, until its client is told."""
         self.book = Book(first=state.pacing.received, translated=state.translated, dropped=state.dropped)

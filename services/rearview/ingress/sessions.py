@@ -37,9 +37,20 @@ class Record:
 class Sessions:
     """The table of sessions. For one event loop."""
 
-    def __init__(self, grace_s: float, on_closed: Callable[[IngressSession], None]) -> None:
-        """`grace_s`: how long a session stays that nobody feeds. `on_closed`: let go of what it held."""
-        self._grace_s, self._on_closed = grace_s, on_closed
+    def __init__(
+        self,
+        grace_s: float,
+        *,
+        on_closed: Callable[[IngressSession], None],
+        on_fed: Callable[[IngressSession], None],
+        on_unfed: Callable[[IngressSession], None],
+    ) -> None:
+        """`grace_s`: how long a session stays that nobody feeds. `on_closed`: let go of what it held.
+
+        `on_fed`, `on_unfed`: a stream feeds the session again, or none does any more.
+        """
+        self._grace_s = grace_s
+        self._on_closed, self._on_fed, self._on_unfed = on_closed, on_fed, on_unfed
         self._records: dict[str, Record] = {}
         self._unfed = asyncio.Event()
         """Set while no stream feeds a session."""
@@ -85,7 +96,9 @@ class Sessions:
             record.stream.end(StreamEnded(Reason.TAKEN_OVER, "another stream has resumed the session"))
         record.stream = stream
         self._unfed.clear()
-        self._expire_no_more(record)
+        if record.expiry is not None:
+            self._expire_no_more(record)
+            self._on_fed(record.session)
 
     def detach(self, record: Record, stream: Feeder) -> None:
         """The connection is lost: keep the session for the grace time."""
@@ -95,6 +108,7 @@ class Sessions:
         self._note_unfed()
         closed = StreamEnded(Reason.SESSION_UNKNOWN, "the grace time is over")
         record.expiry = asyncio.get_running_loop().call_later(self._grace_s, self.close, record, closed)
+        self._on_unfed(record.session)
 
     def close(self, record: Record, why: RearviewError) -> None:
         """End a session and all that it holds. Idempotent."""
@@ -115,9 +129,10 @@ class Sessions:
 
     def evict(self) -> tuple[str, ...] | None:
         """End the session that nobody has fed for longest, to make room; returns the replicas of its lane.
-        None if every session is fed.
+        None if every session that has one is fed.
         """
-        detached = [(r.expiry.when(), r) for r in self._records.values() if r.expiry is not None]
+        unfed = (r for r in self._records.values() if r.session.feed.is_attached)
+        detached = [(r.expiry.when(), r) for r in unfed if r.expiry is not None]
         if not detached:
             return None
         _, oldest = min(detached, key=lambda pair: pair[0])

@@ -1,0 +1,110 @@
+"""Sessions that nobody feeds give their slots back, and wait at their ingress for whoever resumes them.
+
+A session is parked like it is moved: it stands still, its past is pulled, its lane is closed. A stream that
+resumes it finds it as it was, in another lane, opened as if the one before had been lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from rearview.errors import RearviewError, Reason, Refused
+from rearview.ingress.checkpoints import Checkpoints
+from rearview.ingress.freezing import thaw
+from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.leases import Leases
+from rearview.ingress.moves import stand_still
+from rearview.ingress.recovery import Recovery
+from rearview.ingress.session import IngressSession
+
+__all__ = ["Parking"]
+
+logger = logging.getLogger(__name__)
+
+
+class Parking:
+    """The parked sessions of one ingress. For one event loop."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        leases: Leases,
+        checkpoints: Checkpoints,
+        recovery: Recovery,
+        *,
+        after_s: float,
+    ) -> None:
+        """`after_s`: how long a session may be without a stream before it is parked."""
+        self._lanes, self._leases, self._checkpoints = lanes, leases, checkpoints
+        self._recovery, self._after_s = recovery, after_s
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def unfed(self, session: IngressSession) -> None:
+        """No stream feeds the session any more."""
+        self.forget(session)
+        task = asyncio.create_task(self._park(session))
+        self._running[session.spec.session_id] = task
+        task.add_done_callback(lambda done: self._done(session, done))
+
+    def fed(self, session: IngressSession) -> None:
+        """A stream feeds the session again."""
+        self.forget(session)
+        if session.is_parked:
+            session.is_parked = False
+            self._recovery.lane_lost(session, _no_lane())
+
+    def forget(self, session: IngressSession) -> None:
+        """The session has ended, or is not to be parked."""
+        task = self._running.pop(session.spec.session_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Park nothing any more."""
+        tasks = tuple(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _park(self, session: IngressSession) -> None:
+        await asyncio.sleep(self._after_s)
+        async with session.standing_still:
+            if session.feed.is_attached:  # Else its lane is lost, and is being replaced.
+                await self._give_back(session, session.lane)
+
+    async def _give_back(self, session: IngressSession, lane: Lane) -> None:
+        session.hold()
+        try:
+            frozen = await stand_still(session, lane)
+            if session.past.frames:
+                checkpoint = await self._checkpoints.take(session, frozen, runs_on=False)
+                self._checkpoints.check_room(session, checkpoint.num_bytes)
+                session.keep(checkpoint)
+            session.lease = await self._leases.move(session.lease, ())
+        except (RearviewError, TimeoutError) as error:  # It keeps its slot, until it expires or is resumed.
+            logger.info("a session is not parked: %s", getattr(error, "message", type(error).__name__))
+            self._goes_on(session, lane)
+            return
+        except BaseException:
+            self._goes_on(session, lane)
+            raise
+        session.lose_lane()
+        session.is_parked = True
+        self._lanes.close(lane)
+
+    @staticmethod
+    def _goes_on(session: IngressSession, lane: Lane) -> None:
+        if session.lane is lane:
+            thaw(session.lane)
+            session.go_on()
+
+    def _done(self, session: IngressSession, task: asyncio.Task[None]) -> None:
+        if self._running.get(session.spec.session_id) is task:
+            del self._running[session.spec.session_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            session.on_fault(error)
+
+
+def _no_lane() -> Refused:
+    return Refused(Reason.NO_CAPACITY, "no replica has a free slot for the parked session", retry_after_s=1.0)
