@@ -66,6 +66,8 @@ class Reason(Enum):
     TOKEN_EXPIRED = 25
     TOKEN_REVOKED = 26
     CALLS_EXHAUSTED = 27
+    TENANT_RATE_EXHAUSTED = 28
+    DIRECTORY_UNAVAILABLE = 29
 
 
 class DropReason(Enum):
@@ -112,6 +114,8 @@ STATUS_OF_REASON: Mapping[Reason, str] = {
     Reason.TOKEN_EXPIRED: "UNAUTHENTICATED",
     Reason.TOKEN_REVOKED: "UNAUTHENTICATED",
     Reason.CALLS_EXHAUSTED: "RESOURCE_EXHAUSTED",
+    Reason.TENANT_RATE_EXHAUSTED: "RESOURCE_EXHAUSTED",
+    Reason.DIRECTORY_UNAVAILABLE: "UNAVAILABLE",
 }
 """The canonical gRPC status code (by name) that goes with each reason."""
 

@@ -46,7 +46,12 @@ _TRANSIENT_CODES = {
     grpc.StatusCode.UNKNOWN,
 }
 
-_TRANSIENT_REASONS = {Reason.REPLICA_LOST, Reason.DRAINING, Reason.INTERNAL}
+_TRANSIENT_REASONS = {
+    Reason.REPLICA_LOST,
+    Reason.DRAINING,
+    Reason.DIRECTORY_UNAVAILABLE,
+    Reason.INTERNAL,
+}
 
 
 def error_of(failure: grpc.aio.AioRpcError, address: str) -> RearviewError:

@@ -73,8 +73,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: one session more than the slots of all replicas.
     """
     ERROR_REASON_TENANT_STREAMS_EXHAUSTED: _ErrorReason.ValueType  # 13
-    """[RESOURCE_EXHAUSTED, with RetryInfo] The tenant's number of streams is used up.
-    Example: a fifth stream where four are allowed.
+    """[RESOURCE_EXHAUSTED, with RetryInfo] The tenant's number of sessions is used up.
+    One whose connection was lost counts until its grace time is over.
+    Example: a fifth session where four are allowed.
     """
     ERROR_REASON_CREDIT_EXCEEDED: _ErrorReason.ValueType  # 14
     """[RESOURCE_EXHAUSTED] More frames were sent than credit was given.
@@ -138,6 +139,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     as it may have.
     Example: thousands of health watches from one machine.
     """
+    ERROR_REASON_TENANT_RATE_EXHAUSTED: _ErrorReason.ValueType  # 28
+    """[RESOURCE_EXHAUSTED, with RetryInfo] The tenant's sessions have declared all the
+    frames or pixels per second that it may have; metadata has the limit.
+    Example: a third session of 30 frames per second where 60 are allowed.
+    """
+    ERROR_REASON_DIRECTORY_UNAVAILABLE: _ErrorReason.ValueType  # 29
+    """[UNAVAILABLE, with RetryInfo] The directory of sessions does not answer, or has come
+    back empty and is being told again. Live streams go on.
+    Example: `open` while Redis is restarted.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or ended. The enum value's name is the `reason` of the
@@ -196,8 +207,9 @@ ERROR_REASON_NO_CAPACITY: ErrorReason.ValueType  # 12
 Example: one session more than the slots of all replicas.
 """
 ERROR_REASON_TENANT_STREAMS_EXHAUSTED: ErrorReason.ValueType  # 13
-"""[RESOURCE_EXHAUSTED, with RetryInfo] The tenant's number of streams is used up.
-Example: a fifth stream where four are allowed.
+"""[RESOURCE_EXHAUSTED, with RetryInfo] The tenant's number of sessions is used up.
+One whose connection was lost counts until its grace time is over.
+Example: a fifth session where four are allowed.
 """
 ERROR_REASON_CREDIT_EXCEEDED: ErrorReason.ValueType  # 14
 """[RESOURCE_EXHAUSTED] More frames were sent than credit was given.
@@ -260,6 +272,16 @@ ERROR_REASON_CALLS_EXHAUSTED: ErrorReason.ValueType  # 27
 """[RESOURCE_EXHAUSTED, with RetryInfo] The address has as many calls without a tenant
 as it may have.
 Example: thousands of health watches from one machine.
+"""
+ERROR_REASON_TENANT_RATE_EXHAUSTED: ErrorReason.ValueType  # 28
+"""[RESOURCE_EXHAUSTED, with RetryInfo] The tenant's sessions have declared all the
+frames or pixels per second that it may have; metadata has the limit.
+Example: a third session of 30 frames per second where 60 are allowed.
+"""
+ERROR_REASON_DIRECTORY_UNAVAILABLE: ErrorReason.ValueType  # 29
+"""[UNAVAILABLE, with RetryInfo] The directory of sessions does not answer, or has come
+back empty and is being told again. Live streams go on.
+Example: `open` while Redis is restarted.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
