@@ -267,11 +267,14 @@ class TenantConfig(_Section):
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 (hex) of the bearer token; the token itself is stored nowhere."""
     max_streams: int = Field(default=4, ge=1)
-    """Streams at a time."""
+    """Sessions at a time, over all ingresses; one whose connection was lost counts as long as it is kept."""
     max_frames_per_s: float = Field(default=240.0, gt=0)
-    """Frames per second over all streams; one second's worth may come at once."""
+    """Frames per second that the tenant's sessions may declare together (`frame_rate`), over all ingresses;
+    and that it may send to one of them. One second's worth may come at once."""
     max_pixels: int = Field(default=1024 * 1024, ge=64 * 64)
     """Width times height of one frame."""
+    max_pixels_per_s: float | None = Field(default=None, gt=0)
+    """Pixels per second that they may declare together. None: no limit but those of frames."""
     weight: float = Field(default=1.0, gt=0)
     """Share of a replica beside other tenants."""
 
@@ -282,7 +285,7 @@ class DirectoryConfig(_Section):
     redis_url: str | None = None
     """`redis://…` or `rediss://…`. Without it leases live in the memory of the one ingress."""
     lease_s: float = Field(default=15.0, gt=1.0)
-    """A lease that is not renewed for so long may be taken over once its replicas are fenced."""
+    """A session whose ingress does not renew its lease for so long takes no more of capacity and quotas."""
     key_prefix: str = "rearview"
     """First part of every Redis key."""
 

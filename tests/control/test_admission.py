@@ -7,9 +7,10 @@ import math
 import pytest
 from rearview.config import LimitsConfig, ModelConfig, TenantConfig
 from rearview.contract.card import ModelCard
-from rearview.control.admission import Admission, Served, check_settings
+from rearview.contract.lease import Quota
+from rearview.control.admission import Admission, Served, check_settings, quota_of
 from rearview.control.methods import Offer
-from rearview.errors import InvalidRequest, Reason, Refused
+from rearview.errors import InvalidRequest, Reason
 
 pytestmark = pytest.mark.unit
 
@@ -25,32 +26,10 @@ def admission(**limits: int) -> Admission:
     return Admission(Served(ModelConfig(checkpoint="null"), LimitsConfig(**limits), ModelCard(), offer))
 
 
-def test_streams_beyond_the_quota_are_refused_with_a_retry_hint() -> None:
-    subject = admission()
-    subject.open_stream(tenant())
-    subject.open_stream(tenant())
-    with pytest.raises(Refused) as caught:
-        subject.open_stream(tenant())
-    assert caught.value.reason is Reason.TENANT_STREAMS_EXHAUSTED
-    assert caught.value.retry_after_s is not None
-    assert subject.streams(tenant()) == 2
-
-
-def test_a_closed_stream_makes_room_for_one() -> None:
-    subject = admission()
-    for _ in range(100):
-        subject.open_stream(tenant())
-        subject.open_stream(tenant())
-        subject.close_stream(tenant())
-        subject.close_stream(tenant())
-    assert subject.streams(tenant()) == 0
-
-
-def test_one_tenants_streams_do_not_count_for_another() -> None:
-    subject = admission()
-    subject.open_stream(tenant("alpha"))
-    subject.open_stream(tenant("alpha"))
-    subject.open_stream(tenant("beta"))
+def test_a_tenants_quota_is_what_its_entry_says() -> None:
+    limited = tenant(max_frames_per_s=60.0, max_pixels=64 * 64)
+    assert quota_of(limited) == Quota(2, 60.0, math.inf)
+    assert quota_of(tenant(max_pixels_per_s=1e6)).pixels_per_s == 1e6
 
 
 def test_one_seconds_worth_of_frames_may_come_at_once() -> None:
@@ -70,17 +49,6 @@ def test_a_frame_at_the_rate_is_never_refused() -> None:
     subject = admission()
     limited = tenant(max_frames_per_s=30.0)
     assert all(subject.take_frame(limited, step / 30) for step in range(3_000))
-
-
-def test_reconnecting_does_not_refill_the_rate() -> None:
-    subject = admission()
-    limited = tenant(max_frames_per_s=2.0)
-    subject.open_stream(limited)
-    assert subject.take_frame(limited, 0.0)
-    assert subject.take_frame(limited, 0.0)
-    subject.close_stream(limited)
-    subject.open_stream(limited)
-    assert not subject.take_frame(limited, 0.0)
 
 
 def test_a_rate_below_one_frame_per_second_still_passes_frames() -> None:

@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.contract.lease import Lease
 from rearview.control.leases import (
-    Acquire,
     Action,
-    Asked,
     EndSession,
     Event,
-    Gone,
+    Forgotten,
     Granted,
     Holding,
     Release,
@@ -41,11 +39,7 @@ def renewing() -> Holding:
     return holding
 
 
-def acquiring() -> Holding:
-    """A lease that the directory has forgotten, and that is asked for again."""
-    holding, action = after(renewing(), Gone(), 5.0)
-    assert action == Acquire(LEASE, min_epoch=7)
-    return holding
+TAKEN = Taken(7, "the session was taken over")
 
 
 def test_a_lease_is_renewed_three_times_before_it_could_expire() -> None:
@@ -71,40 +65,40 @@ def test_a_renewed_lease_is_the_one_that_is_renewed_next() -> None:
     assert after(holding, Tick(), 10.5)[1] == Renew(moved)
 
 
-def test_a_directory_that_does_not_answer_is_asked_again_and_ends_nothing() -> None:
+def test_a_directory_that_does_not_answer_is_asked_again_soon_and_ends_nothing() -> None:
     holding, now = renewing(), 5.0
     for _ in range(100):
         holding, action = after(holding, Unanswered(), now)
         assert action is None
-        assert after(holding, Tick(), now + 4.9)[1] is None
-        now += 5.0
+        assert after(holding, Tick(), now + 0.9)[1] is None
+        now += 1.0
         holding, action = after(holding, Tick(), now)
         assert action == Renew(LEASE)
+    assert after(holding, Granted(LEASE), now)[0].due_s == now + 5.0
 
 
-def test_a_directory_that_came_back_empty_gives_a_higher_epoch() -> None:
-    again = replace(LEASE, epoch=8)
-    holding, action = after(acquiring(), Granted(again), 5.0)
+def test_a_directory_that_came_back_empty_is_told_at_once() -> None:
+    holding, action = after(held(LEASE, LEASE_S, now=0.0), Forgotten(), 1.0)
     assert action is None
-    assert after(holding, Tick(), 10.0)[1] == Renew(again)
+    assert after(holding, Tick(), 1.0)[1] == Renew(LEASE)
 
 
-def test_an_unanswered_acquire_is_tried_again_by_way_of_a_renewal() -> None:
-    holding, _ = after(acquiring(), Unanswered(), 5.0)
-    holding, action = after(holding, Tick(), 10.0)
-    assert action == Renew(LEASE)
-    assert after(holding, Gone(), 10.0)[1] == Acquire(LEASE, min_epoch=7)
-
-
-@pytest.mark.parametrize("asked", [renewing, acquiring])
-def test_a_lease_that_somebody_else_holds_ends_the_session_and_releases_nothing(asked: object) -> None:
-    assert callable(asked)
-    holding, action = after(asked(), Taken("the session was taken over"), 5.0)
+def test_a_lease_that_somebody_else_holds_ends_the_session_and_releases_nothing() -> None:
+    holding, action = after(renewing(), TAKEN, 5.0)
     assert isinstance(action, EndSession)
     assert (action.session_id, action.error.reason) == ("s", Reason.TAKEN_OVER)
     assert action.error.message == "the session was taken over"
     assert holding.is_over
     assert after(holding, Released(), 6.0)[1] is None
+
+
+def test_word_of_a_lease_that_has_been_moved_since_changes_nothing() -> None:
+    moved = replace(LEASE, epoch=8, lane=("c", "d"))
+    holding = replace(renewing(), lease=moved)
+    for late in (Granted(LEASE), TAKEN):
+        after_it, action = after(holding, late, 6.0)
+        assert action is None
+        assert after(after_it, Tick(), 100.0)[1] == Renew(moved)
 
 
 def test_an_ended_session_releases_its_lease_once() -> None:
@@ -116,16 +110,16 @@ def test_an_ended_session_releases_its_lease_once() -> None:
 
 
 def test_a_lease_that_is_granted_after_the_end_goes_back() -> None:
-    holding, action = after(acquiring(), Released(), 5.0)
+    holding, action = after(renewing(), Released(), 5.0)
     assert action == Release(LEASE)
     assert not holding.is_over, "an answer is still to come"
-    again = replace(LEASE, epoch=8)
+    again = replace(LEASE, expiry_s=120.0)
     holding, action = after(holding, Granted(again), 5.0)
     assert action == Release(again)
     assert holding.is_over
 
 
-@pytest.mark.parametrize("event", [Gone(), Taken("x"), Unanswered()], ids=["gone", "taken", "unanswered"])
+@pytest.mark.parametrize("event", [TAKEN, Unanswered()], ids=["taken", "unanswered"])
 def test_no_answer_after_the_end_asks_for_more(event: Event) -> None:
     holding, _ = after(renewing(), Released(), 5.0)
     holding, action = after(holding, event, 5.0)
@@ -142,6 +136,8 @@ class World:
     """Highest that was ever granted."""
     stored: Lease | None = LEASE
     """What the directory holds: it is ours while `ingress` is."""
+    over: int = 0
+    """The epoch of what was released last."""
     reachable: bool = True
     missed: bool = False
     """Whether a release went to a directory that was away: such a lease expires by itself."""
@@ -153,9 +149,8 @@ class World:
 
     def happen(self, event: Event) -> None:
         self.holding, action = after(self.holding, event, self.now)
-        assert (self.holding.asked is Asked.NOTHING) == (not isinstance(action, Renew | Acquire))
         match action:
-            case Renew() | Acquire():
+            case Renew():
                 self.asked = action
             case Release(lease):
                 assert self.closed, "a live session's lease was released"
@@ -176,7 +171,7 @@ class World:
         if not self.reachable:
             self.missed = True
         elif self.stored is not None and self.stored.epoch == lease.epoch:
-            self.stored = None
+            self.stored, self.over = None, lease.epoch
 
     def answer(self) -> None:
         """The directory acts on what it was asked, unless it is away."""
@@ -187,28 +182,19 @@ class World:
             self.happen(Unanswered())
         elif isinstance(asked, Renew):
             self._renew(asked.lease)
-        elif isinstance(asked, Acquire):
-            self._acquire(asked)
 
     def _renew(self, lease: Lease) -> None:
-        if self.stored is None:
-            self.happen(Gone())
-        elif self.stored.epoch != lease.epoch:
-            self.happen(Taken("the session was taken over"))
+        newest = self.over if self.stored is None else self.stored.epoch - 1
+        if lease.epoch <= newest:
+            self.happen(Taken(lease.epoch, "the session was taken over"))
         else:
-            self.happen(Granted(self.stored))
-
-    def _acquire(self, asked: Acquire) -> None:
-        if self.stored is not None and self.stored.ingress != LEASE.ingress:
-            self.happen(Taken("the session is held elsewhere"))
-            return
-        self.epoch = max(self.epoch, asked.min_epoch) + 1
-        self.stored = replace(asked.lease, epoch=self.epoch)
-        self.happen(Granted(self.stored))
+            self.stored = lease
+            self.happen(Granted(lease))
 
     def lose(self) -> None:
         """The directory comes back empty."""
-        self.stored = None
+        self.stored, self.over = None, 0
+        self.happen(Forgotten())
 
     def take_over(self) -> None:
         """Another ingress gets the session."""

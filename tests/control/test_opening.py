@@ -15,7 +15,6 @@ from rearview.control.opening import (
     Admit,
     Choose,
     Chosen,
-    DirectoryFailed,
     Done,
     Drained,
     Event,
@@ -41,7 +40,8 @@ LANE = ("a", "b")
 FULL = Failed(Refused(Reason.NO_CAPACITY, "full"))
 LOST = Failed(Refused(Reason.REPLICA_LOST, "lost"))
 TAKEN = Failed(Refused(Reason.TAKEN_OVER, "taken"))
-SILENT = DirectoryFailed(Refused(Reason.NO_CAPACITY, "the session directory does not answer"))
+SILENT = Failed(Refused(Reason.DIRECTORY_UNAVAILABLE, "the session directory does not answer"))
+USED_UP = Failed(Refused(Reason.TENANT_STREAMS_EXHAUSTED, "the tenant has as many as it may"))
 
 
 def lease(epoch: int = 1, lane: tuple[str, ...] = LANE) -> Lease:
@@ -121,9 +121,24 @@ def test_what_another_lane_cannot_mend_is_refused_at_once_with_nothing_held(erro
     assert error_of(actions[-1]) is error
 
 
-def test_no_session_makes_room_for_want_of_the_directory() -> None:
-    actions = play(SILENT, Done(), SILENT, Done(), SILENT)
-    assert actions == [Choose(), Refresh(), Choose(), Refresh(), Choose(), Refuse(SILENT.error)]
+def test_a_directory_that_is_away_is_asked_once_and_no_session_makes_room_for_it() -> None:
+    assert play(SILENT) == [Choose(), Refuse(SILENT.error)]
+    assert play(Chosen(LANE), SILENT) == [Choose(), Acquire(LANE), Refuse(SILENT.error)]
+
+
+def test_a_quota_that_is_used_up_is_asked_once_and_a_session_of_the_tenant_makes_room() -> None:
+    actions = play(Chosen(LANE), USED_UP, Evicted(("x", "y")), Leased(lease(2, ("x", "y"))), LaneOpened())
+    assert actions[2:4] == [Evict(), Acquire(("x", "y"))]
+    assert actions[-1] == Admit(lease(2, ("x", "y")))
+    for made_room in (None, ("x", "y")):
+        actions = play(Chosen(LANE), USED_UP, Evicted(made_room), *[USED_UP] * (made_room is not None))
+        assert error_of(actions[-1]) is USED_UP.error
+
+
+@pytest.mark.parametrize("reason", [Reason.TENANT_STREAMS_EXHAUSTED, Reason.TENANT_RATE_EXHAUSTED])
+def test_a_drain_ends_no_session_for_another(reason: Reason) -> None:
+    actions = play(Chosen(LANE), Drained(), Failed(Refused(reason, "used up")))
+    assert reason_of(actions[-1]) is Reason.DRAINING
 
 
 @pytest.mark.parametrize("events", [(), (Chosen(LANE),), (LOST,)], ids=["choosing", "acquiring", "again"])
@@ -186,7 +201,7 @@ class World:
                 return (*failures[:3], *[Chosen(LANE)] * 5)[luck]
             case Acquire():
                 if luck < 3:
-                    return (SILENT, TAKEN, SILENT)[luck]
+                    return (SILENT, TAKEN, USED_UP)[luck]
                 self.epoch += 1
                 self.leases.add(self.epoch)
                 return Leased(lease(self.epoch))

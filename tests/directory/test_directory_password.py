@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rearview.config import DirectoryConfig
+from rearview.control.circuit import Circuit
 from rearview.directory import DirectoryUnavailable, open_directory
 from support.valkey import Server
 
@@ -23,8 +24,9 @@ def locked_server(tmp_path: Path) -> Iterator[Server]:
 
 
 async def leases_at(url: str) -> int:
-    directory = open_directory(DirectoryConfig(redis_url=url))
+    directory = open_directory(DirectoryConfig(redis_url=url), Circuit())
     try:
+        await directory.reopen([])
         return len(await directory.list(None))
     finally:
         await directory.close()

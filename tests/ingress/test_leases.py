@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
-from rearview.contract.lease import Lease
-from rearview.contract.session import SessionSpec
+from rearview.contract.lease import Lease, LeaseRequest, Quota
 from rearview.directory.memory import MemoryDirectory
 from rearview.directory.protocol import DirectoryUnavailable
 from rearview.errors import RearviewError, Reason
@@ -20,17 +19,18 @@ pytestmark = pytest.mark.unit
 
 LANE = ("a", "b")
 LEASE_S = 0.15
-SPEC = SessionSpec("s", 64, 64, 2, tenant="t")
+WANTED = LeaseRequest("s", "t")
 
 
 class Moody(MemoryDirectory):
     """Waits before it grants, or does not answer at all."""
 
-    def __init__(self) -> None:
-        super().__init__(lease_s=LEASE_S)
+    def __init__(self, lease_s: float) -> None:
+        super().__init__(lease_s=lease_s)
         self.open = asyncio.Event()
         self.open.set()
         self.is_away = False
+        self.is_broken = False
         self.refused = 0
 
     async def acquire(self, *args: object, **kwargs: object) -> Lease:
@@ -38,15 +38,22 @@ class Moody(MemoryDirectory):
         self._check()
         return await super().acquire(*args, **kwargs)  # type: ignore[arg-type]
 
-    async def renew(self, session_id: str, epoch: int, now: float) -> Lease:
+    async def renew(self, lease: Lease) -> Lease:
         self._check()
-        return await super().renew(session_id, epoch, now)
+        return await super().renew(lease)
 
-    async def release(self, session_id: str, epoch: int) -> None:
+    async def release(self, lease: Lease) -> None:
         self._check()
-        await super().release(session_id, epoch)
+        await super().release(lease)
+
+    def come_back_empty(self) -> None:
+        self._entries.clear()
+        self._is_open = False
 
     def _check(self) -> None:
+        if self.is_broken:
+            self.refused += 1
+            raise KeyError("x")
         if self.is_away:
             self.refused += 1
             raise DirectoryUnavailable
@@ -60,27 +67,33 @@ class Kept:
     leases: Leases
     granted: list[Lease] = field(default_factory=list)
     taken: list[tuple[str, Reason]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    """Sessions that replicas hold, of whatever ingress."""
 
     async def keep(self) -> Lease:
-        lease = await self.leases.acquire(SPEC, LANE)
+        lease = await self.leases.acquire(WANTED, LANE)
         self.leases.keep(lease)
         return lease
 
 
 @asynccontextmanager
-async def kept() -> AsyncIterator[Kept]:
+async def kept(lease_s: float = LEASE_S) -> AsyncIterator[Kept]:
     found: list[Kept] = []
-    directory = Moody()
+    directory = Moody(lease_s)
 
     def on_taken(session_id: str, why: RearviewError) -> None:
         found[0].taken.append((session_id, why.reason))
 
+    async def held() -> set[str]:
+        return found[0].held
+
     leases = Leases(
         directory,
         "i1",
-        LEASE_S,
+        lease_s,
         on_granted=lambda lease: found[0].granted.append(lease),
         on_taken=on_taken,
+        held=held,
     )
     found.append(Kept(directory, leases))
     running = asyncio.create_task(leases.run())
@@ -117,31 +130,91 @@ async def test_a_session_outlives_a_directory_that_is_away() -> None:
         assert k.taken == []
 
 
-async def test_a_lease_that_the_directory_forgot_is_taken_again_under_a_higher_epoch() -> None:
+async def test_renewal_goes_on_after_an_error_that_nobody_foresaw() -> None:
+    async with kept() as k:
+        await k.keep()
+        k.directory.is_broken = True
+        await eventually(lambda: k.directory.refused >= 2)
+        told = len(k.granted)
+        k.directory.is_broken = False
+        await eventually(lambda: len(k.granted) > told)
+        assert k.taken == []
+
+
+async def test_a_lease_that_the_directory_forgot_is_there_again_under_its_epoch() -> None:
     async with kept() as k:
         lease = await k.keep()
         k.directory._entries.clear()
-        await eventually(lambda: k.granted != [] and k.granted[-1].epoch > lease.epoch)
-        assert await k.directory.get("s") == k.granted[-1]
+        await eventually(lambda: "s" in k.directory._entries)
+        assert k.directory._entries["s"].epoch == lease.epoch
+        assert k.taken == []
 
 
-async def test_a_lease_that_is_taken_again_after_its_session_ended_goes_back() -> None:
+async def test_a_directory_that_came_back_empty_is_told_at_once_by_an_open_that_it_refuses() -> None:
+    async with kept(lease_s=30.0) as k:
+        await k.keep()
+        k.held = {"s"}
+        k.directory.come_back_empty()
+        for _ in range(2):
+            with pytest.raises(DirectoryUnavailable):
+                await k.leases.sessions_by_replica()
+        await eventually(lambda: k.directory._is_open)
+        (lease,) = await k.directory.list(None)
+        assert (lease.session_id, lease.epoch) == ("s", 1)
+
+
+async def test_an_empty_directory_waits_for_the_sessions_of_other_ingresses() -> None:
+    async with kept() as k:
+        lease = await k.keep()
+        k.held = {"s", "theirs"}
+        k.directory._lease_s = 30.0
+        k.directory.come_back_empty()
+        await eventually(lambda: "s" in k.directory._entries)
+        told = len(k.granted)
+        await eventually(lambda: len(k.granted) > told + 3)
+        assert not k.directory._is_open
+        await k.directory.renew(replace(lease, session_id="theirs", ingress="i2"))
+        await eventually(lambda: k.directory._is_open)
+
+
+async def test_a_lease_of_a_session_that_has_ended_is_not_told_again() -> None:
     async with kept() as k:
         await k.keep()
-        k.directory.open.clear()
-        k.directory._entries.clear()
-        await eventually(lambda: len(k.directory.open._waiters) == 1)  # type: ignore[attr-defined]
+        k.directory.come_back_empty()
         k.leases.let_go("s")
-        k.directory.open.set()
-        await eventually(lambda: not k.leases._holdings)
+        await eventually(lambda: k.directory._is_open)
         await k.leases.settle()
         assert await k.directory.list(None) == []
+
+
+async def test_what_ended_before_an_open_began_does_not_count_against_it() -> None:
+    async with kept() as k:
+        await k.keep()
+        releasing = k.directory.release
+
+        async def slow(lease: Lease) -> None:
+            await asyncio.sleep(0.05)
+            await releasing(lease)
+
+        k.directory.release = slow  # type: ignore[method-assign]
+        k.leases.let_go("s")
+        one = Quota(1, 1e9, 1e12)
+        await k.leases.acquire(LeaseRequest("s2", "t", quota=one), LANE)
+
+
+async def test_a_session_that_its_own_ingress_moves_meanwhile_goes_on() -> None:
+    async with kept() as k:
+        lease = await k.keep()
+        moved = await k.directory.move(lease, lane=("c", "d"), ingress="i1")
+        await eventually(lambda: k.granted != [] and k.granted[-1].epoch == moved.epoch)
+        assert k.granted[-1].lane == moved.lane
+        assert k.taken == []
 
 
 async def test_another_ingress_that_takes_the_session_is_told_once() -> None:
     async with kept() as k:
         lease = await k.keep()
-        await k.directory.move("s", lease.epoch, LANE, "i2", 0.0)
+        await k.directory.move(lease, lane=LANE, ingress="i2")
         await eventually(lambda: k.taken == [("s", Reason.TAKEN_OVER)])
         k.leases.let_go("s")
         await asyncio.sleep(LEASE_S)
@@ -153,7 +226,7 @@ async def test_another_ingress_that_takes_the_session_is_told_once() -> None:
 async def test_a_lease_that_nobody_waits_for_any_more_is_released_when_it_comes() -> None:
     async with kept() as k:
         k.directory.open.clear()
-        asking = asyncio.create_task(k.leases.acquire(SPEC, LANE))
+        asking = asyncio.create_task(k.leases.acquire(WANTED, LANE))
         await asyncio.sleep(0.01)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -166,7 +239,7 @@ async def test_a_lease_that_nobody_waits_for_any_more_is_released_when_it_comes(
 
 async def test_a_release_goes_on_when_its_caller_is_cancelled() -> None:
     async with kept() as k:
-        lease = await k.leases.acquire(SPEC, LANE)
+        lease = await k.leases.acquire(WANTED, LANE)
         releasing = asyncio.create_task(k.leases.release(lease))
         await asyncio.sleep(0)
         releasing.cancel()

@@ -116,7 +116,10 @@ async def test_no_session_is_evicted_because_the_directory_is_away(monkeypatch: 
             async with RawStream(service.address) as stream:
                 await stream.write(OPEN)
                 end = await stream.read_to_end()
-                assert (end.code, end.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.NO_CAPACITY)
+                assert (end.code, end.reason) == (
+                    grpc.StatusCode.UNAVAILABLE,
+                    Reason.DIRECTORY_UNAVAILABLE,
+                )
                 assert end.retry_after_s is not None
         async with RawStream(service.address) as back:
             await back.resume(opened, 0)

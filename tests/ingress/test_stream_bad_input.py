@@ -16,11 +16,10 @@ from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
 from rearview.engine.networks.model import Model
 from rearview.errors import STATUS_OF_REASON, DropReason, Reason
-from rearview.ingress.auth import LOCAL_TENANT
 from rearview.ingress.session import IngressSession
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import RefusesPrompt, Slow, SlowPrepare
-from support.raw_stream import End, RawStream, assert_nothing_held, eventually, running
+from support.raw_stream import End, RawStream, assert_nothing_held, eventually, open_streams, running
 from support.service import InProcessService
 
 pytestmark = pytest.mark.integration
@@ -53,7 +52,7 @@ async def beside_another(**sections: Any) -> AsyncIterator[InProcessService]:
         task = asyncio.create_task(run())
         yield service
         await assert_nothing_held(service, sessions=1)
-        await eventually(lambda: service.ingress.admission.streams(LOCAL_TENANT) == 1)
+        await eventually(lambda: open_streams(service) == 1)
         stop.set()
         count = await task
         await other.frame(count, image, kind)
@@ -63,7 +62,7 @@ async def beside_another(**sections: Any) -> AsyncIterator[InProcessService]:
         assert other.indices == list(range(count + 1))
         assert not other.drops
         await assert_nothing_held(service)
-        await eventually(lambda: service.ingress.admission.streams(LOCAL_TENANT) == 0)
+        await eventually(lambda: open_streams(service) == 0)
 
 
 def assert_ended(end: End, reason: Reason, field: str | None = None) -> None:

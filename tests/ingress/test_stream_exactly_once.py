@@ -10,10 +10,17 @@ import grpc
 import pytest
 from rearview.engine.networks.model import Model
 from rearview.errors import DropReason, Reason
-from rearview.ingress.auth import LOCAL_TENANT
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import FailsOn, Slow
-from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, index, running
+from support.raw_stream import (
+    OPERATORS,
+    RawStream,
+    assert_nothing_held,
+    eventually,
+    index,
+    open_streams,
+    running,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -173,7 +180,7 @@ async def test_a_takeover_ends_a_stream_that_does_not_read() -> None:
             await first.frame(number, bytes(1 << 19))
         async with RawStream(service.address) as second:
             await second.resume(opened, 0)
-            await eventually(lambda: service.ingress.admission.streams(LOCAL_TENANT) == 1)
+            await eventually(lambda: open_streams(service) == 1)
             answers = await second.read_answers(second.opened.received_frames)
             assert [index(a) for a in answers] == list(range(len(answers)))
 

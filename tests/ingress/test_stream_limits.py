@@ -14,13 +14,21 @@ import pytest
 import yaml
 from rearview.engine.networks.model import Model
 from rearview.errors import STATUS_OF_REASON, DropReason, Reason
-from rearview.ingress.auth import LOCAL_TENANT
 from rearview.ingress.book import RETAINED_ANSWERS
 from rearview.ingress.stream import TranslateStream
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import Slow
-from support.raw_stream import OPERATORS, End, RawStream, assert_nothing_held, eventually, index, running
+from support.raw_stream import (
+    OPERATORS,
+    End,
+    RawStream,
+    assert_nothing_held,
+    eventually,
+    index,
+    open_streams,
+    running,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -69,17 +77,19 @@ async def test_a_call_without_a_tenants_token_is_refused(tenants: Path, token: s
 
 async def test_a_tenant_has_its_number_of_streams_and_no_more(tenants: Path) -> None:
     async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as first:
-        await first.start()
+        await first.start(frame_rate=2.0)
         async with RawStream(service.address, "alpha") as second:
-            await second.start()
+            await second.start(frame_rate=2.0)
             async with RawStream(service.address, "alpha") as third:
-                assert_refused(await opening(third), Reason.TENANT_STREAMS_EXHAUSTED, retry=True)
+                assert_refused(
+                    await opening(third, frame_rate=1.0), Reason.TENANT_STREAMS_EXHAUSTED, retry=True
+                )
             async with RawStream(service.address, "beta") as other:
                 await other.start()
             await second.half_close()
             assert (await second.read_to_end()).code is grpc.StatusCode.OK
         async with RawStream(service.address, "alpha") as again:
-            await again.start()
+            await again.start(frame_rate=2.0)
 
 
 async def test_frames_beyond_a_tenants_rate_are_dropped(tenants: Path) -> None:
@@ -88,7 +98,7 @@ async def test_frames_beyond_a_tenants_rate_are_dropped(tenants: Path) -> None:
         RawStream(service.address, "alpha") as stream,
         RawStream(service.address, "beta") as other,
     ):
-        await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS, frame_rate=5.0)
         await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         for number in range(8):
             await stream.frame(number)
@@ -115,7 +125,7 @@ async def test_a_tenant_cannot_reach_anothers_session(tenants: Path) -> None:
         RawStream(service.address, "alpha") as stream,
         RawStream(service.address, "beta") as thief,
     ):
-        opened = await stream.start()
+        opened = await stream.start(frame_rate=5.0)
         resume = pb.Resume(session_id=opened.session_id, resume_token=opened.resume_token)
         await thief.write(pb.TranslateRequest(resume=resume))
         assert_refused(await thief.read_to_end(), Reason.SESSION_UNKNOWN, retry=False)
@@ -285,7 +295,7 @@ async def test_a_client_that_does_not_read_is_idle_at_the_limit() -> None:
         opened = await slow.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         await fill(service.ingress.sessions[opened.session_id], slow)
         await assert_nothing_held(service)
-        await eventually(lambda: service.ingress.admission.streams(LOCAL_TENANT) == 0)
+        await eventually(lambda: open_streams(service) == 0)
         end = await slow.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, Reason.IDLE)
 

@@ -27,6 +27,7 @@ __all__ = [
     "assert_nothing_held",
     "eventually",
     "null_config",
+    "open_streams",
     "quickly_stopped",
     "running",
 ]
@@ -217,6 +218,11 @@ async def assert_nothing_held(service: InProcessService, sessions: int = 0) -> N
         assert integrity is None
         held = set(stage.describe()["sessions"])
         assert engine_sessions == held, f"the engine has {engine_sessions}, the replica {held}"
+
+
+def open_streams(service: InProcessService) -> int:
+    """Calls that are under way, as the metrics count them."""
+    return int(service.ingress.metrics.registry.get_sample_value("rearview_streams_open") or 0)
 
 
 def null_config(

@@ -1,38 +1,36 @@
-"""Whether a tenant may: streams at a time, frames per second, pixels; and what session a request makes.
+"""What a tenant may: frames per second and pixels of a frame; and what session a request makes.
 
-Per ingress process; `now` is monotonic seconds. Capacity is not decided here but by placement, after these
-limits.
+`now` is monotonic seconds. How many sessions a tenant has, and what they declare together, is counted by the
+directory, over all ingresses, against `quota_of` the tenant. Capacity is decided by placement.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 from rearview.config import LimitsConfig, ModelConfig, TenantConfig
 from rearview.contract.card import ModelCard
+from rearview.contract.lease import Quota
 from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings, SettingsChange, check_adapters
 from rearview.control.methods import Offer, choose_method
-from rearview.errors import InvalidRequest, Reason, Refused
+from rearview.errors import InvalidRequest, Reason
 
 __all__ = [
     "BURST_S",
     "MAX_FRAME_BUDGET_S",
     "MAX_FRAME_RATE",
     "MIN_SIDE",
-    "RETRY_AFTER_S",
     "SIDE_MULTIPLE",
     "Admission",
     "Served",
     "check_settings",
     "check_sides",
+    "quota_of",
 ]
 
-RETRY_AFTER_S = 2.0
-"""Retry hint when a tenant's streams are used up."""
 BURST_S = 1.0
 """Seconds' worth of frames that may come at once."""
 MAX_FRAME_RATE = 240.0
@@ -76,33 +74,12 @@ class _Bucket:
 
 
 class Admission:
-    """What each tenant uses now, against what it may; and what the deployment serves."""
+    """The frames that tenants send to this ingress, against what they may; and what the deployment serves."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
-        self._streams: Counter[str] = Counter()
         # Kept when a tenant's last stream ends, else reconnecting would refill it.
         self._buckets: dict[str, _Bucket] = {}
-
-    def open_stream(self, tenant: TenantConfig) -> None:
-        """Count one more stream. Raises Refused(TENANT_STREAMS_EXHAUSTED), counting nothing."""
-        if self._streams[tenant.name] >= tenant.max_streams:
-            raise Refused(
-                Reason.TENANT_STREAMS_EXHAUSTED,
-                f"{tenant.max_streams} streams are open, which is all that the tenant may have",
-                retry_after_s=RETRY_AFTER_S,
-                metadata={"max_streams": str(tenant.max_streams)},
-            )
-        self._streams[tenant.name] += 1
-
-    def close_stream(self, tenant: TenantConfig) -> None:
-        """Undo one `open_stream`."""
-        assert self._streams[tenant.name] > 0, "close_stream without open_stream"
-        self._streams[tenant.name] -= 1
-
-    def streams(self, tenant: TenantConfig) -> int:
-        """How many streams the tenant has open."""
-        return self._streams[tenant.name]
 
     def take_frame(self, tenant: TenantConfig, now: float) -> bool:
         """Whether one more frame of the tenant fits its rate; uses a token if so."""
@@ -194,6 +171,11 @@ class Admission:
         check_adapters(settings.adapters, self.served.model.adapters)
         for text in settings.texts:
             self.check_prompt(text)
+
+
+def quota_of(tenant: TenantConfig) -> Quota:
+    """What the tenant's sessions may take together."""
+    return Quota(tenant.max_streams, tenant.max_frames_per_s, tenant.max_pixels_per_s or math.inf)
 
 
 def check_sides(width: int, height: int, multiple: int) -> None:

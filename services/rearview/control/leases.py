@@ -1,27 +1,24 @@
-"""What an ingress does about the lease of a session that it feeds: renew, take again, let go.
+"""What an ingress does about the lease of a session that it feeds: renew, let go.
 
 `after(holding, event, now)` gives what is known after an event and the action that follows from it. A shell
 asks the directory and tells its answers as further events (`ingress/leases.py`). Ownership rests on epochs:
-an expiry ends nothing, and a directory that does not answer stops no session. Only word that somebody else
-holds the session ends it.
+an expiry ends nothing, and a directory that does not answer stops no session, nor does one that forgot: a
+renewal tells it again. Only word that somebody else holds the session ends it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import TypeAlias, assert_never
 
 from rearview.contract.lease import Lease
 from rearview.errors import RearviewError, Reason, StreamEnded
 
 __all__ = [
-    "Acquire",
     "Action",
-    "Asked",
     "EndSession",
     "Event",
-    "Gone",
+    "Forgotten",
     "Granted",
     "Holding",
     "Release",
@@ -36,14 +33,8 @@ __all__ = [
 
 RENEWALS_PER_LEASE = 3
 """Two renewals may fail before a lease expires."""
-
-
-class Asked(Enum):
-    """What the directory was asked and has not answered."""
-
-    NOTHING = 1
-    RENEW = 2
-    ACQUIRE = 3
+AGAIN_S = 1.0
+"""After a renewal that was not answered. A directory that is known to be away costs nothing to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +47,15 @@ class Holding:
     """Between two renewals."""
     due_s: float
     """When to renew; on the clock of `now`."""
-    asked: Asked = Asked.NOTHING
+    is_asked: bool = False
+    """Whether a renewal has no answer yet."""
     released: bool = False
     """The session has ended: whatever the directory still grants goes back."""
 
     @property
     def is_over(self) -> bool:
         """Whether nothing can happen any more."""
-        return self.released and self.asked is Asked.NOTHING
+        return self.released and not self.is_asked
 
 
 def held(lease: Lease, lease_s: float, now: float) -> Holding:
@@ -82,21 +74,24 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The directory has renewed the lease, or given a new one."""
+    """The directory has renewed the lease."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """The directory knows no lease of the session: it came back empty."""
+class Taken:
+    """Somebody else holds the session, or has ended it."""
+
+    epoch: int
+    """That of the lease that is lost."""
+    text: str
+    """May be shown to its client."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Somebody else holds the session. `text` may be shown to its client."""
-
-    text: str
+class Forgotten:
+    """The directory came back empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +104,7 @@ class Released:
     """The session has ended."""
 
 
-Event: TypeAlias = Tick | Granted | Gone | Taken | Unanswered | Released
+Event: TypeAlias = Tick | Granted | Taken | Forgotten | Unanswered | Released
 
 
 # What is to be done.
@@ -117,18 +112,9 @@ Event: TypeAlias = Tick | Granted | Gone | Taken | Unanswered | Released
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Ask for more time. Comes to Granted, Gone, Taken or Unanswered."""
+    """Ask for more time. Comes to Granted, Taken or Unanswered."""
 
     lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class Acquire:
-    """Ask for a lease like the one that was lost. Comes to Granted, Taken or Unanswered."""
-
-    lease: Lease
-    min_epoch: int
-    """The new epoch is higher: what was opened under the old one stays fenced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +132,7 @@ class EndSession:
     error: RearviewError
 
 
-Action: TypeAlias = Renew | Acquire | Release | EndSession
+Action: TypeAlias = Renew | Release | EndSession
 Outcome: TypeAlias = tuple[Holding, Action | None]
 
 
@@ -157,12 +143,12 @@ def after(holding: Holding, event: Event, now: float) -> Outcome:
             return _tick(holding, now)
         case Granted(lease):
             return _granted(holding, lease, now)
-        case Gone():
-            return _acquire_again(holding)
-        case Taken(text):
-            return _end(holding, text)
+        case Taken(epoch, text):
+            return _taken(holding, epoch, text, now)
+        case Forgotten():
+            return replace(holding, due_s=now), None
         case Unanswered():
-            return _wait(holding, now), None
+            return _wait(holding, now, min(AGAIN_S, holding.interval_s)), None
         case Released():
             return replace(holding, released=True), None if holding.released else Release(holding.lease)
         case _:
@@ -170,30 +156,25 @@ def after(holding: Holding, event: Event, now: float) -> Outcome:
 
 
 def _tick(holding: Holding, now: float) -> Outcome:
-    if holding.released or holding.asked is not Asked.NOTHING or now < holding.due_s:
+    if holding.released or holding.is_asked or now < holding.due_s:
         return holding, None
-    return replace(holding, asked=Asked.RENEW), Renew(holding.lease)
+    return replace(holding, is_asked=True), Renew(holding.lease)
 
 
 def _granted(holding: Holding, lease: Lease, now: float) -> Outcome:
-    granted = _wait(replace(holding, lease=lease), now)
-    return granted, Release(lease) if holding.released else None
+    # The session may have been moved while the renewal was under way.
+    if lease.epoch >= holding.lease.epoch:
+        holding = replace(holding, lease=lease)
+    granted = _wait(holding, now, holding.interval_s)
+    return granted, Release(granted.lease) if holding.released else None
 
 
-def _acquire_again(holding: Holding) -> Outcome:
-    if holding.released:
-        return replace(holding, asked=Asked.NOTHING), None
-    lease = holding.lease
-    return replace(holding, asked=Asked.ACQUIRE), Acquire(lease, min_epoch=lease.epoch)
-
-
-def _end(holding: Holding, text: str) -> Outcome:
-    ended = replace(holding, asked=Asked.NOTHING, released=True)
-    if holding.released:
-        return ended, None
+def _taken(holding: Holding, epoch: int, text: str, now: float) -> Outcome:
+    if holding.released or epoch < holding.lease.epoch:
+        return _wait(holding, now, holding.interval_s), None
+    ended = replace(holding, is_asked=False, released=True)
     return ended, EndSession(holding.lease.session_id, StreamEnded(Reason.TAKEN_OVER, text))
 
 
-def _wait(holding: Holding, now: float) -> Holding:
-    """Until the next renewal, which asks again."""
-    return replace(holding, asked=Asked.NOTHING, due_s=now + holding.interval_s)
+def _wait(holding: Holding, now: float, for_s: float) -> Holding:
+    return replace(holding, is_asked=False, due_s=now + for_s)

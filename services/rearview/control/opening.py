@@ -6,7 +6,8 @@ admitted: a lane is closed and a lease released as soon as the opening fails, is
 
     Choose ──> Acquire ──> OpenLane ──> Admit
        ^          └────────────┴── refused: (Undo) ──> (Refresh) ──> Choose, PLACEMENT_TRIES in all
-       └─ then Evict, once: a session that nobody feeds makes room ──> Acquire its lane ──> ... ──> Refuse
+       └─ then Evict, once: a session of the same tenant that nobody feeds makes room ──> Acquire its lane
+                                                                                      └──> ... ──> Refuse
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ __all__ = [
     "Admit",
     "Choose",
     "Chosen",
-    "DirectoryFailed",
     "Done",
     "Drained",
     "Event",
@@ -49,6 +49,7 @@ PLACEMENT_TRIES = 3
 """A replica may have filled up, or gone, since it described itself."""
 RETRY_AFTER_S = 2.0
 _TRIED_AGAIN = (Reason.NO_CAPACITY, Reason.REPLICA_LOST, Reason.DRAINING)
+_USED_UP = (Reason.TENANT_STREAMS_EXHAUSTED, Reason.TENANT_RATE_EXHAUSTED)
 
 
 class Step(Enum):
@@ -73,8 +74,6 @@ class Opening:
     """What is held."""
     error: Exception | None = None
     """Why the last try failed."""
-    directory_failed: bool = False
-    """Whether it failed for want of the directory, for which no session need make room."""
     evicted: bool = False
     """Whether room was made: it is the last try then."""
     draining: bool = False
@@ -84,6 +83,11 @@ class Opening:
     def is_full(self) -> bool:
         """Whether the last try found no room."""
         return isinstance(self.error, Refused) and self.error.reason is Reason.NO_CAPACITY
+
+    @property
+    def is_over_quota(self) -> bool:
+        """Whether the tenant's own sessions took what this one needs."""
+        return isinstance(self.error, Refused) and self.error.reason in _USED_UP
 
     @property
     def may_be_tried_again(self) -> bool:
@@ -121,13 +125,6 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class DirectoryFailed:
-    """The directory did not answer. To take a lease again is safe."""
-
-    error: Refused
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     """Undone or refreshed, as far as that was possible."""
 
@@ -149,9 +146,7 @@ class GivenUp:
     """The client has gone, and what was being done was cancelled. May happen at any time."""
 
 
-Event: TypeAlias = (
-    Chosen | Leased | LaneOpened | Failed | DirectoryFailed | Done | Evicted | Drained | GivenUp
-)
+Event: TypeAlias = Chosen | Leased | LaneOpened | Failed | Done | Evicted | Drained | GivenUp
 
 
 # What is to be done.
@@ -159,12 +154,12 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Choose:
-    """Find a lane with room. Comes to Chosen, Failed or DirectoryFailed."""
+    """Find a lane with room. Comes to Chosen or Failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Take a lease on a lane. Comes to Leased, Failed or DirectoryFailed. Cancelled, no lease is held: one
+    """Take a lease on a lane. Comes to Leased or Failed. Cancelled, no lease is held: one
     that is granted all the same goes back.
     """
 
@@ -194,7 +189,7 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """End a session that nobody feeds. Comes to Evicted."""
+    """End a session of the same tenant that nobody feeds, and release its lease. Comes to Evicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +231,7 @@ def after(opening: Opening, event: Event) -> Outcome:
         case LaneOpened():
             return _opened(opening)
         case Failed(error):
-            return _failed(replace(opening, error=error, directory_failed=False))
-        case DirectoryFailed(error):
-            return _failed(replace(opening, error=error, directory_failed=True))
+            return _failed(replace(opening, error=error))
         case Done():
             return _go_on(opening)
         case Evicted(replicas):
@@ -280,19 +273,27 @@ def _undo(opening: Opening) -> Outcome:
 
 
 def _go_on(opening: Opening) -> Outcome:
-    """Nothing is held: try again, make room, or refuse."""
+    """Nothing is held: try again, make room, or refuse. A directory that does not answer is not asked again:
+    it was, inside the call.
+    """
+    if not opening.draining and opening.is_over_quota:
+        return _evict(opening)
     if opening.draining or not opening.may_be_tried_again:
         return _refuse(opening)
     if opening.step is Step.REFRESHING:
         return replace(opening, step=Step.CHOOSING), Choose()
     opening = replace(opening, tries_left=opening.tries_left - 1)
     if opening.tries_left <= 0:
-        if opening.evicted or opening.directory_failed:
-            return _refuse(opening)
-        return replace(opening, step=Step.EVICTING), Evict()
+        return _evict(opening)
     if opening.is_full:
         return replace(opening, step=Step.REFRESHING), Refresh()
     return replace(opening, step=Step.CHOOSING), Choose()
+
+
+def _evict(opening: Opening) -> Outcome:
+    if opening.evicted:
+        return _refuse(opening)
+    return replace(opening, step=Step.EVICTING), Evict()
 
 
 def _give_up(opening: Opening) -> Outcome:

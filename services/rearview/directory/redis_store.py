@@ -1,220 +1,224 @@
 """A directory in Redis or Valkey, shared by several ingresses.
 
-Every transition is one Lua script (`scripts/`), so two ingresses cannot both own a session. A call whose
-answer was lost is sent again by the client library; a nonce makes the script recognise it. Every key has
-a time to live of `remember_s`, far beyond `lease_s`: keys that vanish are those of owners long dead.
+Every method is one Lua script (`scripts/`), so two ingresses cannot both own a session, and its clock is
+the server's. A call whose answer was lost is sent again; a nonce makes the script recognise it. Every key but
+the incarnation lives for `remember_s`, far beyond `lease_s`: keys that vanish are those of owners long dead.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from redis import exceptions
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
 
+from rearview.contract.lease import Claim, Lease, LeaseRequest, Load, Owner, Quota, Usage
+from rearview.directory.connection import Circuit, Connection, connect
 from rearview.directory.protocol import (
     REMEMBER_S,
-    DirectoryUnavailable,
-    Lease,
+    DirectoryEmpty,
     LeaseHeld,
     LeaseLost,
+    Limit,
+    QuotaExceeded,
 )
-from rearview.errors import ConfigError
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
 __all__ = ["RedisDirectory"]
 
-SOCKET_TIMEOUT_S = 1.0
-"""A server that does not answer for so long has lost this connection."""
-HEALTH_CHECK_INTERVAL_S = 15
-"""A connection idle for so long is tried with PING before it is used."""
-RETRIES = 3
-"""Attempts after the first; with `SOCKET_TIMEOUT_S` they stay well inside a lease."""
-BACKOFF_BASE_S, BACKOFF_CAP_S = 0.02, 0.25
-
-_UNAVAILABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.MasterDownError,
-    exceptions.ClusterDownError,
-    exceptions.OutOfMemoryError,
-)
-_FIELDS = ("epoch", "tenant", "lane", "ingress", "expiry", "open_time")
+NO_LIMIT = 1e300
+"""For Lua, which reads no infinity."""
 _SCRIPTS = Path(__file__).parent / "scripts"
+
+Argument: TypeAlias = str | int | float
+Answer: TypeAlias = tuple[str, Sequence[Any]]
+"""A status, and what came with it."""
 
 
 class RedisDirectory:
     """Leases in Redis. See `Directory` for what each method promises."""
 
     def __init__(
-        self, client: Redis, *, lease_s: float, key_prefix: str, remember_s: float = REMEMBER_S
+        self,
+        client: Redis,
+        circuit: Circuit,
+        *,
+        lease_s: float,
+        key_prefix: str,
+        remember_s: float = REMEMBER_S,
     ) -> None:
-        """`client` must decode responses; it is closed by `close`."""
+        """`client` must decode responses, and make every call once; it is closed by `close`."""
         assert remember_s > lease_s, f"remember_s {remember_s} <= lease_s {lease_s}"
-        self._client = client
-        self._lease_s = lease_s
-        self._remember_s = remember_s
+        self._lease_ms, self._remember_ms = round(lease_s * 1000), round(remember_s * 1000)
         self._prefix = f"{{{key_prefix}}}"  # in braces: one hash slot for all keys
-        self._scripts = {name: _script(client, name) for name in ("acquire", "renew", "move", "release")}
+        self._scripts = {path.stem: _script(client, path) for path in _SCRIPTS.glob("*.lua")}
+        self._connection = Connection(client, circuit, lambda: self._call("probe", uuid.uuid4().hex))
 
     @classmethod
     def from_url(
         cls,
         url: str,
+        circuit: Circuit,
         *,
         lease_s: float,
         key_prefix: str,
         password: str | None = None,
         remember_s: float = REMEMBER_S,
     ) -> RedisDirectory:
-        """For `redis://…` or `rediss://…`. Raises ConfigError if the URL is not one of these.
-
-        `password` is for a URL without one; the URL's own goes first.
-        """
-        try:
-            if not url.startswith(("redis://", "rediss://")):
-                raise ValueError
-            client = Redis.from_url(
-                url,
-                password=password,
-                decode_responses=True,
-                socket_timeout=SOCKET_TIMEOUT_S,
-                socket_connect_timeout=SOCKET_TIMEOUT_S,
-                socket_keepalive=True,
-                health_check_interval=HEALTH_CHECK_INTERVAL_S,
-                retry=Retry(ExponentialWithJitterBackoff(cap=BACKOFF_CAP_S, base=BACKOFF_BASE_S), RETRIES),
-            )
-        except ValueError:
-            # Without the cause: the URL may hold a password.
-            raise ConfigError("directory.redis_url: not a redis:// or rediss:// URL") from None
-        return cls(client, lease_s=lease_s, key_prefix=key_prefix, remember_s=remember_s)
+        """For `redis://…` or `rediss://…`. Raises ConfigError if the URL is not one of these."""
+        client = connect(url, password)
+        return cls(client, circuit, lease_s=lease_s, key_prefix=key_prefix, remember_s=remember_s)
 
     async def acquire(
-        self,
-        session_id: str,
-        tenant: str,
-        lane: tuple[str, ...],
-        ingress: str,
-        now: float,
-        min_epoch: int = 0,
-        *,
-        takeover: bool = False,
+        self, wanted: LeaseRequest, lane: tuple[str, ...], ingress: str, min_epoch: int = 0
     ) -> Lease:
         """See Directory.acquire."""
-        times = self._times(now)
-        args = (tenant, json.dumps(lane), ingress, *times, min_epoch, int(takeover))
-        status, lease = await self._run("acquire", session_id, *args)
-        assert lease is not None, f"acquire answered {status} without a lease"
+        asked = _lease_of(wanted, lane, ingress, min_epoch)
+        status, rest = await self._run("acquire", *_told(asked), *_limits(wanted.quota))
+        if status == "over":
+            raise QuotaExceeded(Limit(rest[0]), wanted.quota)
+        lease = _lease(rest[0])
         if status == "held":
             raise LeaseHeld(lease)
         return lease
 
-    async def renew(self, session_id: str, epoch: int, now: float) -> Lease:
+    async def renew(self, lease: Lease) -> Lease:
         """See Directory.renew."""
-        status, lease = await self._run("renew", session_id, epoch, *self._times(now))
-        return _in_force(status, lease)
+        return _in_force(await self._run("renew", *_told(lease)))
 
-    async def move(
-        self, session_id: str, epoch: int, lane: tuple[str, ...], ingress: str, now: float
-    ) -> Lease:
+    async def move(self, lease: Lease, *, lane: tuple[str, ...], ingress: str, min_epoch: int = 0) -> Lease:
         """See Directory.move."""
-        args = (epoch, json.dumps(lane), ingress, *self._times(now))
-        status, moved = await self._run("move", session_id, *args)
-        return _in_force(status, moved)
+        return _in_force(await self._run("move", *_told(lease), json.dumps(lane), ingress, min_epoch))
 
-    async def release(self, session_id: str, epoch: int) -> None:
+    async def release(self, lease: Lease) -> None:
         """See Directory.release."""
-        await self._run("release", session_id, epoch)
+        await self._run("release", *_told(lease))
 
-    async def get(self, session_id: str) -> Lease | None:
-        """See Directory.get."""
-        return (await self._read([session_id]))[0]
+    async def owner_of(self, session_id: str) -> Owner | None:
+        """See Directory.owner_of."""
+        _, rest = await self._run("owner", session_id)
+        return Owner(_lease(rest[0]), rest[1]) if rest else None
 
-    async def list(self, tenant: str | None) -> list[Lease]:
+    async def list(self, tenant: str | None) -> Sequence[Lease]:
         """See Directory.list."""
-        index = "sessions" if tenant is None else f"tenant:{tenant}"
-        async with _available():
-            session_ids: Any = await self._client.zrange(f"{self._prefix}:{index}", 0, -1)
-        leases = (lease for lease in await self._read(session_ids) if lease is not None)
-        chosen = (lease for lease in leases if tenant is None or lease.tenant == tenant)
-        return sorted(chosen, key=lambda lease: (lease.open_time_s, lease.session_id))
+        return await self._listed("sessions" if tenant is None else f"tenant:{tenant}")
 
-    async def sessions_by_replica(self) -> Mapping[str, int]:
-        """See Directory.sessions_by_replica."""
-        async with _available():
-            replicas: Any = await self._client.zrange(f"{self._prefix}:replicas", 0, -1)
-            async with self._client.pipeline(transaction=False) as pipe:
-                for replica in replicas:
-                    pipe.zcard(f"{self._prefix}:replica:{replica}")
-                counts = await pipe.execute()
-        return {replica: count for replica, count in zip(replicas, counts, strict=True) if count}
+    async def leases_on(self, replica_id: str) -> Sequence[Lease]:
+        """See Directory.leases_on."""
+        return await self._listed(f"replica:{replica_id}")
+
+    async def usage_by_replica(self) -> Mapping[str, Usage]:
+        """See Directory.usage_by_replica."""
+        _, rows = await self._run("usage")
+        return {row[0]: Usage(int(row[1]), Load(float(row[2]), float(row[3]))) for row in rows}
+
+    async def announce(self, ingress: str, address: str) -> bool:
+        """See Directory.announce."""
+        status, _ = await self._run("announce", ingress, address)
+        return status == "ok"
+
+    async def publish(self, leases: Collection[Lease]) -> None:
+        """See Directory.publish."""
+        await self._run("publish", *(argument for lease in leases for argument in _told(lease)))
+
+    async def reopen(self, held: Collection[str]) -> bool:
+        """See Directory.reopen."""
+        status, _ = await self._run("reopen", *held)
+        return status == "ok"
+
+    async def claim(self, key: str, owner: str, ttl_s: float) -> Claim:
+        """See Claims.claim."""
+        assert owner, f"{key} is claimed by nobody"
+        _, rest = await self._run("claim", key, owner, 0, round(ttl_s * 1000))
+        return _claim(rest[0])
+
+    async def keep_claim(self, claim: Claim, ttl_s: float) -> Claim | None:
+        """See Claims.keep_claim."""
+        status, rest = await self._run("claim", claim.key, "", claim.number, round(ttl_s * 1000))
+        return None if status == "lost" else _claim(rest[0])
+
+    async def drop_claim(self, claim: Claim) -> None:
+        """See Claims.drop_claim."""
+        await self._run("claim", claim.key, "", claim.number, 0)
+
+    async def claims(self, prefix: str = "") -> Sequence[Claim]:
+        """See Claims.claims."""
+        _, rows = await self._run("claims", prefix)
+        return sorted((_claim(row) for row in rows), key=lambda claim: claim.key)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._connection.close()
 
-    def _times(self, now: float) -> tuple[str, str, str]:
-        """now, expiry, forget. As text, since Lua's own formatting keeps 14 digits."""
-        return repr(now), repr(now + self._lease_s), repr(now + self._remember_s)
+    async def _listed(self, index: str) -> Sequence[Lease]:
+        _, rows = await self._run("list", index)
+        return sorted(map(_lease, rows), key=lambda lease: (lease.open_time_s, lease.session_id))
 
-    async def _run(self, script: str, session_id: str, *args: str | int) -> tuple[str, Lease | None]:
-        remember_ms = int(self._remember_s * 1000)
-        async with _available():
-            status, *row = await self._scripts[script](
-                keys=[f"{self._prefix}:lease:{session_id}"],
-                args=[self._prefix, session_id, remember_ms, uuid.uuid4().hex, *args],
-            )
-        return status, _lease(session_id, row)
+    async def _run(self, script: str, *args: Argument) -> Answer:
+        """Raises DirectoryUnavailable, and DirectoryEmpty where a script refuses."""
+        nonce = uuid.uuid4().hex
+        status, *rest = await self._connection.ask(lambda: self._call(script, nonce, *args))
+        if status == "empty":
+            raise DirectoryEmpty
+        return status, rest
 
-    async def _read(self, session_ids: Sequence[str]) -> Sequence[Lease | None]:
-        async with _available(), self._client.pipeline(transaction=False) as pipe:
-            for session_id in session_ids:
-                pipe.hmget(f"{self._prefix}:lease:{session_id}", list(_FIELDS))
-            rows = await pipe.execute()
-        return [_lease(session_id, row) for session_id, row in zip(session_ids, rows, strict=True)]
+    async def _call(self, script: str, nonce: str, *args: Argument) -> Any:
+        keys = [f"{self._prefix}:incarnation"]
+        first: Sequence[Argument] = [self._prefix, self._lease_ms, self._remember_ms, nonce]
+        return await self._scripts[script](keys=keys, args=(*first, *args))
 
 
-@asynccontextmanager
-async def _available() -> AsyncIterator[None]:
-    try:
-        yield
-    except _UNAVAILABLE as error:
-        raise DirectoryUnavailable from error
+def _script(client: Redis, path: Path) -> AsyncScript:
+    common = path.with_name("common.lua").read_text(encoding="utf-8")
+    return client.register_script(f"{common}\n{path.read_text(encoding='utf-8')}")
 
 
-def _script(client: Redis, name: str) -> AsyncScript:
-    text = "\n".join((_SCRIPTS / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
-    return client.register_script(text)
+def _lease_of(wanted: LeaseRequest, lane: tuple[str, ...], ingress: str, min_epoch: int) -> Lease:
+    """What is asked for, as the scripts take leases; its times are not looked at."""
+    w = wanted
+    return Lease(w.session_id, w.tenant, lane, ingress, min_epoch, 0.0, 0.0, w.load, w.token_sha256)
 
 
-def _lease(session_id: str, row: Sequence[Any]) -> Lease | None:
-    """`row` in the order of `_FIELDS`; empty, or without a tenant, when there is no lease."""
-    if len(row) < len(_FIELDS) or row[1] is None:
-        return None
-    epoch, tenant, lane, ingress, expiry, open_time = row
+def _told(lease: Lease) -> Iterable[Argument]:
+    """A lease as the scripts take it; floats with all their digits."""
+    head = (lease.session_id, lease.epoch, lease.tenant, json.dumps(lease.lane), lease.ingress)
+    load = (repr(lease.load.frames_per_s), repr(lease.load.pixels_per_s))
+    return (*head, round(lease.open_time_s * 1000), *load, lease.token_sha256)
+
+
+def _limits(quota: Quota) -> Iterable[Argument]:
+    return (repr(min(most, NO_LIMIT)) for most in (quota.sessions, quota.frames_per_s, quota.pixels_per_s))
+
+
+def _lease(row: Sequence[Any]) -> Lease:
+    session_id, epoch, tenant, lane, ingress, expiry, open_time, frames, pixels, token = row
     return Lease(
         session_id=session_id,
         tenant=tenant,
         lane=tuple(json.loads(lane)),
         ingress=ingress,
         epoch=int(epoch),
-        expiry_s=float(expiry),
-        open_time_s=float(open_time),
+        expiry_s=int(expiry) / 1000,
+        open_time_s=int(open_time) / 1000,
+        load=Load(float(frames), float(pixels)),
+        token_sha256=token,
     )
 
 
-def _in_force(status: str, lease: Lease | None) -> Lease:
+def _in_force(answer: Answer) -> Lease:
+    status, rest = answer
+    lease = _lease(rest[0]) if rest else None
     if status == "lost":
         raise LeaseLost(lease)
     assert lease is not None, f"a transition answered {status} without a lease"
     return lease
+
+
+def _claim(row: Sequence[Any]) -> Claim:
+    key, owner, number, expiry = row
+    return Claim(key, owner, int(number), int(expiry) / 1000)

@@ -6,23 +6,25 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, assert_never
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from typing import Any, TypeVar, assert_never
 
-from rearview.contract.lease import Lease
-from rearview.contract.session import SessionSpec
+from rearview.contract.lease import Lease, LeaseRequest
 from rearview.control import leases as decide
 from rearview.control.leases import Holding
-from rearview.directory.protocol import Directory, DirectoryUnavailable, LeaseHeld, LeaseLost
+from rearview.directory.protocol import Directory, DirectoryEmpty, DirectoryUnavailable, LeaseLost
 from rearview.errors import RearviewError
+from rearview.telemetry.logging import log_fault
 
 __all__ = ["Leases"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class Leases:
-    """Takes, renews and releases. For one event loop."""
+    """Takes, renews and releases; tells a directory that came back empty what there is. Of one event loop."""
 
     def __init__(
         self,
@@ -32,24 +34,41 @@ class Leases:
         *,
         on_granted: Callable[[Lease], None],
         on_taken: Callable[[str, RearviewError], None],
+        held: Callable[[], Awaitable[Collection[str]]],
     ) -> None:
-        """`on_granted`: a lease that is kept was renewed, or taken again under a higher epoch.
+        """`on_granted`: a lease that is kept was renewed.
 
         `on_taken(session_id, why)`: another ingress holds the session now.
+        `held`: the sessions that replicas hold, whoever owns them.
         """
-        self._directory, self._id, self._lease_s = directory, ingress_id, lease_s
-        self._on_granted, self._on_taken = on_granted, on_taken
+        self._directory, self._id = directory, ingress_id
+        self._lease_s, self._interval_s = lease_s, lease_s / decide.RENEWALS_PER_LEASE
+        self._on_granted, self._on_taken, self._held = on_granted, on_taken, held
+        self._address = ""
+        self._announce_due_s = 0.0
+        self._serves = True
+        """Whether the directory served when it was last asked."""
         self._holdings: dict[str, Holding] = {}
+        self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._releasing: set[asyncio.Task[None]] = set()
 
-    async def acquire(self, spec: SessionSpec, replicas: tuple[str, ...]) -> Lease:
-        """A lease for a new session. Raises LeaseHeld or DirectoryUnavailable.
+    async def begin(self, address: str) -> None:
+        """Announce this ingress, reached at `address`; a directory that nobody has used yet serves then."""
+        self._address = address
+        await self._announce()
+
+    async def sessions_by_replica(self) -> Mapping[str, int]:
+        """How many leases that count have a replica in their lane. Raises DirectoryUnavailable."""
+        usage = await self._noticing(self._directory.usage_by_replica())
+        return {replica_id: used.sessions for replica_id, used in usage.items()}
+
+    async def acquire(self, wanted: LeaseRequest, replicas: tuple[str, ...]) -> Lease:
+        """A lease for a new session. Raises LeaseHeld, QuotaExceeded or DirectoryUnavailable.
 
         Cancelled, it is released as soon as the directory has granted it: a call cannot be taken back.
         """
-        asking = self._spawn(
-            self._directory.acquire(spec.session_id, spec.tenant, replicas, self._id, time.time())
-        )
+        asking = self._spawn(self._acquire(wanted, replicas))
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -61,7 +80,7 @@ class Leases:
         before. Kept from now on in place of `lease`. Raises LeaseLost and DirectoryUnavailable.
         """
         try:
-            moved = await self._directory.move(lease.session_id, lease.epoch, replicas, self._id, time.time())
+            moved = await self._noticing(self._directory.move(lease, lane=replicas, ingress=self._id))
         except LeaseLost as error:
             if error.current is None or error.current.ingress != self._id:
                 raise
@@ -70,7 +89,7 @@ class Leases:
         if lease.session_id in self._holdings:
             self.keep(moved)
         else:  # The session has ended meanwhile.
-            self._spawn(self._release(moved))
+            self._spawn_release(moved)
         return moved
 
     def keep(self, lease: Lease) -> None:
@@ -85,69 +104,120 @@ class Leases:
         holding, action = decide.after(holding, decide.Released(), time.monotonic())
         self._set(holding)
         if isinstance(action, decide.Release):
-            self._spawn(self._release(action.lease))
+            self._spawn_release(action.lease)
 
     async def release(self, lease: Lease) -> None:
         """Give back a lease that is not kept. Goes on when cancelled."""
-        await asyncio.shield(self._spawn(self._release(lease)))
+        await asyncio.shield(self._spawn_release(lease))
+
+    async def released(self) -> None:
+        """Return when the directory was told of every lease that was let go, or did not answer."""
+        if self._releasing:
+            await asyncio.wait(tuple(self._releasing))
 
     async def run(self) -> None:
-        """Renew what is due, for ever."""
+        """Renew and announce what is due, for ever."""
         while True:
-            due_s = min((each.due_s for each in self._holdings.values()), default=float("inf"))
-            # A lease that comes meanwhile is due later.
-            await asyncio.sleep(min(due_s - time.monotonic(), self._lease_s / decide.RENEWALS_PER_LEASE))
+            due_s = min((each.due_s for each in self._holdings.values()), default=self._announce_due_s)
+            with contextlib.suppress(TimeoutError):
+                # A lease that comes meanwhile is due later.
+                await asyncio.wait_for(
+                    self._woken.wait(), min(due_s, self._announce_due_s) - time.monotonic()
+                )
+            self._woken.clear()
             for session_id in tuple(self._holdings):
                 await self._tick(session_id)
+            if time.monotonic() >= self._announce_due_s:
+                await self._announce()
 
     async def settle(self) -> None:
         """Wait for what the directory was asked. Each call ends by itself."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _acquire(self, wanted: LeaseRequest, replicas: tuple[str, ...]) -> Lease:
+        await self.released()  # What ended before this began counts no more.
+        return await self._noticing(self._directory.acquire(wanted, replicas, self._id))
+
     async def _tick(self, session_id: str) -> None:
         event: decide.Event | None = decide.Tick()
         while event is not None and (holding := self._holdings.get(session_id)) is not None:
-            if isinstance(event, decide.Granted) and not holding.released:
-                self._on_granted(event.lease)
             holding, action = decide.after(holding, event, time.monotonic())
             self._set(holding)
+            if isinstance(event, decide.Granted) and not holding.released:
+                self._on_granted(holding.lease)
             event = None if action is None else await self._perform(action)
 
     async def _perform(self, action: decide.Action) -> decide.Event | None:
-        try:
-            match action:
-                case decide.Renew(lease):
-                    return decide.Granted(
-                        await self._directory.renew(lease.session_id, lease.epoch, time.time())
-                    )
-                case decide.Acquire(lease, min_epoch):
-                    granted = await self._directory.acquire(
-                        lease.session_id, lease.tenant, lease.lane, self._id, time.time(), min_epoch
-                    )
-                    return decide.Granted(granted)
-                case decide.Release(lease):
-                    await self._release(lease)
-                case decide.EndSession(session_id, error):
-                    self._on_taken(session_id, error)
-                case _:
-                    assert_never(action)
-        except LeaseLost as error:
-            return decide.Gone() if error.current is None else decide.Taken(error.message)
-        except LeaseHeld as error:
-            return decide.Taken(error.message)
-        except DirectoryUnavailable:
-            logger.warning("the session directory does not answer; sessions go on")
-            return decide.Unanswered()
+        match action:
+            case decide.Renew(lease):
+                return await self._renew(lease)
+            case decide.Release(lease):
+                await self._release(lease)
+            case decide.EndSession(session_id, error):
+                self._on_taken(session_id, error)
+            case _:
+                assert_never(action)
         return None
+
+    async def _renew(self, lease: Lease) -> decide.Event:
+        try:
+            return decide.Granted(await self._directory.renew(lease))
+        except LeaseLost as error:
+            current = error.current
+            if current is not None and current.ingress == self._id:
+                return decide.Granted(current)  # This ingress has moved it meanwhile.
+            return decide.Taken(lease.epoch, error.message)
+        except DirectoryUnavailable:
+            return decide.Unanswered()
+        except Exception as error:  # The edge of a renewal: the others, and the next one, go on.
+            log_fault(logger, "a lease could not be renewed", error, session_id=lease.session_id)
+            return decide.Unanswered()
+
+    async def _announce(self) -> None:
+        try:
+            self._serves = await self._directory.announce(self._id, self._address) or await self._tell_again()
+            after_s = self._interval_s if self._serves else decide.AGAIN_S
+        except DirectoryUnavailable:
+            after_s = decide.AGAIN_S
+        except Exception as error:  # The edge of a task that must not end.
+            log_fault(logger, "the ingress could not be announced", error)
+            after_s = decide.AGAIN_S
+        self._announce_due_s = time.monotonic() + min(after_s, self._interval_s)
+
+    async def _tell_again(self) -> bool:
+        """The directory came back empty: renew what is held; returns whether it serves then."""
+        now = time.monotonic()
+        for session_id, holding in tuple(self._holdings.items()):
+            self._holdings[session_id], _ = decide.after(holding, decide.Forgotten(), now)
+            await self._tick(session_id)
+        serves = await self._directory.reopen(await self._held())
+        logger.warning("the session directory came back empty; it %s", "serves" if serves else "waits")
+        return serves
+
+    async def _noticing(self, call: Awaitable[T]) -> T:
+        """Find out at once, and not at the next renewal, that the directory came back empty."""
+        try:
+            return await call
+        except DirectoryEmpty:
+            if self._serves:
+                self._serves, self._announce_due_s = False, time.monotonic()
+                self._woken.set()
+            raise
 
     async def _release(self, lease: Lease) -> None:
         with contextlib.suppress(DirectoryUnavailable):  # The lease then expires by itself.
-            await self._directory.release(lease.session_id, lease.epoch)
+            await self._directory.release(lease)
 
     def _release_unwanted(self, asking: asyncio.Task[Lease]) -> None:
         if not asking.cancelled() and asking.exception() is None:
-            self._spawn(self._release(asking.result()))
+            self._spawn_release(asking.result())
+
+    def _spawn_release(self, lease: Lease) -> asyncio.Task[None]:
+        task = self._spawn(self._release(lease))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+        return task
 
     def _set(self, holding: Holding) -> None:
         if holding.is_over:
@@ -155,7 +225,7 @@ class Leases:
         else:
             self._holdings[holding.lease.session_id] = holding
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -18,7 +18,6 @@ from typing import Any
 
 from rearview.contract.events import Events, SessionMoved
 from rearview.contract.stream import Continuity
-from rearview.directory.protocol import Directory
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.freezing import Frozen, freeze, thaw
@@ -43,13 +42,12 @@ class Moves:
         self,
         lanes: Lanes,
         leases: Leases,
-        directory: Directory,
         checkpoints: Checkpoints,
         *,
         at_a_time: int,
         events: Events,
     ) -> None:
-        self._lanes, self._leases, self._directory = lanes, leases, directory
+        self._lanes, self._leases = lanes, leases
         self._checkpoints, self._events = checkpoints, events
         self._places = asyncio.Semaphore(at_a_time)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -93,7 +91,7 @@ class Moves:
 
     async def _move(self, session: IngressSession) -> None:
         old, started_s = session.lane, time.monotonic()
-        replicas = self._lanes.choose(await self._directory.sessions_by_replica())
+        replicas = self._lanes.choose(await self._leases.sessions_by_replica())
         if replicas == old.replicas:
             raise Refused(Reason.NO_CAPACITY, "there is no other lane", retry_after_s=AGAIN_S)
         session.hold()

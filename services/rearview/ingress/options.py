@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import secrets
+from dataclasses import dataclass, field
 
 from rearview.config import TenantConfig
 from rearview.contract.opening import OpenRequest
@@ -40,6 +42,13 @@ class Terms:
     tenant: TenantConfig
     warm_up_frames: int = 0
     """How many frames warm up together in a session with a temporal cache."""
+    resume_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    """Who has it may feed the session over another stream."""
+
+    @property
+    def token_sha256(self) -> str:
+        """What the directory knows of the resume token."""
+        return hashlib.sha256(self.resume_token.encode()).hexdigest()
 
     @property
     def instant_start(self) -> bool:

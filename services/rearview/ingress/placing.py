@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from rearview.contract.lease import Lease
+from rearview.contract.lease import Lease, LeaseRequest
 from rearview.contract.session import SessionSpec
 from rearview.control import opening as decide
-from rearview.directory.protocol import Directory, DirectoryUnavailable
 from rearview.ingress.lanes import Lane, Lanes
 from rearview.ingress.leases import Leases
 
@@ -26,9 +25,14 @@ class _Attempt:
 
     spec: SessionSpec
     begin: Mapping[str, Any]
-    held: Lease | None
-    """The lease of a session that has lost its lane: it is moved, and stays whatever fails."""
+    wants: LeaseRequest | Lease
+    """A new lease; or its own on another lane, of a session that has lost one: that stays whatever fails."""
     lane: Lane | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the session begins."""
+        return isinstance(self.wants, LeaseRequest)
 
 
 class Placing:
@@ -38,24 +42,23 @@ class Placing:
         self,
         lanes: Lanes,
         leases: Leases,
-        directory: Directory,
         *,
         refresh: Callable[[float], Awaitable[None]],
-        evict: Callable[[], tuple[str, ...] | None],
+        evict: Callable[[str], tuple[str, ...] | None],
         is_draining: Callable[[], bool],
     ) -> None:
-        """`refresh(timeout_s)` asks the replicas who they are; `evict` ends a session that nobody feeds, and
-        returns its replicas, None if there was none.
+        """`refresh(timeout_s)` asks the replicas who they are; `evict(tenant)` ends a session of the tenant
+        that nobody feeds, and returns its replicas, None if there was none.
         """
-        self._lanes, self._leases, self._directory = lanes, leases, directory
+        self._lanes, self._leases = lanes, leases
         self._refresh, self._evict, self._is_draining = refresh, evict, is_draining
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def place(self, spec: SessionSpec) -> tuple[Lease, Lane]:
+    async def place(self, spec: SessionSpec, wanted: LeaseRequest) -> tuple[Lease, Lane]:
         """A lease and an open lane. Raises Refused; then, or when cancelled, nothing is held."""
-        return await self._counted(_Attempt(spec, {}, None))
+        return await self._counted(_Attempt(spec, {}, wanted))
 
     async def place_again(
         self, spec: SessionSpec, held: Lease, begin: Mapping[str, Any]
@@ -104,15 +107,13 @@ class Placing:
     async def _perform(self, attempt: _Attempt, action: decide.Action) -> decide.Event:
         try:
             return await self._do(attempt, action)
-        except DirectoryUnavailable as error:
-            return decide.DirectoryFailed(error)
         except Exception as error:  # Whatever it is, what is held must go back first.
             return decide.Failed(error)
 
     async def _do(self, attempt: _Attempt, action: decide.Action) -> decide.Event:
         match action:
             case decide.Choose():
-                return decide.Chosen(self._lanes.choose(await self._directory.sessions_by_replica()))
+                return decide.Chosen(self._lanes.choose(await self._leases.sessions_by_replica()))
             case decide.Acquire(replicas):
                 return decide.Leased(await self._lease(attempt, replicas))
             case decide.OpenLane(lease):
@@ -122,21 +123,23 @@ class Placing:
                 if attempt.lane is not None:
                     self._lanes.close(attempt.lane)
                     attempt.lane = None
-                if attempt.held is None:
+                if attempt.is_new:
                     await self._leases.release(lease)
                 return decide.Done()
             case decide.Refresh():
                 await self._refresh(REFRESH_TIMEOUT_S)
                 return decide.Done()
             case decide.Evict():
-                return decide.Evicted(self._evict() if attempt.held is None else None)
+                evicted = self._evict(attempt.spec.tenant) if attempt.is_new else None
+                await self._leases.released()
+                return decide.Evicted(evicted)
             case decide.Admit() | decide.Refuse():
                 raise AssertionError(f"{action} is not to be performed")
             case _:
                 assert_never(action)
 
     async def _lease(self, attempt: _Attempt, replicas: tuple[str, ...]) -> Lease:
-        if attempt.held is None:
-            return await self._leases.acquire(attempt.spec, replicas)
-        attempt.held = await self._leases.move(attempt.held, replicas)
-        return attempt.held
+        if isinstance(attempt.wants, LeaseRequest):
+            return await self._leases.acquire(attempt.wants, replicas)
+        attempt.wants = await self._leases.move(attempt.wants, replicas)
+        return attempt.wants

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.contract.events import Direction, Events, LinkBytes, SessionClosed, SessionOpened
 from rearview.contract.frame import Frame
-from rearview.contract.lease import Lease
+from rearview.contract.lease import Lease, LeaseRequest, Load
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
-from rearview.control.admission import Admission
+from rearview.control.admission import Admission, quota_of
+from rearview.control.circuit import Circuit
 from rearview.directory import open_directory
 from rearview.errors import Fault, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import read_served
@@ -68,7 +69,7 @@ class Ingress:
             on_unfed=lambda session: self._parking.unfed(session),
         )
         self.events: Events = MetricsListener(self.metrics)
-        self._directory = open_directory(config.directory)
+        self._directory = open_directory(config.directory, Circuit())
         self._lanes = Lanes(
             [span.name for span in config.spans],
             config.link,
@@ -86,11 +87,11 @@ class Ingress:
             config.directory.lease_s,
             on_granted=self._on_granted,
             on_taken=self._on_taken,
+            held=self._held,
         )
         self._placing = Placing(
             self._lanes,
             self._leases,
-            self._directory,
             refresh=self._roster.try_refresh,
             evict=self.sessions.evict,
             is_draining=lambda: self.draining,
@@ -109,7 +110,6 @@ class Ingress:
         self._moves = Moves(
             self._lanes,
             self._leases,
-            self._directory,
             self._checkpoints,
             at_a_time=config.recovery.at_a_time,
             events=self.events,
@@ -130,6 +130,7 @@ class Ingress:
         """Take links, and wait until every span has a replica: before that nothing can be served."""
         await self._lanes.start()
         await self._roster.wait_until_complete()
+        await self._leases.begin(self._lanes.address)
         self._background = {
             asyncio.create_task(self._roster.run()),
             asyncio.create_task(self._leases.run()),
@@ -167,7 +168,9 @@ class Ingress:
         spec = self.admission.session(uuid.uuid4().hex, tenant, request)
         warm_up_frames = self.admission.served.offer.warm_up_frames(spec)
         terms = Terms(spec, SessionOptions.of(request), tenant, warm_up_frames)
-        lease, lane = await self._placing.place(spec)
+        load = Load.of(request.frame_rate, spec.width, spec.height)
+        wanted = LeaseRequest(spec.session_id, tenant.name, load, quota_of(tenant), terms.token_sha256)
+        lease, lane = await self._placing.place(spec, wanted)
         # No word can come between: a session has its lane and its lease, or neither is there.
         session = IngressSession(
             terms, lease, lane, self._edge, lambda error: self._on_fault(spec.session_id, error)
@@ -188,6 +191,9 @@ class Ingress:
     def advice(self, session: IngressSession) -> str:
         """What to tell a user about the prompt in force: empty if the model knows a style in it."""
         return self.admission.served.card.advice(session.settings.wording)
+
+    async def _held(self) -> Collection[str]:
+        return {session_id for each in await self.refresh() for session_id in each["sessions"]}
 
     def _on_closed(self, session: IngressSession) -> None:
         for each in (self._parking, self._checkpoints, self._moves, self._recovery):

@@ -31,7 +31,6 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         """One stream; messages are read and written through `context`."""
         ingress, stream, tenant = self._ingress, None, tenant_of(context)
         try:
-            ingress.admission.open_stream(tenant)
             stream = TranslateStream(ingress, context, tenant)
             ingress.events(StreamOpened())
             await stream.run()
@@ -41,7 +40,6 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
             raise
         finally:
             if stream is not None:
-                ingress.admission.close_stream(tenant)
                 ingress.events(StreamClosed())
 
 

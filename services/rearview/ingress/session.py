@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -78,7 +77,7 @@ class IngressSession:
         """
         self.spec, self.options, self.tenant = terms.spec, terms.options, terms.tenant
         self.lease, self.model = lease, edge.model
-        self.resume_token = secrets.token_urlsafe(24)
+        self.resume_token = terms.resume_token
         self._edge, self.on_fault = edge, on_fault
         state = state or EdgeState.at_open(terms)
         self.intake = Intake(terms, edge.limits, state)

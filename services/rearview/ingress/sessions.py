@@ -127,16 +127,16 @@ class Sessions:
         for record in self:
             self.close(record, why)
 
-    def evict(self) -> tuple[str, ...] | None:
-        """End the session that nobody has fed for longest, to make room; returns the replicas of its lane.
-        None if every session that has one is fed.
+    def evict(self, tenant: str) -> tuple[str, ...] | None:
+        """End the session of the tenant that nobody has fed for longest and that has a lane, to make room for
+        another of its own; returns the replicas of its lane. None if there is none.
         """
-        unfed = (r for r in self._records.values() if r.session.feed.is_attached)
-        detached = [(r.expiry.when(), r) for r in unfed if r.expiry is not None]
+        mine = (r for r in self._records.values() if r.session.tenant.name == tenant)
+        detached = [(r.expiry.when(), r) for r in mine if r.expiry is not None and r.session.feed.is_attached]
         if not detached:
             return None
         _, oldest = min(detached, key=lambda pair: pair[0])
-        self.close(oldest, StreamEnded(Reason.SESSION_UNKNOWN, "the slot was needed"))
+        self.close(oldest, StreamEnded(Reason.SESSION_UNKNOWN, "the tenant's next session took its place"))
         return oldest.session.lane.replicas
 
     async def wait_until_unfed(self, timeout_s: float) -> None:

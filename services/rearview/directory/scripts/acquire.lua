@@ -1,15 +1,24 @@
--- Directory.acquire. ARGV[5..12]: tenant, lane, ingress, now, expiry, forget, min_epoch, takeover (0 or 1)
-local tenant, lane, ingress, now, expiry, forget = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local min_epoch, takeover = tonumber(ARGV[11]), ARGV[12] == '1'
-local held = read()
-if held.nonce == nonce then return reply('ok', held) end
-if held.tenant then
-  local expired = tonumber(held.expiry) <= tonumber(now)
-  local may = held.tenant == tenant and (held.ingress == ingress or (takeover and expired))
-  if not may then return reply('held', held) end
+-- Directory.acquire. ARGV[5]: session; from ARGV[6] a lease, its epoch the least that is not enough and its
+-- open_time unused; ARGV[14..16]: the tenant's quota of sessions, frames and pixels per second
+if is_empty() then return { 'empty' } end
+local session, lease = ARGV[5], given(6)
+local quota = { tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16]) }
+local LIMITS, ROUNDING = { 'sessions', 'frames', 'pixels' }, 1 + 1e-9
+local held = read(session)
+if held.nonce == nonce then return reply('ok', session, held) end
+if held.tenant and (held.tenant ~= lease.tenant or held.ingress ~= lease.ingress) then
+  return reply('held', session, held)
 end
-unindex(held)
-local lease = { epoch = math.max(held.epoch, min_epoch) + 1, tenant = tenant, lane = lane,
-                ingress = ingress, expiry = expiry, open_time = held.open_time or now, nonce = nonce }
-write(lease, now, forget)
-return reply('ok', lease)
+local sessions, frames, pixels = usage(prefix .. ':tenant:' .. lease.tenant)
+if held.tenant and held.expiry > now then
+  sessions, frames, pixels = sessions - 1, frames - held.frames, pixels - held.pixels
+end
+local wanted = { sessions + 1, frames + lease.frames, pixels + lease.pixels }
+for place, limit in ipairs(LIMITS) do
+  if wanted[place] > quota[place] * ROUNDING then return { 'over', limit } end
+end
+lease.epoch = math.max(held.epoch, lease.epoch) + 1
+lease.open_time = held.open_time or whole(now)
+lease.nonce = nonce
+write(session, held, lease)
+return reply('ok', session, lease)

@@ -1,10 +1,12 @@
--- Directory.move. ARGV[5..10]: epoch, lane, ingress, now, expiry, forget
-local epoch, lane, ingress, now, expiry, forget = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local held = read()
-if held.nonce == nonce then return reply('ok', held) end
-if not held.tenant or held.epoch ~= epoch then return reply('lost', held) end
-unindex(held)
-local lease = { epoch = epoch + 1, tenant = held.tenant, lane = lane, ingress = ingress,
-                expiry = expiry, open_time = held.open_time, nonce = nonce }
-write(lease, now, forget)
-return reply('ok', lease)
+-- Directory.move. ARGV[5]: session; from ARGV[6] the lease that is moved; ARGV[14..16]: lane, ingress, and the
+-- least epoch that is not enough
+if is_empty() then return { 'empty' } end
+local session, lease = ARGV[5], given(6)
+local held = read(session)
+if held.nonce == nonce then return reply('ok', session, held) end
+if is_lost(held, lease) then return reply('lost', session, held) end
+lease.lane, lease.ingress = ARGV[14], ARGV[15]
+lease.epoch = math.max(lease.epoch, tonumber(ARGV[16])) + 1
+lease.nonce = nonce
+write(session, held, lease)
+return reply('ok', session, lease)

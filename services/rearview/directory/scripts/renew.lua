@@ -1,7 +1,7 @@
--- Directory.renew. ARGV[5..8]: epoch, now, expiry, forget
-local epoch, now, expiry, forget = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
-local held = read()
-if not held.tenant or held.epoch ~= epoch then return reply('lost', held) end
-held.expiry = expiry
-write(held, now, forget)
-return reply('ok', held)
+-- Directory.renew. ARGV[5]: session; from ARGV[6] the whole lease. Serves an empty store too.
+local session, lease = ARGV[5], given(6)
+local held = read(session)
+if is_lost(held, lease) then return reply('lost', session, held) end
+lease.nonce = held.epoch == lease.epoch and held.nonce or nonce
+write(session, held, lease)
+return reply('ok', session, lease)

@@ -1,0 +1,3 @@
+-- Fails as long as the scripts that write do.
+redis.call('SET', prefix .. ':probe', nonce, 'PX', lease_ms)
+return { 'ok' }
