@@ -66,6 +66,8 @@ class Frame(Generic[T]):
     """Of the spans that it has left, in their order."""
     trace_id: bytes = b""
     """16 bytes if the frame is traced, else none."""
+    presentation_offset: tuple[int, int] = (0, 0)
+    """The client's time of it, seconds and nanoseconds, echoed in its answer."""
 
     @property
     def is_lost(self) -> bool:
@@ -96,4 +98,5 @@ class Frame(Generic[T]):
             self.epoch if epoch is None else epoch,
             self.timings if timings is None else timings,
             self.trace_id,
+            self.presentation_offset,
         )

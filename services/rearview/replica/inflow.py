@@ -20,7 +20,15 @@ from rearview.replica.planes import on_tensors
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Sessions
 from rearview.transport.links import Link
-from rearview.transport.wire import Body, decode_ack, decode_json, decode_settings, frame_head, plane_bytes
+from rearview.transport.wire import (
+    Body,
+    decode_ack,
+    decode_json,
+    decode_note,
+    decode_settings,
+    frame_head,
+    plane_bytes,
+)
 
 __all__ = ["Handler", "Inflow"]
 
@@ -45,7 +53,7 @@ class Inflow:
             return  # Of a former owner or a closed session: fenced.
         now = time.monotonic()
         frame = held.codec.decode(body, now)
-        held.feeder, held.place = link, max(held.place, frame.place)
+        held.came(frame.place, frame.frame_index, link)
         self._engine.post(partial(_admit, on_tensors(frame), now))
         self._events(LinkBytes(self._span, Direction.RECEIVED, plane_bytes(frame)))
 
@@ -55,6 +63,10 @@ class Inflow:
         held = self._sessions.get(session_id, epoch)
         if held is not None and held.next is link:  # What a former next hop has, this one may lack.
             self._engine.post_later(lambda engine: engine.acknowledge(session_id, ordinal))
+
+    def note(self, link: Link, body: Body) -> None:
+        """Take NOTE."""
+        self._sessions.note(*decode_note(body))
 
     def settings(self, link: Link, body: Body) -> None:
         """Take SETTINGS, and tell the next span of them."""

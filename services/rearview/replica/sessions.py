@@ -8,7 +8,7 @@ beyond the sessions that they fenced, so that a former owner who is late is stil
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,8 @@ REMEMBERED_EPOCHS = 10_000
 """Closed sessions whose epoch is remembered, so that a former owner stays fenced."""
 REMEMBERED_SETTINGS = 64
 """Settings that are told again to a next replica: no session has more frames on their way."""
+REMEMBERED_NOTES = 2
+"""The last note may be ahead of the frames that came; the one before it is not."""
 
 L = TypeVar("L")
 """A link to a peer."""
@@ -67,6 +69,10 @@ class Held(Generic[L]):
     codec: FrameCodec
     place: int = NO_PLACE
     """The highest place among the frames that were admitted."""
+    index: int = -1
+    """The client's number of that frame."""
+    notes: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED_NOTES))
+    """The owner's last ones: from which ordinal on each holds, and its text."""
     feeder: L | None = None
     """Where its last frame came from."""
     left: Passed = field(default_factory=Passed)
@@ -92,6 +98,12 @@ class Held(Generic[L]):
         last = expected - 1
         self.left, self.sent, self.told_upto, self.place = Passed(last), Passed(last), last, place
         self.settings, self.retells = OrderedDict(settings), bool(settings)
+
+    def came(self, place: int, index: int, feeder: L) -> None:
+        """A frame has come over `feeder`."""
+        self.feeder = feeder
+        if place > self.place:
+            self.place, self.index = place, index
 
     def announced(self, version: int, settings: Mapping[str, Any]) -> None:
         """Remember settings."""
@@ -133,6 +145,12 @@ class Sessions(Generic[L]):
         """The session, if it is open and, with `epoch`, under this very one: everything else is fenced."""
         held = self._held.get(session_id)
         return held if held is not None and epoch in (None, held.epoch) else None
+
+    def note(self, session_id: str, epoch: int, begins: int, text: str) -> None:
+        """The session's owner leaves a note, which holds if ordinal `begins` has come."""
+        held = self.get(session_id, epoch)
+        if held is not None:
+            held.notes.append((begins, text))
 
     def begin(self, session_id: str, epoch: int) -> Held[L] | None:
         """An open of the session is under way; returns the former one that it ends, whose owner is to be

@@ -169,6 +169,7 @@ class Stage:
             Kind.FRAME: inflow.frame,
             Kind.ACK: inflow.acknowledge,
             Kind.SETTINGS: inflow.settings,
+            Kind.NOTE: inflow.note,
             Kind.OPEN: answer(Kind.OPEN, self._try_open),
             Kind.ATTACH: answer(Kind.ATTACH, self._try_attach),
             Kind.CLOSE: self._on_close,
@@ -226,7 +227,7 @@ class Stage:
         target = next_link or held.next
         anew = next_link is not None or epoch > held.epoch
         if (fenced := self._sessions.attach(session_id, epoch, owner)) is not None:
-            _tell_lost(fenced[0], session_id, fenced[1])
+            _tell_lost(fenced[0], session_id, fenced[1], **({"closed": 1} if request.get("closes") else {}))
         self._transfers.adopted(held)
         if anew:
             held.next = None  # What was kept goes first.
@@ -236,7 +237,7 @@ class Stage:
         )
         if known is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
-        return {"place": held.place, **_told(known)}
+        return {"place": held.place, "index": held.index, "notes": list(held.notes), **_told(known)}
 
     def _resume(self, held: Held[Link], epoch: int, kept: Standing | None, next_link: Link | None) -> None:
         if self._sessions.get(held.session_id, epoch) is not held or kept is None or next_link is None:
@@ -315,9 +316,9 @@ def _told(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _tell_lost(owner: Link, session_id: str, epoch: int, **hop: int) -> None:
+def _tell_lost(owner: Link, session_id: str, epoch: int, **why: int) -> None:
     with contextlib.suppress(LinkClosed):  # An owner that is gone needs no word.
-        owner.send(Kind.LOST, encode_json({"session_id": session_id, "epoch": epoch, **hop}))
+        owner.send(Kind.LOST, encode_json({"session_id": session_id, "epoch": epoch, **why}))
 
 
 def _open_anew(engine: Engine, session_id: str, past: Past) -> None:

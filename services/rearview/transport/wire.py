@@ -2,6 +2,7 @@
 
     message  = length u32 | kind u8 | body                       (length counts the body)
     ack      = session 16 bytes | epoch u32 | ordinal u64
+    note     = session 16 bytes | epoch u32 | ordinal i64 | UTF-8
     frame    = header | timing * count | plane * count | bytes of the planes, one after another
     timing   = queue f32 | compute f32 | span name
     plane    = type u8 | number of dims u8 | dims u32 * n | plane name
@@ -35,15 +36,18 @@ __all__ = [
     "Ack",
     "Body",
     "Kind",
+    "Note",
     "WireError",
     "decode_ack",
     "decode_frame",
     "decode_json",
+    "decode_note",
     "decode_settings",
     "decode_spec",
     "encode_ack",
     "encode_frame",
     "encode_json",
+    "encode_note",
     "encode_settings",
     "encode_spec",
     "frame_head",
@@ -72,7 +76,7 @@ class Kind(IntEnum):
     """The replica will stop: no new sessions."""
     LOST = 7
     """To the owner: its session is cut off here. With `hop`, the index of this span: the link to the next
-    one is gone, and outputs are kept. Without it: another owner has the session."""
+    one is gone, and outputs are kept. Without it another owner has the session, with `closed` to end it."""
     ACK = 8
     """To the hop before: outputs up to an ordinal are no longer needed."""
     ATTACH = 9
@@ -87,9 +91,11 @@ class Kind(IntEnum):
     """Bytes of what was pulled."""
     END = 14
     """Nothing more comes of it; with a reason, it was refused."""
+    NOTE = 15
+    """To the first span: what whoever adopts a session must know and no frame tells."""
 
 
-_SINCE_2 = (Kind.ACK, Kind.ATTACH, Kind.FREEZE, Kind.THAW, Kind.PULL, Kind.PART, Kind.END)
+_SINCE_2 = (Kind.ACK, Kind.ATTACH, Kind.FREEZE, Kind.THAW, Kind.PULL, Kind.PART, Kind.END, Kind.NOTE)
 SINCE: Mapping[Kind, int] = dict.fromkeys(_SINCE_2, 2)
 """The version from which a kind may occur; the others are in every one."""
 
@@ -107,11 +113,24 @@ class Ack(NamedTuple):
     """Outputs up to this one are no longer needed."""
 
 
-_HEADER = struct.Struct("<16sIqQQId16sBB")
-"""Session, epoch, place, frame index, ordinal, settings version, budget, trace, timings, planes."""
+class Note(NamedTuple):
+    """What an ingress leaves at the first span for the one that may come after it."""
+
+    session_id: str
+    epoch: int
+    begins: int
+    """It holds if the lane has been given this ordinal; -1: in any case."""
+    text: str
+    """For the ingress to read."""
+
+
+_HEADER = struct.Struct("<16sIqQqiQId16sBB")
+"""Session, epoch, place, frame index, presentation offset (seconds, nanoseconds), ordinal, settings version,
+budget, trace, timings, planes."""
 _HEAD = struct.Struct("<16sI")
 """Session and epoch, the first fields of a frame in every version."""
 _ACK = struct.Struct("<16sIQ")
+_NOTE = struct.Struct("<16sIq")
 _TIMING = struct.Struct("<ff")
 _PLANE = struct.Struct("<BB")
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
@@ -131,6 +150,7 @@ def encode_frame(frame: Frame[NDArray[Any]], now: float) -> Sequence[bytes | mem
             frame.epoch,
             frame.place,
             frame.frame_index,
+            *frame.presentation_offset,
             frame.ordinal,
             frame.settings_version,
             frame.deadline_s - now,
@@ -158,7 +178,7 @@ def decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
 
 
 def _decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
-    session, epoch, place, index, ordinal, version, budget_s, trace, num_timings, num_planes = (
+    session, epoch, place, index, *offset, ordinal, version, budget_s, trace, num_timings, num_planes = (
         _HEADER.unpack_from(body)
     )
     at, timings, shapes = _HEADER.size, [], {}
@@ -187,6 +207,7 @@ def _decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
         deadline_s=now + budget_s,
         place=place,
         frame_index=index,
+        presentation_offset=(offset[0], offset[1]),
         epoch=epoch,
         timings=tuple(timings),
         trace_id=b"" if trace == _NO_TRACE else trace,
@@ -216,6 +237,20 @@ def decode_ack(body: Body) -> Ack:
     except struct.error as error:
         raise WireError(f"acknowledgement of {len(body)} bytes: {error}") from None
     return Ack(session.hex(), epoch, ordinal)
+
+
+def encode_note(note: Note) -> bytes:
+    """Body of a note."""
+    return _NOTE.pack(bytes.fromhex(note.session_id), note.epoch, note.begins) + note.text.encode()
+
+
+def decode_note(body: Body) -> Note:
+    """Undo `encode_note`. Raises WireError."""
+    try:
+        session, epoch, begins = _NOTE.unpack_from(body)
+        return Note(session.hex(), epoch, begins, body[_NOTE.size :].decode())
+    except (struct.error, UnicodeDecodeError) as error:
+        raise WireError(f"note of {len(body)} bytes: {error}") from None
 
 
 def plane_bytes(frame: Frame[NDArray[Any]]) -> int:
