@@ -66,8 +66,9 @@ class ModelConfig(_Section):
     name: str = "pocket"
     """Name by which clients ask for the model."""
     checkpoint: str = "pocket"
-    """`pocket` (bundled), `null` (moves opaque bytes, no image work), a diffusers checkpoint folder, a single
-    .safetensors or .ckpt file, or `owner/name` on the Hugging Face hub."""
+    """`pocket` (bundled), `null` (moves opaque bytes, no image work), `chain` (the same, with a watermark for
+    reliability tests), a diffusers checkpoint folder, a single .safetensors or .ckpt file, or `owner/name` on
+    the Hugging Face hub."""
     single_file_config: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """For a single file: folder or hub id in diffusers format with its settings and tokenizer."""
     vae: str = ""

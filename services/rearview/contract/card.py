@@ -14,11 +14,14 @@ from rearview.errors import ConfigError
 
 __all__ = [
     "BUNDLED_CHECKPOINTS",
+    "CHAIN_CHECKPOINT",
     "NULL_CHECKPOINT",
     "ModelCard",
     "checkpoint_folder",
     "has_motion",
+    "is_chain",
     "is_hub_id",
+    "is_opaque",
     "is_single_file",
     "own_motion",
     "size_multiple",
@@ -27,6 +30,9 @@ __all__ = [
 BUNDLED_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 NULL_CHECKPOINT = "null"
 """The model that moves opaque bytes."""
+CHAIN_CHECKPOINT = "chain"
+"""The model that watermarks opaque bytes with a hash chain, which every session of it remembers. `chain:5+1`:
+a forward of a denoising step takes 5 ms and 1 ms for each row."""
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
 DEFAULT_MULTIPLE = 64
 """Of Stable Diffusion 1.5: its VAE divides a side by 8, its UNet by 8 again."""
@@ -54,7 +60,7 @@ class ModelCard:
 
         A single file has no card, and one on the hub is not downloaded for it.
         """
-        if checkpoint == NULL_CHECKPOINT or is_hub_id(checkpoint):
+        if is_opaque(checkpoint) or is_hub_id(checkpoint):
             return cls()
         if is_single_file(checkpoint):
             if not Path(checkpoint).is_file():
@@ -96,6 +102,16 @@ def _folded(phrases: object) -> tuple[str, ...]:
     return tuple(str(phrase).casefold() for phrase in phrases)
 
 
+def is_chain(checkpoint: str) -> bool:
+    """Whether it is the chain model: each of its sessions remembers all its inputs, whatever its method."""
+    return checkpoint.partition(":")[0] == CHAIN_CHECKPOINT
+
+
+def is_opaque(checkpoint: str) -> bool:
+    """Whether it moves opaque bytes: there are no networks, and no images."""
+    return checkpoint == NULL_CHECKPOINT or is_chain(checkpoint)
+
+
 def is_single_file(checkpoint: str) -> bool:
     """Whether it names one file with all weights, there or not."""
     return checkpoint.endswith(SINGLE_FILE_SUFFIXES)
@@ -126,7 +142,7 @@ def own_motion(checkpoint: str) -> Path | None:
 
     Single files and checkpoints on the hub have none: theirs are named in `model.motion`.
     """
-    if checkpoint == NULL_CHECKPOINT or is_single_file(checkpoint) or is_hub_id(checkpoint):
+    if is_opaque(checkpoint) or is_single_file(checkpoint) or is_hub_id(checkpoint):
         return None
     folder = checkpoint_folder(checkpoint) / "motion_adapter"
     return folder if folder.is_dir() else None
@@ -134,14 +150,14 @@ def own_motion(checkpoint: str) -> Path | None:
 
 def has_motion(checkpoint: str, motion: str = "") -> bool:
     """Whether `model.checkpoint` with `model.motion` has motion modules, which a temporal cache needs."""
-    return checkpoint != NULL_CHECKPOINT and bool(motion or own_motion(checkpoint))
+    return not is_opaque(checkpoint) and bool(motion or own_motion(checkpoint))
 
 
 def size_multiple(checkpoint: str) -> int:
     """Pixels of which both sides of a session with motion modules are a multiple: every level of VAE and
     UNet halves them, and nothing may be rounded. Raises ConfigError.
     """
-    if checkpoint == NULL_CHECKPOINT or is_single_file(checkpoint) or is_hub_id(checkpoint):
+    if is_opaque(checkpoint) or is_single_file(checkpoint) or is_hub_id(checkpoint):
         return DEFAULT_MULTIPLE
     folder = checkpoint_folder(checkpoint)
     levels = (_num_blocks(folder / part / "config.json") for part in ("vae", "unet"))

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from rearview.config import TenantConfig
+from rearview.contract.card import is_opaque
 from rearview.contract.stream import ImageFormat, NoticeKind
 from rearview.errors import DropReason, Fault, InvalidRequest, RearviewError, Reason, StreamEnded
 from rearview.ingress.book import Outcome
@@ -68,7 +69,7 @@ class TranslateStream:
         self._ingress, self._context, self._tenant = ingress, context, tenant
         self._clock = clock
         self._limits = ingress.config.limits
-        self._opaque = ingress.config.model.checkpoint == "null"
+        self._opaque = is_opaque(ingress.config.model.checkpoint)
         self._outgoing: deque[pb.TranslateResponse] = deque()
         """Answers to controls, and notices: not bound to the order of frames."""
         self._room = asyncio.Event()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from rearview.config import CacheConfig, ModelConfig, ServiceConfig, SpanConfig
-from rearview.contract.card import NULL_CHECKPOINT, ModelCard, has_motion, size_multiple
+from rearview.contract.card import ModelCard, has_motion, is_opaque, size_multiple
 from rearview.contract.chain import Span
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
@@ -111,7 +111,7 @@ def _memory(
 
 
 def _cache_options(config: ServiceConfig, chosen: CacheConfig, layouts: Layouts) -> CacheOptions:
-    has_networks = config.model.checkpoint != NULL_CHECKPOINT
+    has_networks = not is_opaque(config.model.checkpoint)
     if chosen.default and has_networks and not has_motion(config.model.checkpoint, config.model.motion):
         raise ConfigError("cache.default: the model has no motion modules: set model.motion")
     multiple = size_multiple(config.model.checkpoint)

@@ -113,14 +113,14 @@ def test_depth_is_nobodys_to_ask_for() -> None:
 
 
 def test_every_kind_is_one_line_of_the_registry_under_the_name_of_its_views() -> None:
-    assert [each.name for each in KINDS] == ["bank", "cache", "depth"]
-    memory = build_memories(WHOLE, layouts(), WANTED)
+    assert [each.name for each in KINDS] == ["bank", "cache", "depth", "chain"]
+    memory = build_memories(WHOLE, replace(layouts(), chain=True), WANTED)
     for each in KINDS:
         assert kind(memory, each.name).kind.name == each.name
         assert kind(memory, each.name).operators == each.operators
 
 
-POOLS = {"FeatureBank", "TemporalKVCache", "DepthRange"}
+POOLS = {"FeatureBank", "TemporalKVCache", "DepthRange", "Chains"}
 
 
 def assemblies(sources: dict[str, str]) -> Iterator[str]:

@@ -22,6 +22,8 @@ from rearview.engine.memory.cache.layers import CacheLayout
 from rearview.engine.memory.cache.pool import CacheShape, TemporalKVCache
 from rearview.engine.memory.cache.view import CACHE
 from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.chain.pool import Chains
+from rearview.engine.memory.chain.view import CHAIN
 from rearview.engine.memory.compose import Lacking, Memories
 from rearview.engine.memory.depth.pool import DepthRange
 from rearview.engine.memory.depth.view import DEPTH_RANGE
@@ -42,6 +44,8 @@ class Layouts:
     """Of a UNet with motion modules."""
     depth: bool = False
     """Whether frames are encoded with their depth."""
+    chain: bool = False
+    """Whether denoising steps keep a hash chain over what they have seen (the chain model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,10 @@ def _depth(span: Span, layouts: Layouts, options: MemoryOptions) -> DepthRange |
     return DepthRange(options.num_slots, device=options.device, dtype=dtype)
 
 
+def _chain(span: Span, layouts: Layouts, options: MemoryOptions) -> Chains | None:
+    return Chains(options.num_slots, span.steps) if layouts.chain else None
+
+
 def _asks_for_bank(spec: SessionSpec) -> bool:
     return spec.bank is not None
 
@@ -169,5 +177,6 @@ KINDS = (
     RegisteredKind(BANK.name, FeatureBank.operators, _bank, "feature bank", _asks_for_bank),
     RegisteredKind(CACHE.name, TemporalKVCache.operators, _cache, "temporal cache", _asks_for_cache),
     RegisteredKind(DEPTH_RANGE.name, DepthRange.operators, _depth),
+    RegisteredKind(CHAIN.name, Chains.operators, _chain),
 )
 """All kinds of memory."""

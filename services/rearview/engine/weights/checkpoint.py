@@ -14,8 +14,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from rearview.contract.card import NULL_CHECKPOINT, own_motion
+from rearview.contract.card import NULL_CHECKPOINT, is_chain, is_opaque, own_motion
 from rearview.contract.chain import OperatorKind, Span
+from rearview.engine.networks.chain import ChainModel, ForwardTime
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
@@ -91,6 +92,8 @@ def load_model(
     """The model of a span. Raises ConfigError that names the option if something is missing or unusable."""
     if checkpoint == NULL_CHECKPOINT:
         return NullModel()
+    if is_chain(checkpoint):
+        return ChainModel(ForwardTime.parse(checkpoint))
     _quiet_libraries()
     additions = additions or Additions()
     needs_vae = bool(span.kinds & {OperatorKind.ENCODE, OperatorKind.DECODE})
@@ -197,8 +200,8 @@ def load_denoisers(
 def latent_shape(
     checkpoint: str, height: int, width: int, additions: Additions | None = None
 ) -> tuple[int, int, int]:
-    """Shape (C, h, w) of a frame's latent; that of its pixels for the null model."""
-    if checkpoint == NULL_CHECKPOINT:
+    """Shape (C, h, w) of a frame's latent; that of its pixels where there are no networks."""
+    if is_opaque(checkpoint):
         return 3, height, width
     config = find_checkpoint(checkpoint, (), additions).config("vae")
     # Both VAEs halve the size between blocks; the tiny one says so only by its number of blocks.

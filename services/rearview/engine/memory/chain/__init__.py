@@ -1,0 +1,1 @@
+"""What the chain model remembers: a hash over all inputs of a session, one for each denoising step."""
