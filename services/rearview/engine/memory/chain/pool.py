@@ -68,7 +68,8 @@ class Chains(Memory[ChainView, ChainUpdate]):
     def prepare(self, rows: Sequence[Row], update: ChainUpdate) -> Write:
         """`update`: chains after these frames, in their order."""
         where = self._where(rows)
-        assert len({row.session_id for row in rows}) == len(rows), "two frames of a session in one forward"
+        places = {(row.session_id, row.operator.step) for row in rows}
+        assert len(places) == len(rows), "two frames of a session at one step in one forward"
         return partial(self._commit, where, update.chain_B16)
 
     def export(self, session_id: str) -> Iterator[Chunk]:

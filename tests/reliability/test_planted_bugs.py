@@ -1,0 +1,33 @@
+"""Who checks the checker: every planted bug is found by the validator that is named for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from reliability.in_process import chain_config, run_in_process
+
+from loadtest.reliability.planted import BUGS, Bug
+from loadtest.reliability.validators import validate
+
+pytestmark = pytest.mark.integration
+
+
+async def found(tmp_path: Path, bug: Bug) -> list[tuple[str, str]]:
+    run = await run_in_process(bug.plan, chain_config(tmp_path, slots=bug.slots), settle_s=0.3)
+    return [(each.validator, each.text) for each in validate(run)]
+
+
+@pytest.mark.parametrize("name", BUGS)
+async def test_a_planted_bug_is_found_by_its_validator(tmp_path: Path, name: str) -> None:
+    bug = BUGS[name]
+    with bug.plant():
+        seen = await found(tmp_path, bug)
+    assert any(validator == bug.validator and bug.text in text for validator, text in seen), seen
+
+
+@pytest.mark.parametrize(
+    "name", ["drop silently", "queue instead of refuse", "answer late", "skip the token"]
+)
+async def test_nothing_is_found_in_the_same_traffic_without_the_bug(tmp_path: Path, name: str) -> None:
+    assert await found(tmp_path, BUGS[name]) == []
