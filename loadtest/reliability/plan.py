@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import sha256
 
+from pydantic import TypeAdapter
 from rearview.contract.stream import DropPolicy
 from rearview.contract.watermark import digest
 
@@ -100,10 +101,22 @@ class Plan:
         name = key.partition(".")[0]
         return next((stream for stream in self.streams if stream.key == name), None)
 
+    def to_json(self) -> str:
+        """To hand to another process, or to keep."""
+        return _PLANS.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Undo `to_json`. Raises ValueError."""
+        return _PLANS.validate_json(text)
+
     @property
     def seconds(self) -> float:
         """From the first open to the last frame."""
         return max((stream.due_s(stream.frames) for stream in self.streams), default=0.0)
+
+
+_PLANS = TypeAdapter(Plan)
 
 
 def token_of(tenant: str) -> str:

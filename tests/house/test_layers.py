@@ -31,7 +31,7 @@ ROOMS = {
     for one in (
         room("contract", "errors", f"{SERVERS} {NETWORKS} numpy google.protobuf pydantic yaml asyncio"),
         room("schema", "errors contract v1", f"{SERVERS} {NETWORKS} pydantic yaml"),
-        room("engine", "errors contract", f"{SERVERS} google.protobuf pydantic"),
+        room("engine", "errors contract failpoints", f"{SERVERS} google.protobuf pydantic"),
         room("client", "errors contract schema v1", f"ray redis prometheus_client {NETWORKS} pydantic yaml"),
         room("control", "errors contract access config", f"{SERVERS} {NETWORKS} numpy google.protobuf"),
         room("transport", "errors contract access config", f"{SERVERS} {NETWORKS}"),
@@ -41,7 +41,7 @@ ROOMS = {
         room("telemetry", "errors contract access", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
-            "errors environment contract access config schema v1 control transport directory telemetry",
+            "errors environment failpoints contract access config schema v1 control transport directory telemetry",
             f"ray {NETWORKS}",
         ),
     )

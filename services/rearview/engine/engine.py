@@ -29,6 +29,7 @@ from rearview.engine.ready import Order, ReadyRule
 from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, Standing, begun_at, new_session
+from rearview.failpoints import reach
 
 __all__ = ["Engine", "Order"]
 
@@ -217,6 +218,7 @@ class Engine:
         self.running = Running(rows[0].operator.name, len(rows))
         try:
             views = self._memory.gather(rows)
+            reach("engine.forward")
             forward = self._model.forward(rows, views)
             assert forward.updates.keys() == views.keys(), "a model leaves something to each memory it reads"
             if broken := forward.broken_rows(rows):
@@ -224,6 +226,7 @@ class Engine:
                 logger.error("%d of %d rows of %s: the result is not finite", len(broken), len(rows), name)
                 self._fail(broken)
                 return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
+            reach("engine.commit.before")
             self._memory.scatter(rows, forward.updates)
         except Exception:  # The edge of a batch: what fails here ends frames, never the engine.
             logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)
@@ -232,6 +235,7 @@ class Engine:
         finally:
             self.running = None
         self._commit(rows, forward, now)
+        reach("engine.commit.after")
         return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=False)
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, assert_never
 from rearview.contract.lease import Lease, LeaseRequest
 from rearview.contract.session import SessionSpec
 from rearview.control import opening as decide
+from rearview.failpoints import reach
 from rearview.ingress.lanes import Lane, Lanes
 from rearview.ingress.leases import Leases
 
@@ -115,7 +116,10 @@ class Placing:
             case decide.Choose():
                 return decide.Chosen(self._lanes.choose(await self._leases.sessions_by_replica()))
             case decide.Acquire(replicas):
-                return decide.Leased(await self._lease(attempt, replicas))
+                reach("directory.set.before")
+                lease = await self._lease(attempt, replicas)
+                reach("directory.set.after")
+                return decide.Leased(lease)
             case decide.OpenLane(lease):
                 attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane, attempt.begin)
                 return decide.LaneOpened()

@@ -19,6 +19,7 @@ from rearview.config import TenantConfig
 from rearview.contract.card import is_opaque
 from rearview.contract.stream import ImageFormat, NoticeKind
 from rearview.errors import DropReason, Fault, InvalidRequest, RearviewError, Reason, StreamEnded
+from rearview.failpoints import reach
 from rearview.ingress.book import Outcome
 from rearview.ingress.idle import Activity, idle_error, idle_in
 from rearview.ingress.image_gate import check_image
@@ -285,7 +286,9 @@ class TranslateStream:
             await session.wait_for_change()
 
     async def _send(self, response: pb.TranslateResponse) -> None:
+        reach("ingress.answer.before")
         await self._context.write(response)
+        reach("ingress.answer.after")
         self._told_credit = response.frame_credit
         self._activity = Activity.at(self._clock())
 

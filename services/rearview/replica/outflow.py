@@ -18,6 +18,7 @@ from rearview.contract.events import BatchRun, Direction, Events, FrameLeftSpan,
 from rearview.contract.frame import Frame
 from rearview.engine.rows import StepResult
 from rearview.engine.sessions import Standing
+from rearview.failpoints import reach
 from rearview.replica.planes import on_arrays
 from rearview.replica.sessions import Held, Sessions
 from rearview.transport.links import Link, LinkClosed
@@ -99,5 +100,7 @@ class Outflow:
         before = held.feeder
         if before is None or not before.knows(Kind.ACK) or (ordinal := held.ack_due(ACK_EVERY)) is None:
             return
+        reach("replica.acknowledge.before")
         with contextlib.suppress(LinkClosed):  # Who is gone keeps nothing.
             before.send(Kind.ACK, encode_ack(Ack(held.session_id, held.epoch, ordinal)))
+        reach("replica.acknowledge.after")

@@ -24,6 +24,7 @@ from rearview.engine.engine import Engine
 from rearview.engine.rows import StepResult
 from rearview.engine.sessions import Standing
 from rearview.errors import NotFound, Reason, Refused
+from rearview.failpoints import reach
 from rearview.replica.build import build_engine
 from rearview.replica.fingerprint import origin_of
 from rearview.replica.inflow import Handler, Inflow
@@ -206,10 +207,12 @@ class Stage:
             if self._sessions.abandon(spec.session_id, epoch):
                 self._forget(spec.session_id)
             raise
+        reach("replica.activate.before")
         held = Held(spec.session_id, epoch, owner, next_link, codec)
         past.held(held)
         self._sessions.opened(held)
         self._changed()
+        reach("replica.activate.after")
         if owner.closed or next_link.closed:  # Nobody has learnt of it: there is nothing to adopt.
             self._close(spec.session_id, epoch)
         return {}
