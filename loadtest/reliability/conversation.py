@@ -13,7 +13,6 @@ from rearview.client import (
     Dropped,
     ImageFormat,
     Notice,
-    NoticeKind,
     Reconnect,
     Session,
     Translated,
@@ -178,8 +177,7 @@ def _told(answer: Answer) -> Told:
             return Told(What.APPLIED, answer.received_frames, {"settings": settings_digest(answer.settings)})
         case Notice():
             said = None if answer.continuity is None else answer.continuity.value
-            what = What.CUT if answer.kind is NoticeKind.RESUMED else What.NOTICE
-            return Told(what, data={"kind": answer.kind.value, "continuity": said})
+            return Told(What.NOTICE, data={"kind": answer.kind.value, "continuity": said})
 
 
 def _over(error: RearviewError) -> Over:

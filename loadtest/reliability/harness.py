@@ -64,7 +64,7 @@ class Member:
 
 
 class Harness:
-    """`async with Harness(config, folder, spawner, ingresses=2) as service:` serves at `service.addresses`."""
+    """`async with Harness(config, folder, spawner) as service:` serves at `service.addresses`."""
 
     def __init__(
         self,
@@ -159,9 +159,11 @@ class Harness:
             name, {"run": "ingress", "port": port, "failpoints": failpoints, "config": content}
         )
 
-    async def start_clients(self, plan: Plan, addresses: tuple[str, ...], start_s: float) -> Member:
+    async def start_clients(
+        self, plan: Plan, addresses: tuple[str, ...], start_s: float, kind: str = "clients"
+    ) -> Member:
         """A process of clients, which ends with their streams."""
-        name = f"clients#{self._next()}"
+        name = f"{kind}#{self._next()}"
         history = self.folder / "history" / f"{name}.jsonl"
         order = {"plan": plan.to_json(), "addresses": list(addresses), "start_s": start_s}
         return await self._start(name, {"run": "clients", **order, "history": str(history)}, wanted=False)

@@ -227,6 +227,7 @@ class RawConversation:
         self._call, wait_s, until_s = None, FIRST_WAIT_S, time.monotonic() + GIVE_UP_S
         if self._over is not None:
             raise self._over
+        yield Told(What.CUT, data={"status": failure.code().name, "text": (failure.details() or "")[:100]})
         while True:
             if failure.code() not in RESUMABLE or time.monotonic() > until_s:
                 raise _over(failure) from failure
@@ -245,7 +246,7 @@ class RawConversation:
                     return  # Only the last word was lost.
                 failure = again
         said = Continuity(pb.Continuity.Name(response.opened.continuity).removeprefix("CONTINUITY_").lower())
-        yield Told(What.CUT, data={"kind": "resumed", "continuity": said.value})
+        yield Told(What.NOTICE, data={"kind": NoticeKind.RESUMED.value, "continuity": said.value})
         self._credit = max(self._credit, response.frame_credit)
         async for told in self._send_again(response.opened.received_frames):
             yield told

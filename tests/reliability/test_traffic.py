@@ -20,7 +20,7 @@ async def test_nothing_is_found_where_nothing_is_wrong(
 ) -> None:
     plan = make_plan(seed=len(spans), streams=9, seconds=1.5)
     run = await run_in_process(plan, chain_config(tmp_path, spans=spans))
-    assert validate(run) == []
+    assert [str(violation) for violation in validate(run)] == []
     assert run.count(What.RESULT) > 100
     assert {event.stream for event in events_of(run, What.ENDED)} >= {"alpha/0"}
     assert [event.data["reason"] for event in events_of(run, What.REFUSED)] == ["TOKEN_INVALID"]

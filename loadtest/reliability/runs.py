@@ -1,0 +1,293 @@
+"""One run: a service of plain processes, traffic, one fault, and what the validators say of the history."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rearview.config import ServiceConfig, load_config
+
+from loadtest.reliability.faults import KINDS, Scene
+from loadtest.reliability.harness import Harness, Healing, Member
+from loadtest.reliability.history import Run, Snapshot, What, read_history
+from loadtest.reliability.plan import Plan, StreamPlan, make_plan, token_of, token_sha256
+from loadtest.reliability.processes import FRESH_S
+from loadtest.reliability.relay import Relay
+from loadtest.reliability.spawner import Spawner
+from loadtest.reliability.validators import Limits, Violation, validate
+
+__all__ = ["Outcome", "RunPlan", "perform", "recovery_s"]
+
+TENANTS = ("alpha", "beta", "gamma")
+SPANS = {
+    "fused": (("encode", "denoise-0", "denoise-1", "decode"),),
+    "pipeline": (("encode", "denoise-0"), ("denoise-1", "decode")),
+}
+REPLICAS = 2
+SLOTS = 24
+END_S = 60.0
+SETTLE_S = 12.0
+GRACE_S = 2.0
+"""How long sessions without a client stay, seconds: the default would make each run a minute long."""
+LIMITS = Limits(refusal_s=0.5, stale_s=1.0, more_tasks=12, more_fds=16)
+"""On machines that others use too, and beside links that come with new replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What is run: made again from these fields."""
+
+    seed: int
+    kind: str = "none"
+    topology: str = "pipeline"
+    ingresses: int = 1
+    streams: int = 8
+    seconds: float = 4.0
+
+    @property
+    def has_redis(self) -> bool:
+        """Whether leases are in Redis."""
+        return self.ingresses > 1 or "redis" in KINDS[self.kind].wants
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    plan: RunPlan
+    run: Run
+    violations: Sequence[Violation]
+    recovery_s: Sequence[float]
+    """Of each stream that was hurt: from the fault to the first picture of a frame that was sent after it."""
+    seconds: float
+    load: float
+    """Average of the machine in the last minute."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the report."""
+        told = [event for event in self.run.events if event.what is What.NOTICE]
+        notices = [event.data["continuity"] for event in told if event.data["kind"] == "moved"]
+        ends = [event for event in self.run.events if event.what is What.ENDED]
+        return {
+            "seed": self.plan.seed,
+            "kind": self.plan.kind,
+            "topology": self.plan.topology,
+            "ingresses": self.plan.ingresses,
+            "streams": self.plan.streams,
+            "frames": self.run.count(What.SENT),
+            "results": self.run.count(What.RESULT),
+            "dropped": self.run.count(What.DROPPED),
+            "sessions": self.run.count(What.OPENED),
+            "refused": self.run.count(What.REFUSED),
+            "resumed": sum(event.data["kind"] == "resumed" for event in told),
+            "ended_ok": sum(event.data["status"] == "OK" for event in ends),
+            "ended_announced": sum(event.data["status"] != "OK" for event in ends),
+            "moved": {said: notices.count(said) for said in ("exact", "approximate", "reset")},
+            "recovery_s": [round(each, 3) for each in self.recovery_s],
+            "violations": [str(each) for each in self.violations],
+            "seconds": round(self.seconds, 1),
+            "load": self.load,
+        }
+
+
+def config_of(plan: RunPlan, folder: Path, redis_url: str | None = None) -> ServiceConfig:
+    """The service of a run."""
+    tenants = folder / "tenants.yaml"
+    content = [
+        {"name": name, "token_sha256": token_sha256(name), "max_streams": 256, "max_frames_per_s": 1e5}
+        for name in TENANTS
+    ]
+    tenants.write_text(yaml.safe_dump(content), encoding="utf-8")
+    directory: Mapping[str, Any] = {} if redis_url is None else {"redis_url": redis_url, "lease_s": 2.0}
+    return load_config(
+        {
+            "topology": plan.topology,
+            "spans": [
+                {
+                    "name": f"span-{number}",
+                    "operators": list(operators),
+                    "slots": SLOTS,
+                    "replicas": REPLICAS,
+                }
+                for number, operators in enumerate(SPANS[plan.topology])
+            ],
+            "model": {"checkpoint": "chain:1+0.1", "width": 64, "height": 64},
+            "ingress": {"port": 0, "resume_grace_s": GRACE_S, "idle_timeout_s": 5.0, "drain_grace_s": 2.0},
+            "link": {"orphan_grace_s": GRACE_S, "secret": "of-these-tests-alone", "unix_dir": None},
+            "directory": directory,
+            "tenants_file": str(tenants),
+        }
+    )
+
+
+async def perform(plan: RunPlan, folder: Path, spawner: Spawner) -> Outcome:
+    """Run it; what is in `folder` afterwards is its history and logs."""
+    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
+    began_s, kind, chance = time.monotonic(), KINDS[plan.kind], random.Random(plan.seed)
+    async with AsyncExitStack() as stack:
+        redis = None
+        if plan.has_redis:
+            from support.valkey import Server
+
+            redis = Server(folder)
+            await asyncio.to_thread(redis.start)
+            stack.callback(redis.stop)
+        config = config_of(plan, folder, None if redis is None else redis.url)
+        service = await stack.enter_async_context(
+            Harness(config, folder, spawner, ingresses=plan.ingresses, healing=Healing())
+        )
+        scene = Scene(service, [], chance)
+        if redis is not None:
+            scene.redis_pid = lambda: redis.process.pid if redis.process is not None else 0
+            scene.restart_redis = lambda: (redis.stop(), redis.start())[-1]
+        await _arm(scene, kind.failpoints, kind.where)
+        await _relays(scene, kind.wants, stack)
+        if kind.failpoints or scene.inside:
+            await asyncio.sleep(2 * FRESH_S)  # Cards of those who were replaced are too old by then.
+        await _warm(service)
+        base = await service.snapshot()
+        traffic, killed = await _traffic(scene, plan, kills=kind.kills_clients)
+        await asyncio.sleep(plan.seconds * chance.uniform(0.3, 0.5))
+        await kind.deed(scene)
+        for clients in scene.clients if not kind.kills_clients else scene.clients[:-1]:
+            async with asyncio.timeout(END_S):
+                await clients.ended.wait()
+        if kind.kills_clients:
+            await asyncio.sleep(plan.seconds / 4)
+        end = await _settled(service, base)
+        run = Run(
+            traffic,
+            read_history(sorted((folder / "history").glob("clients*.jsonl"))),
+            scene.done,
+            base,
+            end,
+            killed,
+        )
+    violations = validate(run, LIMITS)
+    outcome = Outcome(
+        plan, run, violations, recovery_s(run), time.monotonic() - began_s, round(os.getloadavg()[0], 1)
+    )
+    (folder / "run.json").write_text(
+        json.dumps({"outcome": outcome.as_json(), **run.as_json()}, indent=1), encoding="utf-8"
+    )
+    (folder / "plan.json").write_text(traffic.to_json(), encoding="utf-8")
+    return outcome
+
+
+def recovery_s(run: Run) -> list[float]:
+    """For each stream of each client that had begun before the last fault and was to go on after it, seconds
+    from that fault to the first picture of a frame that was sent after it: in the same session, or another.
+    """
+    if not run.faults:
+        return []
+    fault_s = run.faults[-1].time_s
+    by_client: dict[str, list[Any]] = {}
+    for event in run.events:
+        by_client.setdefault(event.stream.partition(".")[0], []).append(event)
+    found = []
+    for key, events in by_client.items():
+        if key in run.killed_clients or not any(e.what is What.OPENED and e.time_s < fault_s for e in events):
+            continue
+        sent = {(e.stream, e.index) for e in events if e.what is What.SENT and e.time_s > fault_s}
+        first = next((e for e in events if e.what is What.RESULT and (e.stream, e.index) in sent), None)
+        if first is not None:
+            found.append(first.time_s - fault_s)
+    return found
+
+
+async def _arm(scene: Scene, text: str, where: str) -> None:
+    """Put a process with failpoints where one without was."""
+    if not text:
+        return
+    service, text = scene.service, text.format(at=scene.chance.randrange(30, 90))
+    if where == "ingress":
+        former = service.ingresses()[0]
+        await _gone(service, former)
+        former = await service.start_ingress(text, former.order["port"])
+    else:
+        span = scene.span(where)
+        former = service.replicas(span)[0]
+        await _gone(service, former)
+        former = await service.start_replica(span, text)
+    await service.until(lambda: service.card(former) is not None, END_S)
+
+
+async def _gone(service: Harness, member: Member) -> None:
+    member.wanted = False
+    service.signal(member, signal.SIGKILL)
+    await member.ended.wait()
+
+
+async def _relays(scene: Scene, wants: frozenset[str], stack: AsyncExitStack) -> None:
+    service = scene.service
+    if "edge" in wants:
+        for address in service.addresses:
+            port = int(address.rpartition(":")[2])
+            relay = await stack.enter_async_context(Relay(lambda port=port: ("127.0.0.1", port)))
+            scene.edge.append(relay)
+    if "inside" in wants:
+        former = service.replicas(0)[0]
+        await _gone(service, former)
+        relay = Relay(lambda: _tcp_of(service, hidden))
+        await stack.enter_async_context(relay)
+        hidden = await service.start_replica(0, relay=relay.port)
+        await service.until(lambda: service.card(hidden) is not None, END_S)
+        scene.inside.append(relay)
+
+
+def _tcp_of(service: Harness, member: Member) -> tuple[str, int]:
+    card = service.card(member)
+    if card is None:
+        raise ConnectionRefusedError(f"{member.name} is gone")
+    _, _, host, port = card["true_address"].split("|")
+    return host, int(port)
+
+
+async def _warm(service: Harness) -> None:
+    """A few frames on every replica: links and caches come with the first sessions, and stay."""
+    streams = tuple(
+        StreamPlan(f"alpha/{number}", "alpha", token_of("alpha"), frames=6, rate=30.0)
+        for number in range(2 * REPLICAS * len(service.addresses))
+    )
+    warm = await service.start_clients(Plan(0, streams), service.addresses, time.monotonic(), "warm")
+    async with asyncio.timeout(END_S):
+        await warm.ended.wait()
+
+
+async def _traffic(scene: Scene, plan: RunPlan, *, kills: bool) -> tuple[Plan, frozenset[str]]:
+    """Start the clients; with `kills` some of them in a process of their own, which dies or freezes."""
+    traffic = make_plan(plan.seed, streams=plan.streams, seconds=plan.seconds)
+    addresses = tuple(f"127.0.0.1:{relay.port}" for relay in scene.edge) or scene.service.addresses
+    doomed = traffic.streams[: plan.streams // 3] if kills else ()
+    parts = [tuple(stream for stream in traffic.streams if stream not in doomed), doomed]
+    start_s = time.monotonic() + 0.2
+    for part in filter(None, parts):
+        clients = await scene.service.start_clients(replace(traffic, streams=part), addresses, start_s)
+        scene.clients.append(clients)
+    return traffic, frozenset(f"{stream.key}" for stream in doomed)
+
+
+async def _settled(service: Harness, base: Snapshot) -> Snapshot:
+    """The state once all is given back, or when there was time enough for it."""
+    until_s = time.monotonic() + SETTLE_S
+    while True:
+        await asyncio.sleep(0.2)
+        try:
+            end = await service.snapshot()
+        except OSError:  # An ingress is on its way.
+            if time.monotonic() > until_s:
+                raise
+            continue
+        is_done = not any(end.slots.values()) and end.leases <= base.leases
+        if is_done or time.monotonic() > until_s:
+            return end
