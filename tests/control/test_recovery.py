@@ -26,6 +26,13 @@ def test_a_past_is_rebuilt_by_as_many_frames_as_its_method_remembers() -> None:
     assert frames_to_rebuild(spec(BankSettings(interval=4), CacheSettings()), 8) == 24
 
 
+def test_a_past_that_forgets_nothing_is_rebuilt_by_all_its_frames_or_a_checkpoint() -> None:
+    frames = frames_to_rebuild(spec(), 0, forgets=False)
+    assert plan(Kept(first=0, following=900, unanswered=898), frames).continuity is Continuity.EXACT
+    assert plan(Kept(first=9, following=900, unanswered=898), frames).continuity is Continuity.RESET
+    assert plan(Kept(first=9, following=900, unanswered=898, checkpoint=20), frames).from_checkpoint
+
+
 @pytest.mark.parametrize(
     ("kept", "frames", "start", "continuity", "from_checkpoint"),
     [

@@ -41,7 +41,8 @@ ROOMS = {
         room("telemetry", "errors contract access", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
-            "errors environment failpoints contract access config schema v1 control transport directory telemetry",
+            "errors environment failpoints contract access config schema v1"
+            " control transport directory telemetry",
             f"ray {NETWORKS}",
         ),
     )

@@ -21,6 +21,8 @@ MAX_FAILED_REPLAYS = 2
 one: what it carries may be what kills them."""
 MERGES_TO_FORGET = 6
 """Writes after which a merged bank holds 1.6 % of what it held (0.5 survives each)."""
+ALL_FRAMES = 1 << 62
+"""Of a past that no number of last frames rebuilds."""
 RING_FRAMES = 8
 """Frames after a warm-up that fill a ring of the default size."""
 
@@ -50,11 +52,13 @@ class Plan:
     """Whether the lane opens from the checkpoint. Else its past is empty at `start`."""
 
 
-def frames_to_rebuild(spec: SessionSpec, warm_up_frames: int) -> int:
+def frames_to_rebuild(spec: SessionSpec, warm_up_frames: int, *, forgets: bool = True) -> int:
     """R: after so many frames a past that began empty is much like the one that was lost. 0: there is none.
 
-    `warm_up_frames`: W.
+    `warm_up_frames`: W. `forgets`: not so the chain model, whose every answer depends on every frame before.
     """
+    if not forgets:
+        return ALL_FRAMES
     needed = [0]
     if (bank := spec.bank) is not None:
         writes = MERGES_TO_FORGET if bank.policy is BankPolicy.MERGE else bank.max_frames

@@ -42,6 +42,8 @@ class Terms:
     tenant: TenantConfig
     warm_up_frames: int = 0
     """How many frames warm up together in a session with a temporal cache."""
+    forgets: bool = True
+    """Whether old frames stop to matter: not with the chain model."""
     resume_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     """Who has it may feed the session over another stream."""
 

@@ -18,6 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rearview.config import ServiceConfig, TenantConfig
+from rearview.contract.card import is_chain
 from rearview.contract.events import Direction, Events, LinkBytes, SessionClosed, SessionOpened
 from rearview.contract.frame import Frame
 from rearview.contract.lease import Lease, LeaseRequest, Load
@@ -167,7 +168,8 @@ class Ingress:
             raise Refused(Reason.DRAINING, "the service is draining", retry_after_s=RETRY_AFTER_S)
         spec = self.admission.session(uuid.uuid4().hex, tenant, request)
         warm_up_frames = self.admission.served.offer.warm_up_frames(spec)
-        terms = Terms(spec, SessionOptions.of(request), tenant, warm_up_frames)
+        forgets = not is_chain(self.config.model.checkpoint)
+        terms = Terms(spec, SessionOptions.of(request), tenant, warm_up_frames, forgets)
         load = Load.of(request.frame_rate, spec.width, spec.height)
         wanted = LeaseRequest(spec.session_id, tenant.name, load, quota_of(tenant), terms.token_sha256)
         lease, lane = await self._placing.place(spec, wanted)

@@ -83,7 +83,7 @@ class IngressSession:
         self.intake = Intake(terms, edge.limits, state)
         inputs = Inputs(state.next_ordinal, edge.input_bytes)
         self.feed = Feed(terms.spec.session_id, lane, edge.sender, edge.events, inputs)
-        self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames))
+        self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.standing_still = asyncio.Lock()
         """Held by whoever freezes the lane: one at a time."""
         self.is_parked = False
