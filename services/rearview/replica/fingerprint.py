@@ -13,8 +13,12 @@ from rearview.replica.state import Origin
 
 __all__ = ["origin_of"]
 
-SAMPLE_BYTES = 1 << 16
-"""Read at either end of a file: headers and last layers tell weights apart without reading gigabytes."""
+CARD = "rearview.json"
+"""What a checkpoint says about itself: no weight follows from it."""
+SAMPLES, SAMPLE_BYTES = 64, 1 << 12
+"""Read of each file, evenly spread: they tell weights apart without reading gigabytes."""
+SUFFIXES = frozenset({".safetensors", ".ckpt", ".bin", ".json", ".txt"})
+"""Of files in a folder that the model follows from, or its tokenizer."""
 
 
 def origin_of(config: ModelConfig) -> Origin:
@@ -45,15 +49,20 @@ def _source(name: str) -> Iterator[bytes]:
     if not name or not path.exists():
         yield name.encode()
         return
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    for each in files:
-        yield b"" if each == path else str(each.relative_to(path)).encode()
-        yield _sample(each)
+    if path.is_file():
+        yield _sample(path)
+        return
+    for each in sorted(path.rglob("*")):
+        if each.is_file() and each.suffix in SUFFIXES and each.name != CARD:
+            yield str(each.relative_to(path)).encode()
+            yield _sample(each)
 
 
 def _sample(path: Path) -> bytes:
     size = path.stat().st_size
+    found = [size.to_bytes(8, "little")]
     with path.open("rb") as file:
-        head = file.read(SAMPLE_BYTES)
-        file.seek(max(0, size - SAMPLE_BYTES))
-        return size.to_bytes(8, "little") + head + file.read(SAMPLE_BYTES)
+        for at in (*range(0, size, max(SAMPLE_BYTES, size // SAMPLES)), max(0, size - SAMPLE_BYTES)):
+            file.seek(at)
+            found.append(file.read(SAMPLE_BYTES))
+    return b"".join(found)
