@@ -1,16 +1,77 @@
 """Who may come in, over what, and how much they may take before it is known who they are: the options.
 
-A section of a deployment (`access:`). What each tenant may do is in the tenants file.
+A section of a deployment (`access:`), and an entry of the tenants file.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["STRICT", "AccessConfig", "MetricsAccess", "PeerLimits"]
+__all__ = ["STRICT", "AccessConfig", "JwtConfig", "LinkTls", "MetricsAccess", "PeerLimits", "TenantConfig"]
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 """Of every section: an unknown key is an error."""
+
+
+class TenantConfig(BaseModel):
+    """Who may come in, and how much of the service they get."""
+
+    model_config = STRICT
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Who is billed, limited and isolated."""
+    token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 (hex) of the bearer token, which is stored nowhere. None: comes with signed tokens alone."""
+    max_streams: int = Field(default=4, ge=1)
+    """Sessions at a time, over all ingresses; one whose connection was lost counts as long as it is kept."""
+    max_frames_per_s: float = Field(default=240.0, gt=0)
+    """Frames per second that the tenant's sessions may declare together (`frame_rate`), over all ingresses;
+    and that it may send to one of them. One second's worth may come at once."""
+    max_pixels: int = Field(default=1024 * 1024, ge=64 * 64)
+    """Width times height of one frame."""
+    max_pixels_per_s: float | None = Field(default=None, gt=0)
+    """Pixels per second that they may declare together. None: no limit but those of frames."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of a replica beside other tenants."""
+
+
+class JwtConfig(BaseModel):
+    """Tokens that an issuer signs, beside those whose hashes are in the tenants file."""
+
+    model_config = STRICT
+
+    keys_file: Path
+    """The issuer's public keys: a JWKS, or one key in PEM. Read again when it changes."""
+    algorithms: tuple[
+        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
+    ] = Field(min_length=1)
+    """Those that may have signed a token; all with a public key."""
+    audience: str = Field(min_length=1)
+    """What `aud` must be, or hold."""
+    issuer: str = Field(min_length=1)
+    """What `iss` must be."""
+    tenant_claim: str = Field(default="sub", min_length=1)
+    """The claim that names the tenant. Its limits are in the tenants file; who is not there is refused."""
+    leeway_s: float = Field(default=0.0, ge=0, le=60)
+    """How far clocks may differ."""
+
+
+class LinkTls(BaseModel):
+    """TLS of links between hosts, both ways: each end shows a certificate of one authority of the service's
+    own. Names are not compared, since replicas come and go with their addresses.
+    """
+
+    model_config = STRICT
+
+    cert_file: Path
+    """PEM certificate chain. Read again when it changes, as is `key_file`."""
+    key_file: Path
+    """PEM private key."""
+    ca_file: Path
+    """PEM certificate of the authority."""
 
 
 class PeerLimits(BaseModel):
@@ -53,5 +114,10 @@ class AccessConfig(BaseModel):
 
     model_config = STRICT
 
+    jwt: JwtConfig | None = None
+    """Set: signed tokens are taken too. Needs `tenants_file`."""
+    tls_client_ca_file: Path | None = None
+    """PEM certificate of an authority; set: clients must show a certificate of its own (mTLS), besides a
+    token. Needs `ingress.tls_cert_file`."""
     peers: PeerLimits = PeerLimits()
     metrics: MetricsAccess = MetricsAccess()

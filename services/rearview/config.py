@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from rearview.access import STRICT, AccessConfig
+from rearview.access import STRICT, AccessConfig, LinkTls, TenantConfig
 from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
 from rearview.errors import ConfigError
 from rearview.recovery_config import RecoveryConfig
@@ -260,26 +260,6 @@ class LimitsConfig(_Section):
         return max(self.max_image_bytes, 3 * self.max_pixels) + MESSAGE_OVERHEAD_BYTES
 
 
-class TenantConfig(_Section):
-    """Who may come in, and how much of the service they get."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    """Who is billed, limited and isolated."""
-    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 (hex) of the bearer token; the token itself is stored nowhere."""
-    max_streams: int = Field(default=4, ge=1)
-    """Sessions at a time, over all ingresses; one whose connection was lost counts as long as it is kept."""
-    max_frames_per_s: float = Field(default=240.0, gt=0)
-    """Frames per second that the tenant's sessions may declare together (`frame_rate`), over all ingresses;
-    and that it may send to one of them. One second's worth may come at once."""
-    max_pixels: int = Field(default=1024 * 1024, ge=64 * 64)
-    """Width times height of one frame."""
-    max_pixels_per_s: float | None = Field(default=None, gt=0)
-    """Pixels per second that they may declare together. None: no limit but those of frames."""
-    weight: float = Field(default=1.0, gt=0)
-    """Share of a replica beside other tenants."""
-
-
 class DirectoryConfig(_Section):
     """Where leases of sessions are kept."""
 
@@ -300,6 +280,11 @@ class LinkConfig(_Section):
     """Folder of the Unix sockets used inside a node; default: a private folder under the temp dir."""
     secret: str = ""
     """Shared secret of all replicas of the service. Empty: made at start by `build_app`."""
+    secret_file: Path | None = None
+    """Holds it instead: the secret, and on a second line the one before, which is still taken. Read again
+    when it changes."""
+    tls: LinkTls | None = None
+    """Set: links between hosts speak TLS."""
     max_frame_bytes: int = Field(default=32 << 20, ge=1 << 16)
     """Largest message on a link; a larger one closes it. No less than the frames that `limits` let in."""
     orphan_grace_s: float = Field(default=60.0, ge=0)
@@ -351,6 +336,10 @@ class ServiceConfig(_Section):
             raise ValueError("ingress.replicas > 1 needs a fixed ingress.port to share")
         if self.bank and self.cache and self.bank.default and self.cache.default:
             raise ValueError("bank.default and cache.default: sessions that name no method get one of them")
+        if self.access.jwt is not None and self.tenants_file is None:
+            raise ValueError("access.jwt needs tenants_file: it says what each tenant may do")
+        if self.access.tls_client_ca_file is not None and self.ingress.tls_cert_file is None:
+            raise ValueError("access.tls_client_ca_file needs ingress.tls_cert_file")
         loopback = self.ingress.host in ("127.0.0.1", "localhost", "::1")
         if self.tenants_file is None and not loopback:
             raise ValueError(f"ingress.host {self.ingress.host} is open to others: set tenants_file")

@@ -34,14 +34,14 @@ ROOMS = {
         room("engine", "errors contract failpoints", f"{SERVERS} google.protobuf pydantic"),
         room("client", "errors contract schema v1", f"ray redis prometheus_client {NETWORKS} pydantic yaml"),
         room("control", "errors contract access config", f"{SERVERS} {NETWORKS} numpy google.protobuf"),
-        room("transport", "errors contract access config", f"{SERVERS} {NETWORKS}"),
+        room("transport", "errors files contract access config", f"{SERVERS} {NETWORKS}"),
         room(
             "directory", "errors contract access config environment", f"ray grpc prometheus_client {NETWORKS}"
         ),
         room("telemetry", "errors contract access", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
-            "errors environment failpoints contract access config schema v1"
+            "errors environment failpoints files contract access config schema v1"
             " control transport directory telemetry",
             f"ray {NETWORKS}",
         ),

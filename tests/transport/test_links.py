@@ -258,6 +258,7 @@ def test_what_comes_right_behind_the_greeting_is_taken(loop: Loop, ends: bool) -
             bodies = [b"", bytes(200_000), b"x" * 7]
             messages = [message_prefix(Kind.FRAME, len(body)) + body for body in bodies]
             writer.write(hmac.digest(b"secret", b"dialled" + nonces, "sha256") + b"".join(messages))
+            await reader.readexactly(handshake.PROOF_BYTES)
             if ends:
                 writer.close()
             await eventually(lambda: server.messages == [(Kind.FRAME, body) for body in bodies])

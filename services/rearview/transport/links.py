@@ -24,8 +24,10 @@ from typing import Any, cast
 
 from rearview.config import LinkConfig
 from rearview.transport.codec import SPOKEN, Versions
-from rearview.transport.handshake import VERSION_1_ALONE, LinkClosed, OldPeer, accept, dial
+from rearview.transport.handshake import VERSION_1_ALONE, LinkClosed, OldPeer, WrongSecret, accept, dial
 from rearview.transport.messages import MessageProtocol, message_prefix
+from rearview.transport.secrets import secrets_of
+from rearview.transport.tls import client_context, server_context
 from rearview.transport.wire import SINCE, Body, Kind, WireError, decode_json, encode_json
 
 __all__ = ["Address", "Link", "LinkClosed", "LinkPool", "LinkServer", "connect", "reachable"]
@@ -206,11 +208,21 @@ class LinkServer:
         self._handshakes: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> Address:
-        """Listen; returns where. The TCP port is a free one."""
+        """Listen; returns where. The TCP port is a free one. Raises ConfigError for secrets and certificates
+        that cannot be used.
+        """
+        secrets_of(self._config)
+        context = server_context(self._config.tls)
         path = self._folder / "link"
         self._servers = [
             await asyncio.start_unix_server(self._accept, path),
-            await asyncio.start_server(self._accept, self._config.host, 0),
+            await asyncio.start_server(
+                self._accept,
+                self._config.host,
+                0,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else HANDSHAKE_TIMEOUT_S,
+            ),
         ]
         port = self._servers[1].sockets[0].getsockname()[1]
         return Address(self._node, str(path), reachable(self._config.host), port)
@@ -234,7 +246,7 @@ class LinkServer:
         self._handshakes.add(writer)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                version = await accept(reader, writer, self._config.secret.encode(), self._versions)
+                version = await accept(reader, writer, secrets_of(self._config), self._versions)
         except LinkClosed as error:
             logger.warning("link refused: %s", error)
             writer.close()
@@ -308,23 +320,34 @@ async def connect(
     config: LinkConfig, node: str, address: str, versions: Versions = SPOKEN
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
     """Dial and greet; returns the connection and its version. `node`: this process's. Raises LinkClosed."""
+    *former, last = secrets_of(config)
+    for secret in former:
+        with contextlib.suppress(WrongSecret):
+            return await _connect_with(config, node, Address.parse(address), secret, versions)
+    return await _connect_with(config, node, Address.parse(address), last, versions)
+
+
+async def _connect_with(
+    config: LinkConfig, node: str, address: Address, secret: bytes, versions: Versions
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
     try:
-        return await _connect_as(config, node, Address.parse(address), versions)
+        return await _connect_as(config, node, address, secret, versions)
     except OldPeer:
-        return await _connect_as(config, node, Address.parse(address), VERSION_1_ALONE)
+        return await _connect_as(config, node, address, secret, VERSION_1_ALONE)
 
 
 async def _connect_as(
-    config: LinkConfig, node: str, address: Address, ours: Versions
+    config: LinkConfig, node: str, address: Address, secret: bytes, ours: Versions
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             if address.node == node:
                 reader, writer = await asyncio.open_unix_connection(address.unix_path)
             else:
-                reader, writer = await asyncio.open_connection(address.host, address.port)
+                context = client_context(config.tls)
+                reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
             try:
-                version = await dial(reader, writer, config.secret.encode(), ours)
+                version = await dial(reader, writer, secret, ours)
             except BaseException:
                 writer.close()
                 raise
