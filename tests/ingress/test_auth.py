@@ -36,12 +36,12 @@ def refusal(metadata: list[tuple[str, str | bytes]]) -> InvalidRequest:
 @pytest.mark.parametrize("name", TOKENS)
 def test_a_token_names_its_tenant(name: str) -> None:
     metadata = [("user-agent", "x"), ("authorization", f"Bearer {TOKENS[name]}"), ("trace-bin", b"\x00")]
-    assert tenants().authenticate(metadata).name == name
+    assert tenants().authenticate(metadata).tenant.name == name
 
 
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
 def test_the_scheme_is_read_without_regard_to_case(scheme: str) -> None:
-    assert tenants().authenticate([("Authorization", f"{scheme} {TOKENS['alpha']}")]).name == "alpha"
+    assert tenants().authenticate([("Authorization", f"{scheme} {TOKENS['alpha']}")]).tenant.name == "alpha"
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,16 @@ def test_every_tenant_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPat
 
 def test_without_a_file_everyone_is_local() -> None:
     everyone = Tenants.load(None)
-    assert everyone.authenticate([]) == LOCAL_TENANT
-    assert everyone.authenticate([("authorization", "Bearer x"), ("authorization", "y")]).name == "local"
+    assert everyone.authenticate([]).tenant == LOCAL_TENANT
+    two = [("authorization", "Bearer x"), ("authorization", "y")]
+    assert everyone.authenticate(two).tenant.name == "local"
 
 
 def test_with_a_file_nobody_is_local(tmp_path: Path) -> None:
     path = tmp_path / "tenants.yaml"
     path.write_text(yaml.safe_dump([{"name": "alpha", "token_sha256": sha256("one"), "max_streams": 2}]))
     loaded = Tenants.load(path)
-    assert loaded.authenticate([("authorization", "Bearer one")]).max_streams == 2
+    assert loaded.authenticate([("authorization", "Bearer one")]).tenant.max_streams == 2
     with pytest.raises(InvalidRequest):
         loaded.authenticate([])
 

@@ -13,6 +13,7 @@ from rearview.contract.events import (
     Coding,
     Direction,
     Event,
+    FileReloaded,
     FillerSent,
     FrameAnswered,
     FrameDropped,
@@ -88,6 +89,13 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         {"checkpoint_bytes_total": 5120, "checkpoint_seconds_sum": 0.75, "checkpoint_seconds_count": 2},
     ),
     ([CallEnded(Reason.IDLE)], {'calls_ended_total{reason="idle"}': 1}),
+    (
+        [FileReloaded("tenants", is_good=True), FileReloaded("tenants", is_good=False)],
+        {
+            'file_reloads_total{file="tenants",outcome="good"}': 1,
+            'file_reloads_total{file="tenants",outcome="broken"}': 1,
+        },
+    ),
     ([OpenRefused(Reason.NO_CAPACITY)], {'session_opens_refused_total{reason="no_capacity"}': 1}),
     (
         [SlotsOffered("fused", 16), SlotsTaken("fused", 3), SlotsTaken("fused", 2)],

@@ -36,6 +36,7 @@ def used() -> Metrics:
     metrics.frame_dropped(DropReason.LATE)
     metrics.open_refused(Reason.NO_CAPACITY)
     metrics.calls_ended.labels("idle").inc()
+    metrics.file_reloads.labels("tenants", "good").inc()
     metrics.span_queue_seconds.labels("fused").observe(0.001)
     metrics.span_compute_seconds.labels("fused").observe(0.030)
     metrics.batch_rows.labels("fused").observe(3)
@@ -83,7 +84,7 @@ def test_every_metric_has_a_series_once_used() -> None:
 
 def test_labels_have_bounded_values() -> None:
     allowed = {"model", "span", "outcome", "reason", "tenant", "operation", "peer", "direction", "le"}
-    allowed |= {"kind", "continuity"}
+    allowed |= {"kind", "continuity", "file"}
     for family in families(used()).values():
         for sample in family.samples:
             assert set(sample.labels) <= allowed, sample

@@ -25,6 +25,7 @@ __all__ = [
     "Direction",
     "Event",
     "Events",
+    "FileReloaded",
     "FillerSent",
     "FrameAnswered",
     "FrameDropped",
@@ -72,6 +73,15 @@ class CallEnded:
     """A call of any method ended with an error."""
 
     reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class FileReloaded:
+    """A file that is watched has changed."""
+
+    name: str
+    is_good: bool
+    """Else it cannot be used, and what it said before holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +201,7 @@ Event: TypeAlias = (
     StreamOpened
     | StreamClosed
     | CallEnded
+    | FileReloaded
     | OpenRefused
     | SessionOpened
     | SessionClosed

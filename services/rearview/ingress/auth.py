@@ -1,6 +1,7 @@
 """Who is calling: a bearer token in the call's metadata → a tenant. Fails closed.
 
-Only SHA-256 hashes of tokens are known here. Tokens are random, not passwords, so a fast hash is enough.
+A token's SHA-256 hash is in the tenants file (such tokens are random, not passwords, so a fast hash is
+enough), or an issuer has signed it (`signed_tokens`).
 Without a tenants file everyone is the tenant `local`: meant for loopback, see `tenants_file`.
 """
 
@@ -9,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from rearview.access import JwtConfig
 from rearview.config import TenantConfig
 from rearview.errors import ConfigError, InvalidRequest, Reason
+from rearview.ingress.signed_tokens import SignedTokens
 
-__all__ = ["LOCAL_TENANT", "MAX_TOKEN_BYTES", "Metadata", "Tenants"]
+__all__ = ["LOCAL_TENANT", "MAX_TOKEN_BYTES", "Caller", "Metadata", "Tenants"]
 
 Metadata = Iterable[tuple[str, str | bytes]]
 """Of a call."""
@@ -35,26 +39,39 @@ LOCAL_TENANT = TenantConfig(
 """Who everyone is without a tenants file. No limit of its own; those of the service still hold."""
 
 
-class Tenants:
-    """The tenants of a service."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls."""
 
-    def __init__(self, tenants: Sequence[TenantConfig] | None) -> None:
-        """None: no authentication. Raises ConfigError if two share a name or a token, or none is left."""
+    tenant: TenantConfig
+    expires_s: float | None = None
+    """When the token ends, wall clock; None: it does not."""
+
+
+class Tenants:
+    """The tenants of a service, and whose tokens are whose."""
+
+    def __init__(self, tenants: Sequence[TenantConfig] | None, signed: SignedTokens | None = None) -> None:
+        """None: no authentication. Raises ConfigError if two share a name or a token, none is left, or one
+        has no token and `signed` ones are not taken.
+        """
         if tenants is not None:
-            _check(tenants)
-        self._tenants = None if tenants is None else tuple(tenants)
+            _check(tenants, signed)
+        self._tenants = None if tenants is None else {tenant.name: tenant for tenant in tenants}
+        self._signed = signed
 
     @classmethod
-    def load(cls, path: Path | None) -> Tenants:
-        """Read a YAML list of tenants; None: no authentication.
+    def load(cls, path: Path | None, jwt: JwtConfig | None = None) -> Tenants:
+        """Read a YAML list of tenants, None: no authentication, and the keys of signed tokens.
 
         Raises ConfigError naming file and keys, never a value.
         """
         if path is None:
             return cls(None)
+        signed = None if jwt is None else SignedTokens.load(jwt)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return cls(TypeAdapter(list[TenantConfig]).validate_python(content))
+            return cls(TypeAdapter(list[TenantConfig]).validate_python(content), signed)
         except ValidationError as error:
             raise ConfigError(f"{path}: {_where(error)}") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -62,24 +79,34 @@ class Tenants:
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
-    def authenticate(self, metadata: Metadata) -> TenantConfig:
-        """The tenant whose token the call carries as `authorization: Bearer <token>`.
+    def __contains__(self, name: object) -> bool:
+        return self._tenants is None or name in self._tenants
 
-        Raises InvalidRequest(TOKEN_INVALID), with the same text whatever is wrong. Every tenant is
-        compared, in constant time, so that the time taken tells nothing about the tokens.
+    def authenticate(self, metadata: Metadata) -> Caller:
+        """Whose token the call carries as `authorization: Bearer <token>`.
+
+        Raises InvalidRequest(TOKEN_INVALID), with the same text whatever is wrong.
         """
         if self._tenants is None:
-            return LOCAL_TENANT
+            return Caller(LOCAL_TENANT)
         token = _bearer_token(metadata)
-        found: TenantConfig | None = None
-        if token is not None:
-            digest = hashlib.sha256(token).hexdigest()
-            for tenant in self._tenants:
-                if hmac.compare_digest(digest, tenant.token_sha256):
-                    found = tenant
-        if found is None:
+        caller = None if token is None else self._owner(token) or self._signer(token)
+        if caller is None:
             raise InvalidRequest(Reason.TOKEN_INVALID, "a valid bearer token is needed")
+        return caller
+
+    def _owner(self, token: bytes) -> Caller | None:
+        """Every tenant is compared, in constant time, so that the time taken tells nothing about tokens."""
+        digest, found = hashlib.sha256(token).hexdigest(), None
+        for tenant in (self._tenants or {}).values():
+            if tenant.token_sha256 is not None and hmac.compare_digest(digest, tenant.token_sha256):
+                found = Caller(tenant)
         return found
+
+    def _signer(self, token: bytes) -> Caller | None:
+        claim = None if self._signed is None else self._signed.claim(token)
+        tenant = None if claim is None else (self._tenants or {}).get(claim.tenant)
+        return None if claim is None or tenant is None else Caller(tenant, claim.expires_s)
 
 
 def _bearer_token(metadata: Metadata) -> bytes | None:
@@ -93,13 +120,13 @@ def _bearer_token(metadata: Metadata) -> bytes | None:
     return token.encode("ascii") if len(token) <= MAX_TOKEN_BYTES and " " not in token else None
 
 
-def _check(tenants: Sequence[TenantConfig]) -> None:
+def _check(tenants: Sequence[TenantConfig], signed: SignedTokens | None) -> None:
     if not tenants:
         raise ConfigError("no tenant is named, so nobody could come in")
-    for what, values in (
-        ("name", [tenant.name for tenant in tenants]),
-        ("token_sha256", [tenant.token_sha256 for tenant in tenants]),
-    ):
+    hashes = [tenant.token_sha256 for tenant in tenants if tenant.token_sha256 is not None]
+    if signed is None and len(hashes) < len(tenants):
+        raise ConfigError("a tenant without token_sha256 needs access.jwt")
+    for what, values in (("name", [tenant.name for tenant in tenants]), ("token_sha256", hashes)):
         if len(set(values)) != len(values):
             raise ConfigError(f"two tenants have the same {what}")
 

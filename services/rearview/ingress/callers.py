@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from rearview.config import TenantConfig
+from rearview.ingress.auth import Caller
 
 __all__ = ["Context", "Parse", "ReadingContext", "tenant_of"]
 
@@ -19,10 +20,10 @@ Parse = Callable[[bytes], Any]
 class ReadingContext:
     """gRPC's context of a call whose requests come as bytes: all of it, but what is read is parsed here."""
 
-    def __init__(self, context: Context, parse: Parse, tenant: TenantConfig | None) -> None:
-        """`tenant`: whose call it is; None: the method is open to everyone."""
+    def __init__(self, context: Context, parse: Parse, caller: Caller | None) -> None:
+        """`caller`: None where the method is open to everyone."""
         self._context, self._parse = context, parse
-        self.tenant = tenant
+        self.caller = caller
 
     async def read(self) -> Any:
         """The next request, or `grpc.aio.EOF`. Raises InvalidRequest for bytes that are none."""
@@ -41,5 +42,5 @@ class ReadingContext:
 def tenant_of(context: Any) -> TenantConfig:
     """Whose call it is."""
     assert isinstance(context, ReadingContext), "the call came past the door"
-    assert context.tenant is not None, "a method that is open to everyone asks who calls"
-    return context.tenant
+    assert context.caller is not None, "a method that is open to everyone asks who calls"
+    return context.caller.tenant

@@ -20,11 +20,11 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from rearview.access import PeerLimits
-from rearview.config import TenantConfig
 from rearview.contract.events import CallEnded, Events
 from rearview.errors import Fault, InvalidRequest, RearviewError, Reason, Refused
-from rearview.ingress.auth import Metadata
+from rearview.ingress.auth import Caller
 from rearview.ingress.callers import Context, Parse, ReadingContext
+from rearview.ingress.running import RunningCalls
 from rearview.ingress.status import abort
 from rearview.telemetry.logging import log_fault
 
@@ -39,17 +39,15 @@ _OPEN = f"/{health.SERVICE_NAME}/"
 
 Details = grpc.HandlerCallDetails
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-Authenticate = Callable[[Metadata], TenantConfig]
 
 
 class Door(grpc.aio.ServerInterceptor):
     """Lets calls in. For one event loop."""
 
     def __init__(
-        self, authenticate: Authenticate, limits: PeerLimits, max_message_bytes: int, events: Events
+        self, running: RunningCalls, limits: PeerLimits, max_message_bytes: int, events: Events
     ) -> None:
-        """`authenticate` raises InvalidRequest for metadata of nobody's."""
-        self._authenticate, self._limits = authenticate, limits
+        self._running, self._limits = running, limits
         self._max_message_bytes, self._events = max_message_bytes, events
         self._open_calls: Counter[str] = Counter()
         """Calls without a tenant that are running, by address."""
@@ -71,39 +69,36 @@ class Door(grpc.aio.ServerInterceptor):
     def _guarded(self, handler: Any, behaviour: Callable[..., Any], *, is_open: bool) -> Callable[..., Any]:
         """`behaviour` behind all checks: a coroutine function, or a generator where it is one."""
         parse = self._parser(handler.request_deserializer)
+        admitted = self._counted if is_open else self._known
 
         async def call(first: Any, context: Context) -> Any:
-            with self._counted(context, is_open=is_open):
-                reading = self._admit(context, parse, is_open=is_open)
-                return await behaviour(_request(first, reading, parse), reading)
+            try:
+                with admitted(context) as caller:
+                    reading = ReadingContext(context, parse, caller)
+                    return await behaviour(_request(first, reading, parse), reading)
+            except Exception as error:  # The edge of a call: what was not foreseen ends this call only.
+                await self._end(context, error)
 
         async def generate(first: Any, context: Context) -> Any:
             try:
-                with self._counted(context, is_open=is_open):
-                    reading = self._admit(context, parse, is_open=is_open)
+                with admitted(context) as caller:
+                    reading = ReadingContext(context, parse, caller)
                     async for response in behaviour(_request(first, reading, parse), reading):
                         yield response
             except Exception as error:
                 await self._end(context, error)
 
-        async def end_well(first: Any, context: Context) -> Any:
-            try:
-                return await call(first, context)
-            except Exception as error:  # The edge of a call: what was not foreseen ends this call only.
-                await self._end(context, error)
-
-        return generate if inspect.isasyncgenfunction(behaviour) else end_well
-
-    def _admit(self, context: Context, parse: Parse, *, is_open: bool) -> ReadingContext:
-        tenant = None if is_open else self._authenticate(context.invocation_metadata() or ())
-        return ReadingContext(context, parse, tenant)
+        return generate if inspect.isasyncgenfunction(behaviour) else call
 
     @contextmanager
-    def _counted(self, context: Context, *, is_open: bool) -> Iterator[None]:
+    def _known(self, context: Context) -> Iterator[Caller]:
+        """Raises InvalidRequest for nobody's token, at once or when it ends."""
+        with self._running.let_in(context.invocation_metadata() or ()) as caller:
+            yield caller
+
+    @contextmanager
+    def _counted(self, context: Context) -> Iterator[None]:
         """Raises Refused(CALLS_EXHAUSTED)."""
-        if not is_open:
-            yield
-            return
         address, most = address_of(context.peer()), self._limits.max_open_calls
         if self._open_calls[address] >= most:
             text = f"an address may have {most} calls without a tenant at a time"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from typing import Any
 
 import grpc
@@ -12,9 +14,12 @@ from grpc_reflection.v1alpha import reflection
 from rearview.config import ServiceConfig
 from rearview.errors import Reason, StreamEnded
 from rearview.ingress.door import OVERSIZE, Door
+from rearview.ingress.running import RunningCalls
 from rearview.ingress.service import Ingress
 from rearview.ingress.servicer import SessionServicer, TranslationServicer
+from rearview.ingress.tls import server_credentials
 from rearview.telemetry.exposition import MetricsServer, serve_metrics
+from rearview.telemetry.logging import log_fault
 from rearview.transport.links import reachable
 from rearview.v1 import (
     session_service_pb2,
@@ -25,8 +30,12 @@ from rearview.v1 import (
 
 __all__ = ["IngressServer"]
 
+logger = logging.getLogger(__name__)
+
 FLUSH_S = 1.5
 """How long calls have to send why they end; those that watch the health never end by themselves."""
+WATCH_PERIOD_S = 0.25
+"""How often files of tokens are looked at: a call ends well within a second of its token."""
 KEEPALIVE_MS = 5_000
 PING_TIMEOUT_MS = 5_000
 _SERVICES = (
@@ -42,14 +51,17 @@ class IngressServer:
         self._ingress = ingress
         self._config = ingress.config
         self._health = health.aio.HealthServicer()
+        self._credentials = server_credentials(self._config.ingress, self._config.access.tls_client_ca_file)
+        self._running = RunningCalls(ingress.credentials.authenticate)
         door = Door(
-            ingress.tenants.authenticate,
+            self._running,
             self._config.access.peers,
             self._config.limits.max_message_bytes,
             ingress.events,
         )
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(door,), options=_options(self._config))
         self._metrics_server: MetricsServer | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.port = 0
         self.metrics_port = 0
 
@@ -67,6 +79,7 @@ class IngressServer:
             reflection.enable_server_reflection(names, server)
         self.port = self._listen()
         await server.start()
+        self._watching = asyncio.create_task(self._watch())
         self._metrics_server = serve_metrics(
             self._ingress.metrics.registry, edge.metrics_port, self._config.access.metrics
         )
@@ -97,6 +110,8 @@ class IngressServer:
 
     async def stop(self) -> None:
         """End everything now."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self._ingress.stop()
         await self._server.stop(FLUSH_S)
         if self._metrics_server is not None:
@@ -105,10 +120,21 @@ class IngressServer:
     def _listen(self) -> int:
         edge = self._config.ingress
         address = f"{edge.host}:{edge.port}"
-        if edge.tls_cert_file is None or edge.tls_key_file is None:
+        if self._credentials is None:
             return self._server.add_insecure_port(address)
-        pair = (edge.tls_key_file.read_bytes(), edge.tls_cert_file.read_bytes())
-        return self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        return self._server.add_secure_port(address, self._credentials)
+
+    async def _watch(self) -> None:
+        """End the calls whose token is over, soon after it is or after its file has changed."""
+        while True:
+            await asyncio.sleep(WATCH_PERIOD_S)
+            try:
+                self._running.expire(time.time())
+                if self._ingress.credentials.refresh():
+                    self._ingress.revoke()
+                    self._running.recheck()
+            except Exception as error:  # The edge of a look: the next one must come.
+                log_fault(logger, "tokens could not be looked at", error)
 
 
 def _options(config: ServiceConfig) -> list[tuple[str, Any]]:

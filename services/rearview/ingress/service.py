@@ -27,10 +27,10 @@ from rearview.contract.settings import SettingsChange
 from rearview.control.admission import Admission, quota_of
 from rearview.control.circuit import Circuit
 from rearview.directory import open_directory
-from rearview.errors import Fault, RearviewError, Reason, Refused, StreamEnded
+from rearview.errors import Fault, InvalidRequest, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import read_served
-from rearview.ingress.auth import Tenants
 from rearview.ingress.checkpoints import Checkpoints
+from rearview.ingress.credentials import Credentials
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.members import Members, Roster
@@ -60,7 +60,6 @@ class Ingress:
 
     def __init__(self, config: ServiceConfig, ingress_id: str, node: str, members: Members) -> None:
         self.config = config
-        self.tenants = Tenants.load(config.tenants_file)
         self.admission = Admission(read_served(config))
         self.metrics = Metrics(new_registry())
         self.sessions = Sessions(
@@ -70,6 +69,7 @@ class Ingress:
             on_unfed=lambda session: self._parking.unfed(session),
         )
         self.events: Events = MetricsListener(self.metrics)
+        self.credentials = Credentials(config, self.events)
         self._directory = open_directory(config.directory, Circuit())
         self._lanes = Lanes(
             [span.name for span in config.spans],
@@ -183,6 +183,13 @@ class Ingress:
         self._checkpoints.watch(session)
         self.events(SessionOpened(tenant.name))
         return record
+
+    def revoke(self) -> None:
+        """End the sessions of tenants that are no longer known, whether they are fed or not."""
+        revoked = InvalidRequest(Reason.TOKEN_REVOKED, "the tenant is no longer known")
+        for record in self.sessions:
+            if record.session.tenant.name not in self.credentials:
+                self.sessions.close(record, revoked)
 
     def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
         """Apply a change from the next frame on; returns advice. Raises InvalidRequest, changing nothing."""

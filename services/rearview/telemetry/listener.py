@@ -11,6 +11,7 @@ from rearview.contract.events import (
     CallEnded,
     CheckpointTaken,
     Event,
+    FileReloaded,
     FillerSent,
     FrameAnswered,
     FrameDropped,
@@ -77,6 +78,8 @@ class MetricsListener:
                 metrics.streams_open.dec()
             case CallEnded(reason):
                 metrics.calls_ended.labels(reason.name.lower()).inc()
+            case FileReloaded(name, is_good):
+                metrics.file_reloads.labels(name, "good" if is_good else "broken").inc()
             case OpenRefused(reason):
                 metrics.open_refused(reason)
             case SessionMoved(continuity, seconds, planned):

@@ -157,6 +157,12 @@ class _SessionMetrics:
             ["reason"],
             registry=registry,
         )
+        self.file_reloads = Counter(
+            "rearview_file_reloads_total",
+            "Changes of watched files, by file and outcome: good, or broken and not in force.",
+            ["file", "outcome"],
+            registry=registry,
+        )
         self.image_codec_seconds = Histogram(
             "rearview_image_codec_seconds",
             "Time to decode or encode one image.",
