@@ -75,7 +75,7 @@ async def test_a_runner_says_since_when_it_runs_what() -> None:
         run.clock.now_s = 99.0
         assert run.runner.busy_since_s == 7.0
         assert run.runner.last_progress_s == 7.0
-        assert run.runner.running == Running("encode", 1)
+        assert run.runner.running == Running("encode", 1, expected_s=None)
         run.model.go_on.set()
         await eventually(lambda: len(run.results) == 4)
         await eventually(lambda: run.runner.busy_since_s is None)

@@ -29,6 +29,7 @@ from rearview.engine.ready import Order, ReadyRule
 from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, Standing, begun_at, new_session
+from rearview.engine.underway import Underway
 from rearview.failpoints import reach
 
 __all__ = ["Engine", "Order"]
@@ -57,8 +58,7 @@ class Engine:
         self._clock, self._retained_bytes = clock, retained_bytes
         self._sessions: dict[str, Session] = {}
         self._emissions: list[Frame[Tensor]] = []
-        self.running: Running | None = None
-        """The forward under way. The only thing of an engine that other threads may read."""
+        self._underway = Underway(scheduler.costs)
 
     def open(self, spec: SessionSpec) -> None:
         """Take a slot. Raises Refused(NO_CAPACITY), and then nothing has changed."""
@@ -171,6 +171,11 @@ class Engine:
         return True
 
     @property
+    def running(self) -> Running | None:
+        """The forward under way. The only thing of an engine that other threads may read."""
+        return self._underway.running
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
         return bool(self._emissions) or any(True for _ in self._ready())
@@ -215,25 +220,25 @@ class Engine:
             self._emit_if_done(session, frame)
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
-        self.running = Running(rows[0].operator.name, len(rows))
         try:
-            views = self._memory.gather(rows)
-            reach("engine.forward")
-            forward = self._model.forward(rows, views)
-            assert forward.updates.keys() == views.keys(), "a model leaves something to each memory it reads"
-            if broken := forward.broken_rows(rows):
-                name = rows[0].operator.name
-                logger.error("%d of %d rows of %s: the result is not finite", len(broken), len(rows), name)
-                self._fail(broken)
-                return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
-            reach("engine.commit.before")
-            self._memory.scatter(rows, forward.updates)
+            with self._underway.forward(rows):
+                views = self._memory.gather(rows)
+                reach("engine.forward")
+                forward = self._model.forward(rows, views)
+                assert forward.updates.keys() == views.keys(), "a model leaves something to each memory read"
+                if broken := forward.broken_rows(rows):
+                    name = rows[0].operator.name
+                    logger.error(
+                        "%d of %d rows of %s: the result is not finite", len(broken), len(rows), name
+                    )
+                    self._fail(broken)
+                    return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
+                reach("engine.commit.before")
+                self._memory.scatter(rows, forward.updates)
         except Exception:  # The edge of a batch: what fails here ends frames, never the engine.
             logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)
             self._fail(rows)
             return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
-        finally:
-            self.running = None
         self._commit(rows, forward, now)
         reach("engine.commit.after")
         return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=False)

@@ -179,6 +179,8 @@ class Running:
 
     operator: str
     rows: int
+    expected_s: float | None
+    """What it costs. None: nothing like it has been run here before."""
 
 
 @dataclass(frozen=True, slots=True)
