@@ -17,6 +17,7 @@ from rearview.control.lanes import (
     Dial,
     DialFailed,
     Dialled,
+    Doubted,
     Draining,
     EndSession,
     Event,
@@ -191,6 +192,19 @@ def test_a_draining_replica_keeps_its_lanes_and_gets_no_new_ones() -> None:
     assert fleet.lanes[LANE].phase is Phase.OPEN
     assert "u" not in fleet.replicas
     assert not fleet.is_complete
+
+
+def test_nothing_new_waits_for_a_replica_that_is_doubted_and_open_lanes_go_on() -> None:
+    other = LaneId("t", 1)
+    waiting = (LaneWanted(other, IDS), *(Dialled(other, each) for each in REPLICAS), SlotTaken(other, "e"))
+    fleet, actions = play(FLEET, *OPENED, *waiting, Doubted(U.address))
+    freed = tuple(FreeSlot(other, each.address) for each in REPLICAS)
+    assert actions[:-1] == freed
+    assert isinstance(actions[-1], Refuse)
+    assert actions[-1].error.reason is Reason.REPLICA_LOST
+    assert fleet.lanes.keys() == {LANE}
+    assert "u" not in fleet.replicas
+    assert play(fleet, Described(REPLICAS))[0].replicas.keys() == set(IDS)
 
 
 def test_a_lane_that_nobody_wants_any_more_gives_its_slots_back_in_every_phase() -> None:
@@ -399,6 +413,10 @@ class World:
         if peer.drains and peer.about.address in self.linked:
             peer.replies.append(Draining(peer.about.address))
 
+    def doubt(self, k: int) -> None:
+        """A replica is slow to answer: it may be dead, or not."""
+        self.happen(Doubted(self._peer(k).about.address))
+
     def describe(self, k: int) -> None:
         for peer in self.peers.values():
             peer.is_up = peer.is_up or k % 3 != 1
@@ -428,7 +446,7 @@ class World:
                 self.peers[late.address].inbox.append(late)
 
 
-MOVES = ("want", "end", "dial", "read", "reply", "silence", "lose", "cut", "drain", "describe")
+MOVES = ("want", "end", "dial", "read", "reply", "silence", "lose", "cut", "drain", "doubt", "describe")
 OFTEN = (*("want", "work") * 3, *("dial", "read", "reply") * 2)
 Move = tuple[str, int]
 moves = st.lists(st.tuples(st.sampled_from(MOVES + OFTEN), st.integers(0, 11)), max_size=80)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 import pytest
+from rearview.contract.beat import Cause
 from rearview.contract.events import (
     BatchRun,
     CallEnded,
@@ -21,6 +22,7 @@ from rearview.contract.events import (
     ImageCoded,
     LinkBytes,
     OpenRefused,
+    ReplicaCondemned,
     SessionClosed,
     SessionMoved,
     SessionOpened,
@@ -95,6 +97,10 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
             'file_reloads_total{file="tenants",outcome="good"}': 1,
             'file_reloads_total{file="tenants",outcome="broken"}': 1,
         },
+    ),
+    (
+        [ReplicaCondemned("fused", Cause.HUNG)],
+        {'replicas_condemned_total{span="fused",cause="hung"}': 1},
     ),
     ([OpenRefused(Reason.NO_CAPACITY)], {'session_opens_refused_total{reason="no_capacity"}': 1}),
     (

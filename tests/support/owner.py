@@ -74,7 +74,7 @@ class Owner:
             self.came_over = link
         elif kind is Kind.ACK:
             self.acks.append(decode_ack(body))
-        else:
+        elif kind is not Kind.HEARTBEAT:
             self.told.append((kind, decode_json(body) if body else {}))
 
     async def open(

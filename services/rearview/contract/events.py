@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from rearview.contract.beat import Cause
 from rearview.contract.frame import Timing
 from rearview.contract.stream import Continuity
 from rearview.errors import DropReason, Reason
@@ -33,6 +34,7 @@ __all__ = [
     "ImageCoded",
     "LinkBytes",
     "OpenRefused",
+    "ReplicaCondemned",
     "SessionClosed",
     "SessionMoved",
     "SessionOpened",
@@ -197,6 +199,14 @@ class CheckpointTaken:
     """From the request to freeze until all bytes were there."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaCondemned:
+    """An ingress has taken a replica for dead."""
+
+    span: str
+    cause: Cause
+
+
 Event: TypeAlias = (
     StreamOpened
     | StreamClosed
@@ -216,6 +226,7 @@ Event: TypeAlias = (
     | FrameLeftSpan
     | SessionMoved
     | CheckpointTaken
+    | ReplicaCondemned
 )
 
 Events: TypeAlias = Callable[[Event], None]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from rearview.control.placement import Replica, place
@@ -67,6 +67,28 @@ class Fleet:
     def is_complete(self) -> bool:
         """Whether every span has a replica."""
         return {replica.span for replica in self.replicas.values()} >= set(self.spans)
+
+    def forget(self, replica_id: str) -> Fleet:
+        """No new session goes to the replica, until it is described again."""
+        left = {each: replica for each, replica in self.replicas.items() if each != replica_id}
+        return replace(self, replicas=left)
+
+    def without(self, address: str) -> Fleet:
+        """The same, by where it is."""
+        left = {each: replica for each, replica in self.replicas.items() if replica.address != address}
+        return replace(self, replicas=left)
+
+    def with_lane(self, lane: LaneId, state: LaneState) -> Fleet:
+        """The lane is as far as `state` says."""
+        return replace(self, lanes={**self.lanes, lane: state})
+
+    def awaiting(self, address: str) -> Sequence[LaneId]:
+        """Lanes that the replica there has yet to answer."""
+        return [
+            lane
+            for lane, state in self.lanes.items()
+            if any(each.address == address and each.replica_id in state.awaited for each in state.replicas)
+        ]
 
     def choose(self, sessions_by_replica: Mapping[str, int]) -> tuple[str, ...]:
         """A replica per span for a new session. Raises Refused(NO_CAPACITY)."""

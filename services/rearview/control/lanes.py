@@ -29,6 +29,7 @@ __all__ = [
     "Dial",
     "DialFailed",
     "Dialled",
+    "Doubted",
     "Draining",
     "EndSession",
     "Event",
@@ -56,8 +57,6 @@ RETRY_AFTER_S = 1.0
 
 
 # What happens.
-
-
 @dataclass(frozen=True, slots=True)
 class Described:
     """All replicas there are, as they have described themselves."""
@@ -144,6 +143,13 @@ class LinkLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubted:
+    """The replica at that address does not seem to live."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """The replica at that address takes no new sessions."""
 
@@ -167,14 +173,13 @@ Event: TypeAlias = (
     | LaneLost
     | LaneTaken
     | LinkLost
+    | Doubted
     | Draining
     | Stopping
 )
 
 
 # What is to be done.
-
-
 @dataclass(frozen=True, slots=True)
 class Dial:
     """Make a link, or find the one there is. Comes to Dialled or DialFailed."""
@@ -252,20 +257,22 @@ def after(fleet: Fleet, event: Event) -> Outcome:
             known = replace(fleet, linked={**fleet.linked, replica.address: replica.replica_id})
             return _answered(known, lane, replica.replica_id, Phase.DIALLING)
         case DialFailed(lane, replica):
-            return _lose(_forget(fleet, replica.replica_id), lane)
+            return _lose(fleet.forget(replica.replica_id), lane)
         case SlotTaken(lane, replica_id):
             return _answered(fleet, lane, replica_id, Phase.OPENING)
         case SlotRefused(lane, replica_id, error):
             drains = error.reason is Reason.DRAINING
-            return _refuse(_forget(fleet, replica_id) if drains else fleet, lane, error)
+            return _refuse(fleet.forget(replica_id) if drains else fleet, lane, error)
         case SlotUnanswered(lane, replica_id):
-            return _lose(_forget(fleet, replica_id), lane)
+            return _lose(fleet.forget(replica_id), lane)
         case LaneLost(lane):
             return _lose(fleet, lane)
         case LaneTaken(lane):
             return _give_away(fleet, lane)
         case LinkLost(address):
             return _lose_replica(fleet, address)
+        case Doubted(address):
+            return _lose_all(fleet.without(address), fleet.awaiting(address))
         case Draining(address):
             return _drain(fleet, fleet.linked.get(address, ""))
         case Stopping():
@@ -281,7 +288,7 @@ def _want(fleet: Fleet, wanted: LaneWanted) -> Outcome:
     if len(replicas) < len(wanted.replicas):
         return fleet, (Refuse(lane, _gone()),)
     state = LaneState(replicas, Phase.DIALLING, frozenset(wanted.replicas), wanted.adopts)
-    return _with(fleet, lane, state), tuple(Dial(lane, replica) for replica in replicas)
+    return fleet.with_lane(lane, state), tuple(Dial(lane, replica) for replica in replicas)
 
 
 def _answered(fleet: Fleet, lane: LaneId, replica_id: str, phase: Phase) -> Outcome:
@@ -292,12 +299,12 @@ def _answered(fleet: Fleet, lane: LaneId, replica_id: str, phase: Phase) -> Outc
     state = replace(state, awaited=state.awaited - {replica_id})
     if state.awaited:
         asked = _asked(lane, state)[-1:] if phase is Phase.OPENING and state.adopts else ()
-        return _with(fleet, lane, state), asked
+        return fleet.with_lane(lane, state), asked
     if phase is Phase.OPENING:
-        return _with(fleet, lane, replace(state, phase=Phase.OPEN)), (Opened(lane),)
+        return fleet.with_lane(lane, replace(state, phase=Phase.OPEN)), (Opened(lane),)
     everyone = frozenset(replica.replica_id for replica in state.replicas)
     state = replace(state, phase=Phase.OPENING, awaited=everyone)
-    return _with(fleet, lane, state), _asked(lane, state)[-1 if state.adopts else 0 :]
+    return fleet.with_lane(lane, state), _asked(lane, state)[-1 if state.adopts else 0 :]
 
 
 def _asked(lane: LaneId, state: LaneState) -> tuple[TakeSlot, ...]:
@@ -342,22 +349,23 @@ def _give_away(fleet: Fleet, lane: LaneId) -> Outcome:
 
 
 def _lose_replica(fleet: Fleet, address: str) -> Outcome:
-    replica_id = fleet.linked.get(address)
-    if replica_id is None:
-        return fleet, ()
+    replica_id = fleet.linked.get(address, "")
     linked = {known: replica for known, replica in fleet.linked.items() if known != address}
-    fleet = replace(_forget(fleet, replica_id), linked=linked)
+    fleet = replace(fleet.without(address), linked=linked)
+    return _lose_all(fleet, [lane for lane, state in fleet.lanes.items() if state.leads_to(replica_id)])
+
+
+def _lose_all(fleet: Fleet, lanes: Sequence[LaneId]) -> Outcome:
     actions: list[Action] = []
-    for lane, state in fleet.lanes.items():
-        if state.leads_to(replica_id):
-            fleet, more = _lose(fleet, lane)
-            actions.extend(more)
+    for lane in lanes:
+        fleet, more = _lose(fleet, lane)
+        actions.extend(more)
     return fleet, tuple(actions)
 
 
 def _drain(fleet: Fleet, replica_id: str) -> Outcome:
     lanes = [lane for lane, state in fleet.lanes.items() if state.is_open and state.leads_to(replica_id)]
-    return _forget(fleet, replica_id), tuple(map(Vacate, lanes))
+    return fleet.forget(replica_id), tuple(map(Vacate, lanes))
 
 
 def _stop(fleet: Fleet) -> Outcome:
@@ -378,16 +386,6 @@ def _remove(fleet: Fleet, lane: LaneId, after_s: float = 0.0) -> Outcome:
     holds = state.phase is not Phase.DIALLING
     freed = tuple(FreeSlot(lane, each.address, after_s) for each in state.replicas) if holds else ()
     return replace(fleet, lanes=left), freed
-
-
-def _forget(fleet: Fleet, replica_id: str) -> Fleet:
-    """No new session goes to the replica, until it describes itself again."""
-    left = {each: replica for each, replica in fleet.replicas.items() if each != replica_id}
-    return replace(fleet, replicas=left)
-
-
-def _with(fleet: Fleet, lane: LaneId, state: LaneState) -> Fleet:
-    return replace(fleet, lanes={**fleet.lanes, lane: state})
 
 
 def _gone() -> Refused:

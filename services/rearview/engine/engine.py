@@ -228,9 +228,7 @@ class Engine:
                 assert forward.updates.keys() == views.keys(), "a model leaves something to each memory read"
                 if broken := forward.broken_rows(rows):
                     name = rows[0].operator.name
-                    logger.error(
-                        "%d of %d rows of %s: the result is not finite", len(broken), len(rows), name
-                    )
+                    logger.error("%d of %d rows of %s: results are not finite", len(broken), len(rows), name)
                     self._fail(broken)
                     return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
                 reach("engine.commit.before")

@@ -17,13 +17,15 @@ from typing import Any, assert_never
 from numpy.typing import NDArray
 
 from rearview.config import LinkConfig
+from rearview.contract.events import Events, no_events
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control import lanes as decide
-from rearview.control.fleet import Fleet, LaneId, LaneState
+from rearview.control.fleet import Fleet, LaneId
 from rearview.control.placement import Replica
 from rearview.errors import RearviewError, Reason, Refused
+from rearview.ingress.pulse import Pulses
 from rearview.transport.bulk import Source, serve
 from rearview.transport.codec import FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
@@ -42,8 +44,8 @@ from rearview.transport.wire import (
 
 __all__ = ["Lane", "Lanes"]
 
-OPEN_TIMEOUT_S = 10.0
-"""A replica that does not answer an open for so long is taken for dead: it may be busy, not silent."""
+OPEN_TIMEOUT_S = 5.0
+"""A replica that is alive may take so long to answer an open; for one that seems not to be nobody waits."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -94,6 +96,7 @@ class Lanes:
         on_lane_lost: Callable[[str, int, RearviewError], None],
         on_lane_drains: Callable[[str, int], None],
         source: Source,
+        events: Events = no_events,
     ) -> None:
         """`on_frame`: a picture has come back.
 
@@ -111,14 +114,17 @@ class Lanes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = LinkServer(link, node, on_message=self._on_message, on_closed=lambda _: None)
         self._pool = LinkPool(link, node, on_message=self._on_message, on_closed=self._on_link_closed)
+        self._pulses = Pulses(self._pool, events, lambda address: self._happened(decide.Doubted(address)))
         self._address = ""
 
     async def start(self) -> None:
         """Take links from the last spans."""
         self._address = str(await self._server.start())
+        self._pulses.start()
 
     async def stop(self) -> None:
         """Close every lane, then every link: what ends in order leaves nothing behind in a replica."""
+        self._pulses.stop()
         self._happened(decide.Stopping())
         for task in tuple(self._tasks):
             task.cancel()
@@ -132,8 +138,8 @@ class Lanes:
         return self._address
 
     def update(self, descriptions: Sequence[Mapping[str, Any]]) -> None:
-        """Take what the replicas say of themselves (`Stage.describe`) as the whole truth."""
-        self._happened(decide.Described([_replica(described) for described in descriptions]))
+        """Take what the replicas say of themselves (`Stage.describe`); who seems to be dead says nothing."""
+        self._happened(decide.Described([_replica(each) for each in self._pulses.trusted(descriptions)]))
 
     @property
     def complete(self) -> bool:
@@ -259,7 +265,9 @@ class Lanes:
         if wanted is None or state is None:
             return  # Given up before anything was sent.
         # Before the first request: a span that is adopted sends at once what it has kept.
-        opened = self._open.setdefault(lane, _Open(self._codec(state)))
+        # A lane has one version, the least of its links'.
+        version = min(self._links[replica.address].version for replica in state.replicas)
+        opened = self._open.setdefault(lane, _Open(FrameCodec(version, self._fleet.spans)))
         kind = Kind.ATTACH if asked.adopts else Kind.OPEN
         content = {
             **wanted.content,
@@ -283,11 +291,6 @@ class Lanes:
             return
         wanted.replies[replica_id] = reply
         self._happened(decide.SlotTaken(lane, replica_id))
-
-    def _codec(self, state: LaneState) -> FrameCodec:
-        """A lane has one version, the least of its links'."""
-        versions = (self._links[replica.address].version for replica in state.replicas)
-        return FrameCodec(min(versions), self._fleet.spans)
 
     def _later(self, after_s: float, lane: LaneId, address: str) -> None:
         async def free() -> None:
@@ -315,6 +318,8 @@ class Lanes:
     def _on_message(self, link: Link, kind: Kind, body: Body) -> None:
         if kind is Kind.FRAME:
             self._take_picture(link, body)
+        elif kind is Kind.HEARTBEAT:
+            self._pulses.heard(link, body)
         elif kind is Kind.LOST:
             content = decode_json(body)
             lane = LaneId(content["session_id"], content["epoch"])
@@ -337,6 +342,7 @@ class Lanes:
     def _on_link_closed(self, link: Link) -> None:
         address = self._pool.address(link) or ""
         self._links.pop(address, None)
+        self._pulses.closed(address)
         self._happened(decide.LinkLost(address))
 
     def _spawn(self, lane: LaneId, coroutine: Coroutine[Any, Any, None]) -> None:

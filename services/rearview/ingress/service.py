@@ -79,6 +79,7 @@ class Ingress:
             on_lane_lost=self._on_lane_lost,
             on_lane_drains=self._on_lane_drains,
             source=lambda request: self._checkpoints.source(request),
+            events=self.events,
         )
         self._checkpoints = Checkpoints(self._lanes, config.link, node, config.recovery, self.events)
         self._roster = Roster(members, self._lanes)

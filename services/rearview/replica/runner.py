@@ -151,15 +151,15 @@ class EngineRunner:
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Run what was posted before, let a running forward end, and stop the thread; condemn it if it has
-        not ended after `timeout_s`. Blocks; not for the loop's thread.
+        not ended after `timeout_s`. A condemned thread is not waited for. Blocks; not for the loop's thread.
         """
 
         def stop(engine: Engine) -> None:
             raise _StopRunner
 
         self.post(stop)
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        self._thread.join(0.0 if self._condemned else timeout_s)
+        if self._thread.is_alive() and not self._condemned:
             logger.error("the engine does not stop: its thread is left alone")
             self.condemn()
 

@@ -30,6 +30,7 @@ from rearview.replica.fingerprint import origin_of
 from rearview.replica.inflow import Handler, Inflow
 from rearview.replica.outflow import Outflow
 from rearview.replica.pasts import Past
+from rearview.replica.pulse import OnEnd, Pulse, only_told
 from rearview.replica.requests import Requests
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Held, Sessions
@@ -67,8 +68,11 @@ class Stage:
         *,
         clock: Callable[[], float] | None = None,
         call_later: CallLater | None = None,
+        on_end: OnEnd = only_told,
     ) -> None:
-        """`clock`, `call_later`: by which orphans are closed; the event loop's own if they are not given."""
+        """`clock`, `call_later`: by which orphans are closed; the event loop's own if they are not given.
+        `on_end`: ends the process of a replica that was given up.
+        """
         self._config = config
         self._span_index = span_index
         self._span = config.spans[span_index]
@@ -87,6 +91,8 @@ class Stage:
         )
         self._pool = LinkPool(config.link, node, on_message=self._on_message, on_closed=self._on_next_closed)
         self._runner: EngineRunner | None = None
+        self._pulse: Pulse | None = None
+        self._on_end = on_end
         self._address = ""
         self._metrics = Metrics(new_registry())
         self._events = MetricsListener(self._metrics)
@@ -109,7 +115,8 @@ class Stage:
             steps=Span.parse(self._span.name, self._span.operators).steps,
             origin=await asyncio.to_thread(origin_of, self._config.model),
         )
-        self._handlers = self._routes(runner, self._transfers)
+        self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
+        self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
         self._metrics_server = serve_metrics(
             self._metrics.registry, self._span.metrics_port, self._config.access.metrics
@@ -140,21 +147,24 @@ class Stage:
         return len(self._sessions)
 
     def check_health(self) -> None:
-        """Raise if the engine's thread has died or was given up: Serve then replaces the replica."""
-        if self._runner is None or not self._runner.alive:
-            raise RuntimeError("the engine thread is not running")
+        """Raise if the engine has died or hangs, or was given up: Serve then replaces the replica."""
+        assert self._pulse is not None, "asked before the start"
+        self._pulse.check_health()
 
     async def drain(self, grace_s: float) -> None:
         """Take no new sessions, tell the owners, and wait until the sessions have ended."""
         self._draining = True
         self._server.broadcast(Kind.DRAINING)
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            self.check_health()  # Else they would not end.
             async with asyncio.timeout(grace_s):
                 await self._empty.wait()
 
     async def stop(self) -> None:
         """Close links and stop the engine; one that hangs is left alone."""
         self._stopping = True
+        if self._pulse is not None:
+            await self._pulse.stop()
         await self._server.stop()
         await self._pool.stop()
         if self._runner is not None:
@@ -162,7 +172,7 @@ class Stage:
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 
-    def _routes(self, runner: EngineRunner, transfers: Transfers) -> Mapping[Kind, Handler]:
+    def _routes(self, runner: EngineRunner, transfers: Transfers, pulse: Pulse) -> Mapping[Kind, Handler]:
         """What takes each kind of message; others are of no concern to a replica."""
         inflow = Inflow(self._sessions, runner, self._outflow, self._span.name, self._events)
         answer = self._requests.answer
@@ -177,6 +187,7 @@ class Stage:
             Kind.FREEZE: answer(Kind.FREEZE, transfers.freeze),
             Kind.THAW: transfers.thaw,
             Kind.PULL: transfers.pull,
+            Kind.CONDEMN: lambda link, body: pulse.condemn(),
         }
 
     def _on_step(self, result: StepResult) -> None:
@@ -198,7 +209,7 @@ class Stage:
             self._forget(spec.session_id)
         self._changed()
         try:
-            next_link = await self._link_to(request["next"])
+            next_link = await _link_to(self._pool, request["next"])
             past = await self._transfers.past(request, spec)
             self._sessions.check_opening(spec.session_id, epoch)
             await self._engine.call(partial(_open_anew, session_id=spec.session_id, past=past))
@@ -223,7 +234,7 @@ class Stage:
         """
         session_id, epoch, address = request["session_id"], request["epoch"], request.get("next")
         self._sessions.check_attach(session_id, epoch)
-        next_link = await self._link_to(address) if address else None
+        next_link = await _link_to(self._pool, address) if address else None
         held = self._sessions.check_attach(session_id, epoch)  # It may have ended meanwhile.
         if owner.closed:
             raise Refused(Reason.REPLICA_LOST, "who asked is gone")
@@ -249,12 +260,6 @@ class Stage:
             _tell_lost(held.owner, held.session_id, epoch, hop=self._span_index)
         else:
             self._outflow.resume(held, kept, next_link)
-
-    async def _link_to(self, address: str) -> Link:
-        try:
-            return await self._pool.get(address)
-        except LinkClosed as error:
-            raise Refused(Reason.REPLICA_LOST, str(error), retry_after_s=1.0) from None
 
     @property
     def _engine(self) -> EngineRunner:
@@ -304,6 +309,13 @@ def _codec(config: ServiceConfig, request: Mapping[str, Any], spec: SessionSpec)
         raise Refused(Reason.REPLICA_LOST, f"lanes of version {version} are not served here")
     has_depth = spec.cache is not None and bool(config.model.depth)
     return FrameCodec(version, [span.name for span in config.spans], has_depth)
+
+
+async def _link_to(pool: LinkPool, address: str) -> Link:
+    try:
+        return await pool.get(address)
+    except LinkClosed as error:
+        raise Refused(Reason.REPLICA_LOST, str(error), retry_after_s=1.0) from None
 
 
 def _told(standing: Standing) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rearview.contract.events import (
     ImageCoded,
     LinkBytes,
     OpenRefused,
+    ReplicaCondemned,
     SessionClosed,
     SessionMoved,
     SessionOpened,
@@ -88,5 +89,7 @@ class MetricsListener:
             case CheckpointTaken(num_bytes, seconds):
                 metrics.checkpoint_bytes.inc(num_bytes)
                 metrics.checkpoint_seconds.observe(seconds)
+            case ReplicaCondemned(span, cause):
+                metrics.replicas_condemned.labels(span, cause.value).inc()
             case _:
                 assert_never(event)

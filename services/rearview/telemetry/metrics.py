@@ -163,6 +163,12 @@ class _SessionMetrics:
             ["file", "outcome"],
             registry=registry,
         )
+        self.replicas_condemned = Counter(
+            "rearview_replicas_condemned_total",
+            "Replicas that this ingress took for dead, by span and cause: silent, hung or broken.",
+            ["span", "cause"],
+            registry=registry,
+        )
         self.image_codec_seconds = Histogram(
             "rearview_image_codec_seconds",
             "Time to decode or encode one image.",

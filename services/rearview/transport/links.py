@@ -136,6 +136,22 @@ class Link:
         """Close at once; idempotent. `on_closed` is called once, later, from the loop."""
         self._messages.end()
 
+    def part(self, kind: Kind) -> None:
+        """Say a last word and hear nothing more: closed for its owner, though the socket stays until the
+        peer ends it. On a socket that is closed, a peer that was stopped meanwhile would lose the word as
+        soon as it says something itself.
+        """
+        with contextlib.suppress(LinkClosed):
+            self.send(kind)
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().call_soon(self._tell_closed)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its socket is closed too."""
+        return self._messages.lost.is_set()
+
     async def wait_closed(self) -> None:
         """After `close`: wait until the socket is closed; what a peer does not read by then is let go."""
         try:
@@ -160,6 +176,8 @@ class Link:
         kind = self._kinds.get(number)
         if kind is None:
             raise WireError(f"version {self.version} has no messages of kind {number}")
+        if self._closed:
+            return
         if kind is not Kind.REPLY:
             self._on_message(self, kind, body)
             return
@@ -179,8 +197,12 @@ class Link:
         asyncio.get_running_loop().call_soon(self._finish)
 
     def _finish(self) -> None:
-        self._closed = True
         self._writer.close()
+        if not self._closed:
+            self._closed = True
+            self._tell_closed()
+
+    def _tell_closed(self) -> None:
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(LinkClosed("link closed before the reply"))
@@ -228,10 +250,11 @@ class LinkServer:
         return Address(self._node, str(path), reachable(self._config.host), port)
 
     def broadcast(self, kind: Kind, *parts: bytes) -> None:
-        """Send to every peer that has dialled here."""
+        """Send to every peer that has dialled here and knows this kind."""
         for link in tuple(self._links):
-            with contextlib.suppress(LinkClosed):
-                link.send(kind, *parts)
+            if link.knows(kind):
+                with contextlib.suppress(LinkClosed):
+                    link.send(kind, *parts)
 
     async def stop(self) -> None:
         """Stop listening and close every link."""
@@ -285,6 +308,8 @@ class LinkPool:
         self._config, self._node, self._versions = config, node, versions or SPOKEN
         self._on_message, self._on_closed = on_message, on_closed
         self._links: dict[str, Link] = {}
+        self._sockets: set[Link] = set()
+        """All whose socket may be open, those that have parted included."""
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def get(self, address: str) -> Link:
@@ -295,6 +320,7 @@ class LinkPool:
             if link is None:
                 link = await self._dial(address)
                 self._links[address] = link
+                self._sockets = {link, *(each for each in self._sockets if not each.ended)}
             return link
 
     def address(self, link: Link) -> str | None:
@@ -303,7 +329,7 @@ class LinkPool:
 
     async def stop(self) -> None:
         """Close every link."""
-        await _close_all(self._links.values())
+        await _close_all(self._sockets)
 
     async def _dial(self, address: str) -> Link:
         reader, writer, version = await connect(self._config, self._node, address, self._versions)

@@ -93,10 +93,13 @@ class Kind(IntEnum):
     """Nothing more comes of it; with a reason, it was refused."""
     NOTE = 15
     """To the first span: what whoever adopts a session must know and no frame tells."""
+    HEARTBEAT = 20
+    """From a replica to whoever has dialled it: it is alive, and what its engine does (`beat`)."""
+    CONDEMN = 21
+    """To a replica: it was taken for dead, and its sessions go on elsewhere."""
 
 
-_SINCE_2 = (Kind.ACK, Kind.ATTACH, Kind.FREEZE, Kind.THAW, Kind.PULL, Kind.PART, Kind.END, Kind.NOTE)
-SINCE: Mapping[Kind, int] = dict.fromkeys(_SINCE_2, 2)
+SINCE: Mapping[Kind, int] = dict.fromkeys([kind for kind in Kind if kind > Kind.LOST], 2)
 """The version from which a kind may occur; the others are in every one."""
 
 

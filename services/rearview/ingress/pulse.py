@@ -1,0 +1,125 @@
+"""The pulses of the replicas that an ingress may send sessions to, and what follows when one stops.
+
+`control/liveness.py` judges, this listens and acts. Every replica that is described is dialled at once,
+before a session needs it: what is not linked cannot be heard. One that is dead is told so, for when it wakes,
+and its link is closed: sessions on it are lost in the ordinary way, whatever has happened to the replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, assert_never
+
+from rearview.contract.beat import Cause
+from rearview.contract.events import Events, ReplicaCondemned
+from rearview.control.liveness import TICK_S, Dead, Doubted, Judge, Verdict
+from rearview.ingress.tasks import Tasks
+from rearview.transport.beat import decode_beat
+from rearview.transport.links import Link, LinkClosed, LinkPool
+from rearview.transport.wire import Body, Kind
+
+__all__ = ["Pulses"]
+
+logger = logging.getLogger(__name__)
+
+
+class Pulses:
+    """The replicas that one ingress listens to. For one event loop."""
+
+    def __init__(
+        self,
+        pool: LinkPool,
+        events: Events,
+        on_doubted: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_doubted(address)`: no session is to wait for that replica, nor to go there before it is trusted
+        again; sessions that it has go on, unless its link is closed.
+        """
+        self._pool, self._events, self._on_doubted, self._clock = pool, events, on_doubted, clock
+        self._judge = Judge(clock())
+        self._spans: dict[str, str] = {}
+        """Of the replicas described, by address."""
+        self._links: dict[str, Link] = {}
+        self._dialled: set[str] = set()
+        """Addresses to which a link is being made."""
+        self._tasks = Tasks(_log_fault)
+
+    def start(self) -> None:
+        """Judge from now on."""
+        self._tasks.spawn(self._run())
+
+    def stop(self) -> None:
+        """Judge no more. Links stay, and are the pool's."""
+        self._tasks.cancel()
+
+    def trusted(self, descriptions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those of the replicas described (`Stage.describe`) that new sessions may go to. Makes a link to
+        each that has none.
+        """
+        self._spans = {described["address"]: described["span"] for described in descriptions}
+        for address in self._spans.keys() - self._links.keys() - self._dialled:
+            if not self._judge.is_dead(address):
+                self._dialled.add(address)
+                self._judge.meet(address, self._clock())
+                self._tasks.spawn(self._dial(address))
+        return [described for described in descriptions if self._judge.is_trusted(described["address"])]
+
+    def heard(self, link: Link, body: Body) -> None:
+        """A heartbeat has come. Raises WireError."""
+        address = self._pool.address(link)
+        if address is not None:
+            self._carry_out(self._judge.heard(address, decode_beat(body), self._clock()))
+
+    def closed(self, address: str) -> None:
+        """The link to that address has ended."""
+        self._links.pop(address, None)
+        self._judge.forget(address)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._carry_out(self._judge.tick(self._clock()))
+
+    async def _dial(self, address: str) -> None:
+        try:
+            link = await self._pool.get(address)
+        except LinkClosed:
+            self._carry_out(self._judge.unreachable(address))
+            return
+        finally:
+            self._dialled.discard(address)
+        if link.closed:
+            return
+        self._links[address] = link
+        if link.knows(Kind.HEARTBEAT):
+            self._judge.linked(address, self._clock())
+        else:
+            self._judge.forget(address)  # It never says anything of itself.
+
+    def _carry_out(self, verdicts: Sequence[Verdict]) -> None:
+        for verdict in verdicts:
+            match verdict:
+                case Doubted(address):
+                    logger.warning("a replica is slow to answer: no new session goes there")
+                    self._on_doubted(address)
+                case Dead(address, cause):
+                    self._condemn(address, cause)
+                case _:
+                    assert_never(verdict)
+
+    def _condemn(self, address: str, cause: Cause) -> None:
+        span = self._spans.get(address, "")
+        logger.error("a replica of %s is condemned: %s", span, cause.value)
+        self._events(ReplicaCondemned(span, cause))
+        self._on_doubted(address)
+        link = self._links.get(address)
+        if link is not None:
+            link.part(Kind.CONDEMN)
+
+
+def _log_fault(error: BaseException) -> None:
+    logger.error("a replica's pulse is not watched any more", exc_info=error)
