@@ -117,8 +117,8 @@ class IngressDeployment:
 class ScaleBySessions:
     """Serve's autoscaling policy: see `control.autoscaling.desired_replicas`. Runs in the controller."""
 
-    def __init__(self, sessions_per_replica: float) -> None:
-        self._sessions_per_replica = sessions_per_replica
+    def __init__(self, sessions_per_replica: float, slots: int) -> None:
+        self._sessions_per_replica, self._slots = sessions_per_replica, slots
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Replicas wanted; no state is kept."""
@@ -127,7 +127,7 @@ class ScaleBySessions:
 
         sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
         current = context.current_num_replicas
-        return desired_replicas(sessions, current, self._sessions_per_replica), {}
+        return desired_replicas(sessions, current, self._sessions_per_replica, self._slots), {}
 
 
 def build_app(config: ServiceConfig) -> Application:
@@ -181,7 +181,7 @@ def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
         downscale_delay_s=DOWNSCALE_DELAY_S,
         policy=AutoscalingPolicy(
             policy_function="rearview.app:ScaleBySessions",
-            policy_kwargs={"sessions_per_replica": span.sessions_per_replica},
+            policy_kwargs={"sessions_per_replica": span.sessions_per_replica, "slots": span.slots},
         ),
     )
 

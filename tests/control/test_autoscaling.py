@@ -19,8 +19,9 @@ pytestmark = pytest.mark.unit
         ([4, 5], 2, 3),
         ([40], 1, 10),
         ([1, 0, 0], 3, 1),
-        ([1, 1, 1], 3, 3),
+        ([1, 1, 1], 3, 1),
         ([0], 3, 2),
+        ([4, 1], 3, 3),
     ],
     ids=[
         "none heard",
@@ -29,17 +30,22 @@ pytestmark = pytest.mark.unit
         "one more",
         "a crowd",
         "two idle",
-        "all at work",
+        "their sessions fit on one",
         "two not heard",
+        "one not heard",
     ],
 )
 def test_sessions_say_how_many_replicas_are_wanted(sessions: list[float], current: int, wanted: int) -> None:
-    assert desired_replicas(sessions, current, 4.0) == wanted
+    assert desired_replicas(sessions, current, 4.0, slots=8) == wanted
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.lists(st.integers(0, 8), max_size=8), st.floats(0.5, 8.0))
-def test_a_replica_that_holds_a_session_is_never_taken_away(sessions: list[int], per_replica: float) -> None:
-    wanted = desired_replicas(sessions, len(sessions), per_replica)
-    assert wanted >= sum(count > 0 for count in sessions)
-    assert wanted * per_replica >= sum(sessions)
+@given(st.lists(st.integers(0, 8), max_size=8), st.floats(0.5, 16.0), st.integers(0, 3))
+def test_whichever_replica_goes_its_sessions_fit_on_those_that_stay(
+    sessions: list[int], per_replica: float, unheard: int
+) -> None:
+    current = len(sessions) + unheard
+    wanted = desired_replicas(sessions, current, per_replica, slots=8)
+    assert wanted - unheard >= 0
+    assert (wanted - unheard) * 8 >= sum(sessions)
+    assert (wanted - unheard) * per_replica >= sum(sessions)

@@ -36,15 +36,17 @@ class Stream:
                 sent += 1
             answer = next(self._call)
             self._credit = answer.frame_credit
+            if answer.HasField("notice"):
+                continue
             assert answer.WhichOneof("message") == "frame", answer
             assert answer.frame.frame_index == first + len(pictures)
             pictures.append(answer.frame.image)
         return pictures
 
     def finish(self) -> None:
-        """Half-close; the call must end OK with nothing left."""
+        """Half-close; the call must end OK with nothing left but notices."""
         self._requests.put(None)
-        assert list(self._call) == []
+        assert [answer for answer in self._call if not answer.HasField("notice")] == []
         self._channel.close()
 
 

@@ -48,3 +48,23 @@ def test_replicas_follow_the_number_of_sessions_up_and_down(
         for stream in streams:
             stream.finish()
         eventually(lambda: len(service.stages) == 1, within_s=60)
+
+
+def test_live_sessions_move_off_whichever_replica_goes(open_stream: Callable[[str, pb.Open], Stream]) -> None:
+    request = pb.Open(settings=pb.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    ingress = {"port": 0, "drain_grace_s": 20, "idle_timeout_s": 120}
+    with LocalService(load_config({**CONFIG, "ingress": ingress})) as service:
+        streams = [open_stream(service.address, request) for _ in range(3)]
+        eventually(lambda: len(service.stages) == 2, within_s=60)
+        streams.append(open_stream(service.address, request))
+        held = {stage["replica_id"]: list(stage["sessions"]) for stage in service.stages}
+        assert all(held.values()), "a replica got no session"
+        staying = {sessions[0] for sessions in held.values()}  # One live session on each replica.
+        for stream in streams:
+            if stream.opened.session_id not in staying:
+                stream.finish()
+        eventually(lambda: len(service.stages) == 1, within_s=60)
+        for stream in streams:
+            if stream.opened.session_id in staying:
+                assert stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE) == [b"payload"] * 3
+                stream.finish()

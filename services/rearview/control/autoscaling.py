@@ -8,14 +8,13 @@ from collections.abc import Sequence
 __all__ = ["desired_replicas"]
 
 
-def desired_replicas(sessions: Sequence[float], current: int, sessions_per_replica: float) -> int:
+def desired_replicas(sessions: Sequence[float], current: int, sessions_per_replica: float, slots: int) -> int:
     """Replicas wanted for `sessions` (one number per replica that has reported), before min and max.
 
-    Grows at once to hold all sessions at `sessions_per_replica` each. Shrinks only by replicas that are
-    empty: which replica goes is not ours to choose, and a session's past lives on its replica.
+    Grows at once to hold all sessions at `sessions_per_replica` each, and shrinks as far. Which replica goes
+    is not ours to choose: whichever it is, its sessions move to the others, which have the `slots` for them.
+    One that has not reported is taken to be needed.
     """
-    needed = math.ceil(sum(sessions) / sessions_per_replica)
-    if needed >= current:
-        return needed
-    empty = sum(1 for count in sessions if count == 0)
-    return max(needed, current - empty)
+    unheard = max(0, current - len(sessions))
+    held = sum(sessions)
+    return max(math.ceil(held / sessions_per_replica), math.ceil(held / slots)) + unheard
