@@ -30,6 +30,8 @@ HEALTH_CHECK_PERIOD_S = 0.5
 HEALTH_CHECK_TIMEOUT_S = 1.5
 """One that does not answer for so long has failed: a process that is stopped is killed after 4.5 s."""
 SHUTDOWN_MARGIN_S = 5.0
+LEAVE_GRACE_S = 3600.0
+"""A replica that is drained on request waits so long for its last session."""
 DESCRIBE_TIMEOUT_S = 5.0
 OPENMP_SPINS = "1000"
 """How long OpenMP workers spin before they sleep. Its default, 300 times that, makes a span with two threads
@@ -51,6 +53,8 @@ class StageDeployment:
         node = get_runtime_context().get_node_id()
         self._config = ServiceConfig.model_validate(config)
         replica_id = context.replica_id.unique_id
+        self._replica_id = replica_id
+        self._leaving: asyncio.Task[None] | None = None
         self._stage = Stage(self._config, span_index, replica_id, node, on_end=end_process)
         await self._stage.start()
 
@@ -62,8 +66,17 @@ class StageDeployment:
         """What `ScaleBySessions` reads."""
         return {"sessions": float(self._stage.num_sessions)}
 
+    async def leave(self, replica_id: str) -> bool:
+        """If it is this replica that is meant: let its sessions move off, and be replaced then."""
+        if replica_id != self._replica_id:
+            return False
+        self._leaving = self._leaving or asyncio.create_task(self._stage.drain(LEAVE_GRACE_S))
+        return True
+
     async def check_health(self) -> None:
         """Raises if the replica must be replaced."""
+        if self._leaving is not None and self._leaving.done():
+            raise RuntimeError("the replica was drained: another one takes its place")
         self._stage.check_health()
 
     async def __del__(self) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import ray
 from rearview.config import load_config
 from rearview.local import LocalService
 from rearview.v1 import translation_service_pb2 as pb
@@ -14,7 +18,7 @@ from .conftest import Stream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model": {"checkpoint": "null"},
     "topology": "fused",
     "spans": [
@@ -68,3 +72,22 @@ def test_live_sessions_move_off_whichever_replica_goes(open_stream: Callable[[st
             if stream.opened.session_id in staying:
                 assert stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE) == [b"payload"] * 3
                 stream.finish()
+
+
+def test_a_replica_that_is_drained_by_hand_is_replaced_and_its_sessions_go_on(
+    open_stream: Callable[[str, pb.Open], Stream],
+) -> None:
+    request = pb.Open(settings=pb.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    fused = {**CONFIG["spans"][0], "replicas": 2, "max_replicas": None}
+    ingress = {"port": 0, "idle_timeout_s": 120}
+    with LocalService(load_config({**CONFIG, "spans": [fused], "ingress": ingress})) as service:
+        stream = open_stream(service.address, request)
+        assert stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE) == [b"payload"] * 3
+        (holder,) = (stage["replica_id"] for stage in service.stages if stage["sessions"])
+        command = [sys.executable, "-m", "rearview.cli.main", "drain", holder[:8]]
+        address = ray.get_runtime_context().gcs_address
+        subprocess.run([*command, "--address", address], check=True, timeout=120)
+        assert holder not in {stage["replica_id"] for stage in service.stages}
+        assert stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE, first=3) == [b"payload"] * 3
+        eventually(lambda: len(service.stages) == 2, within_s=60)
+        stream.finish()

@@ -7,6 +7,7 @@ import typer
 from rearview.cli import laboratory, models, sessions
 from rearview.cli.demo import demo
 from rearview.cli.doctor import doctor
+from rearview.cli.drain import drain
 from rearview.cli.translate import translate
 from rearview.cli.up import up
 
@@ -22,6 +23,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(translate)
 app.add_typer(sessions.app, name="sessions")
+app.command()(drain)
 app.command()(doctor)
 app.command("eval", context_settings=laboratory.UNREAD)(laboratory.evaluate)
 app.add_typer(laboratory.train, name="train")
