@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,21 @@ async def test_a_pull_that_waits_too_long_says_for_which_ordinal() -> None:
         owner.thaw(session)
         owner.send(session, 2)
         await eventually(lambda: owner.ordinals == [0, 1, 2])
+
+
+async def test_a_pull_from_an_engine_that_hangs_is_refused_in_time() -> None:
+    goes_on = threading.Event()
+    async with driven() as (stage, (owner,)):
+        session = await opened(owner, 1)
+        await owner.freeze(session)
+        assert stage._runner is not None
+        stage._runner.post(lambda engine: bool(goes_on.wait(20)) and None)
+        try:
+            error = await asyncio.wait_for(refusal_of(owner.pulled(session, limit_s=0.05)), 10)
+            assert error.metadata == {"cause": "not_quiet", "ordinal": "-1"}
+            await eventually(lambda: not stage._requests._tasks)
+        finally:
+            goes_on.set()
 
 
 @pytest.mark.parametrize("end", ["thaw", "close", "adopt"])

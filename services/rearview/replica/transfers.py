@@ -133,7 +133,7 @@ class Transfers:
 
     async def _exported(self, held: Held[Link], request: Mapping[str, Any]) -> SessionState:
         """The session, once it is quiet."""
-        thaws = bool(request.get("thaw", False))
+        thaws, upto = bool(request.get("thaw", False)), -1
         look = partial(_export_if_quiet, session_id=held.session_id, thaws=thaws)
         self._waiting += 1
         try:
@@ -141,21 +141,19 @@ class Transfers:
                 while True:
                     changed = self._changed  # From before the look: what it overlooks sets this one.
                     self._check(held, request["epoch"])
-                    if (state := await self._engine.call(look)) is not None:
+                    found = await self._engine.call(look)
+                    if isinstance(found, SessionState):
                         break
+                    upto = found
                     await changed.wait()
         except TimeoutError:
-            raise await self._not_quiet(held) from None
+            text = f"frames up to ordinal {upto} have not all come and gone"
+            raise _not_now("not_quiet", text, ordinal=str(upto)) from None
         finally:
             self._waiting -= 1
         if thaws:
             held.frozen_by = None
-        return state
-
-    async def _not_quiet(self, held: Held[Link]) -> Refused:
-        """The refusal, which says up to which ordinal frames were to come."""
-        at = await self._engine.call(partial(_frozen_at, session_id=held.session_id))
-        return _not_now("not_quiet", f"frames up to ordinal {at} have not all come and gone", ordinal=str(at))
+        return found
 
     async def _pulled(self, source: Mapping[str, Any], limit_s: float) -> Sequence[Kept]:
         """The states that one source has."""
@@ -204,20 +202,14 @@ def _freeze(engine: Engine, session_id: str, ordinal: int) -> tuple[int, int]:
     return engine.freeze(session_id, ordinal), engine.past_bytes(session_id)
 
 
-def _frozen_at(engine: Engine, session_id: str) -> int:
-    """-1 if nothing holds it."""
-    at = engine.frozen_at(session_id) if session_id in engine.sessions else None
-    return -1 if at is None else at
-
-
-def _export_if_quiet(engine: Engine, session_id: str, *, thaws: bool) -> SessionState | None:
-    """None: something is still to come."""
+def _export_if_quiet(engine: Engine, session_id: str, *, thaws: bool) -> SessionState | int:
+    """Else the ordinal up to which frames are still to come and go."""
     if session_id not in engine.sessions:
         raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
-    if engine.frozen_at(session_id) is None:
+    if (upto := engine.frozen_at(session_id)) is None:
         raise _not_now("not_frozen", "the session is not frozen")
     if not engine.is_quiet(session_id):
-        return None
+        return upto
     state = engine.export(session_id)
     if thaws:
         engine.thaw(session_id)
