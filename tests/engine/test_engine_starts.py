@@ -126,6 +126,15 @@ def test_a_full_engine_refuses_a_start_and_changes_nothing() -> None:
     engine.check_integrity()
 
 
+def test_a_session_that_has_lost_its_past_on_the_way_is_not_one_that_begins() -> None:
+    here, there = cached_engine(), cached_engine()
+    here.open(cached_spec())
+    here.freeze("a")
+    with pytest.raises(ValueError, match="the export is of"):
+        there.import_(replace(here.export("a"), memory=()))
+    assert there.sessions == ()
+
+
 def test_an_adopter_learns_of_every_frame_that_will_still_come() -> None:
     """Running, and arrived before an earlier one; not those that have left."""
     engine = toy_engine(ToyModel(), whole_chain(TOY_STEPS))

@@ -24,6 +24,7 @@ from rearview.contract.frame import Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.memory.compose import Memories
+from rearview.engine.memory.export import Chunk
 from rearview.engine.networks.model import Forward, Model
 from rearview.engine.ready import Order, ReadyRule
 from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
@@ -112,28 +113,14 @@ class Engine:
         """Open a session that was exported from an engine whose span has these steps, or `joined` from
         several. Raises Refused(NO_CAPACITY), and ValueError if it does not fit; nothing has changed then.
         """
-        spec = state.spec
-        assert spec.session_id not in self._sessions, "session is already open"
-        self._memory.allocate(spec)
-        session = new_session(spec, self.span, self._memory, self._retained_bytes)
-        try:
-            session.resume(state)
-            if state.memory:
-                kept = (chunk for chunk in state.memory if chunk.kind in self._memory.names)
-                self._memory.import_(spec.session_id, kept)
-        except ValueError:
-            self._memory.free(spec.session_id)
-            raise
-        self._sessions[spec.session_id] = session
-        for settings in session.settings.values():
-            self._prepare(settings)
+        self._resume(state, [chunk for chunk in state.memory if chunk.kind in self._memory.names])
 
     def open_at(self, spec: SessionSpec, ordinal: int, settings: Mapping[int, Settings]) -> None:
         """Open a session that begins at `ordinal`, with an empty past. `settings`: by version, the lowest is
         that of the frame at `ordinal`. Raises as `open` does.
         """
         warm_up_frames = self._memory.warm_up_frames(spec)
-        self.import_(begun_at(spec, self.span, warm_up_frames, ordinal, settings))
+        self._resume(begun_at(spec, self.span, warm_up_frames, ordinal, settings), None)
 
     def update(self, session_id: str, version: int, settings: Settings) -> None:
         """Frames admitted with `version` from now on are translated under `settings`."""
@@ -214,6 +201,22 @@ class Engine:
             self._model.prepare(settings)
         except Exception:  # It only saves time: if it fails again in a forward, frames end there.
             logger.exception("settings could not be prepared")
+
+    def _resume(self, state: SessionState, past: Sequence[Chunk] | None) -> None:
+        spec = state.spec
+        assert spec.session_id not in self._sessions, "session is already open"
+        self._memory.allocate(spec)
+        session = new_session(spec, self.span, self._memory, self._retained_bytes)
+        try:
+            session.resume(state)
+            if past is not None:
+                self._memory.import_(spec.session_id, past)
+        except ValueError:
+            self._memory.free(spec.session_id)
+            raise
+        self._sessions[spec.session_id] = session
+        for settings in session.settings.values():
+            self._prepare(settings)
 
     def _let_in(self, session: Session, now: float) -> None:
         for frame in session.let_in(now):

@@ -109,7 +109,7 @@ class SessionState:
     """Denoising step to the last ordinal that committed it."""
     flushing: bool
     memory: Sequence[Chunk]
-    """Its past, as `Memories.export` gives it: keyed by kind, step and layer. None at all: an empty past."""
+    """Its past, as `Memories.export` gives it: keyed by kind, step and layer."""
     windows: WindowsState
     """Its warm-ups, with what is kept to be read once more."""
 
