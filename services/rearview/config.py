@@ -289,7 +289,7 @@ class LinkConfig(_Section):
     """Largest message on a link; a larger one closes it. No less than the frames that `limits` let in."""
     orphan_grace_s: float = Field(default=60.0, ge=0)
     """A session whose ingress was lost keeps its slots for so long, seconds, so that another one can adopt
-    it. 0: the slots are free at once, and what the session remembered is gone."""
+    it, unless a new session needs one. 0: the slots are free at once, and what it remembered is gone."""
 
 
 class ServiceConfig(_Section):

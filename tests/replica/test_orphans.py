@@ -40,7 +40,7 @@ async def test_a_second_owner_adopts_an_orphan_and_pictures_go_on_in_order() -> 
         await first.settle()
         await first.stop()
         await is_orphan(stage, session)
-        assert stage.describe()["free_slots"] == 1
+        assert stage.describe()["free_slots"] == 2  # It would yield its own.
         assert stage.num_sessions == await engine_holds(stage) == 1
         reply = await second.attach(session, epoch=2)
         assert reply["place"] == 15
@@ -134,6 +134,22 @@ async def test_an_orphan_is_closed_when_the_grace_is_over() -> None:
         assert await engine_holds(stage) == 0
         assert (await second.attach(session, epoch=2))["reason"] == "SESSION_UNKNOWN"
         assert await second.open(spec()) is None
+
+
+async def test_an_orphan_yields_its_slot_to_a_new_session_and_no_other_session_does() -> None:
+    async with driven(slots=2, owners=2, link={"orphan_grace_s": 60.0}) as (stage, (first, second)):
+        mine, orphaned = spec(), spec()
+        assert await second.open(mine) is None
+        assert await first.open(orphaned) is None
+        assert stage.describe()["free_slots"] == 0
+        await first.stop()
+        await eventually(lambda: stage.describe()["free_slots"] == 1)
+        assert stage.describe()["orphans"] == [orphaned.session_id]
+        assert await second.open(spec()) is None
+        assert (await second.attach(orphaned, epoch=2))["reason"] == "SESSION_UNKNOWN"
+        assert await second.open(spec()) == "NO_CAPACITY"
+        assert stage.describe()["free_slots"] == 0
+        assert await engine_holds(stage) == 2
 
 
 async def test_the_grace_is_counted_by_the_clock_that_the_replica_was_given() -> None:

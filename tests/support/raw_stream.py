@@ -205,7 +205,7 @@ async def assert_nothing_held(service: InProcessService, sessions: int = 0) -> N
     async def freed() -> bool:
         used = Counter({stage.describe()["span"]: 0 for stage in service.stages})
         for stage in service.stages:
-            used[stage.describe()["span"]] += stage.describe()["slots"] - stage.describe()["free_slots"]
+            used[stage.describe()["span"]] += stage.num_sessions
         leases = await ingress._directory.list(None)
         return len(ingress.sessions) == len(leases) == sessions and set(used.values()) == {sessions}
 

@@ -230,6 +230,11 @@ class Sessions(Generic[L]):
         """Orphans whose grace time is over."""
         return [held for held in self if held.orphaned_until_s is not None and held.orphaned_until_s <= now]
 
+    def first_to_go(self) -> Held[L] | None:
+        """The orphan that has waited longest, which yields its slot to a new session; None: there is none."""
+        orphans = ((held.orphaned_until_s, held) for held in self if held.orphaned_until_s is not None)
+        return min(orphans, key=lambda pair: pair[0], default=(0.0, None))[1]
+
     def _remember(self, session_id: str, epoch: int) -> None:
         self._epochs[session_id] = epoch
         self._epochs.move_to_end(session_id)
