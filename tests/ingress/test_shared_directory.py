@@ -18,6 +18,7 @@ from rearview.errors import Reason
 from rearview.ingress.server import IngressServer
 from rearview.ingress.service import Ingress
 from rearview.v1 import translation_service_pb2 as pb
+from support.owner import Owner, spec
 from support.raw_stream import End, RawStream, assert_nothing_held, eventually, running
 from support.service import InProcessService
 from support.stores import RedisStore
@@ -178,10 +179,14 @@ async def test_the_slots_of_an_ingress_that_died_are_free_when_its_leases_end(st
     async with serving(store) as service:
         (stage,) = service.stages
         lane = (stage.describe()["replica_id"],)
-        dead = store.open()
-        for number in range(SLOTS):
-            await dead.acquire(LeaseRequest(f"s{number}", "local"), lane, "dead")
-        end, _ = await opening(service.address)
+        leases, dead = store.open(), Owner(service.ingress.config)
+        await dead.start([stage])
+        for session in [spec() for _ in range(SLOTS)]:
+            await leases.acquire(LeaseRequest(session.session_id, "local"), lane, "dead")
+            assert await dead.open(session) is None
+        await dead.stop()
+        await eventually(lambda: len(stage.describe()["orphans"]) == SLOTS)
+        end, _ = await opening(service.address)  # Another ingress may still adopt them.
         assert end.reason is Reason.NO_CAPACITY
         store.advance(LEASE_S)
         streams = [RawStream(service.address) for _ in range(SLOTS)]
