@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rearview.contract.frame import NO_PLACE, Frame, Timing
 from rearview.contract.memories import BankPolicy, BankSettings, CacheSettings, PromptChange, Rewarm
 from rearview.contract.session import SessionSpec
@@ -24,6 +28,7 @@ from rearview.transport.wire import (
     encode_settings,
     encode_spec,
 )
+from support.fuzz import few
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +61,83 @@ def frame(planes: dict[str, np.ndarray] | None, timings: int = 2) -> Frame[Any]:
 
 def body(planes: dict[str, np.ndarray] | None, timings: int = 2) -> bytes:
     return b"".join(encode_frame(frame(planes, timings), 10.0))
+
+
+NAMES = st.text(max_size=20)
+ARRAYS = st.builds(
+    lambda dtype, dims: np.arange(math.prod(dims), dtype=np.float64).reshape(dims).astype(dtype),
+    st.sampled_from([np.uint8, np.float32, np.float64]),
+    st.lists(st.integers(0, 4), max_size=4),
+)
+SECONDS = st.floats(0, 2**40, width=32)
+FRAMES = st.builds(
+    Frame,
+    st.binary(min_size=16, max_size=16).map(bytes.hex),
+    st.integers(0, 2**64 - 1),
+    st.none() | st.dictionaries(NAMES, ARRAYS, max_size=4),
+    st.integers(0, 2**32 - 1),
+    st.just(float("inf")) | st.integers(0, 2**20),
+    st.integers(NO_PLACE, 2**63 - 1),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.builds(Timing, NAMES, SECONDS, SECONDS), max_size=6).map(tuple),
+    st.just(b"") | st.binary(min_size=16, max_size=16).filter(any),
+    st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)),
+)
+
+
+@few(100)
+@given(FRAMES)
+def test_any_frame_comes_out_as_it_went_in(sent: Frame[Any]) -> None:
+    received = decode_frame(bytearray(b"".join(encode_frame(sent, 0.0))), 0.0)
+    assert replace(received, planes=None) == replace(sent, planes=None)
+    assert (received.planes is None) == (sent.planes is None)
+    assert list(received.planes or {}) == list(sent.planes or {})
+    for name, plane in (sent.planes or {}).items():
+        assert received.planes is not None
+        assert (received.planes[name].dtype, received.planes[name].shape) == (plane.dtype, plane.shape)
+        assert received.planes[name].tobytes() == plane.tobytes()
+
+
+@few(100)
+@given(FRAMES, st.data())
+def test_any_cut_of_any_frame_is_an_error(sent: Frame[Any], data: st.DataObject) -> None:
+    whole = b"".join(encode_frame(sent, 0.0))
+    with pytest.raises(WireError):
+        decode_frame(whole[: data.draw(st.integers(0, len(whole) - 1))], 0.0)
+
+
+@few(100)
+@given(FRAMES, st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=12))
+def test_any_damage_is_an_error_or_a_frame_never_anything_else(
+    sent: Frame[Any], damage: list[tuple[int, int]]
+) -> None:
+    junk = bytearray(b"".join(encode_frame(sent, 0.0)))
+    for at, value in damage:
+        junk[at % len(junk)] = value
+    with suppress(WireError):
+        assert isinstance(decode_frame(junk, 0.0), Frame)
+
+
+def test_the_bytes_are_those_that_were_written_down() -> None:
+    """A change of them is a change of version, once version 2 is released."""
+    planes = {"latent": np.arange(2, dtype=np.float32).reshape(1, 2), "depth": np.zeros(1, np.uint8)}
+    sent = Frame(
+        SESSION, 3, planes, 4, 10.5, 5, 6, 7, (Timing("encode", 0.5, 0.25),), bytes(range(16)), (8, 9)
+    )
+    assert b"".join(encode_frame(sent, 10.0)).hex() == (
+        f"{SESSION}07000000" "0500000000000000" "0600000000000000" "080000000000000009000000"
+        "0300000000000000" "04000000"
+        "000000000000e03f" "000102030405060708090a0b0c0d0e0f" "2600"
+        "0102" "06656e636f6465" "0102" "0100000002000000" "066c6174656e74" "0001" "01000000" "056465707468"
+        "0000003f" "0000803e" "000000000000803f" "00"
+    )  # fmt: skip
+    lost = Frame(SESSION, 3, None, 4, 10.5, 5, 6, 7)
+    assert b"".join(encode_frame(lost, 10.0)).hex() == (
+        f"{SESSION}07000000" "0500000000000000" "0600000000000000" "000000000000000000000000"
+        "0300000000000000" "04000000"
+        "000000000000e03f" "00000000000000000000000000000000" "0200" "00ff"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("planes", PLANES, ids=lambda p: "lost" if p is None else "+".join(p) or "nothing")

@@ -3,14 +3,15 @@
     message  = length u32 | kind u8 | body                       (length counts the body)
     ack      = session 16 bytes | epoch u32 | ordinal u64
     note     = session 16 bytes | epoch u32 | ordinal i64 | UTF-8
-    frame    = header | timing * count | plane * count | bytes of the planes, one after another
-    timing   = queue f32 | compute f32 | span name
-    plane    = type u8 | number of dims u8 | dims u32 * n | plane name
+    frame    = header | outline | queue f32 * spans | compute f32 * spans | bytes of the planes
+    outline  = spans u8 | planes u8 | name of a span * spans | plane * planes
+    plane    = type u8 | number of dims u8 | dims u32 * n | name
     name     = length u8 | UTF-8
     others   = JSON
 
 A frame carries its remaining budget, never a clock value: clocks differ between processes. This is
-version 2 of the frame; `wire_v1` has the one before, and `codec` picks the version of a lane.
+version 2 of the frame; `wire_v1` has the one before, and `codec` picks the version of a lane. What surprises:
+an outline seldom changes from one frame to the next, so it is written and read once, and then known.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -127,49 +129,80 @@ class Note(NamedTuple):
     """For the ingress to read."""
 
 
-_HEADER = struct.Struct("<16sIqQqiQId16sBB")
+_HEADER = struct.Struct("<16sIqQqiQId16sH")
 """Session, epoch, place, frame index, presentation offset (seconds, nanoseconds), ordinal, settings version,
-budget, trace, timings, planes."""
+budget, trace, bytes of the outline."""
 _HEAD = struct.Struct("<16sI")
 """Session and epoch, the first fields of a frame in every version."""
 _ACK = struct.Struct("<16sIQ")
 _NOTE = struct.Struct("<16sIq")
-_TIMING = struct.Struct("<ff")
-_PLANE = struct.Struct("<BB")
+_COUNTS = struct.Struct("<BB")
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
 _LOST = 255
 """In place of a number of planes."""
+KNOWN_OUTLINES = 256
+"""That are remembered: those of the sizes and methods in use, by span and with or without timings."""
 _NO_TRACE = bytes(16)
 _SETTINGS = TypeAdapter(Settings)
 _SPEC = TypeAdapter(SessionSpec)
 
 
+class _Plane(NamedTuple):
+    """What is said of a plane beside its bytes."""
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.dims) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """What a frame consists of."""
+
+    spans: tuple[str, ...]
+    """Names of those that it has left."""
+    planes: tuple[_Plane, ...] | None
+    """None: it was lost."""
+    seconds: struct.Struct
+    """Of its times in the spans."""
+    num_bytes: int
+    """Of all that follows the outline."""
+
+    @classmethod
+    def of(cls, spans: Sequence[str], planes: Sequence[_Plane] | None) -> _Outline:
+        """Raises ValueError if two planes have one name."""
+        if len({plane.name for plane in planes or ()}) != len(planes or ()):
+            raise ValueError("two planes have one name")
+        seconds = struct.Struct(f"<{2 * len(spans)}f")
+        num_bytes = seconds.size + sum(plane.num_bytes for plane in planes or ())
+        return cls(tuple(spans), None if planes is None else tuple(planes), seconds, num_bytes)
+
+
 def encode_frame(frame: Frame[NDArray[Any]], now: float) -> Sequence[bytes | memoryview]:
     """The body in parts, so that planes are not copied. `now`: on the clock of the frame's deadline."""
-    planes = frame.planes
-    head = [
-        _HEADER.pack(
-            bytes.fromhex(frame.session_id),
-            frame.epoch,
-            frame.place,
-            frame.frame_index,
-            *frame.presentation_offset,
-            frame.ordinal,
-            frame.settings_version,
-            frame.deadline_s - now,
-            frame.trace_id or _NO_TRACE,
-            len(frame.timings),
-            _LOST if planes is None else len(planes),
-        )
-    ]
-    for timing in frame.timings:
-        head += (_TIMING.pack(timing.queue_s, timing.compute_s), _encode_name(timing.span))
-    for name, plane in (planes or {}).items():
-        dims = struct.pack(f"<{plane.ndim}I", *plane.shape)
-        head += (_PLANE.pack(_DTYPES.index(plane.dtype), plane.ndim), dims, _encode_name(name))
-    full = (plane for plane in (planes or {}).values() if plane.size)
-    contents = (np.ascontiguousarray(plane).data.cast("B") for plane in full)
-    return b"".join(head), *contents
+    planes, timings = frame.planes, frame.timings
+    shapes = None if planes is None else [_Plane(name, p.dtype, p.shape) for name, p in planes.items()]
+    outline = _write_outline(tuple([t.span for t in timings]), None if shapes is None else tuple(shapes))
+    header = _HEADER.pack(
+        bytes.fromhex(frame.session_id),
+        frame.epoch,
+        frame.place,
+        frame.frame_index,
+        *frame.presentation_offset,
+        frame.ordinal,
+        frame.settings_version,
+        frame.deadline_s - now,
+        frame.trace_id or _NO_TRACE,
+        len(outline),
+    )
+    seconds = [t.queue_s for t in timings] + [t.compute_s for t in timings]
+    full = [plane for plane in (planes or {}).values() if plane.size]
+    contents = [np.ascontiguousarray(plane).data.cast("B") for plane in full]
+    return header + outline + struct.pack(f"<{len(seconds)}f", *seconds), *contents
 
 
 def decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
@@ -181,40 +214,71 @@ def decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
 
 
 def _decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
-    session, epoch, place, index, *offset, ordinal, version, budget_s, trace, num_timings, num_planes = (
-        _HEADER.unpack_from(body)
-    )
-    at, timings, shapes = _HEADER.size, [], {}
-    for _ in range(num_timings):
-        queue_s, compute_s = _TIMING.unpack_from(body, at)
-        span, at = _decode_name(body, at + _TIMING.size)
-        timings.append(Timing(span, queue_s, compute_s))
-    for _ in range(0 if num_planes == _LOST else num_planes):
-        code, ndim = _PLANE.unpack_from(body, at)
-        at += _PLANE.size
-        dims = struct.unpack_from(f"<{ndim}I", body, at)
-        name, at = _decode_name(body, at + 4 * ndim)
-        shapes[name] = _DTYPES[code], dims
-    planes = {}
-    for name, (dtype, dims) in shapes.items():
-        count = math.prod(dims)
-        planes[name] = np.frombuffer(body, dtype, count, at).reshape(dims) if count else np.empty(dims, dtype)
-        at += count * dtype.itemsize
-    if at != len(body) or len(shapes) != (0 if num_planes == _LOST else num_planes):
-        raise ValueError(f"its parts end at {at}")
+    session, epoch, place, index, *offset, ordinal, version, budget_s, trace, size = _HEADER.unpack_from(body)
+    at = _HEADER.size + size
+    outline = _read_outline(bytes(body[_HEADER.size : at]))
+    if at + outline.num_bytes != len(body):
+        raise ValueError(f"its parts end at {at + outline.num_bytes}")
+    seconds, spans = outline.seconds.unpack_from(body, at), len(outline.spans)
+    at += outline.seconds.size
+    planes: dict[str, NDArray[Any]] = {}
+    for plane in outline.planes or ():
+        planes[plane.name] = np.ndarray(plane.dims, plane.dtype, body, at)
+        at += planes[plane.name].nbytes
     return Frame(
-        session_id=session.hex(),
-        ordinal=ordinal,
-        planes=None if num_planes == _LOST else planes,
-        settings_version=version,
-        deadline_s=now + budget_s,
-        place=place,
-        frame_index=index,
-        presentation_offset=(offset[0], offset[1]),
-        epoch=epoch,
-        timings=tuple(timings),
-        trace_id=b"" if trace == _NO_TRACE else trace,
+        session.hex(),
+        ordinal,
+        None if outline.planes is None else planes,
+        version,
+        now + budget_s,
+        place,
+        index,
+        epoch,
+        tuple(map(Timing, outline.spans, seconds[:spans], seconds[spans:])),
+        b"" if trace == _NO_TRACE else trace,
+        (offset[0], offset[1]),
     )
+
+
+@functools.lru_cache(KNOWN_OUTLINES)
+def _write_outline(spans: tuple[str, ...], planes: tuple[_Plane, ...] | None) -> bytes:
+    parts = [_COUNTS.pack(len(spans), _LOST if planes is None else len(planes)), *map(_write_name, spans)]
+    for name, dtype, dims in planes or ():
+        parts += (_COUNTS.pack(_DTYPES.index(dtype), len(dims)), struct.pack(f"<{len(dims)}I", *dims))
+        parts.append(_write_name(name))
+    return b"".join(parts)
+
+
+@functools.lru_cache(KNOWN_OUTLINES)
+def _read_outline(outline: bytes) -> _Outline:
+    """Undo `_write_outline`. Raises as `struct` does, IndexError and ValueError."""
+    num_spans, num_planes = _COUNTS.unpack_from(outline)
+    at, spans, planes = _COUNTS.size, [], []
+    for _ in range(num_spans):
+        span, at = _read_name(outline, at)
+        spans.append(span)
+    for _ in range(0 if num_planes == _LOST else num_planes):
+        code, ndim = _COUNTS.unpack_from(outline, at)
+        at += _COUNTS.size
+        dims = struct.unpack_from(f"<{ndim}I", outline, at)
+        name, at = _read_name(outline, at + 4 * ndim)
+        planes.append(_Plane(name, _DTYPES[code], dims))
+    if at != len(outline):
+        raise ValueError(f"its outline ends at {at}")
+    return _Outline.of(spans, None if num_planes == _LOST else planes)
+
+
+def _write_name(name: str) -> bytes:
+    text = name.encode()
+    return bytes([len(text)]) + text
+
+
+def _read_name(outline: bytes, at: int) -> tuple[str, int]:
+    """The name at `at`, and where it ends."""
+    end = at + 1 + outline[at]
+    if end > len(outline):
+        raise ValueError(f"a name ends at {end}")
+    return outline[at + 1 : end].decode(), end
 
 
 def frame_head(body: Body) -> tuple[str, int]:
@@ -259,20 +323,6 @@ def decode_note(body: Body) -> Note:
 def plane_bytes(frame: Frame[NDArray[Any]]) -> int:
     """Bytes of a frame's planes."""
     return sum(plane.nbytes for plane in (frame.planes or {}).values())
-
-
-@functools.lru_cache(256)  # Of spans and planes: a handful.
-def _encode_name(name: str) -> bytes:
-    text = name.encode()
-    return bytes([len(text)]) + text
-
-
-def _decode_name(body: Body, at: int) -> tuple[str, int]:
-    """The name at `at`, and where it ends."""
-    end = at + 1 + body[at]
-    if end > len(body):
-        raise ValueError(f"a name ends at {end}")
-    return body[at + 1 : end].decode(), end
 
 
 def encode_json(content: Mapping[str, Any]) -> bytes:
