@@ -31,9 +31,9 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Timing:
-    """A frame's time in one span, seconds."""
+    """A frame's time in one span, seconds. A value, as a frame is."""
 
     span: str
     """Name of the span."""
@@ -43,9 +43,11 @@ class Timing:
     """In the networks, the rest of its batches included."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame(Generic[T]):
-    """One frame between two operators."""
+    """One frame between two operators. A value, which nobody changes: it is not `frozen` because one is built
+    four times in each span, and that takes five times as long.
+    """
 
     session_id: str
     """32 hex digits."""
