@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,10 +15,11 @@ __all__ = ["on_arrays", "on_tensors"]
 
 
 def on_tensors(frame: Frame[NDArray[Any]]) -> Frame[Tensor]:
-    """One copy: a tensor must be writable and must not pin the whole message."""
+    """A picture stays where the message has it, since it is nearly all of it. Of latents, which are small and
+    lie anywhere in it, one copy.
+    """
     planes = frame.planes
-    copied = None if planes is None else {n: torch.from_numpy(plane.copy()) for n, plane in planes.items()}
-    return frame.carrying(copied)
+    return frame.carrying(None if planes is None else {name: _tensor(each) for name, each in planes.items()})
 
 
 def on_arrays(frame: Frame[Tensor], epoch: int) -> Frame[NDArray[Any]]:
@@ -25,3 +27,8 @@ def on_arrays(frame: Frame[Tensor], epoch: int) -> Frame[NDArray[Any]]:
     planes = frame.planes
     arrays = None if planes is None else {name: plane.numpy() for name, plane in planes.items()}
     return frame.carrying(arrays, epoch=epoch)
+
+
+def _tensor(plane: NDArray[Any]) -> Tensor:
+    stays = plane.dtype == np.uint8 and plane.flags.writeable
+    return torch.from_numpy(plane if stays else plane.copy())
