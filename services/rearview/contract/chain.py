@@ -21,6 +21,8 @@ class OperatorKind(Enum):
     DENOISE = "denoise"
     DECODE = "decode"
 
+    __hash__ = object.__hash__  # There is one of each. Rows are grouped by it, and Enum's own is in Python.
+
 
 @dataclass(frozen=True, slots=True)
 class Operator:

@@ -165,7 +165,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return bool(self._emissions) or any(True for _ in self._ready())
+        return bool(self._emissions) or self._rule.any(self._sessions.values())
 
     @property
     def free_slots(self) -> int:

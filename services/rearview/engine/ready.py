@@ -44,6 +44,10 @@ class ReadyRule:
             for turn in self._turns(session):
                 yield self._row(session, turn)
 
+    def any(self, sessions: Iterable[Session]) -> bool:
+        """Whether there are any."""
+        return any(True for session in sessions for _ in self._turns(session))
+
     def _turns(self, session: Session) -> Iterator[Turn]:
         preceded: set[Operator] = set()
         for turn in session.windows.before_all(session):

@@ -92,13 +92,9 @@ class Scheduler:
             self._waited.clear()
             return []
         self._welcome(ready)
-        head = self._head(ready, now)
-        if head.frame.failures:  # It failed before: whoever shared its batch is innocent.
-            batch = [head]
-        else:
-            batch = self._grow([r for r in ready if r.group == head.group and not r.frame.failures], now)
+        batch = list(ready) if len(ready) == 1 else self._best(ready, now)
         self._charge(batch, ready)
-        self._age(ready, head.group)
+        self._age(ready, batch[0].group)
         return batch
 
     def _welcome(self, ready: Sequence[Row]) -> None:
@@ -106,6 +102,12 @@ class Scheduler:
         owing = {tenant: served for tenant, served in self._served.items() if served > self._level}
         present = {row.frame.spec.tenant for row in ready}
         self._served = {**dict.fromkeys(present, self._level), **owing}
+
+    def _best(self, ready: Sequence[Row], now: float) -> list[Row]:
+        head = self._head(ready, now)
+        if head.frame.failures:  # It failed before: whoever shared its batch is innocent.
+            return [head]
+        return self._grow([r for r in ready if r.group == head.group and not r.frame.failures], now)
 
     def _head(self, ready: Sequence[Row], now: float) -> Row:
         overdue = self._overdue({row.group for row in ready})
