@@ -6,7 +6,7 @@ included. But where all its frames wait for a warm-up only frames help, so credi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rearview.errors import Reason, StreamEnded
 
@@ -28,7 +28,7 @@ class Activity:
 
     def credit_at(self, now: float) -> Activity:
         """Something that does not feed it."""
-        return replace(self, last_s=now)
+        return Activity(now, self.fed_s)
 
 
 def idle_in(activity: Activity, now: float, idle_s: float, *, owes: bool, starves: bool) -> float:

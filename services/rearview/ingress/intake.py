@@ -104,6 +104,7 @@ class Intake:
         self._ordinals = Ordinals(self._warm_up, state.next_ordinal, under_way)
         self._state = state
         """Where it started; fields that have no other home are kept up to date."""
+        self._last_index = state.last_index
         self._ends = False
         """Whether the client has said that no frame will follow."""
         self._pace()
@@ -118,14 +119,14 @@ class Intake:
     def receive(self, frame: FrameIn, receipt: Receipt, refusal: DropReason | None) -> Dropped:
         """A frame has come; `refusal` is why it cannot be used. Raises Refused(CREDIT_EXCEEDED)."""
         self._ends = False
-        if refusal is None and frame.frame_index <= self._state.last_index:
+        if refusal is None and frame.frame_index <= self._last_index:
             refusal = DropReason.INDEX_NOT_INCREASING
         if refusal is not None:
             self._pacer.rejected()
             return [(receipt.place, refusal)]
         waiting = Waiting(frame, receipt, self._state.settings, self._state.version)
         dropped = self._pacer.offer(waiting, frame.received_s)
-        self._state = replace(self._state, last_index=frame.frame_index)
+        self._last_index = frame.frame_index
         return [(one.receipt.place, reason) for one, reason in dropped]
 
     def finish(self) -> None:
@@ -236,6 +237,7 @@ class Intake:
         return replace(
             self._state,
             next_ordinal=self._ordinals.next,
+            last_index=self._last_index,
             pacing=self._pacer.counts,
             translated=translated,
             dropped=dropped,

@@ -18,7 +18,7 @@ from rearview.ingress.book import Answer
 from rearview.ingress.intake import FrameIn
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record
-from rearview.schema import duration, from_message, to_message
+from rearview.schema import duration, from_message, to_message, write_duration
 from rearview.schema.enums import (
     CONTINUITIES,
     DROP_REASONS,
@@ -97,25 +97,22 @@ def opened_response(
 
 
 def answer_response(session: IngressSession, answer: Answer) -> pb.TranslateResponse:
-    """`frame` or `dropped`."""
-    timings = _timings(answer)
-    credit = session.frame_credit
+    """`frame` or `dropped`. One for each frame, so it is written in place: messages that a constructor takes
+    are copied, with the picture in them.
+    """
+    response = pb.TranslateResponse(frame_credit=session.frame_credit)
     if isinstance(answer.outcome, DropReason):
-        dropped = pb.Dropped(
-            frame_index=answer.receipt.frame_index,
-            reason=DROP_REASONS.number(answer.outcome),
-            timings=timings,
-        )
-        return pb.TranslateResponse(dropped=dropped, frame_credit=credit)
-    seconds, nanos = answer.receipt.presentation_offset
-    frame = pb.TranslatedFrame(
-        frame_index=answer.receipt.frame_index,
-        presentation_offset=duration_pb2.Duration(seconds=seconds, nanos=nanos),
-        format=IMAGE_FORMATS.number(session.options.answer_format),
-        image=answer.outcome,
-        timings=timings,
-    )
-    return pb.TranslateResponse(frame=frame, frame_credit=credit)
+        response.dropped.frame_index = answer.receipt.frame_index
+        response.dropped.reason = DROP_REASONS.number(answer.outcome)
+        _write_timings(response.dropped.timings, answer)
+        return response
+    frame, offset = response.frame, response.frame.presentation_offset
+    frame.frame_index = answer.receipt.frame_index
+    offset.seconds, offset.nanos = answer.receipt.presentation_offset
+    frame.format = IMAGE_FORMATS.number(session.options.answer_format)
+    frame.image = answer.outcome
+    _write_timings(frame.timings, answer)
+    return response
 
 
 def control_response(
@@ -174,22 +171,18 @@ def session_message(record: Record) -> session_service_pb2.Session:
     )
 
 
-def _timings(answer: Answer) -> pb.Timings:
+def _write_timings(timings: pb.Timings, answer: Answer) -> None:
     work, received_s = answer.work, answer.receipt.received_s
     started_s = answer.answered_s if work.started_s is None else work.started_s
-    return pb.Timings(
-        total=_elapsed(answer.answered_s - received_s),
-        admission=_elapsed(started_s - received_s),
-        codec=_elapsed(work.codec_s),
-        spans=[
-            pb.SpanTiming(
-                span=timing.span, queue=_elapsed(timing.queue_s), compute=_elapsed(timing.compute_s)
-            )
-            for timing in work.timings
-        ],
-    )
+    _write_elapsed(timings.total, answer.answered_s - received_s)
+    _write_elapsed(timings.admission, started_s - received_s)
+    _write_elapsed(timings.codec, work.codec_s)
+    for timing in work.timings:
+        span = timings.spans.add(span=timing.span)
+        _write_elapsed(span.queue, timing.queue_s)
+        _write_elapsed(span.compute, timing.compute_s)
 
 
-def _elapsed(seconds: float) -> duration_pb2.Duration:
+def _write_elapsed(field: duration_pb2.Duration, seconds: float) -> None:
     """Times of one frame are of several clocks' readings: none is shown as less than nothing."""
-    return duration(max(0.0, seconds))
+    write_duration(field, max(0.0, seconds))

@@ -14,7 +14,7 @@ import hmac
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -304,7 +304,7 @@ class IngressSession:
     async def _finish(self, sent: Sent, picture: NDArray[Any], work: Work) -> None:
         quality = sent.admitted.waiting.settings.jpeg_quality
         image, seconds = await self._coder.encode(picture, self.options.answer_format, quality)
-        self._settle(sent.place, image, replace(work, codec_s=work.codec_s + seconds))
+        self._settle(sent.place, image, Work(work.started_s, work.codec_s + seconds, work.timings))
 
     def _tell_warm_up(self) -> None:
         if self.intake.warm_up_missing:

@@ -20,8 +20,8 @@ A new live setting touches four files, and then `make stubs`:
 Forget one of 1 to 3 and `tests/house/test_schema.py` names what is missing.
 """
 
-from rearview.schema.durations import duration, seconds
+from rearview.schema.durations import duration, seconds, write_duration
 from rearview.schema.enums import EnumMap
 from rearview.schema.table import Row, Table, from_message, to_message
 
-__all__ = ["EnumMap", "Row", "Table", "duration", "from_message", "seconds", "to_message"]
+__all__ = ["EnumMap", "Row", "Table", "duration", "from_message", "seconds", "to_message", "write_duration"]
