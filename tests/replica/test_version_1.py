@@ -52,6 +52,8 @@ async def test_a_lane_speaks_the_version_of_its_oldest_replica(old: int | None) 
         "node",
         on_frame=came.append,
         on_lane_lost=lambda *lost: pytest.fail(f"{lost}"),
+        on_lane_drains=lambda *lane: pytest.fail(f"{lane}"),
+        source=lambda *_: pytest.fail("nothing is pulled"),
     )
     with quickly_stopped():
         await asyncio.gather(lanes.start(), *(stage.start() for stage in stages))
