@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+import uvloop
 from rearview.access import LinkTls
 from rearview.config import LinkConfig
 from rearview.errors import ConfigError
@@ -143,6 +144,27 @@ async def test_links_between_hosts_speak_tls_both_ways(tmp_path: Path) -> None:
         await eventually(lambda: server.messages == [(Kind.FRAME, body)])
         assert link._writer.get_extra_info("ssl_object").version() == "TLSv1.3"
         assert await can_dial(Peer(LinkConfig(secret=OLD)), server.address)  # Inside the node.
+
+
+def test_tls_carries_messages_on_the_loop_that_replicas_have(tmp_path: Path) -> None:
+    """Ray gives them uvloop, whose TLS is its own."""
+    ours = Authority(tmp_path / "ours")
+    bodies = [bytes([number]) * size for number, size in enumerate((0, 1, 70_000, 300_000, 5))]
+
+    async def main() -> None:
+        server = Peer(LinkConfig(secret=OLD, tls=tls(ours, "server")))
+        friend = Peer(LinkConfig(secret=OLD, tls=tls(ours, "friend")), "another node")
+        async with peers(server, friend) as (_, server, friend):
+            await server.start()
+            link = await friend.pool.get(server.address)
+            for body in bodies:
+                link.send(Kind.FRAME, body[:3], memoryview(body)[3:])
+            assert (await link.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+            assert server.messages[:-1] == [(Kind.FRAME, body) for body in bodies]
+            link.close()
+            await eventually(lambda: len(server.closed) == 1)
+
+    uvloop.run(main())
 
 
 async def test_who_has_no_certificate_of_the_authority_is_kept_out(tmp_path: Path) -> None:
