@@ -61,5 +61,7 @@ class SessionState(Enum):
     """A stream feeds it."""
     DETACHED = "detached"
     """Its connection was lost; it can be resumed."""
+    ELSEWHERE = "elsewhere"
+    """Another ingress than the one that was asked has it."""
     UNKNOWN = "unknown"
     """Made by the client, never sent: a newer server's state."""

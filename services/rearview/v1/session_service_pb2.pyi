@@ -178,6 +178,10 @@ class Session(_message.Message):
         """A stream feeds it."""
         STATE_DETACHED: Session._State.ValueType  # 2
         """Its connection was lost; it can be resumed."""
+        STATE_ELSEWHERE: Session._State.ValueType  # 3
+        """Another process of the service has it. Known are `session_id`, `tenant`,
+        `model`, `open_time`, `lane` and `epoch`.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """The life of a session."""
@@ -188,6 +192,10 @@ class Session(_message.Message):
     """A stream feeds it."""
     STATE_DETACHED: Session.State.ValueType  # 2
     """Its connection was lost; it can be resumed."""
+    STATE_ELSEWHERE: Session.State.ValueType  # 3
+    """Another process of the service has it. Known are `session_id`, `tenant`,
+    `model`, `open_time`, `lane` and `epoch`.
+    """
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int

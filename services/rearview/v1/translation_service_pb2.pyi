@@ -272,8 +272,8 @@ class TranslateResponse(_message.Message):
     NOTICE_FIELD_NUMBER: _builtins.int
     FRAME_CREDIT_FIELD_NUMBER: _builtins.int
     frame_credit: _builtins.int
-    """How many frames the client may have sent in all since `opened`. It never
-    falls. A client that stays below it is never refused for flow control.
+    """How many frames the client may have sent in all since `opened`. In one call it
+    never falls. A client that stays below it is never refused for flow control.
     """
     @_builtins.property
     def opened(self) -> Global___Opened:
@@ -818,7 +818,9 @@ Global___FeatureBank: _TypeAlias = FeatureBank  # noqa: Y015
 
 @_typing.final
 class Resume(_message.Message):
-    """Continues a session whose connection was lost."""
+    """Continues a session whose connection was lost: at any address of the service,
+    whatever has become of the process that served it before.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -826,6 +828,7 @@ class Resume(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     RECEIVED_ANSWERS_FIELD_NUMBER: _builtins.int
     ANSWER_CREDIT_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FRAME_INDICES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id, from `opened`."""
     resume_token: _builtins.str
@@ -834,6 +837,13 @@ class Resume(_message.Message):
     """How many answers (frames and drops) the client has received so far."""
     answer_credit: _builtins.int
     """As in `open`: how many answers in all the client will take. 0: no limit."""
+    @_builtins.property
+    def unanswered_frame_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """`frame_index` of the frames that the client has sent after those of which it
+        has received the answers, in order. Only a client whose numbers have gaps
+        needs to say so: without it they are counted on.
+        """
+
     def __init__(
         self,
         *,
@@ -841,10 +851,11 @@ class Resume(_message.Message):
         resume_token: _builtins.str = ...,
         received_answers: _builtins.int = ...,
         answer_credit: _builtins.int = ...,
+        unanswered_frame_indices: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "received_answers", b"received_answers", "resume_token", b"resume_token", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_credit", b"answer_credit", "received_answers", b"received_answers", "resume_token", b"resume_token", "session_id", b"session_id", "unanswered_frame_indices", b"unanswered_frame_indices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -962,6 +973,7 @@ class Opened(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     TEMPORAL_CACHE_FIELD_NUMBER: _builtins.int
     WARM_UP_FRAMES_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id."""
     resume_token: _builtins.str
@@ -1005,6 +1017,12 @@ class Opened(_message.Message):
     def temporal_cache(self) -> Global___TemporalCache:
         """With METHOD_LIVE2DIFF: how the cache is kept, every field present."""
 
+    @_builtins.property
+    def heartbeat(self) -> _duration_pb2.Duration:
+        """The server says something at least this often, and a client that has heard
+        nothing for half as long again may resume elsewhere. Absent: no promise.
+        """
+
     def __init__(
         self,
         *,
@@ -1022,10 +1040,11 @@ class Opened(_message.Message):
         method: Global___Method.ValueType = ...,
         temporal_cache: Global___TemporalCache | None = ...,
         warm_up_frames: _builtins.int = ...,
+        heartbeat: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "resume_grace", b"resume_grace", "settings", b"settings", "temporal_cache", b"temporal_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "idle_timeout", b"idle_timeout", "resume_grace", b"resume_grace", "settings", b"settings", "temporal_cache", b"temporal_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "continuity", b"continuity", "height", b"height", "idle_timeout", b"idle_timeout", "method", b"method", "model", b"model", "received_frames", b"received_frames", "resume_grace", b"resume_grace", "resume_token", b"resume_token", "session_id", b"session_id", "settings", b"settings", "temporal_cache", b"temporal_cache", "warm_up_frames", b"warm_up_frames", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "continuity", b"continuity", "heartbeat", b"heartbeat", "height", b"height", "idle_timeout", b"idle_timeout", "method", b"method", "model", b"model", "received_frames", b"received_frames", "resume_grace", b"resume_grace", "resume_token", b"resume_token", "session_id", b"session_id", "settings", b"settings", "temporal_cache", b"temporal_cache", "warm_up_frames", b"warm_up_frames", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1243,7 +1262,8 @@ class Notice(_message.Message):
         """The session now runs on other replicas."""
         KIND_CREDIT: Notice._Kind.ValueType  # 3
         """`frame_credit` has grown while no answer could carry it: frames that are
-        already answered wait for the first ones of a warm-up.
+        already answered wait for the first ones of a warm-up. Or nothing else was
+        sent for the time of `Opened.heartbeat`.
         """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
@@ -1257,7 +1277,8 @@ class Notice(_message.Message):
     """The session now runs on other replicas."""
     KIND_CREDIT: Notice.Kind.ValueType  # 3
     """`frame_credit` has grown while no answer could carry it: frames that are
-    already answered wait for the first ones of a warm-up.
+    already answered wait for the first ones of a warm-up. Or nothing else was
+    sent for the time of `Opened.heartbeat`.
     """
 
     KIND_FIELD_NUMBER: _builtins.int
