@@ -209,3 +209,25 @@ def test_every_frame_is_received_once_under_its_settings_over_random_losses(seed
         ledger.resume(len(received), 100)
     assert received == wanted
     assert reported == [item.number for item in script if not item.is_frame]
+
+
+def test_settings_that_the_server_has_lost_are_restored() -> None:
+    ledger = filled(control(1), frame(0), frame(1))
+    take_all(ledger)
+    ledger.control_answered(1, pb.Settings(seed=1))
+    ledger.answered(0)
+    ledger.resume(received_frames=2, frame_credit=100, settings=pb.Settings(seed=1))
+    assert take_all(ledger) == []
+    ledger.resume(received_frames=1, frame_credit=100, settings=pb.Settings(seed=0))
+    restore = ledger.take(0.0)
+    assert restore is not None
+    assert (restore.number, seed_of(restore)) == (RESTORE_ID, 1)
+    assert take_all(ledger) == ["f1"]
+
+
+def test_what_was_sent_and_not_answered_is_known_by_number() -> None:
+    ledger = filled(frame(3), control(1), frame(7), frame(9), credit=2)
+    take_all(ledger)
+    assert ledger.sent_indices == [3, 7]
+    ledger.answered(3)
+    assert ledger.sent_indices == [7]

@@ -330,3 +330,27 @@ def test_a_long_session_leaves_nothing_behind() -> None:
 def test_an_answer_window_that_could_hold_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="answer_window must be at least 1, not 0"):
         Machine({"answer_window": 0}, PATIENT, "host:1")
+
+
+def test_silence_counts_only_where_the_server_has_promised_to_speak() -> None:
+    client = opened()
+    assert client.machine.silence_s is None
+    client.lose()
+    assert client.machine.silence_s is None
+    client.server.heartbeat_s = 2.0
+    client.settle()
+    assert client.machine.silence_s == 3.0
+
+
+def test_whoever_resumes_tells_the_numbers_of_its_unanswered_frames() -> None:
+    client = opened()
+    for index in (2, 5, 9):
+        client.frame(index)
+    client.write_all()
+    client.server.answer_frame()
+    client.read()
+    client.lose()
+    action = client.machine.connect(client.now + 10.0)
+    assert isinstance(action, Connect)
+    assert action.first.resume.received_answers == 1
+    assert action.first.resume.unanswered_frame_indices == [5, 9]

@@ -50,3 +50,13 @@ def test_a_good_connection_begins_the_count_and_the_time_anew() -> None:
 def test_clients_that_are_cut_off_together_do_not_come_back_together() -> None:
     first = {Attempts(POLICY).wait_s(0.0, 10, None) for _ in range(20)}
     assert len(first) > 1
+
+
+def test_a_server_has_longer_to_show_itself_when_others_have_not_done_so_either() -> None:
+    attempts, found = Attempts(Reconnect(accept_timeout_s=1.0, open_timeout_s=3.0)), []
+    for number in range(8):
+        found.append(attempts.accept_s)
+        attempts.wait_s(float(number), 1e9, None)
+    assert found == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0]
+    attempts.renew()
+    assert attempts.accept_s == 1.0

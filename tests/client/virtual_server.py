@@ -23,6 +23,8 @@ class VirtualServer:
         self.frame_window, self.idle_timeout_s = frame_window, idle_timeout_s
         self.frames: list[tuple[int, int]] = []
         """(frame_index, seed in force) of every frame received and not lost again."""
+        self.heartbeat_s = 0.0
+        """0: it promises nothing."""
         self.seed = 0
         self.num_answered = 0
         """Frames that were answered: those from before are known to the client."""
@@ -50,6 +52,8 @@ class VirtualServer:
         opened.settings.seed = self.seed
         opened.idle_timeout.FromMilliseconds(round(self.idle_timeout_s * 1000))
         opened.resume_grace.FromSeconds(60)
+        if self.heartbeat_s:
+            opened.heartbeat.FromMilliseconds(round(self.heartbeat_s * 1000))
         return self._with_credit(pb.TranslateResponse(opened=opened))
 
     def deliver(self) -> None:

@@ -1,4 +1,4 @@
-"""The async client: one connection, any number of sessions.
+"""The async client: one service at one or several addresses, any number of sessions.
 
     async with Client("127.0.0.1:50051") as client:
         async with client.open(prompt="oil painting", drop_policy=DropPolicy.LOSSLESS) as session:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -25,8 +26,10 @@ from rearview.client.answers import Answer
 from rearview.client.call import Call
 from rearview.client.exchange import Frame, Item, exchange
 from rearview.client.faults import error_of
+from rearview.client.losses import Unreachable
 from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Reconnect
+from rearview.client.routes import Routes, addresses_of
 from rearview.client.session import Session
 from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1.session_service_pb2_grpc import SessionServiceStub
@@ -53,7 +56,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_CLOSE_TIMEOUT_S = 2.0
+_UNARY_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,8 @@ class Tls:
 
 
 class Client:
-    """A connection to the service at `address` ("host:port", or "unix:path"). Use it with `async with`.
+    """The service at `address`: "host:port" or "unix:path", several with commas between them, or a sequence.
+    Sessions go on at the next address when one does not answer. Use it with `async with`.
 
     `token` is the tenant's bearer token; `tls` switches TLS on (True: the system's authorities).
     Opening and calls raise `rearview.errors` exceptions; `Unreachable` is the one for the way there.
@@ -85,44 +89,50 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         token: str | None = None,
         *,
         tls: Tls | bool = False,
         reconnect: Reconnect | None = None,
         options: Sequence[tuple[str, str | int]] = (),
     ) -> None:
-        self._address = address
+        self._addresses = addresses_of(address)
         self._reconnect = reconnect or Reconnect()
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._tls = Tls() if tls is True else tls or None
         self._options = [*CHANNEL_OPTIONS, *options]
-        self._channel: grpc.aio.Channel | None = None
+        self._routes: Routes | None = None
 
     async def __aenter__(self) -> Self:
+        credentials = None if self._tls is None else self._tls.credentials()
         options = list(self._options)
-        if self._tls is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options)
-            return self
-        if self._tls.server_name:
+        if self._tls is not None and self._tls.server_name:
             options.append(("grpc.ssl_target_name_override", self._tls.server_name))
-        self._channel = grpc.aio.secure_channel(self._address, self._tls.credentials(), options)
+
+        def dial(address: str) -> grpc.aio.Channel:
+            if credentials is None:
+                return grpc.aio.insecure_channel(address, options)
+            return grpc.aio.secure_channel(address, credentials, options)
+
+        self._routes = Routes(self._addresses, dial)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._channel is not None:
-            await self._channel.close()
+        if self._routes is not None:
+            await self._routes.close()
 
     def open(self, **options: Unpack[OpenOptions]) -> Session:
         """A new session; `async with` opens it. Raises RearviewError there: refused, invalid, unreachable."""
-        channel = self._open_channel()
+        routes = self._open_routes()
 
         def connect() -> Call:
-            return Call(TranslationServiceStub(channel).Translate(metadata=self._metadata))
+            route = routes.take()
+            call = TranslationServiceStub(route.channel).Translate(metadata=self._metadata)
+            return Call(call, partial(routes.leave, route))
 
-        return Session(connect, self.close_session, options, self._reconnect, self._address)
+        return Session(connect, self.close_session, options, self._reconnect, ", ".join(self._addresses))
 
     async def translate_frames(
         self,
@@ -141,16 +151,16 @@ class Client:
 
     async def get_session(self, session_id: str) -> sessions.SessionInfo:
         """Raises NotFound if the tenant has no such session."""
-        stub = SessionServiceStub(self._open_channel())
-        response = await self._unary(stub.GetSession, session_pb.GetSessionRequest(session_id=session_id))
+        request = session_pb.GetSessionRequest(session_id=session_id)
+        response = await self._unary("GetSession", request)
         return sessions.session_info(response.session)
 
     async def list_sessions(self) -> list[sessions.SessionInfo]:
         """The tenant's sessions, oldest first."""
-        stub, found, page_token = SessionServiceStub(self._open_channel()), [], ""
+        found, page_token = [], ""
         while True:
             request = session_pb.ListSessionsRequest(page_size=1000, page_token=page_token)
-            response = await self._unary(stub.ListSessions, request)
+            response = await self._unary("ListSessions", request)
             found += [sessions.session_info(message) for message in response.sessions]
             page_token = response.next_page_token
             if not page_token:
@@ -158,16 +168,26 @@ class Client:
 
     async def close_session(self, session_id: str) -> None:
         """End a session and the stream that feeds it. Raises NotFound if there is none."""
-        stub = SessionServiceStub(self._open_channel())
-        await self._unary(stub.CloseSession, session_pb.CloseSessionRequest(session_id=session_id))
+        await self._unary("CloseSession", session_pb.CloseSessionRequest(session_id=session_id))
 
-    async def _unary(self, method: Any, request: object) -> Any:
-        try:
-            return await method(request, metadata=self._metadata, timeout=_CLOSE_TIMEOUT_S)
-        except grpc.aio.AioRpcError as failure:
-            raise error_of(failure, self._address) from failure
+    async def _unary(self, method: str, request: object) -> Any:
+        """Ask at each address, until one answers."""
+        routes = self._open_routes()
+        for left in reversed(range(len(routes))):
+            route, failed = routes.take(), False
+            try:
+                call = getattr(SessionServiceStub(route.channel), method)
+                return await call(request, metadata=self._metadata, timeout=_UNARY_TIMEOUT_S)
+            except grpc.aio.AioRpcError as failure:
+                error = error_of(failure, route.address)
+                failed = isinstance(error, Unreachable)
+                if not failed or not left:
+                    raise error from failure
+            finally:
+                routes.leave(route, failed=failed)
+        raise AssertionError("no address")
 
-    def _open_channel(self) -> grpc.aio.Channel:
-        if self._channel is None:
+    def _open_routes(self) -> Routes:
+        if self._routes is None:
             raise RuntimeError("enter the client with `async with` first")
-        return self._channel
+        return self._routes

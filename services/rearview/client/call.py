@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -23,8 +23,12 @@ _T = TypeVar("_T")
 class Call:
     """`Translate`. One task may write while another reads; cancelling either cancels the call."""
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, call: Any, on_left: Callable[..., None] = lambda **_: None) -> None:
+        """`on_left(failed=…)` is told once that the call is not used any more, and whether its server was
+        not there.
+        """
+        self._call, self._on_left = call, on_left
+        self._is_left = False
         self._failure: grpc.aio.AioRpcError | None = None
         self._is_ok = False
         call.add_done_callback(self._keep_status)
@@ -49,8 +53,19 @@ class Call:
             raise self._failure or failure from None
         return None if response is grpc.aio.EOF else response
 
+    async def accepted(self) -> None:
+        """Return when the server has shown that it is there, or the call has ended."""
+        await self._call.initial_metadata()
+
+    def leave(self, *, failed: bool = False) -> None:
+        """End the call on this side; `failed`: its server was not there. The first word counts."""
+        self._call.cancel()
+        if not self._is_left:
+            self._is_left = True
+            self._on_left(failed=failed)
+
     def cancel(self) -> None:
-        """End the call on this side."""
+        """Make a `read` that waits fail."""
         self._call.cancel()
 
     def _keep_status(self, call: Any) -> None:

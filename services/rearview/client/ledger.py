@@ -72,6 +72,11 @@ class Ledger:
         return sum(item.is_frame for item in self._items)
 
     @property
+    def sent_indices(self) -> list[int]:
+        """Numbers of the frames that were sent and not answered, in order."""
+        return [item.number for item in self._items if item.is_frame and item.taken_s is not None]
+
+    @property
     def is_empty(self) -> bool:
         """Whether everything submitted has been answered."""
         return not self._items
@@ -133,8 +138,10 @@ class Ledger:
                 return None if was_reported else item
         return None
 
-    def resume(self, received_frames: int, frame_credit: int) -> None:
-        """Prepare a new connection: send again what the server lacks. Raises Fault if that cannot be."""
+    def resume(self, received_frames: int, frame_credit: int, settings: pb.Settings | None = None) -> None:
+        """Prepare a new connection: send again what the server lacks, also of settings. Raises Fault if that
+        cannot be.
+        """
         newest = self.received_answers + sum(
             item.is_frame and item.taken_s is not None for item in self._items
         )
@@ -150,6 +157,8 @@ class Ledger:
         if redone:
             self.settings = redone[0].settings_before if redone[0].is_acknowledged else self.settings
             again = _with_restored(self.settings, again, again.index(redone[0]))
+        elif settings not in (None, self.settings):
+            again = _with_restored(self.settings, again, 0)
         self._outgoing = deque(again)
         for item in redone:
             item.is_acknowledged = False

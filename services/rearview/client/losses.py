@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rearview.errors import Fault, NotFound, RearviewError, Refused, StreamEnded
+from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused, StreamEnded
 
 __all__ = ["Loss", "Unreachable", "not_resumed"]
 
@@ -21,6 +21,13 @@ class Loss:
     """What the user is told if the session ends of it."""
     is_transient: bool
     """Whether the session may still be there, so that resuming is worth a try."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another process of the service is more likely to help than the one that was asked."""
+        return self.is_transient and (
+            isinstance(self.error, Unreachable) or self.error.reason is Reason.DRAINING
+        )
 
     def is_final(self, *, is_open: bool) -> bool:
         """Whether another attempt cannot help a session that was opened, or was not."""

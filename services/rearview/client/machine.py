@@ -27,6 +27,7 @@ from rearview.client.reconnect import Attempts, Reconnect
 from rearview.contract.settings import SettingsChange
 from rearview.contract.stream import ImageFormat, NoticeKind
 from rearview.errors import Fault, NotFound, RearviewError, Reason, StreamEnded
+from rearview.schema import seconds
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["Connect", "HalfClose", "Machine", "Phase", "Wait", "Write"]
@@ -44,11 +45,13 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Connect:
-    """Make a call, write `first` and pass on what comes. Which of several addresses to call belongs here."""
+    """Make a call, write `first` and pass on what comes. Which address to call, the shell knows."""
 
     first: pb.TranslateRequest
+    accept_s: float
+    """The connection is lost if the server has not shown by then that it is there."""
     timeout_s: float
-    """The connection is lost if the server has not answered `first` by then."""
+    """The same, if it has not answered `first` so long after that."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class _Link:
     """The present connection, once the server has answered `opened` on it."""
 
     heartbeat_s: float
+    silence_s: float | None
     begun_s: float
     written_s: float
 
@@ -250,8 +254,8 @@ class Machine:
         if self._opened is None:
             first = wire.open_request(self._options, credit)
         else:
-            first = wire.resume_request(self._opened, received, credit)
-        return Connect(first, self._reconnect.open_timeout_s)
+            first = wire.resume_request(self._opened, received, credit, self._ledger.sent_indices)
+        return Connect(first, self._attempts.accept_s, self._reconnect.open_timeout_s)
 
     def next_write(self, now: float) -> Write | HalfClose | Wait:
         """What to do with a connection that has begun, besides reading it. A message counts as written."""
@@ -269,6 +273,11 @@ class Machine:
         if now < self._link.beat_s:
             return Wait(self._link.beat_s)
         return self._link.write(self._credit(), now)
+
+    @property
+    def silence_s(self) -> float | None:
+        """The connection is lost if the server says nothing for so long; None: it has promised nothing."""
+        return None if self._link is None else self._link.silence_s
 
     def has_room(self) -> bool:
         """Whether the connection may be read."""
@@ -331,13 +340,15 @@ class Machine:
         if self._opened is None:
             self._ledger.frame_credit, self._ledger.settings = response.frame_credit, message.settings
         else:
-            self._ledger.resume(message.received_frames, response.frame_credit)
+            self._ledger.resume(message.received_frames, response.frame_credit, message.settings)
             self._inbox.put(Notice(NoticeKind.RESUMED, 0.0, opened.continuity))
             opened = replace(opened, resume_token=opened.resume_token or self._opened.resume_token)
         self._opened = opened
         self.num_connections += 1
         self._is_half_closed = False
-        self._link = _Link(_heartbeat_s(opened.idle_timeout_s), begun_s=now, written_s=now)
+        self._link = _Link(
+            _heartbeat_s(opened.idle_timeout_s), _silence_s(message), begun_s=now, written_s=now
+        )
 
     def _close(self) -> None:
         if not self._ledger.is_empty:
@@ -353,6 +364,10 @@ class Machine:
             self._attempts.renew()
         if answer is not None:
             self._inbox.put(answer)
+
+
+def _silence_s(message: pb.Opened) -> float | None:
+    return 1.5 * seconds(message.heartbeat) if message.HasField("heartbeat") else None
 
 
 def _heartbeat_s(idle_timeout_s: float) -> float:

@@ -18,6 +18,9 @@ class Reconnect:
     """Counted from the loss, and again after every answer. None: the server's grace time."""
     open_timeout_s: float = 10.0
     """How long an unreachable server is sought, and how long it may take to answer `open` or `resume`."""
+    accept_timeout_s: float = 1.0
+    """How long a server may take to show that it is there, before the next address is tried. Twice as long
+    after every third attempt that failed, up to `open_timeout_s`: all of them may be slow."""
 
     def limit_s(self, grace_s: float | None) -> float:
         """How long a connection is sought for a session with this grace time; None: it is not open yet."""
@@ -37,6 +40,12 @@ class Attempts:
     def renew(self) -> None:
         """The connection was good: former failures no longer count."""
         self._count, self._lost_s = 0, None
+
+    @property
+    def accept_s(self) -> float:
+        """How long the next attempt waits for the server to show that it is there."""
+        policy = self._policy
+        return min(policy.open_timeout_s, policy.accept_timeout_s * 2.0 ** min(self._count // 3, 30))
 
     def stood(self, for_s: float) -> None:
         """A connection is lost after so long: one that outlasted any wait was good."""

@@ -182,18 +182,23 @@ class Session:
         call = self._connect()
         writer: asyncio.Task[None] | None = None
         try:
-            async with asyncio.timeout(connect.timeout_s):
+            async with asyncio.timeout(connect.accept_s):
                 await call.write(connect.first)
+                await call.accepted()
+            async with asyncio.timeout(connect.timeout_s):
                 response = await call.read()
             self._receive(response)
             writer = asyncio.create_task(_or_cancel(call, self._write(call)))
             await self._read(call)
         except grpc.aio.AioRpcError as failure:
-            self._machine.lost(loss_of(failure, self._address), self._now())
+            loss = loss_of(failure, self._address)
+            call.leave(failed=loss.is_elsewhere)
+            self._machine.lost(loss, self._now())
         except TimeoutError:
+            call.leave(failed=True)
             self._machine.lost(no_answer(self._address), self._now())
         finally:
-            call.cancel()
+            call.leave()
             if writer is not None:
                 writer.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -207,7 +212,9 @@ class Session:
     async def _read(self, call: Call) -> None:
         while self._machine.phase is not Phase.ENDED:
             await self._until(self._machine.has_room)
-            self._receive(await call.read())
+            async with asyncio.timeout(self._machine.silence_s):
+                response = await call.read()
+            self._receive(response)
 
     async def _write(self, call: Call) -> None:
         while True:

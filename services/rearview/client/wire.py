@@ -7,6 +7,8 @@ a stream must not break because a reason was added.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import simplejpeg
 
@@ -61,13 +63,16 @@ def open_request(options: OpenOptions, answer_credit: int) -> pb.TranslateReques
     return pb.TranslateRequest(open=to_message(OPEN, request_of(options, answer_credit)))
 
 
-def resume_request(session: Opened, received_answers: int, answer_credit: int) -> pb.TranslateRequest:
+def resume_request(
+    session: Opened, received_answers: int, answer_credit: int, unanswered: Sequence[int]
+) -> pb.TranslateRequest:
     return pb.TranslateRequest(
         resume=pb.Resume(
             session_id=session.session_id,
             resume_token=session.resume_token,
             received_answers=received_answers,
             answer_credit=answer_credit,
+            unanswered_frame_indices=unanswered,
         )
     )
 

@@ -1,0 +1,76 @@
+"""The addresses of a service, and the way to the one that is in use.
+
+Every process that serves sessions can go on with any of them, so that an address which fails is left for the
+next one. A way that has failed is never taken again: a server that hangs keeps its connections open, and
+behind one address there may be several processes, of which a new connection finds another. Calls that still
+run over it end by themselves, and its channel with the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import grpc
+
+__all__ = ["Route", "Routes", "addresses_of"]
+
+
+def addresses_of(address: str | Sequence[str]) -> tuple[str, ...]:
+    """One address, several with commas between them, or a sequence. Raises ValueError for none."""
+    parts = address.split(",") if isinstance(address, str) else address
+    addresses = tuple(part.strip() for part in parts if part.strip())
+    if not addresses:
+        raise ValueError("no address of the service")
+    return addresses
+
+
+class Route:
+    """A channel to one address, for as long as somebody uses it."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        self.address, self.channel = address, channel
+        self.num_users = 0
+        self.has_failed = False
+
+
+class Routes:
+    """The ways to a service. For one event loop."""
+
+    def __init__(self, addresses: Sequence[str], dial: Callable[[str], grpc.aio.Channel]) -> None:
+        """`dial` makes a channel, which connects by itself."""
+        self._addresses, self._dial = tuple(addresses), dial
+        self._at = 0
+        """Which address is in use."""
+        self._route: Route | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """How many addresses there are."""
+        return len(self._addresses)
+
+    def take(self) -> Route:
+        """The way that is in use, until `leave`."""
+        if self._route is None:
+            address = self._addresses[self._at]
+            self._route = Route(address, self._dial(address))
+        self._route.num_users += 1
+        return self._route
+
+    def leave(self, route: Route, *, failed: bool = False) -> None:
+        """One call over it has ended. If it has `failed`, the next call goes to the next address."""
+        route.num_users -= 1
+        if failed and route is self._route:
+            self._at = (self._at + 1) % len(self._addresses)
+            self._route, route.has_failed = None, True
+        if route.has_failed and not route.num_users:
+            task = asyncio.create_task(route.channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close all that is open."""
+        route, self._route = self._route, None
+        if route is not None:
+            await route.channel.close()
+        await asyncio.gather(*self._closing)
