@@ -14,6 +14,7 @@ from rearview.contract.events import Event, FrameAnswered, FrameDropped, ImageCo
 from rearview.contract.stream import Continuity, DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
+from rearview.ingress.inherited import Inherited
 from rearview.ingress.intake import FrameIn
 from rearview.ingress.session import Edge, IngressSession
 from rearview.ingress.state import EdgeState
@@ -41,8 +42,9 @@ class Stage:
         self.faults: list[BaseException] = []
         edge = Edge("pocket", LimitsConfig(), self.sender, executor, self.events.append, 1 << 30, self.clock)
         lease = Lease(SESSION, TENANT.name, ("fused#1",), "ingress#0", 1, 0.0, 0.0)
+        inherited = None if state is None else Inherited.answered(state)
         self.session = IngressSession(
-            terms(**options), lease, lane(), edge, on_fault=self.faults.append, state=state
+            terms(**options), lease, lane(), edge, on_fault=self.faults.append, inherited=inherited
         )
 
     def offer(self, *indices: int) -> None:

@@ -70,6 +70,8 @@ class NotingSender:
     """Epoch, version and settings."""
     acknowledged: list[tuple[int, int]] = field(default_factory=list)
     """Epoch and ordinal."""
+    notes: list[tuple[int, int, str]] = field(default_factory=list)
+    """Epoch, the ordinal from which on it holds, and its text."""
     is_closed: bool = False
 
     def send_frame(self, to: Lane, frame: Frame[NDArray[Any]]) -> int:
@@ -85,6 +87,10 @@ class NotingSender:
     def acknowledge(self, to: Lane, ordinal: int) -> None:
         self._check()
         self.acknowledged.append((to.epoch, ordinal))
+
+    def send_note(self, to: Lane, begins: int, text: str) -> None:
+        self._check()
+        self.notes.append((to.epoch, begins, text))
 
     def _check(self) -> None:
         if self.is_closed:

@@ -25,9 +25,8 @@ class Loss:
     @property
     def is_elsewhere(self) -> bool:
         """Whether another process of the service is more likely to help than the one that was asked."""
-        return self.is_transient and (
-            isinstance(self.error, Unreachable) or self.error.reason is Reason.DRAINING
-        )
+        elsewhere = (Reason.DRAINING, Reason.REPLICA_LOST)
+        return self.is_transient and (isinstance(self.error, Unreachable) or self.error.reason in elsewhere)
 
     def is_final(self, *, is_open: bool) -> bool:
         """Whether another attempt cannot help a session that was opened, or was not."""

@@ -130,9 +130,11 @@ class LaneLost:
 
 @dataclass(frozen=True, slots=True)
 class LaneTaken:
-    """A replica says that another owner has the session, under a newer epoch."""
+    """A replica or the directory says that another owner has the session, under a newer epoch."""
 
     lane: LaneId
+    closed: bool = False
+    """Whether only to end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,13 +264,13 @@ def after(fleet: Fleet, event: Event) -> Outcome:
             return _answered(fleet, lane, replica_id, Phase.OPENING)
         case SlotRefused(lane, replica_id, error):
             drains = error.reason is Reason.DRAINING
-            return _refuse(fleet.forget(replica_id) if drains else fleet, lane, error)
+            return _refuse(fleet.forget(replica_id) if drains else fleet, lane, error, answered=True)
         case SlotUnanswered(lane, replica_id):
             return _lose(fleet.forget(replica_id), lane)
         case LaneLost(lane):
             return _lose(fleet, lane)
-        case LaneTaken(lane):
-            return _give_away(fleet, lane)
+        case LaneTaken(lane, closed):
+            return _give_away(fleet, lane, _given_away(closed))
         case LinkLost(address):
             return _lose_replica(fleet, address)
         case Doubted(address):
@@ -318,12 +320,13 @@ def _asked(lane: LaneId, state: LaneState) -> tuple[TakeSlot, ...]:
     )
 
 
-def _refuse(fleet: Fleet, lane: LaneId, error: RearviewError) -> Outcome:
+def _refuse(fleet: Fleet, lane: LaneId, error: RearviewError, *, answered: bool = False) -> Outcome:
     """One replica's refusal is the lane's, unless the lane is gone or open."""
     state = fleet.lanes.get(lane)
     if state is None or state.phase is Phase.OPEN:
         return fleet, ()
-    fleet, freed = _remove(fleet, lane)
+    # Who refuses to be adopted, and who was not asked, has the session for another owner.
+    fleet, freed = _remove(fleet, lane, spared=state.awaited if answered and state.adopts else frozenset())
     return fleet, (*freed, Refuse(lane, error))
 
 
@@ -338,14 +341,13 @@ def _lose(fleet: Fleet, lane: LaneId) -> Outcome:
     return fleet, (*freed, EndSession(lane, _lost()))
 
 
-def _give_away(fleet: Fleet, lane: LaneId) -> Outcome:
+def _give_away(fleet: Fleet, lane: LaneId, why: RearviewError) -> Outcome:
     """The lane is another's, or is about to be: it adopts one span after the other."""
     state = fleet.lanes.get(lane)
     if state is None:
         return fleet, ()
     fleet, freed = _remove(fleet, lane, after_s=ADOPTION_S)
-    taken = StreamEnded(Reason.TAKEN_OVER, "the session was taken over")
-    return fleet, (*freed, EndSession(lane, taken) if state.phase is Phase.OPEN else Refuse(lane, taken))
+    return fleet, (*freed, EndSession(lane, why) if state.phase is Phase.OPEN else Refuse(lane, why))
 
 
 def _lose_replica(fleet: Fleet, address: str) -> Outcome:
@@ -377,14 +379,16 @@ def _stop(fleet: Fleet) -> Outcome:
     return replace(fleet, replicas={}), tuple(actions)
 
 
-def _remove(fleet: Fleet, lane: LaneId, after_s: float = 0.0) -> Outcome:
-    """Without the lane, and with every slot given back that it was asked for."""
+def _remove(
+    fleet: Fleet, lane: LaneId, after_s: float = 0.0, spared: frozenset[str] = frozenset()
+) -> Outcome:
+    """Without the lane, and with every slot given back that it was asked for, but on `spared` replicas."""
     state = fleet.lanes.get(lane)
     if state is None:
         return fleet, ()
     left = {each: known for each, known in fleet.lanes.items() if each != lane}
-    holds = state.phase is not Phase.DIALLING
-    freed = tuple(FreeSlot(lane, each.address, after_s) for each in state.replicas) if holds else ()
+    holders = () if state.phase is Phase.DIALLING else state.replicas
+    freed = tuple(FreeSlot(lane, r.address, after_s) for r in holders if r.replica_id not in spared)
     return replace(fleet, lanes=left), freed
 
 
@@ -394,6 +398,11 @@ def _gone() -> Refused:
 
 def _lost() -> StreamEnded:
     return StreamEnded(Reason.REPLICA_LOST, "a replica was lost with the session", retry_after_s=1.0)
+
+
+def _given_away(closed: bool) -> StreamEnded:
+    reason, what = (Reason.CLOSED, "closed") if closed else (Reason.TAKEN_OVER, "taken over")
+    return StreamEnded(reason, f"the session was {what}")
 
 
 def _stopped() -> Refused:

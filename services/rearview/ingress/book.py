@@ -10,8 +10,8 @@ it reads, so that at most `2 * RETAINED_ANSWERS` frames are in the book, whoever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from rearview.contract.frame import Timing
@@ -89,22 +89,25 @@ class Book:
         received_answers: int,
         now: float,
         receipts: Mapping[int, Receipt] | None = None,
+        indices: Sequence[int] = (),
         unknown: DropReason | None = DropReason.FAULT,
     ) -> Book:
         """A book from what others know of it, `received_answers` of which the client has.
 
         `received`: how many frames were received in all, as the first span or the client knows. `outcomes`,
-        by place: what the last span has kept. `receipts`, by place: frames that the spans know of; any other
+        by place: what the last span has kept. `receipts`, by place: frames that the spans know of. `indices`:
+        the client's numbers of the others, all frames from place `received_answers` on; where they end, one
         is taken to be numbered on from the frame before it. `unknown`: the outcome of those others, which
         never entered a lane. With None they stay open, as those with a receipt and no outcome do. Counters
         start at nothing: they are in the session's state.
         """
         assert received_answers <= received, f"{received_answers} answers to {received} frames"
         book, known = cls(first=received_answers), receipts or {}
-        before = Receipt(received_answers - 1, received_answers - 1, (0, 0), now)
-        for place in range(received_answers, received):
-            before = known.get(place, Receipt(place, before.frame_index + 1, (0, 0), now))
-            book._open.append(before)
+        index = received_answers - 1
+        for at, place in enumerate(range(received_answers, received)):
+            index = indices[at] if at < len(indices) else index + 1
+            book._open.append(known.get(place) or Receipt(place, index, (0, 0), now))
+            index = book._open[-1].frame_index
         for place in range(received_answers, received):
             outcome = outcomes.get(place, None if place in known else unknown)
             if outcome is not None:
@@ -117,6 +120,15 @@ class Book:
         receipt = Receipt(self.received, frame_index, presentation_offset, now)
         self._open.append(receipt)
         return receipt
+
+    def recognise(self, place: int, frame_index: int, presentation_offset: tuple[int, int]) -> None:
+        """What a frame that has come back says of itself: a rebuilt book may not have known. Frames that know
+        no place are none of the book's.
+        """
+        at = place - self.released
+        if 0 <= at < len(self._open):
+            known = self._open[at]
+            self._open[at] = replace(known, frame_index=frame_index, presentation_offset=presentation_offset)
 
     def settle(self, place: int, outcome: Outcome, now: float, work: Work = NO_WORK) -> Answer:
         """Give a frame its one outcome, and release what is now answered in order."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -40,6 +40,9 @@ class Sender(Protocol):
     def send_settings(self, lane: Lane, version: int, settings: Settings) -> None:
         """Announce settings, before the first frame under them. Raises LinkClosed."""
 
+    def send_note(self, lane: Lane, begins: int, text: str) -> None:
+        """Leave a note at the lane's first span. Raises LinkClosed."""
+
     def acknowledge(self, lane: Lane, ordinal: int) -> None:
         """Nothing up to `ordinal` will be asked for again. Raises LinkClosed."""
 
@@ -57,6 +60,10 @@ class Sent:
         return self.admitted.waiting.receipt.place
 
 
+NO_PICTURE = np.empty(0, np.uint8)
+NOTHING: Mapping[int, Sent] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class _Repeated:
     """What fillers show."""
@@ -68,17 +75,27 @@ class _Repeated:
 class Feed:
     """The frames of one session in its lane."""
 
-    def __init__(self, session_id: str, lane: Lane, sender: Sender, events: Events, inputs: Inputs) -> None:
-        """`inputs`: what was sent, kept to be sent again."""
+    def __init__(
+        self,
+        session_id: str,
+        lane: Lane,
+        sender: Sender,
+        events: Events,
+        inputs: Inputs,
+        in_lane: Mapping[int, Sent] = NOTHING,
+    ) -> None:
+        """`inputs`: what was sent, kept to be sent again. `in_lane`: what another ingress has sent, by
+        ordinal.
+        """
         self.inputs = inputs
         self._session_id = session_id
         self._sender, self._events = sender, events
         self._lane, self._is_attached = lane, True
         self._told = 0
         """The version of settings that the lane knows; it is opened with version 0."""
-        self._in_lane: dict[int, Sent] = {}
+        self._in_lane = dict(in_lane)
         """By ordinal."""
-        self._answering: deque[tuple[int, int]] = deque()
+        self._answering = deque((sent.place, ordinal) for ordinal, sent in sorted(in_lane.items()))
         """Place and ordinal of frames whose answers may be asked for again, in order."""
         self._last: _Repeated | None = None
         """None where no filler can be needed: it is a whole picture."""
@@ -133,6 +150,16 @@ class Feed:
         frame = self._frame(kept.admitted, kept.ordinal, picture, now + kept.admitted.budget_s)
         self._send(replace(frame, place=NO_PLACE) if kept.is_filler else frame)
 
+    def lost_before(self, start: int) -> Sequence[Frame[NDArray[Any]]]:
+        """Word of the frames that this lane will not answer, since it begins at `start` and they are not sent
+        again: those of another ingress, whose images are not here.
+        """
+        return [
+            replace(self._frame(sent.admitted, ordinal, NO_PICTURE, 0.0), planes=None)
+            for ordinal, sent in sorted(self._in_lane.items())
+            if ordinal < start
+        ]
+
     def repeat(self, ordinals: range, now: float) -> None:
         """Send the last frame once more under each of these ordinals: fillers, whose answers nobody takes."""
         for ordinal in ordinals:
@@ -148,6 +175,12 @@ class Feed:
     def forget(self) -> None:
         """No filler will have to repeat the last frame."""
         self._last = None
+
+    def note(self, begins: int, text: str) -> None:
+        """Leave a note for another ingress, which holds if the lane has been given ordinal `begins`."""
+        if self._is_attached:
+            with contextlib.suppress(LinkClosed):  # The loss itself is told to the lane's owner.
+                self._sender.send_note(self._lane, begins, text)
 
     def is_current(self, frame: Frame[NDArray[Any]]) -> bool:
         """Whether the frame comes from the lane, not from one that another owner, or this one, had before."""
@@ -179,6 +212,7 @@ class Feed:
             deadline_s=deadline_s,
             place=receipt.place,
             frame_index=receipt.frame_index,
+            presentation_offset=receipt.presentation_offset,
             epoch=self._lane.epoch,
         )
 

@@ -34,9 +34,11 @@ from rearview.transport.wire import (
     Ack,
     Body,
     Kind,
+    Note,
     decode_json,
     encode_ack,
     encode_json,
+    encode_note,
     encode_settings,
     encode_spec,
     frame_head,
@@ -61,6 +63,27 @@ class Lane:
     codec: FrameCodec
     addresses: tuple[str, ...] = ()
     """Of the replicas."""
+
+    def write_frame(self, frame: Frame[NDArray[Any]]) -> int:
+        """Send a frame to the first span; returns its bytes. Raises LinkClosed."""
+        parts = self.codec.encode(frame, time.monotonic())
+        self.links[0].send(Kind.FRAME, *parts)
+        return sum(len(part) for part in parts)
+
+    def write_settings(self, version: int, settings: Settings) -> None:
+        """Announce settings to the first span. Raises LinkClosed."""
+        content = {
+            "session_id": self.session_id,
+            "epoch": self.epoch,
+            "version": version,
+            "settings": encode_settings(settings),
+        }
+        self.links[0].send(Kind.SETTINGS, encode_json(content))
+
+    def write_note(self, begins: int, text: str) -> None:
+        """Leave a note at the first span. Raises LinkClosed. Links of version 1 know no notes."""
+        if self.links[0].knows(Kind.NOTE):
+            self.links[0].send(Kind.NOTE, encode_note(Note(self.session_id, self.epoch, begins, text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +185,15 @@ class Lanes:
         return lane
 
     async def attach(
-        self, session_id: str, epoch: int, replicas: Sequence[str]
+        self, session_id: str, epoch: int, replicas: Sequence[str], *, closes: bool = False
     ) -> tuple[Lane, Sequence[Mapping[str, Any]]]:
-        """Adopt a session that these replicas hold, under an epoch that fences its former owner; returns also
-        where it stands on each (`Standing.told`). Pictures that were kept come meanwhile. Raises as `open`
-        does, and NotFound; then the lane is gone.
+        """Adopt a session that these replicas hold, under an epoch that fences its former owner; that one's
+        stream ends TAKEN_OVER, or CLOSED if this one only `closes` it. Returns also where it stands on each;
+        pictures that were kept come meanwhile. Raises as `open` does, and NotFound; then the lane is gone.
         """
         wanted = decide.LaneWanted(LaneId(session_id, epoch), tuple(replicas), adopts=True)
-        return await self._ask(wanted, {"session_id": session_id})
+        content = {"session_id": session_id, "takes_over": True, "closes": closes}
+        return await self._ask(wanted, content)
 
     async def _ask(
         self, event: decide.LaneWanted, content: Mapping[str, Any]
@@ -182,6 +206,7 @@ class Lanes:
             await wanted.opened
         except BaseException:
             self._happened(decide.LaneUnwanted(lane_id))
+            self._open.pop(lane_id, None)
             raise
         finally:
             del self._wanted[lane_id]
@@ -194,25 +219,29 @@ class Lanes:
         lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, codec, addresses)
         return lane, [wanted.replies[each] for each in event.replicas]
 
+    def knows(self, replicas: Sequence[str]) -> bool:
+        """Whether a lane of these replicas can be asked for."""
+        return all(replica in self._fleet.replicas for replica in replicas)
+
+    def give_away(self, lane: Lane) -> None:
+        """The directory says that another owner has the session, or is about to: `on_lane_lost` is told."""
+        self._happened(decide.LaneTaken(LaneId(lane.session_id, lane.epoch)))
+
     def close(self, lane: Lane) -> None:
         """Give the lane's slots back. Idempotent."""
         self._happened(decide.LaneUnwanted(LaneId(lane.session_id, lane.epoch)))
 
     def send_frame(self, lane: Lane, frame: Frame[NDArray[Any]]) -> int:
         """Send a frame into the lane; returns its bytes. Raises LinkClosed: the session is lost."""
-        parts = lane.codec.encode(frame, time.monotonic())
-        lane.links[0].send(Kind.FRAME, *parts)
-        return sum(len(part) for part in parts)
+        return lane.write_frame(frame)
 
     def send_settings(self, lane: Lane, version: int, settings: Settings) -> None:
         """Announce settings, before the first frame under them. Raises LinkClosed."""
-        content = {
-            "session_id": lane.session_id,
-            "epoch": lane.epoch,
-            "version": version,
-            "settings": encode_settings(settings),
-        }
-        lane.links[0].send(Kind.SETTINGS, encode_json(content))
+        lane.write_settings(version, settings)
+
+    def send_note(self, lane: Lane, begins: int, text: str) -> None:
+        """Leave a note at the first span: see `Note`. Raises LinkClosed."""
+        lane.write_note(begins, text)
 
     def acknowledge(self, lane: Lane, ordinal: int) -> None:
         """Pictures up to `ordinal` will not be asked for again: the last span may let go of them. Raises
@@ -325,7 +354,8 @@ class Lanes:
             lane = LaneId(content["session_id"], content["epoch"])
             # Version 1 does not say which of the two it is.
             is_broken = "hop" in content or link.version == 1
-            self._happened(decide.LaneLost(lane) if is_broken else decide.LaneTaken(lane))
+            closed = bool(content.get("closed"))
+            self._happened(decide.LaneLost(lane) if is_broken else decide.LaneTaken(lane, closed))
         elif kind is Kind.DRAINING:
             self._happened(decide.Draining(self._pool.address(link) or ""))
         elif kind is Kind.PULL:

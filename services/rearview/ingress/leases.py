@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 
-from rearview.contract.lease import Lease, LeaseRequest
+from rearview.contract.lease import Lease, LeaseRequest, Owner
 from rearview.control import leases as decide
 from rearview.control.leases import Holding
 from rearview.directory.protocol import Directory, DirectoryEmpty, DirectoryUnavailable, LeaseLost
@@ -91,6 +91,33 @@ class Leases:
         else:  # The session has ended meanwhile.
             self._spawn_release(moved)
         return moved
+
+    async def owner_of(self, session_id: str) -> Owner | None:
+        """The lease of any session, and whether its ingress lives. Raises DirectoryUnavailable."""
+        return await self._noticing(self._directory.owner_of(session_id))
+
+    async def of(self, tenant: str) -> Sequence[Lease]:
+        """Those of a tenant's sessions, whoever holds them, oldest session first. Raises
+        DirectoryUnavailable.
+        """
+        return await self._noticing(self._directory.list(tenant))
+
+    async def take(self, lease: Lease, min_epoch: int = 0) -> Lease:
+        """Compare-and-set: the session is this ingress's, and another's no more. Raises LeaseLost if it has
+        changed hands since, and DirectoryUnavailable. `min_epoch`: the highest that replicas have seen.
+        """
+        asked = self._directory.move(lease, lane=lease.lane, ingress=self._id, min_epoch=min_epoch)
+        return await self._noticing(asked)
+
+    async def is_taken(self, lease: Lease) -> bool:
+        """Whether somebody else is known to hold the session since this lease was granted. A directory that
+        does not answer, or has forgotten, takes nothing from anybody.
+        """
+        try:
+            known = await self.owner_of(lease.session_id)
+        except DirectoryUnavailable:
+            return False
+        return known is not None and known.lease.epoch > lease.epoch and known.lease.ingress != self._id
 
     def keep(self, lease: Lease) -> None:
         """Renew it from now on, until `let_go`."""

@@ -9,12 +9,15 @@ from dataclasses import replace
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
+from rearview.contract.lease import Lease
 from rearview.contract.methods import method_of
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.contract.stream import Continuity, ImageFormat, NoticeKind, SessionState
 from rearview.errors import DropReason, Reason, out_of_range
+from rearview.ingress.adoption import Resumption
 from rearview.ingress.book import Answer
+from rearview.ingress.catalogue import Found
 from rearview.ingress.intake import FrameIn
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record
@@ -38,6 +41,7 @@ __all__ = [
     "notice_response",
     "open_request",
     "opened_response",
+    "resumption",
     "session_message",
     "settings_change",
 ]
@@ -63,6 +67,13 @@ def settings_change(message: pb.Settings) -> SettingsChange:
     return from_message(SETTINGS, SettingsChange, message, refuses=True)
 
 
+def resumption(message: pb.Resume) -> Resumption:
+    """What `resume` says."""
+    return Resumption(
+        message.session_id, message.resume_token, message.received_answers, message.unanswered_frame_indices
+    )
+
+
 def frame_in(message: pb.Frame, now: float) -> FrameIn | None:
     """The frame as it came; None if its format is not known."""
     format = IMAGE_FORMATS.member(message.format)
@@ -73,7 +84,7 @@ def frame_in(message: pb.Frame, now: float) -> FrameIn | None:
 
 
 def opened_response(
-    session: IngressSession, *, idle_timeout_s: float, resume_grace_s: float, advice: str
+    session: IngressSession, *, idle_timeout_s: float, resume_grace_s: float, heartbeat_s: float, advice: str
 ) -> pb.TranslateResponse:
     """`opened`, for a new or a resumed session."""
     cache = session.spec.cache
@@ -92,6 +103,7 @@ def opened_response(
         method=METHODS.number(method_of(session.spec)),
         temporal_cache=None if cache is None else to_message(TEMPORAL_CACHE, cache),
         warm_up_frames=session.intake.warm_up_frames,
+        heartbeat=duration(heartbeat_s),
     )
     return pb.TranslateResponse(opened=opened, frame_credit=session.frame_credit)
 
@@ -144,16 +156,32 @@ def notice_response(
     return pb.TranslateResponse(notice=notice, frame_credit=session.frame_credit)
 
 
-def session_message(record: Record) -> session_service_pb2.Session:
-    """A session as operators see it: without its prompt."""
+def session_message(found: Found, model: str) -> session_service_pb2.Session:
+    """A session as operators see it: without its prompt, and what a lease says where another ingress feeds
+    it.
+    """
+    return _leased(found, model) if isinstance(found, Lease) else _fed(found)
+
+
+def _leased(lease: Lease, model: str) -> session_service_pb2.Session:
+    return session_service_pb2.Session(
+        session_id=lease.session_id,
+        tenant=lease.tenant,
+        state=SESSION_STATES.number(SessionState.ELSEWHERE),
+        model=model,
+        open_time=_time(lease.open_time_s),
+        lane=lease.lane,
+        epoch=lease.epoch,
+    )
+
+
+def _fed(record: Record) -> session_service_pb2.Session:
     session = record.session
     settings = to_message(SETTINGS, session.settings)
     settings.ClearField("prompt")
     settings.ClearField("prompts")
     settings.ClearField("negative_prompt")
     state = SessionState.DETACHED if record.stream is None else SessionState.STREAMING
-    opened = timestamp_pb2.Timestamp()
-    opened.FromMicroseconds(int(record.open_time_s * 1e6))
     return session_service_pb2.Session(
         session_id=session.spec.session_id,
         tenant=session.tenant.name,
@@ -162,7 +190,7 @@ def session_message(record: Record) -> session_service_pb2.Session:
         width=session.spec.width,
         height=session.spec.height,
         settings=settings,
-        open_time=opened,
+        open_time=_time(record.open_time_s),
         received_frames=session.received,
         translated_frames=session.book.translated,
         dropped_frames=session.book.dropped,
@@ -181,6 +209,12 @@ def _write_timings(timings: pb.Timings, answer: Answer) -> None:
         span = timings.spans.add(span=timing.span)
         _write_elapsed(span.queue, timing.queue_s)
         _write_elapsed(span.compute, timing.compute_s)
+
+
+def _time(seconds: float) -> timestamp_pb2.Timestamp:
+    time = timestamp_pb2.Timestamp()
+    time.FromMicroseconds(int(seconds * 1e6))
+    return time
 
 
 def _write_elapsed(field: duration_pb2.Duration, seconds: float) -> None:

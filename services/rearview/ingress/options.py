@@ -12,7 +12,12 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.similarity import SimilaritySettings
 from rearview.contract.stream import DropPolicy, ImageFormat
 
-__all__ = ["SessionOptions", "Terms"]
+__all__ = ["SessionOptions", "Terms", "token_sha256"]
+
+
+def token_sha256(token: str) -> str:
+    """Hash of a resume token, hex. Tokens are random, not passwords, so a fast one is enough."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,12 @@ class Terms:
     forgets: bool = True
     """Whether old frames stop to matter: not with the chain model."""
     resume_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
-    """Who has it may feed the session over another stream."""
+    """Who has it may resume."""
 
     @property
     def token_sha256(self) -> str:
-        """What the directory knows of the resume token."""
-        return hashlib.sha256(self.resume_token.encode()).hexdigest()
+        """Of the resume token, hex: what others may know of it."""
+        return token_sha256(self.resume_token)
 
     @property
     def instant_start(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +25,15 @@ from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.control.admission import Admission, quota_of
 from rearview.control.circuit import Circuit
-from rearview.directory import open_directory
+from rearview.directory import Directory, open_directory
 from rearview.errors import Fault, InvalidRequest, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import read_served
+from rearview.ingress.adoption import Adoptions, Resumption, unknown, wrong_token
+from rearview.ingress.catalogue import Catalogue
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.credentials import Credentials
-from rearview.ingress.lanes import Lanes
+from rearview.ingress.inherited import Inherited
+from rearview.ingress.lanes import Lane, Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.members import Members, Roster
 from rearview.ingress.moves import Moves
@@ -58,7 +60,15 @@ PEER = "ingress"
 class Ingress:
     """The sessions of one ingress process. For one event loop."""
 
-    def __init__(self, config: ServiceConfig, ingress_id: str, node: str, members: Members) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        ingress_id: str,
+        node: str,
+        members: Members,
+        directory: Directory | None = None,
+    ) -> None:
+        """`directory`: one that ingresses of this process share; None: the one of `config`."""
         self.config = config
         self.admission = Admission(read_served(config))
         self.metrics = Metrics(new_registry())
@@ -70,7 +80,7 @@ class Ingress:
         )
         self.events: Events = MetricsListener(self.metrics)
         self.credentials = Credentials(config, self.events)
-        self._directory = open_directory(config.directory, Circuit())
+        self._directory = directory or open_directory(config.directory, Circuit())
         self._lanes = Lanes(
             [span.name for span in config.spans],
             config.link,
@@ -98,32 +108,11 @@ class Ingress:
             evict=self.sessions.evict,
             is_draining=lambda: self.draining,
         )
+        self._adoptions = Adoptions(self._lanes, self._leases, self._roster.try_refresh, self._begin)
+        self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
-        self._recovery = Recovery(
-            self._placing, self._lanes, config.recovery, events=self.events, end=self._end
-        )
-        self._parking = Parking(
-            self._lanes,
-            self._leases,
-            self._checkpoints,
-            self._recovery,
-            after_s=config.recovery.park_after_s,
-        )
-        self._moves = Moves(
-            self._lanes,
-            self._leases,
-            self._checkpoints,
-            at_a_time=config.recovery.at_a_time,
-            events=self.events,
-        )
-        self._edge = Edge(
-            config.model.name,
-            config.limits,
-            self._lanes,
-            self._executor,
-            self.events,
-            config.recovery.input_bytes,
-        )
+        self._outlive_lanes()
+        self._edge = self._shared()
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
         """Whether new streams are refused."""
@@ -142,7 +131,7 @@ class Ingress:
         """End every session and let go of everything."""
         self.draining = True
         self.sessions.close_all(StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
-        for each in (self._parking, self._checkpoints, self._moves, self._recovery):
+        for each in (self._adoptions, self._parking, self._checkpoints, self._moves, self._recovery):
             await each.stop()
         for task in self._background:
             task.cancel()
@@ -175,14 +164,22 @@ class Ingress:
         wanted = LeaseRequest(spec.session_id, tenant.name, load, quota_of(tenant), terms.token_sha256)
         lease, lane = await self._placing.place(spec, wanted)
         # No word can come between: a session has its lane and its lease, or neither is there.
-        session = IngressSession(
-            terms, lease, lane, self._edge, lambda error: self._on_fault(spec.session_id, error)
-        )
-        record = Record(session, time.time())
-        self.sessions.add(record)
-        self._leases.keep(lease)
-        self._checkpoints.watch(session)
-        self.events(SessionOpened(tenant.name))
+        return self._begin(terms, lease, lane, Inherited.none(terms))
+
+    async def resume(self, tenant: TenantConfig, asked: Resumption) -> Record:
+        """A session that this ingress feeds, or one that it takes over. Raises as `Adoptions.adopt` does."""
+        record = self.sessions.get(asked.session_id)
+        if record is not None and await self._leases.is_taken(record.session.lease):
+            self._lanes.give_away(record.session.lane)  # This process has slept, and does not know yet.
+        record = self.sessions.get(asked.session_id)
+        if record is None:
+            if self.draining:
+                raise Refused(Reason.DRAINING, "the service is draining", retry_after_s=RETRY_AFTER_S)
+            record = await self._adoptions.adopt(tenant, asked)
+        if record.session.tenant.name != tenant.name:
+            raise unknown()
+        if not record.session.holds(asked.token):
+            raise wrong_token()
         return record
 
     def revoke(self) -> None:
@@ -205,6 +202,43 @@ class Ingress:
     async def _held(self) -> Collection[str]:
         return {session_id for each in await self.refresh() for session_id in each["sessions"]}
 
+    def _outlive_lanes(self) -> None:
+        """What a session needs to go on in another lane."""
+        config = self.config.recovery
+        self._recovery = Recovery(self._placing, self._lanes, config, events=self.events, end=self._end)
+        self._parking = Parking(
+            self._lanes,
+            self._leases,
+            self._checkpoints,
+            self._recovery,
+            after_s=config.park_after_s,
+        )
+        self._moves = Moves(
+            self._lanes,
+            self._leases,
+            self._checkpoints,
+            at_a_time=config.at_a_time,
+            events=self.events,
+        )
+
+    def _shared(self) -> Edge:
+        """What all sessions have in common."""
+        config = self.config
+        kept_bytes = config.recovery.input_bytes
+        return Edge(config.model.name, config.limits, self._lanes, self._executor, self.events, kept_bytes)
+
+    def _begin(self, terms: Terms, lease: Lease, lane: Lane, inherited: Inherited) -> Record:
+        """A session that nobody feeds yet."""
+        session = IngressSession(
+            terms, lease, lane, self._edge, lambda error: self._on_fault(lease.session_id, error), inherited
+        )
+        record = Record(session, lease.open_time_s)
+        self.sessions.add(record)
+        self._leases.keep(lease)
+        self._checkpoints.watch(session)
+        self.events(SessionOpened(terms.tenant.name))
+        return record
+
     def _on_closed(self, session: IngressSession) -> None:
         for each in (self._parking, self._checkpoints, self._moves, self._recovery):
             each.forget(session)
@@ -215,6 +249,7 @@ class Ingress:
     def _on_frame(self, frame: Frame[NDArray[Any]]) -> None:
         record = self.sessions.get(frame.session_id)
         if record is None:
+            self._adoptions.on_frame(frame)
             return
         try:
             record.session.on_frame(frame)
@@ -250,6 +285,7 @@ class Ingress:
     def _on_taken(self, session_id: str, why: RearviewError) -> None:
         record = self.sessions.get(session_id)
         if record is not None:
+            self._lanes.give_away(record.session.lane)  # Its slots are the other's, or about to be.
             self.sessions.close(record, why)
 
     def _on_fault(self, session_id: str, error: BaseException) -> None:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from rearview.contract.events import OpenRefused, StreamClosed, StreamOpened
-from rearview.errors import InvalidRequest, RearviewError, Reason, StreamEnded
+from rearview.errors import InvalidRequest, RearviewError, Reason
 from rearview.ingress.callers import Context, tenant_of
+from rearview.ingress.catalogue import Found, place_of
 from rearview.ingress.messages import session_message
 from rearview.ingress.service import Ingress
-from rearview.ingress.sessions import Record
 from rearview.ingress.stream import TranslateStream
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
@@ -31,6 +31,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         """One stream; messages are read and written through `context`."""
         ingress, stream, tenant = self._ingress, None, tenant_of(context)
         try:
+            await context.send_initial_metadata(())  # Says at once that this process is alive.
             stream = TranslateStream(ingress, context, tenant)
             ingress.events(StreamOpened())
             await stream.run()
@@ -44,7 +45,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
 
 
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
-    """Serves `rearview.v1.SessionService`, for the sessions that this ingress feeds."""
+    """Serves `rearview.v1.SessionService`, for the sessions of every ingress."""
 
     def __init__(self, ingress: Ingress) -> None:
         self._ingress = ingress
@@ -53,21 +54,21 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb.GetSessionRequest, context: Context
     ) -> sessions_pb.GetSessionResponse:
         """One session of the caller's tenant."""
-        record = self._ingress.sessions.find(tenant_of(context), request.session_id)
-        return sessions_pb.GetSessionResponse(session=session_message(record))
+        found = await self._ingress.catalogue.find(tenant_of(context), request.session_id)
+        return sessions_pb.GetSessionResponse(session=self._message(found))
 
     async def ListSessions(  # noqa: N802
         self, request: sessions_pb.ListSessionsRequest, context: Context
     ) -> sessions_pb.ListSessionsResponse:
         """The caller's tenant's sessions, a page at a time. The token is the place of the page's last one."""
-        records = self._ingress.sessions.of(tenant_of(context))
         size = request.page_size or DEFAULT_PAGE_SIZE
         if not 1 <= size <= MAX_PAGE_SIZE:
             raise _out_of_range("page_size")
-        after = _place_of(request.page_token)
-        left = [record for record in records if after is None or _place(record) > after]
+        after = _place(request.page_token)
+        everything = await self._ingress.catalogue.of(tenant_of(context))
+        left = [found for found in everything if after is None or place_of(found) > after]
         return sessions_pb.ListSessionsResponse(
-            sessions=[session_message(record) for record in left[:size]],
+            sessions=[self._message(found) for found in left[:size]],
             next_page_token=_token(left[size - 1]) if len(left) > size else "",
         )
 
@@ -75,22 +76,19 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb.CloseSessionRequest, context: Context
     ) -> sessions_pb.CloseSessionResponse:
         """End a session and the stream that feeds it."""
-        record = self._ingress.sessions.find(tenant_of(context), request.session_id)
-        self._ingress.sessions.close(record, StreamEnded(Reason.CLOSED, "the session was closed"))
+        await self._ingress.catalogue.close(tenant_of(context), request.session_id)
         return sessions_pb.CloseSessionResponse()
 
-
-def _place(record: Record) -> tuple[float, str]:
-    """Where a session stands in a list: it keeps its place when others end."""
-    return record.open_time_s, record.session.spec.session_id
+    def _message(self, found: Found) -> sessions_pb.Session:
+        return session_message(found, self._ingress.config.model.name)
 
 
-def _token(record: Record) -> str:
-    open_time_s, session_id = _place(record)
+def _token(found: Found) -> str:
+    open_time_s, session_id = place_of(found)
     return f"{open_time_s.hex()}/{session_id}"
 
 
-def _place_of(token: str) -> tuple[float, str] | None:
+def _place(token: str) -> tuple[float, str] | None:
     """Undo `_token`; None for the start. Raises InvalidRequest."""
     if not token:
         return None

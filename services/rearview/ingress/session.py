@@ -27,13 +27,15 @@ from rearview.contract.stream import Continuity
 from rearview.control.recovery import Kept, frames_to_rebuild
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
-from rearview.ingress.book import NO_WORK, Book, Outcome, Work
+from rearview.ingress.book import NO_WORK, Outcome, Work
 from rearview.ingress.codec import BadImage
 from rearview.ingress.coder import Coder
 from rearview.ingress.feed import Feed, Sender, Sent
+from rearview.ingress.inherited import Inherited
 from rearview.ingress.inputs import Inputs
 from rearview.ingress.intake import Dropped, FrameIn, Intake, Waiting
 from rearview.ingress.lanes import Lane
+from rearview.ingress.notes import Notes
 from rearview.ingress.options import Terms
 from rearview.ingress.past import Checkpoint, Past
 from rearview.ingress.state import EdgeState
@@ -69,20 +71,20 @@ class IngressSession:
         lane: Lane,
         edge: Edge,
         on_fault: Callable[[BaseException], None],
-        state: EdgeState | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         """`on_fault` is told when one of the session's own tasks fails; it must end the session.
 
-        `state`: of a session that goes on, every frame of which is answered.
+        `inherited`: by a session that goes on.
         """
         self.spec, self.options, self.tenant = terms.spec, terms.options, terms.tenant
         self.lease, self.model = lease, edge.model
         self.resume_token = terms.resume_token
         self._edge, self.on_fault = edge, on_fault
-        state = state or EdgeState.at_open(terms)
-        self.intake = Intake(terms, edge.limits, state)
-        inputs = Inputs(state.next_ordinal, edge.input_bytes)
-        self.feed = Feed(terms.spec.session_id, lane, edge.sender, edge.events, inputs)
+        inherited = inherited or Inherited.none(terms)
+        self.intake = Intake(terms, edge.limits, inherited.state, inherited.in_lane)
+        inputs = Inputs(inherited.state.next_ordinal, edge.input_bytes)
+        self.feed = Feed(self.spec.session_id, lane, edge.sender, edge.events, inputs, inherited.in_lane)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.standing_still = asyncio.Lock()
         """Held by whoever freezes the lane: one at a time."""
@@ -90,7 +92,8 @@ class IngressSession:
         """Whether it has no lane because nobody feeds it."""
         self.moved: list[Continuity] = []
         """How it went on from lane to lane, until its client is told."""
-        self.book = Book(first=state.pacing.received, translated=state.translated, dropped=state.dropped)
+        self.book = inherited.book
+        self._notes = Notes(terms, self.feed, lambda: self.state)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
         self._changed = asyncio.Event()
         self._startable = asyncio.Event()
@@ -119,6 +122,7 @@ class IngressSession:
     def apply(self, settings: Settings) -> None:
         """Frames received from now on are translated under `settings`."""
         self.intake.apply(settings)
+        self._notes.changed()
 
     def finish(self) -> None:
         """No frame will follow: a warm-up that is under way gets fillers."""
@@ -212,6 +216,9 @@ class IngressSession:
     async def resume(self, lane: Lane, start: int, continuity: Continuity) -> None:
         """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first."""
         self.feed.attach(lane)
+        self._notes.again()
+        for lost in self.feed.lost_before(start):
+            self.on_frame(lost)
         self.past.replayed_to = self.feed.inputs.following
         self.moved.append(continuity)
         self.wake()
@@ -235,6 +242,7 @@ class IngressSession:
         if not self.feed.is_current(frame):
             return
         self.intake.came_back(frame.ordinal, lost=frame.is_lost)
+        self._notes.came_back()
         if not self.intake.may_repeat:
             self.feed.forget()
         if frame.is_lost:
@@ -245,6 +253,7 @@ class IngressSession:
         self._came_back.set()
         if sent is None:
             return
+        self.book.recognise(frame.place, frame.frame_index, frame.presentation_offset)
         work = Work(sent.admitted.started_s, sent.codec_s, frame.timings)
         reason = self.intake.judge(sent.admitted, self._edge.clock(), lost=frame.is_lost)
         if reason is not None or frame.planes is None:
@@ -279,6 +288,7 @@ class IngressSession:
         if admitted is None:
             self._settle(place, DropReason.UNCHANGED, Work(codec_s=decoded.seconds))
             return
+        self._notes.admitted(admitted)
         self.feed.send(admitted, decoded.picture, decoded.seconds, may_repeat=self.intake.may_repeat)
 
     async def _wait_for_lane(self) -> None:

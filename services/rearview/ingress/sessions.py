@@ -86,9 +86,10 @@ class Sessions:
         return sorted(mine, key=lambda r: (r.open_time_s, r.session.spec.session_id))
 
     def add(self, record: Record) -> None:
-        """A session has begun, which a stream is about to feed."""
+        """A session has begun. Unless a stream feeds it, it stays for the grace time."""
         assert record.session.spec.session_id not in self._records, "a session is opened twice"
         self._records[record.session.spec.session_id] = record
+        self.detach(record, None)
 
     def attach(self, record: Record, stream: Feeder) -> None:
         """`stream` feeds the session from now on; the one that did before ends."""
@@ -100,7 +101,7 @@ class Sessions:
             self._expire_no_more(record)
             self._on_fed(record.session)
 
-    def detach(self, record: Record, stream: Feeder) -> None:
+    def detach(self, record: Record, stream: Feeder | None) -> None:
         """The connection is lost: keep the session for the grace time."""
         if record.stream is not stream or record.session.spec.session_id not in self._records:
             return

@@ -31,10 +31,12 @@ from rearview.ingress.messages import (
     notice_response,
     open_request,
     opened_response,
+    resumption,
     settings_change,
 )
 from rearview.ingress.service import Ingress
 from rearview.ingress.sessions import Record
+from rearview.ingress.voice import HEARTBEAT_S, Voice
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["TranslateStream"]
@@ -68,7 +70,7 @@ class TranslateStream:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ingress, self._context, self._tenant = ingress, context, tenant
-        self._clock = clock
+        self._clock, self._voice = clock, Voice(context, clock)
         self._limits = ingress.config.limits
         self._opaque = is_opaque(ingress.config.model.checkpoint)
         self._outgoing: deque[pb.TranslateResponse] = deque()
@@ -77,8 +79,6 @@ class TranslateStream:
         """Set while there is room in `_outgoing`."""
         self._room.set()
         self._answer_credit = 0
-        self._told_credit = 0
-        """`frame_credit` of the last response."""
         self._number = 0
         """Number of the next answer to send."""
         self._half_closed = False
@@ -135,7 +135,7 @@ class TranslateStream:
             record = await self._ingress.open(self._tenant, request)
             self._answer_credit = request.answer_credit
         elif kind == "resume":
-            record = self._resume(message.resume)
+            record = await self._resume(message.resume)
         elif kind is None:
             raise InvalidRequest(Reason.MESSAGE_EMPTY, "a request without a message")
         else:
@@ -147,15 +147,14 @@ class TranslateStream:
                 record.session,
                 idle_timeout_s=edge.idle_timeout_s,
                 resume_grace_s=edge.resume_grace_s,
+                heartbeat_s=HEARTBEAT_S,
                 advice=advice,
             )
         )
         return record
 
-    def _resume(self, message: pb.Resume) -> Record:
-        record = self._ingress.sessions.find(self._tenant, message.session_id)
-        if not record.session.holds(message.resume_token):
-            raise InvalidRequest(Reason.RESUME_TOKEN_INVALID, "the resume token is not the session's")
+    async def _resume(self, message: pb.Resume) -> Record:
+        record = await self._ingress.resume(self._tenant, resumption(message))
         record.session.acknowledge(message.received_answers)
         record.session.book.answer(message.received_answers)  # Refuses a position that is no longer kept.
         self._number = message.received_answers
@@ -280,16 +279,16 @@ class TranslateStream:
             if self._ending:
                 return
             warms_up = session.intake.warm_up_missing > 0
-            if warms_up and session.frame_credit > self._told_credit <= session.received:
+            if warms_up and session.frame_credit > self._voice.told_credit <= session.received:
                 self._outgoing.append(notice_response(session, NoticeKind.CREDIT, 0.0))
                 continue
-            await session.wait_for_change()
+            if not await self._voice.listens(session.wait_for_change()):
+                await self._voice.say(notice_response(session, NoticeKind.CREDIT, 0.0))
 
     async def _send(self, response: pb.TranslateResponse) -> None:
         reach("ingress.answer.before")
-        await self._context.write(response)
+        await self._voice.say(response)
         reach("ingress.answer.after")
-        self._told_credit = response.frame_credit
         self._activity = Activity.at(self._clock())
 
     def _may_send(self, record: Record) -> bool:

@@ -157,7 +157,7 @@ class Sessions(Generic[L]):
         told if it is another. Raises Refused(TAKEN_OVER) if a newer epoch is known.
         """
         if epoch <= self._epochs.get(session_id, 0):
-            raise _taken_over()
+            raise _taken_over(self._epochs.get(session_id, 0))
         former = self._held.pop(session_id, None)
         self._remember(session_id, epoch)
         self._opening[session_id] = epoch
@@ -191,12 +191,13 @@ class Sessions(Generic[L]):
         del self._held[session_id]
         return True
 
-    def check_attach(self, session_id: str, epoch: int) -> Held[L]:
+    def check_attach(self, session_id: str, epoch: int, *, takes_over: bool = False) -> Held[L]:
         """The session, if an owner under `epoch` may adopt it. The same epoch is the same owner, who comes
-        back over another link. Raises NotFound(SESSION_UNKNOWN) and Refused(TAKEN_OVER).
+        back over another link, unless it `takes_over`: then a directory has lost what it had granted.
+        Raises NotFound(SESSION_UNKNOWN) and Refused(TAKEN_OVER).
         """
-        if epoch < self._epochs.get(session_id, 0):
-            raise _taken_over()
+        if epoch < self._epochs.get(session_id, 0) + takes_over:
+            raise _taken_over(self._epochs.get(session_id, 0))
         held = self._held.get(session_id)
         if held is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "there is no such session here")
@@ -242,5 +243,6 @@ class Sessions(Generic[L]):
             self._epochs.popitem(last=False)
 
 
-def _taken_over() -> Refused:
-    return Refused(Reason.TAKEN_OVER, "a newer epoch of the session is known here")
+def _taken_over(epoch: int) -> Refused:
+    metadata = {"epoch": str(epoch)}
+    return Refused(Reason.TAKEN_OVER, "a newer epoch of the session is known here", metadata=metadata)

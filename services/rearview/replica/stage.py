@@ -240,9 +240,11 @@ class Stage:
         they are adopted too: the last span of a lane is to be the first, and no frame is lost then.
         """
         session_id, epoch, address = request["session_id"], request["epoch"], request.get("next")
-        self._sessions.check_attach(session_id, epoch)
+        takes_over = request.get("takes_over", False)
+        self._sessions.check_attach(session_id, epoch, takes_over=takes_over)
         next_link = await _link_to(self._pool, address) if address else None
-        held = self._sessions.check_attach(session_id, epoch)  # It may have ended meanwhile.
+        # It may have ended meanwhile.
+        held = self._sessions.check_attach(session_id, epoch, takes_over=takes_over)
         if owner.closed:
             raise Refused(Reason.REPLICA_LOST, "who asked is gone")
         target = next_link or held.next

@@ -1,0 +1,60 @@
+"""On nothing but gRPC and the stubs: goes on elsewhere when its connection or its server is gone.
+python clients/python_raw/resume.py 127.0.0.1:50051,127.0.0.1:50052 "oil painting" in/*.jpg
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import grpc
+from rearview.v1 import translation_service_pb2 as pb
+from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
+
+SILENCE_S = 3.0  # A server says something every 2 s: one that is silent for longer is gone.
+LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[pb.Frame]) -> AsyncIterator:
+    """One answer to each frame, `pb.TranslatedFrame` or `pb.Dropped`, in order."""
+    opened, received, attempt = pb.Opened(), 0, 0
+    while received < len(frames):
+        mine = {"session_id": opened.session_id, "resume_token": opened.resume_token}
+        resume = pb.Resume(received_answers=received, **mine)
+        first = pb.TranslateRequest(resume=resume) if opened.session_id else pb.TranslateRequest(open=start)
+        async with grpc.aio.insecure_channel(addresses[attempt % len(addresses)]) as channel:
+            call = TranslationServiceStub(channel).Translate()
+            try:
+                await call.write(first)
+                while received < len(frames):
+                    response = await asyncio.wait_for(call.read(), SILENCE_S)
+                    kind = response.WhichOneof("message")
+                    if kind == "opened":  # What the server has not received goes out again.
+                        opened, sent = response.opened, response.opened.received_frames
+                    while sent < min(len(frames), response.frame_credit):
+                        await call.write(pb.TranslateRequest(frame=frames[sent]))
+                        sent += 1
+                    if kind in ("frame", "dropped"):
+                        received += 1
+                        yield getattr(response, kind)
+                        await call.write(pb.TranslateRequest(credit=pb.Credit(received_answers=received)))
+                await call.done_writing()  # Closes the session.
+                await asyncio.wait_for(call.read(), SILENCE_S)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+                if call.done() and not call.cancelled() and await call.code() not in LOST:
+                    raise
+                attempt += 1
+                await asyncio.sleep(0.1)
+
+
+async def main(addresses: str, prompt: str, *paths: str) -> None:
+    start = pb.Open(settings=pb.Settings(prompt=prompt), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    frames = [pb.Frame(frame_index=number, format=pb.IMAGE_FORMAT_JPEG) for number in range(len(paths))]
+    for frame, path in zip(frames, paths, strict=True):
+        frame.image = Path(path).read_bytes()  # noqa: ASYNC240
+    async for answer in translate(addresses.split(","), start, frames):
+        print(answer.frame_index, len(getattr(answer, "image", b"")), "bytes")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""Pictures of sessions with a past are those of a session that was never cut, bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rearview.client import (
+    BankOptions,
+    CacheOptions,
+    Client,
+    Dropped,
+    DropPolicy,
+    ImageFormat,
+    Method,
+    Reconnect,
+    SettingsChange,
+    SimilarityOptions,
+    Translated,
+)
+from rearview.client.aio import Frame
+from rearview.client.options import OpenOptions
+from rearview.config import load_config
+from rearview.errors import DropReason
+from support.ingresses import cut_at, several
+from support.tiny import SIZE, random_frames, write_tiny_checkpoint
+from support.tiny_motion_files import original_motion, write_motion_file
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+QUICK = Reconnect(first_wait_s=0.01, max_wait_s=0.02)
+SPLIT = [
+    {"name": "first", "operators": ["encode", "denoise-0"]},
+    {"name": "second", "operators": ["denoise-1", "decode"]},
+]
+BANK: OpenOptions = {
+    "method": Method.STREAMV2V,
+    "feature_bank": BankOptions(interval=2),
+    "similarity_filter": SimilarityOptions(threshold=0.5, max_skip_frames=2),
+}
+LIVE2DIFF: OpenOptions = {
+    "method": Method.LIVE2DIFF,
+    "feature_bank": BankOptions(interval=2),
+    "temporal_cache": CacheOptions(scene_detection=True),
+}
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a config: a tiny random model with motion modules, in two spans."""
+    torch.set_num_threads(1)
+    folder: Path = tmp_path_factory.mktemp("tiny")
+    return {
+        "model": {
+            "checkpoint": str(write_tiny_checkpoint(folder / "checkpoint")),
+            "motion": str(write_motion_file(folder / "motion.safetensors", original_motion())),
+            "dtype": "float64",
+            "width": SIZE,
+            "height": SIZE,
+        },
+        "topology": "pipeline",
+        "spans": SPLIT,
+        "cache": {"sink_frames": 3, "ring_frames": 2},
+        "bank": {"interval": 2, "fusion_threshold": -1.0},
+        "ingress": {"port": 0},
+        "link": {"secret": "s"},
+    }
+
+
+def items() -> list[Frame | SettingsChange]:
+    """A video that cuts to other scenes and stands still in between, under changing settings."""
+    scenes = [frame.numpy().tobytes() for frame in random_frames(6)]
+    shown = (0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 5, 0, 0, 1)
+    changes = {5: SettingsChange(prompt="b", blend_frames=4), 10: SettingsChange(seed=7)}
+    items: list[Frame | SettingsChange] = []
+    for number, scene in enumerate(shown):
+        if number in changes:
+            items.append(changes[number])
+        items.append(Frame(scenes[scene], index=number, format=ImageFormat.RGB))
+    return items
+
+
+async def outcomes(addresses: Sequence[str], options: OpenOptions) -> list[bytes | DropReason]:
+    found: dict[int, bytes | DropReason] = {}
+    async with Client(addresses, reconnect=QUICK) as client:
+        answers = client.translate_frames(
+            items(),
+            prompt="a",
+            drop_policy=DropPolicy.LOSSLESS,
+            answer_format=ImageFormat.RGB,
+            **options,
+        )
+        async for answer in answers:
+            if isinstance(answer, Translated | Dropped):
+                assert answer.frame_index == len(found)
+                found[len(found)] = answer.reason if isinstance(answer, Dropped) else answer.data
+    return list(found.values())
+
+
+@pytest.mark.parametrize("options", [BANK, LIVE2DIFF], ids=["bank", "live2diff"])
+async def test_a_session_with_a_past_goes_on_bit_by_bit(
+    content: dict[str, Any], options: OpenOptions
+) -> None:
+    async with several(1, load_config(content)) as service:
+        whole = await outcomes(service.addresses, options)
+        assert len({each for each in whole if isinstance(each, bytes)}) > 5
+        assert DropReason.UNCHANGED in whole or options is LIVE2DIFF
+        for number in (4, 19, 33, 48, 61, 77):
+            doomed = await service.add()
+            with cut_at(doomed, number) as cut:
+                pieces = await outcomes([doomed.address, service.addresses[0]], options)
+            assert cut.is_dead
+            # What was left out and not yet told when the ingress died, nobody knows any more.
+            assert [
+                DropReason.UNCHANGED if (one, other) == (DropReason.FAULT, DropReason.UNCHANGED) else one
+                for one, other in zip(pieces, whole, strict=True)
+            ] == whole

@@ -1,0 +1,147 @@
+"""Several ingresses over the same replicas and one directory, in one process; and how one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from rearview.config import ServiceConfig
+from rearview.directory.memory import MemoryDirectory
+from rearview.ingress.server import IngressServer
+from rearview.ingress.service import Ingress
+from rearview.ingress.stream import TranslateStream
+from rearview.replica.stage import Stage
+
+from support.raw_stream import null_config, quickly_stopped
+
+__all__ = ["CutAt", "Ingresses", "crash", "cut_at", "several"]
+
+
+@dataclass
+class Ingresses:
+    """What a test may look into."""
+
+    config: ServiceConfig
+    stages: list[Stage]
+    directory: MemoryDirectory
+    servers: list[IngressServer] = field(default_factory=list)
+
+    async def add(self) -> IngressServer:
+        """One ingress more."""
+
+        async def members() -> list[dict[str, object]]:
+            return [dict(stage.describe()) for stage in self.stages]
+
+        name = f"ingress#{len(self.servers)}"
+        server = IngressServer(Ingress(self.config, name, "node", members, self.directory))
+        await server.start()
+        self.servers.append(server)
+        return server
+
+    def ingress(self, number: int) -> Ingress:
+        return self.servers[number]._ingress
+
+    @property
+    def addresses(self) -> list[str]:
+        return [server.address for server in self.servers]
+
+
+async def crash(server: IngressServer) -> None:
+    """End an ingress as SIGKILL does: connections and links break, nobody is told anything."""
+    _break(server)
+    await server._server.stop(None)
+
+
+def _break(server: IngressServer) -> None:
+    ingress = server._ingress
+    for task in ingress._background:
+        task.cancel()
+    for link in (*ingress._lanes._pool._links.values(), *ingress._lanes._server._links):
+        link._writer.transport.abort()
+        link.close()
+    ingress._lanes._perform = lambda _: None  # type: ignore[method-assign]
+    for listening in ingress._lanes._server._servers:
+        listening.close()
+    for record in ingress.sessions:
+        record.session.end()
+
+
+class CutAt:
+    """Kills an ingress before the message of a given number, of those that go in or out of it."""
+
+    def __init__(self, server: IngressServer, number: int) -> None:
+        self._server, self._left = server, number
+        self._death: asyncio.Task[None] | None = None
+        lanes = server._ingress._lanes
+        for name in ("send_frame", "send_note", "send_settings", "acknowledge"):
+            setattr(lanes, name, self._cut_before(getattr(lanes, name)))
+        lanes._take_picture = self._cut_before(lanes._take_picture)  # type: ignore[method-assign]
+
+    @property
+    def is_dead(self) -> bool:
+        return self._death is not None
+
+    def passes(self) -> bool:
+        """Whether one message more goes through."""
+        self._left -= 1
+        if self._left < 0 and self._death is None:
+            _break(self._server)
+            self._death = asyncio.create_task(self._server._server.stop(None))
+        return self._death is None
+
+    def _cut_before(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any) -> Any:
+            return function(*args) if self.passes() else 0
+
+        return guarded
+
+
+@contextlib.contextmanager
+def cut_at(server: IngressServer, number: int) -> Iterator[CutAt]:
+    """With messages of gRPC counted, too."""
+    cut, take, send = CutAt(server, number), TranslateStream._take, TranslateStream._send
+
+    def guarded_take(stream: TranslateStream, *args: Any) -> None:
+        if stream._ingress is not server._ingress or cut.passes():
+            take(stream, *args)
+
+    async def guarded_send(stream: TranslateStream, response: Any) -> None:
+        if stream._ingress is server._ingress and not cut.passes():
+            await asyncio.Event().wait()
+        await send(stream, response)
+
+    with (
+        mock.patch.object(TranslateStream, "_take", guarded_take),
+        mock.patch.object(TranslateStream, "_send", guarded_send),
+    ):
+        yield cut
+
+
+@asynccontextmanager
+async def several(count: int = 2, config: ServiceConfig | None = None) -> AsyncIterator[Ingresses]:
+    """So many ingresses before one replica of every span of `config` (default: a null model's)."""
+    config = config or null_config()
+    stages = [
+        Stage(config, index, f"{span.name}#{replica}", "node")
+        for index, span in enumerate(config.spans)
+        for replica in range(span.replicas)
+    ]
+    with quickly_stopped():
+        for stage in stages:
+            await stage.start()
+        running = Ingresses(config, stages, MemoryDirectory(lease_s=config.directory.lease_s))
+        try:
+            for _ in range(count):
+                await running.add()
+            yield running
+        finally:
+            for server in running.servers:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await server.stop()
+            for stage in stages:
+                await stage.stop()
