@@ -20,6 +20,7 @@ LIMITS = Limits()
 IDLE = Beat(alive=True, work=None)
 GRAIN_S = 0.05
 """A step of virtual time."""
+EPSILON_S = 1e-6
 WAKES_S = BEAT_S + TICK_S + 2 * GRAIN_S
 """What a verdict may come late by: the beat before, the look after, and two steps of this clock."""
 
@@ -223,7 +224,7 @@ class Replica:
         if self.ends_s is not None and now >= self.ends_s:
             self.engine.end()
             self.ends_s = None
-        if now >= self.next_s:
+        if now >= self.next_s - EPSILON_S:
             self.beaten.append(self.vitals.take(now))
             self.next_s = now + BEAT_S
 
@@ -250,6 +251,8 @@ class World(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now, self.next_look_s, self.judge_is_stopped = 0.0, TICK_S, False
+        self.looked_on_s = 0.0
+        """Since when the judge was not stopped."""
         self.judge = Judge(0.0)
         self.replicas = {name: Replica() for name in ("a", "b")}
         self.dead: dict[str, Cause] = {}
@@ -267,6 +270,7 @@ class World(RuleBasedStateMachine):
                     replica.silent_s += GRAIN_S
                     replica.unheard_s += GRAIN_S
             if not self.judge_is_stopped:
+                self.looked_on_s += GRAIN_S
                 self.judge_looks()
             self.check()
 
@@ -290,7 +294,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def the_judge_is_stopped(self) -> None:
-        self.judge_is_stopped = True
+        self.judge_is_stopped, self.looked_on_s = True, 0.0
 
     @precondition(lambda self: self.judge_is_stopped)
     @rule()
@@ -317,11 +321,11 @@ class World(RuleBasedStateMachine):
             if name in self.dead:
                 assert replica.may_die, f"{self.dead[name]} of {replica}"
                 assert not self.judge.is_trusted(name)
-            elif not self.judge_is_stopped:
+            elif self.looked_on_s > WAKES_S:
                 assert not replica.must_die, f"no verdict on {replica}"
 
     def judge_looks(self) -> None:
-        if self.now < self.next_look_s:
+        if self.now < self.next_look_s - EPSILON_S:
             return
         # After a stop it looks at the clock before it reads what has come meanwhile.
         self.take(self.judge.tick(self.now))
