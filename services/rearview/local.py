@@ -10,7 +10,6 @@ import contextlib
 import io
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 from rearview.config import ServiceConfig
 from rearview.errors import ConfigError
+from rearview.scratch import Scratch, remove_leftovers
 
 __all__ = ["LocalService"]
 
@@ -34,7 +34,7 @@ class LocalService:
         """`on_progress` is told in a few words what is going on."""
         self._config = config
         self._on_progress = on_progress or (lambda text: None)
-        self._temp_dir: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Scratch | None = None
         self._handle: Any = None
         self._description: Mapping[str, Any] = {}
         self.ready_s = 0.0
@@ -77,7 +77,7 @@ class LocalService:
         import ray
         from ray import serve
 
-        if self._temp_dir is None:
+        if self._scratch is None:
             return
         # Ray reports on standard output that its own actors were killed, as they are meant to be.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -85,13 +85,26 @@ class LocalService:
                 with contextlib.suppress(Exception):  # A cluster that is broken is ended all the same.
                     serve.shutdown()
             ray.shutdown()
-        with contextlib.suppress(OSError):
-            self._temp_dir.cleanup()
-        self._temp_dir = None
+        self._scratch.remove()
+        self._scratch = None
 
     def _start(self) -> None:
+        if removed := remove_leftovers():
+            self._on_progress(f"removed what {removed} killed services had left")
+        try:
+            self._try_start()
+        except ConfigError:
+            raise
+        except Exception as error:  # On a busy machine parts of Ray miss deadlines that it sets itself.
+            self._on_progress(f"Ray did not start, trying once more: {_reason(error)}")
+            self.stop()
+            self._try_start()
+
+    def _try_start(self) -> None:
         self._on_progress("starting Ray")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Serve's controller reads it: a replica that fails its health check has nothing left to finish.
+        os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")
         import ray
         from ray import serve
 
@@ -99,8 +112,7 @@ class LocalService:
 
         for library in ("ray", "ray.serve"):
             logging.getLogger(library).setLevel(logging.ERROR)
-        # Short: Unix socket paths under it have at most 107 bytes.
-        self._temp_dir = tempfile.TemporaryDirectory(prefix="rv-", ignore_cleanup_errors=True)
+        self._scratch = Scratch()
         ray.init(
             address="local",
             num_cpus=max(MIN_CPUS, os.cpu_count() or 1),
@@ -109,7 +121,7 @@ class LocalService:
             log_to_driver=False,
             logging_level="ERROR",
             configure_logging=False,
-            _temp_dir=self._temp_dir.name,
+            _temp_dir=str(self._scratch.path),
         )
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         serve.start(proxy_location="Disabled", logging_config=quiet)
@@ -127,6 +139,12 @@ class LocalService:
     def _describe(self) -> Mapping[str, Any]:
         description: Mapping[str, Any] = self._handle.describe.remote().result(timeout_s=30)
         return description
+
+
+def _reason(error: Exception) -> str:
+    """In one line; Ray's errors have many."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _cause(status: Any, application: str) -> str:

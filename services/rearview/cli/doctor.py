@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.scratch import Scratch
 
 __all__ = ["Check", "Verdict", "doctor"]
 
@@ -162,7 +163,7 @@ def check_ray() -> Iterator[Check]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray = importlib.import_module("ray")
-        folder = tempfile.TemporaryDirectory(prefix="rv-", ignore_cleanup_errors=True)
+        scratch = Scratch()
         try:
             ray.init(
                 address="local",
@@ -172,12 +173,12 @@ def check_ray() -> Iterator[Check]:
                 log_to_driver=False,
                 logging_level="ERROR",
                 configure_logging=False,
-                _temp_dir=folder.name,
+                _temp_dir=str(scratch.path),
             )
             ray.get(ray.remote(lambda: os.getpid()).remote(), timeout=60)
         finally:
             ray.shutdown()
-            folder.cleanup()
+            scratch.remove()
     except Exception as error:  # whatever it is, it is the finding
         text = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = "see shared memory and disk above; ports 10002-19999 must be free"
