@@ -11,7 +11,7 @@ import yaml
 from kubernetes_validate import SchemaNotFoundError
 from kubernetes_validate import ValidationError as KubernetesValidationError
 from ray.serve import Application
-from rearview.app import INGRESS, build_app_from_args
+from rearview.app import INGRESS, SHUTDOWN_MARGIN_S, build_app_from_args
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import ConfigError
 from support.manifests import CustomResources, Manifest, check_core, kubectl, pick, render, serve_problems
@@ -254,6 +254,40 @@ def test_pods_are_restricted_and_bounded(objects: list[Manifest]) -> None:
         assert container["livenessProbe"]
         if role != "head":
             assert pod["automountServiceAccountToken"] is False
+
+
+def drains_badly(objects: list[Manifest]) -> list[str]:
+    """Worker pods whose node is gone before its replicas have drained."""
+    found = []
+    for role, template in templates(objects).items():
+        container = template["spec"]["containers"][0]
+        given = {variable["name"]: variable.get("value") for variable in container["env"]}
+        drain_s = float(given.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or 0)
+        needed_s = config(objects).ingress.drain_grace_s + SHUTDOWN_MARGIN_S
+        grace_s = template["spec"].get("terminationGracePeriodSeconds", 30)
+        if "lifecycle" in container:
+            found.append(f"{role}: a hook that may stop Ray before it drains")
+        if role != "head" and not needed_s <= drain_s < grace_s:
+            found.append(f"{role}: {needed_s} <= {drain_s} < {grace_s} does not hold")
+    return found
+
+
+def test_a_pod_that_ends_lets_its_replicas_drain(objects: list[Manifest]) -> None:
+    assert drains_badly(objects) == []
+
+
+@pytest.mark.parametrize("change", ["hook", "variable", "grace"])
+def test_a_pod_that_would_cut_its_replicas_off_is_found(base: list[Manifest], change: str) -> None:
+    template = templates(base)["spans"]
+    container = template["spec"]["containers"][0]
+    if change == "hook":
+        container["lifecycle"] = {"preStop": {"exec": {"command": ["ray", "stop"]}}}
+    elif change == "variable":
+        drain = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+        container["env"] = [variable for variable in container["env"] if variable["name"] != drain]
+    else:
+        template["spec"]["terminationGracePeriodSeconds"] = 90
+    assert [found.split(":")[0] for found in drains_badly(base)] == ["spans"]
 
 
 def test_only_the_dev_overlay_carries_secrets(root: Path) -> None:
