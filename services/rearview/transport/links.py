@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import logging
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +24,7 @@ from rearview.transport.codec import SPOKEN, Versions
 from rearview.transport.handshake import VERSION_1_ALONE, LinkClosed, OldPeer, WrongSecret, accept, dial
 from rearview.transport.messages import MessageProtocol, message_prefix
 from rearview.transport.secrets import secrets_of
+from rearview.transport.sockets import Address, detect_dead_peer, reachable
 from rearview.transport.tls import client_context, server_context
 from rearview.transport.wire import SINCE, Body, Kind, WireError, decode_json, encode_json
 
@@ -38,30 +36,9 @@ HANDSHAKE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 0.5
 MAX_UNSENT_BYTES = 64 << 20
 """A peer that leaves more than this unread is taken for dead: frames in flight are bounded by far less."""
-TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds, seconds, probes and milliseconds."""
 
 OnMessage = Callable[["Link", Kind, Body], None]
 OnClosed = Callable[["Link"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a replica takes links."""
-
-    node: str
-    unix_path: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Undo `str`."""
-        node, unix_path, host, port = text.split("|")
-        return cls(node, unix_path, host, int(port))
-
-    def __str__(self) -> str:
-        return f"{self.node}|{self.unix_path}|{self.host}|{self.port}"
 
 
 class Link:
@@ -282,7 +259,7 @@ class LinkServer:
             self._handshakes.discard(writer)
         if writer.is_closing():
             return
-        _detect_dead_peer(writer)
+        detect_dead_peer(writer)
         self._links.add(
             Link(reader, writer, version, self._on_message, self._forget, self._config.max_frame_bytes)
         )
@@ -384,21 +361,8 @@ async def _connect_as(
         raise
     except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
         raise LinkClosed(f"cannot link to a replica: {type(error).__name__}") from None
-    _detect_dead_peer(writer)
+    detect_dead_peer(writer)
     return reader, writer, version
-
-
-@functools.cache
-def reachable(host: str) -> str:
-    """What others dial when this process listens on `host`.
-
-    `host` itself where the machine's name has no address: good for this machine, and for no other.
-    """
-    if host not in ("0.0.0.0", "::"):
-        return host
-    with contextlib.suppress(OSError):
-        return socket.gethostbyname(socket.gethostname())
-    return host
 
 
 async def _close_all(links: Iterable[Link]) -> None:
@@ -406,14 +370,3 @@ async def _close_all(links: Iterable[Link]) -> None:
     for link in closing:
         link.close()
     await asyncio.gather(*(link.wait_closed() for link in closing))
-
-
-def _detect_dead_peer(writer: asyncio.StreamWriter) -> None:
-    """A node that lost its power sends no goodbye: TCP itself must find out, in seconds."""
-    peer = writer.get_extra_info("socket")
-    if peer.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in TCP_OPTIONS.items():
-        if hasattr(socket, name):  # Not every system has them all.
-            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
