@@ -14,32 +14,20 @@ from typing import Any
 
 from ray import get_runtime_context, serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
-from rearview.config import ServiceConfig, SpanConfig, load_config
+from rearview.config import ServiceConfig, load_config
 from rearview.contract.card import ModelCard
 from rearview.environment import environment
+from rearview.serve_options import common_options, stage_options
 
 __all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
 
 INGRESS = "ingress"
 """Name of the ingress's deployment."""
-HEALTH_CHECK_PERIOD_S = 0.5
-"""Serve's default of 10 s is too slow for video. A replica is replaced when it has failed three in a row."""
-HEALTH_CHECK_TIMEOUT_S = 1.5
-"""One that does not answer for so long has failed: a process that is stopped is killed after 4.5 s."""
-SHUTDOWN_MARGIN_S = 5.0
 LEAVE_GRACE_S = 3600.0
 """A replica that is drained on request waits so long for its last session."""
 DESCRIBE_TIMEOUT_S = 5.0
-OPENMP_SPINS = "1000"
-"""How long OpenMP workers spin before they sleep. Its default, 300 times that, makes a span with two threads
-ten times slower as soon as another process wants one of their cores."""
-METRICS_INTERVAL_S = 0.5
-"""How often replicas report their sessions to Serve's controller."""
-UPSCALE_DELAY_S = 0.0
-DOWNSCALE_DELAY_S = 5.0
 
 
 class StageDeployment:
@@ -127,22 +115,6 @@ class IngressDeployment:
         return [answer for answer in described if not isinstance(answer, BaseException)]
 
 
-class ScaleBySessions:
-    """Serve's autoscaling policy: see `control.autoscaling.desired_replicas`. Runs in the controller."""
-
-    def __init__(self, sessions_per_replica: float, slots: int) -> None:
-        self._sessions_per_replica, self._slots = sessions_per_replica, slots
-
-    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Replicas wanted; no state is kept."""
-        # Serve pickles this class by value into its controller: names of this module are not there.
-        from rearview.control.autoscaling import desired_replicas
-
-        sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
-        current = context.current_num_replicas
-        return desired_replicas(sessions, current, self._sessions_per_replica, self._slots), {}
-
-
 def build_app(config: ServiceConfig) -> Application:
     """One deployment per span, and the ingress in front of them. Raises ConfigError at once."""
     ModelCard.read(config.model.checkpoint)
@@ -151,14 +123,14 @@ def build_app(config: ServiceConfig) -> Application:
     content = config.model_copy(update={"link": link}).model_dump(mode="json")
     spans = [
         serve.deployment(StageDeployment, name=span.name)
-        .options(**_stage_options(config, span))
+        .options(**stage_options(config, span))
         .bind(content, index)
         for index, span in enumerate(config.spans)
     ]
     ingress = serve.deployment(IngressDeployment, name=INGRESS).options(
         num_replicas=config.ingress.replicas,
         ray_actor_options={"num_cpus": config.ingress.num_cpus, "resources": config.ingress.resources},
-        **_common_options(config),
+        **common_options(config),
     )
     application: Application = ingress.bind(content, *spans)
     return application
@@ -167,43 +139,3 @@ def build_app(config: ServiceConfig) -> Application:
 def build_app_from_args(args: Mapping[str, Any]) -> Application:
     """`build_app` for Serve config files: `args: {config: <content of a ServiceConfig>}`."""
     return build_app(load_config(args["config"]))
-
-
-def _stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
-    actor = {
-        "num_cpus": span.num_cpus,
-        "num_gpus": span.num_gpus,
-        "resources": span.resources,
-        "runtime_env": {"env_vars": {"GOMP_SPINCOUNT": OPENMP_SPINS}},
-    }
-    scale: dict[str, Any] = {"num_replicas": span.replicas}
-    if span.max_replicas is not None:
-        scale = {"autoscaling_config": _autoscaling(span)}
-    if span.metrics_port:
-        scale["max_replicas_per_node"] = 1
-    return {"ray_actor_options": actor, **scale, **_common_options(config)}
-
-
-def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
-    return AutoscalingConfig(
-        min_replicas=span.replicas,
-        max_replicas=span.max_replicas,
-        metrics_interval_s=METRICS_INTERVAL_S,
-        look_back_period_s=2 * METRICS_INTERVAL_S,
-        upscale_delay_s=UPSCALE_DELAY_S,
-        downscale_delay_s=DOWNSCALE_DELAY_S,
-        policy=AutoscalingPolicy(
-            policy_function="rearview.app:ScaleBySessions",
-            policy_kwargs={"sessions_per_replica": span.sessions_per_replica, "slots": span.slots},
-        ),
-    )
-
-
-def _common_options(config: ServiceConfig) -> dict[str, Any]:
-    return {
-        "max_ongoing_requests": 100,
-        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
-        "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
-        "graceful_shutdown_wait_loop_s": 0.1,
-        "graceful_shutdown_timeout_s": config.ingress.drain_grace_s + SHUTDOWN_MARGIN_S,
-    }

@@ -24,10 +24,10 @@ def test_what_was_sent_is_kept_until_it_is_forgotten() -> None:
     inputs = Inputs(5, max_bytes=25)
     for ordinal in range(5, 9):
         inputs.add(sent(ordinal, is_filler=ordinal == 6))
-    assert (inputs.first, inputs.following, inputs.num_bytes, inputs.is_full) == (5, 9, 30, True)
+    assert (inputs.first, inputs.following, inputs.num_bytes, inputs.full()) == (5, 9, 30, True)
     assert [each.ordinal for each in inputs.since(7)] == [7, 8]
     inputs.forget(7)
-    assert (inputs.first, inputs.following, inputs.num_bytes, inputs.is_full) == (7, 9, 20, False)
+    assert (inputs.first, inputs.following, inputs.num_bytes, inputs.full()) == (7, 9, 20, False)
     inputs.forget(99)
     assert (inputs.first, inputs.following, inputs.num_bytes) == (9, 9, 0)
     assert inputs.since(9) == ()

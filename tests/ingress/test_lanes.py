@@ -17,7 +17,8 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.errors import Fault, NotFound, Reason, Refused
 from rearview.ingress import lanes as lanes_module
-from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.lane import Lane, LaneSender
+from rearview.ingress.lanes import Lanes
 from rearview.replica import build as loading
 from rearview.replica.stage import Stage
 from rearview.transport.links import LinkServer
@@ -47,7 +48,7 @@ class Fleet:
 
     def send(self, lane: Lane, ordinal: int) -> None:
         payload = np.full(3, ordinal, np.uint8)
-        self.lanes.send_frame(lane, Frame(lane.session_id, ordinal, {PICTURE: payload}, epoch=lane.epoch))
+        LaneSender().send_frame(lane, Frame(lane.session_id, ordinal, {PICTURE: payload}, epoch=lane.epoch))
 
     @property
     def used(self) -> list[int]:
@@ -319,7 +320,7 @@ async def test_a_session_of_a_newer_epoch_cannot_be_adopted() -> None:
 async def test_the_last_span_lets_go_of_what_is_acknowledged() -> None:
     async with fleet() as f:
         lane = await f.open()
-        f.lanes.acknowledge(lane, 0)  # Nothing has come back: there is nothing to say.
+        LaneSender().acknowledge(lane, 0)  # Nothing has come back: there is nothing to say.
         for ordinal in range(6):
             f.send(lane, ordinal)
         await eventually(lambda: len(f.frames) == 6)
@@ -332,7 +333,7 @@ async def test_the_last_span_lets_go_of_what_is_acknowledged() -> None:
             )
 
         assert await kept() == list(range(6))
-        f.lanes.acknowledge(lane, 3)
+        LaneSender().acknowledge(lane, 3)
 
         async def is_released() -> bool:
             return await kept() == [4, 5]

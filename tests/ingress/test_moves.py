@@ -179,7 +179,7 @@ async def test_a_parked_session_holds_no_slot_and_goes_on_as_if_it_had_stayed(
         await play(stream, range(5), answers=5)
         session = session_of(service, stream)
         await stream.__aexit__()
-        await eventually(lambda: session.is_parked)
+        await eventually(lambda: session.past.is_parked)
         await eventually(lambda: all(stage.num_sessions == 0 for stage in service.stages))
         assert (await service.ingress._directory.sessions_by_replica()) == {}
         again = RawStream(service.address)

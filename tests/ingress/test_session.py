@@ -14,9 +14,10 @@ from rearview.contract.events import Event, FrameAnswered, FrameDropped, ImageCo
 from rearview.contract.stream import Continuity, DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
+from rearview.ingress.edge import Edge
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.intake import FrameIn
-from rearview.ingress.session import Edge, IngressSession
+from rearview.ingress.session import IngressSession
 from rearview.ingress.state import EdgeState
 from support.edge import SESSION, TENANT, NotingSender, lane, picture, terms
 from support.raw_stream import eventually
@@ -133,8 +134,8 @@ async def test_to_lose_a_lane_is_not_to_lose_the_session(executor: ThreadPoolExe
         assert one.outcomes == [picture(index).tobytes() for index in range(received)]
         assert {frame.epoch for frame in one.sender.frames[1:]} == {2}
         assert [frame.ordinal for frame in one.sender.frames] == [0, *range(received)]
-        assert one.session.told_moved() is Continuity.EXACT
-        assert one.session.moved == []
+        assert one.session.past.told_moved() is Continuity.EXACT
+        assert one.session.past.moved == []
 
 
 async def test_a_session_goes_on_from_another_ones_state(executor: ThreadPoolExecutor) -> None:

@@ -13,6 +13,7 @@ from rearview.contract.frame import NO_PLACE, PICTURE, Frame
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
+from rearview.ingress.lane import LaneSender
 from rearview.ingress.lanes import Lanes
 from rearview.replica import outflow
 from rearview.replica.stage import Stage
@@ -64,10 +65,10 @@ async def test_a_lane_speaks_the_version_of_its_oldest_replica(old: int | None) 
         assert len({link.version for link in lane.links}) == (1 if old is None else 2)
         for ordinal in range(2 * outflow.ACK_EVERY):
             if ordinal == 3:
-                lanes.send_settings(lane, 1, Settings("b"))
+                LaneSender().send_settings(lane, 1, Settings("b"))
             planes = {PICTURE: np.full(3, ordinal, np.uint8)}
             version = int(ordinal >= 3)
-            lanes.send_frame(lane, Frame(session.session_id, ordinal, planes, version, epoch=1))
+            LaneSender().send_frame(lane, Frame(session.session_id, ordinal, planes, version, epoch=1))
         await eventually(lambda: len(came) == 2 * outflow.ACK_EVERY)
         assert [frame.ordinal for frame in came] == list(range(2 * outflow.ACK_EVERY))
         assert [frame.planes[PICTURE].tolist() for frame in came] == [[n] * 3 for n in range(len(came))]

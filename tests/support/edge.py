@@ -20,7 +20,7 @@ from rearview.ingress.book import Book
 from rearview.ingress.feed import Feed
 from rearview.ingress.inputs import Inputs
 from rearview.ingress.intake import Dropped, FrameIn, Intake
-from rearview.ingress.lanes import Lane
+from rearview.ingress.lane import Lane, Returning
 from rearview.ingress.options import SessionOptions, Terms
 from rearview.ingress.similarity import thumbnail
 from rearview.ingress.state import EdgeState
@@ -34,7 +34,7 @@ TENANT = TenantConfig(name="alpha", token_sha256="0" * 64)
 
 def lane(epoch: int = 1) -> Lane:
     """A lane without links."""
-    return Lane(SESSION, epoch, (f"fused#{epoch}",), (), FrameCodec(SPOKEN.newest, ("fused",)))
+    return Lane(SESSION, epoch, (f"fused#{epoch}",), (), Returning(FrameCodec(SPOKEN.newest, ("fused",))))
 
 
 def terms(

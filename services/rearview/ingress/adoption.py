@@ -31,7 +31,8 @@ from rearview.ingress.book import RETAINED_ANSWERS, Book, Receipt
 from rearview.ingress.feed import Sent
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.intake import Admitted, FrameIn, Waiting
-from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.lane import Lane
+from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.notes import Note
 from rearview.ingress.options import Terms, token_sha256

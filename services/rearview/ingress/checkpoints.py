@@ -18,7 +18,8 @@ from rearview.config import LinkConfig
 from rearview.contract.events import CheckpointTaken, Events
 from rearview.errors import NotFound, RearviewError, Reason, Refused
 from rearview.ingress.freezing import Frozen, freeze, thaw
-from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.lane import Lane
+from rearview.ingress.lanes import Lanes
 from rearview.ingress.past import Checkpoint
 from rearview.ingress.session import IngressSession
 from rearview.recovery_config import RecoveryConfig
@@ -102,13 +103,12 @@ class Checkpoints:
                 logger.info("no checkpoint: %s", getattr(error, "message", type(error).__name__))
                 failures += 1
                 if failures == MAX_FAILURES:
-                    session.expect_checkpoints(expected=False)
+                    session.keep(None, expects=False)
                 continue
             if checkpoint is None:
                 continue
             failures = 0
             seconds = time.monotonic() - started_s
-            session.expect_checkpoints(expected=True)
             session.keep(checkpoint)
             self._events(CheckpointTaken(checkpoint.num_bytes, seconds))
             budget_s = checkpoint.num_bytes / self._config.checkpoint_bytes_per_s
@@ -126,7 +126,7 @@ class Checkpoints:
         def is_left() -> bool:
             return session.lane is not lane or not session.feed.is_attached
 
-        async with session.standing_still:
+        async with session.gate.standing_still:
             if is_left():
                 return None
             try:
@@ -137,7 +137,7 @@ class Checkpoints:
                 thaw(lane)
                 raise
         # Only then is nothing before it owed: what has committed cannot run again.
-        await session.wait_for_lane(lambda: is_left() or session.feed.unanswered > checkpoint.ordinal)
+        await session.gate.wait(lambda: is_left() or session.feed.unanswered > checkpoint.ordinal)
         return None if is_left() else checkpoint
 
     def check_room(self, session: IngressSession, num_bytes: int) -> None:

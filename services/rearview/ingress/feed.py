@@ -23,7 +23,7 @@ from rearview.contract.frame import NO_PLACE, PICTURE, Frame
 from rearview.contract.settings import Settings
 from rearview.ingress.inputs import Input, Inputs
 from rearview.ingress.intake import Admitted
-from rearview.ingress.lanes import Lane
+from rearview.ingress.lane import Lane
 from rearview.transport.links import LinkClosed
 
 __all__ = ["Feed", "Sender", "Sent"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rearview.errors import Reason, Refused
-from rearview.ingress.lanes import Lane
+from rearview.ingress.lane import Lane
 from rearview.transport.links import Link, LinkClosed
 from rearview.transport.refusal import refused
 from rearview.transport.wire import Kind, encode_json

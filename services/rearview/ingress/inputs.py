@@ -71,7 +71,6 @@ class Inputs:
         """Whether it was sent."""
         return self.following > ordinal
 
-    @property
-    def is_full(self) -> bool:
+    def full(self) -> bool:
         """Whether no more should be sent before something is forgotten."""
         return self.num_bytes >= self._max_bytes

@@ -20,70 +20,31 @@ from rearview.config import LinkConfig
 from rearview.contract.events import Events, no_events
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import Settings
 from rearview.control import lanes as decide
 from rearview.control.fleet import Fleet, LaneId
 from rearview.control.placement import Replica
 from rearview.errors import RearviewError, Reason, Refused
+from rearview.ingress.lane import Lane, Returning
 from rearview.ingress.pulse import Pulses
 from rearview.transport.bulk import Source, serve
 from rearview.transport.codec import FrameCodec
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer
 from rearview.transport.refusal import refused
 from rearview.transport.wire import (
-    Ack,
     Body,
     Kind,
-    Note,
     decode_json,
-    encode_ack,
     encode_json,
-    encode_note,
-    encode_settings,
     encode_spec,
     frame_head,
 )
 
-__all__ = ["Lane", "Lanes"]
+__all__ = ["Lanes"]
 
 OPEN_TIMEOUT_S = 5.0
 """A replica that is alive may take so long to answer an open; for one that seems not to be nobody waits."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A session's replicas, one per span, the link to each, and how its frames are written."""
-
-    session_id: str
-    epoch: int
-    replicas: tuple[str, ...]
-    links: tuple[Link, ...]
-    codec: FrameCodec
-    addresses: tuple[str, ...] = ()
-    """Of the replicas."""
-
-    def write_frame(self, frame: Frame[NDArray[Any]]) -> int:
-        """Send a frame to the first span; returns its bytes. Raises LinkClosed."""
-        parts = self.codec.encode(frame, time.monotonic())
-        self.links[0].send(Kind.FRAME, *parts)
-        return sum(len(part) for part in parts)
-
-    def write_settings(self, version: int, settings: Settings) -> None:
-        """Announce settings to the first span. Raises LinkClosed."""
-        content = {
-            "session_id": self.session_id,
-            "epoch": self.epoch,
-            "version": version,
-            "settings": encode_settings(settings),
-        }
-        self.links[0].send(Kind.SETTINGS, encode_json(content))
-
-    def write_note(self, begins: int, text: str) -> None:
-        """Leave a note at the first span. Raises LinkClosed. Links of version 1 know no notes."""
-        if self.links[0].knows(Kind.NOTE):
-            self.links[0].send(Kind.NOTE, encode_note(Note(self.session_id, self.epoch, begins, text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +57,14 @@ class _Wanted:
     replies: dict[str, Mapping[str, Any]]
     """By replica."""
 
-
-@dataclass(slots=True)
-class _Open:
-    """What comes back over a lane, from when its replicas are asked."""
-
-    codec: FrameCodec
-    source: Link | None = None
-    """The link that the last picture came over; the last span has made it."""
+    def answer(self, error: BaseException | None) -> None:
+        """There is the lane, or why there is none."""
+        if self.opened.done():
+            return
+        if error is None:
+            self.opened.set_result(None)
+        else:
+            self.opened.set_exception(error)
 
 
 class Lanes:
@@ -132,7 +93,7 @@ class Lanes:
         self._on_lane_drains, self._source = on_lane_drains, source
         self._links: dict[str, Link] = {}
         """By the address of the replica at the other end."""
-        self._open: dict[LaneId, _Open] = {}
+        self._open: dict[LaneId, Returning] = {}
         self._wanted: dict[LaneId, _Wanted] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = LinkServer(link, node, on_message=self._on_message, on_closed=lambda _: None)
@@ -213,10 +174,10 @@ class Lanes:
         state = self._fleet.lanes.get(lane_id)
         if state is None:  # Lost since it was opened.
             raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=decide.RETRY_AFTER_S)
-        codec = self._open[lane_id].codec
+        returning = self._open[lane_id]
         addresses = tuple(replica.address for replica in state.replicas)
         links = tuple(self._links[address] for address in addresses)
-        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, codec, addresses)
+        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, returning, addresses)
         return lane, [wanted.replies[each] for each in event.replicas]
 
     def knows(self, replicas: Sequence[str]) -> bool:
@@ -230,26 +191,6 @@ class Lanes:
     def close(self, lane: Lane) -> None:
         """Give the lane's slots back. Idempotent."""
         self._happened(decide.LaneUnwanted(LaneId(lane.session_id, lane.epoch)))
-
-    def send_frame(self, lane: Lane, frame: Frame[NDArray[Any]]) -> int:
-        """Send a frame into the lane; returns its bytes. Raises LinkClosed: the session is lost."""
-        return lane.write_frame(frame)
-
-    def send_settings(self, lane: Lane, version: int, settings: Settings) -> None:
-        """Announce settings, before the first frame under them. Raises LinkClosed."""
-        lane.write_settings(version, settings)
-
-    def send_note(self, lane: Lane, begins: int, text: str) -> None:
-        """Leave a note at the first span: see `Note`. Raises LinkClosed."""
-        lane.write_note(begins, text)
-
-    def acknowledge(self, lane: Lane, ordinal: int) -> None:
-        """Pictures up to `ordinal` will not be asked for again: the last span may let go of them. Raises
-        LinkClosed. Lanes of version 1 know no such word.
-        """
-        known = self._open.get(LaneId(lane.session_id, lane.epoch))
-        if known is not None and known.source is not None and known.source.knows(Kind.ACK):
-            known.source.send(Kind.ACK, encode_ack(Ack(lane.session_id, lane.epoch, ordinal)))
 
     def _happened(self, event: decide.Event) -> None:
         self._fleet, actions = decide.after(self._fleet, event)
@@ -296,7 +237,7 @@ class Lanes:
         # Before the first request: a span that is adopted sends at once what it has kept.
         # A lane has one version, the least of its links'.
         version = min(self._links[replica.address].version for replica in state.replicas)
-        opened = self._open.setdefault(lane, _Open(FrameCodec(version, self._fleet.spans)))
+        opened = self._open.setdefault(lane, Returning(FrameCodec(version, self._fleet.spans)))
         kind = Kind.ATTACH if asked.adopts else Kind.OPEN
         content = {
             **wanted.content,
@@ -336,13 +277,8 @@ class Lanes:
             link.send(Kind.CLOSE, encode_json({"session_id": lane.session_id, "epoch": lane.epoch}))
 
     def _answer(self, lane: LaneId, error: BaseException | None) -> None:
-        wanted = self._wanted.get(lane)
-        if wanted is None or wanted.opened.done():
-            return
-        if error is None:
-            wanted.opened.set_result(None)
-        else:
-            wanted.opened.set_exception(error)
+        if (wanted := self._wanted.get(lane)) is not None:
+            wanted.answer(error)
 
     def _on_message(self, link: Link, kind: Kind, body: Body) -> None:
         if kind is Kind.FRAME:
@@ -350,12 +286,7 @@ class Lanes:
         elif kind is Kind.HEARTBEAT:
             self._pulses.heard(link, body)
         elif kind is Kind.LOST:
-            content = decode_json(body)
-            lane = LaneId(content["session_id"], content["epoch"])
-            # Version 1 does not say which of the two it is.
-            is_broken = "hop" in content or link.version == 1
-            closed = bool(content.get("closed"))
-            self._happened(decide.LaneLost(lane) if is_broken else decide.LaneTaken(lane, closed))
+            self._happened(_lost(decode_json(body), link.version))
         elif kind is Kind.DRAINING:
             self._happened(decide.Draining(self._pool.address(link) or ""))
         elif kind is Kind.PULL:
@@ -389,3 +320,11 @@ class Lanes:
 def _replica(described: Mapping[str, Any]) -> Replica:
     d = described
     return Replica(d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
+
+
+def _lost(content: Mapping[str, Any], version: int) -> decide.Event:
+    """What LOST says: version 1 does not tell which of the two it is."""
+    lane = LaneId(content["session_id"], content["epoch"])
+    if "hop" in content or version == 1:
+        return decide.LaneLost(lane)
+    return decide.LaneTaken(lane, bool(content.get("closed")))

@@ -97,7 +97,7 @@ def opened_response(
         settings=to_message(SETTINGS, session.settings),
         idle_timeout=duration(idle_timeout_s),
         resume_grace=duration(resume_grace_s),
-        continuity=CONTINUITIES.number(session.told_moved()),
+        continuity=CONTINUITIES.number(session.past.told_moved()),
         received_frames=session.received,
         advice=advice,
         method=METHODS.number(method_of(session.spec)),

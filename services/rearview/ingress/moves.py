@@ -21,7 +21,8 @@ from rearview.contract.stream import Continuity
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.freezing import Frozen, freeze, thaw
-from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.lane import Lane
+from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.session import IngressSession
 
@@ -86,7 +87,7 @@ class Moves:
         """Move the session to other replicas. Raises RearviewError and TimeoutError; it then goes on where it
         is.
         """
-        async with session.standing_still:
+        async with session.gate.standing_still:
             await self._move(session)
 
     async def _move(self, session: IngressSession) -> None:
@@ -94,7 +95,7 @@ class Moves:
         replicas = self._lanes.choose(await self._leases.sessions_by_replica())
         if replicas == old.replicas:
             raise Refused(Reason.NO_CAPACITY, "there is no other lane", retry_after_s=AGAIN_S)
-        session.hold()
+        session.gate.hold()
         new: Lane | None = None
         try:
             frozen = await stand_still(session, old)
@@ -143,9 +144,9 @@ async def stand_still(session: IngressSession, lane: Lane) -> Frozen:
         while True:
             frozen = await freeze(lane, inputs.following - 1)
             if frozen.ordinal < inputs.following:
-                await session.wait_for_lane(lambda: not session.feed.in_lane)
+                await session.gate.wait(lambda: not session.feed.in_lane)
                 return frozen
             thaw(lane)  # In the middle of a warm-up, whose other frames have to come first.
             session.go_on()
-            await session.wait_for_lane(partial(inputs.reach, frozen.ordinal))
-            session.hold()
+            await session.gate.wait(partial(inputs.reach, frozen.ordinal))
+            session.gate.hold()

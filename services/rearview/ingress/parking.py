@@ -12,7 +12,8 @@ import logging
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.freezing import thaw
-from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.lane import Lane
+from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.moves import stand_still
 from rearview.ingress.recovery import Recovery
@@ -50,8 +51,8 @@ class Parking:
     def fed(self, session: IngressSession) -> None:
         """A stream feeds the session again."""
         self.forget(session)
-        if session.is_parked:
-            session.is_parked = False
+        if session.past.is_parked:
+            session.past.is_parked = False
             self._recovery.lane_lost(session, _no_lane())
 
     def forget(self, session: IngressSession) -> None:
@@ -69,12 +70,12 @@ class Parking:
 
     async def _park(self, session: IngressSession) -> None:
         await asyncio.sleep(self._after_s)
-        async with session.standing_still:
+        async with session.gate.standing_still:
             if session.feed.is_attached:  # Else its lane is lost, and is being replaced.
                 await self._give_back(session, session.lane)
 
     async def _give_back(self, session: IngressSession, lane: Lane) -> None:
-        session.hold()
+        session.gate.hold()
         try:
             frozen = await stand_still(session, lane)
             if session.past.frames:
@@ -90,7 +91,7 @@ class Parking:
             self._goes_on(session, lane)
             raise
         session.lose_lane()
-        session.is_parked = True
+        session.past.is_parked = True
         self._lanes.close(lane)
 
     @staticmethod

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rearview.contract.stream import Continuity
 from rearview.control.recovery import Attempts, Kept, needed
 
 __all__ = ["Checkpoint", "Past"]
+
+_LOSS = (Continuity.EXACT, Continuity.APPROXIMATE, Continuity.RESET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,20 @@ class Past:
         self.attempts = Attempts()
         self.replayed_to = 0
         """The ordinal after the last one that was sent again."""
+        self.is_parked = False
+        """Whether the session has no lane because nobody feeds it."""
+        self.moved: list[Continuity] = []
+        """How it went on from lane to lane, until its client is told."""
 
     @property
     def checkpointed(self) -> int | None:
         """The last ordinal of the checkpoint; None if there is none."""
         return None if self.checkpoint is None else self.checkpoint.ordinal
+
+    def told_moved(self) -> Continuity:
+        """The client is told of the moves that it has not been told of: how it went on, at the worst."""
+        told, self.moved = max(self.moved, key=_LOSS.index, default=Continuity.EXACT), []
+        return told
 
     def needed(self, kept: Kept) -> int:
         """The first ordinal whose frame must be kept."""

@@ -11,7 +11,8 @@ from rearview.contract.lease import Lease, LeaseRequest
 from rearview.contract.session import SessionSpec
 from rearview.control import opening as decide
 from rearview.failpoints import reach
-from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.lane import Lane
+from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 
 __all__ = ["Placing"]

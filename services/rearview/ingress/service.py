@@ -32,8 +32,10 @@ from rearview.ingress.adoption import Adoptions, Resumption, unknown, wrong_toke
 from rearview.ingress.catalogue import Catalogue
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.credentials import Credentials
+from rearview.ingress.edge import Edge
 from rearview.ingress.inherited import Inherited
-from rearview.ingress.lanes import Lane, Lanes
+from rearview.ingress.lane import Lane, LaneSender
+from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.members import Members, Roster
 from rearview.ingress.moves import Moves
@@ -41,7 +43,7 @@ from rearview.ingress.options import SessionOptions, Terms
 from rearview.ingress.parking import Parking
 from rearview.ingress.placing import Placing
 from rearview.ingress.recovery import Recovery
-from rearview.ingress.session import Edge, IngressSession
+from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record, Sessions
 from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.logging import log_fault
@@ -225,7 +227,8 @@ class Ingress:
         """What all sessions have in common."""
         config = self.config
         kept_bytes = config.recovery.input_bytes
-        return Edge(config.model.name, config.limits, self._lanes, self._executor, self.events, kept_bytes)
+        sender = LaneSender()
+        return Edge(config.model.name, config.limits, sender, self._executor, self.events, kept_bytes)
 
     def _begin(self, terms: Terms, lease: Lease, lane: Lane, inherited: Inherited) -> Record:
         """A session that nobody feeds yet."""

@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import time
 from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
-from rearview.config import LimitsConfig
-from rearview.contract.events import Events, FrameAnswered, FrameDropped
+from rearview.contract.events import FrameAnswered, FrameDropped
 from rearview.contract.frame import PICTURE, Frame
 from rearview.contract.settings import Settings
 from rearview.contract.stream import Continuity
@@ -30,35 +26,20 @@ from rearview.errors import DropReason, Reason, Refused
 from rearview.ingress.book import NO_WORK, Outcome, Work
 from rearview.ingress.codec import BadImage
 from rearview.ingress.coder import Coder
-from rearview.ingress.feed import Feed, Sender, Sent
+from rearview.ingress.edge import Edge
+from rearview.ingress.feed import Feed, Sent
+from rearview.ingress.gate import Gate
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.inputs import Inputs
 from rearview.ingress.intake import Dropped, FrameIn, Intake, Waiting
-from rearview.ingress.lanes import Lane
+from rearview.ingress.lane import Lane
 from rearview.ingress.notes import Notes
 from rearview.ingress.options import Terms
 from rearview.ingress.past import Checkpoint, Past
 from rearview.ingress.state import EdgeState
 from rearview.ingress.tasks import Tasks
 
-__all__ = ["Edge", "IngressSession"]
-
-_LOSS = (Continuity.EXACT, Continuity.APPROXIMATE, Continuity.RESET)
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """What all sessions of an ingress share."""
-
-    model: str
-    limits: LimitsConfig
-    sender: Sender
-    executor: Executor
-    """Decodes and encodes images."""
-    events: Events
-    input_bytes: int
-    """Images of one session that are kept to be sent again."""
-    clock: Callable[[], float] = time.monotonic
+__all__ = ["IngressSession"]
 
 
 class IngressSession:
@@ -86,26 +67,15 @@ class IngressSession:
         inputs = Inputs(inherited.state.next_ordinal, edge.input_bytes)
         self.feed = Feed(self.spec.session_id, lane, edge.sender, edge.events, inputs, inherited.in_lane)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
-        self.standing_still = asyncio.Lock()
-        """Held by whoever freezes the lane: one at a time."""
-        self.is_parked = False
-        """Whether it has no lane because nobody feeds it."""
-        self.moved: list[Continuity] = []
-        """How it went on from lane to lane, until its client is told."""
+        self.gate = Gate()
         self.book = inherited.book
         self._notes = Notes(terms, self.feed, lambda: self.state)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
         self._changed = asyncio.Event()
         self._startable = asyncio.Event()
-        self._has_lane = asyncio.Event()
-        """Set while frames may enter the lane."""
-        self._has_lane.set()
-        self._came_back = asyncio.Event()
         self._tasks = Tasks(on_fault)
         self._tell_warm_up()
         self._tasks.spawn(self._start_frames())
-
-    # What a stream does.
 
     def receive(self, frame: FrameIn, refusal: DropReason | None) -> None:
         """Take a frame; `refusal` is why it cannot be used. Raises Refused(CREDIT_EXCEEDED)."""
@@ -171,11 +141,6 @@ class IngressSession:
         """What another ingress needs to go on, apart from what is in flight."""
         return self.intake.state(self.book.translated, self.book.dropped)
 
-    def told_moved(self) -> Continuity:
-        """The client is told of the moves that it has not been told of: how it went on, at the worst."""
-        told, self.moved = max(self.moved, key=_LOSS.index, default=Continuity.EXACT), []
-        return told
-
     def holds(self, token: str) -> bool:
         """Whether `token` is the session's resume token."""
         return hmac.compare_digest(token.encode(), self.resume_token.encode())
@@ -190,8 +155,6 @@ class IngressSession:
         inputs = self.feed.inputs
         return Kept(inputs.first, inputs.following, self.feed.unanswered, self.past.checkpointed)
 
-    # What the lane does.
-
     @property
     def lane(self) -> Lane:
         """The lane, or the one that was lost last."""
@@ -201,17 +164,13 @@ class IngressSession:
         """The lane is gone: frames wait, within their credit, until there is another one."""
         self.past.lane_lost(self.kept)
         self.feed.detach()
-        self.hold()
-        self._came_back.set()  # Whoever waits for a frame is to see that none will come.
-
-    def hold(self) -> None:
-        """Let no further frame into the lane, until `go_on` or `resume`."""
-        self._has_lane.clear()
+        self.gate.hold()
+        self.gate.came_back()  # Whoever waits for a frame is to see that none will.
 
     def go_on(self) -> None:
-        """Frames go into the lane again, if there is one."""
+        """Frames that were held go into the lane again, if there is one."""
         if self.feed.is_attached:
-            self._has_lane.set()
+            self.gate.open()
 
     async def resume(self, lane: Lane, start: int, continuity: Continuity) -> None:
         """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first."""
@@ -220,7 +179,7 @@ class IngressSession:
         for lost in self.feed.lost_before(start):
             self.on_frame(lost)
         self.past.replayed_to = self.feed.inputs.following
-        self.moved.append(continuity)
+        self.past.moved.append(continuity)
         self.wake()
         for kept in self.feed.inputs.since(start):
             frame = kept.admitted.waiting.frame
@@ -230,12 +189,6 @@ class IngressSession:
             self.feed.send_again(kept, decoded.picture, self._edge.clock())
         self.go_on()
         self._startable.set()
-
-    async def wait_for_lane(self, until: Callable[[], bool]) -> None:
-        """Return when `until()` holds, which is asked again whenever a frame has come back."""
-        while not until():
-            self._came_back.clear()
-            await self._came_back.wait()
 
     def on_frame(self, frame: Frame[NDArray[Any]]) -> None:
         """A picture has come back, or word that it will not."""
@@ -250,7 +203,7 @@ class IngressSession:
         self._startable.set()
         sent = self.feed.take_back(frame.ordinal)
         self._forget_inputs()
-        self._came_back.set()
+        self.gate.came_back()
         if sent is None:
             return
         self.book.recognise(frame.place, frame.frame_index, frame.presentation_offset)
@@ -264,7 +217,7 @@ class IngressSession:
     async def _start_frames(self) -> None:
         while True:
             await self._startable.wait()
-            await self._wait_for_lane()
+            await self.gate.passage(self.feed.inputs.full)
             taken, dropped = self.intake.take(self._edge.clock())
             self._drop(dropped)
             if taken is not None:
@@ -283,7 +236,7 @@ class IngressSession:
             self.intake.spoiled()
             self._settle(place, error.reason)
             return
-        await self._wait_for_lane()
+        await self.gate.passage(self.feed.inputs.full)
         admitted = self.intake.admit(waiting, decoded.seen, self._edge.clock())
         if admitted is None:
             self._settle(place, DropReason.UNCHANGED, Work(codec_s=decoded.seconds))
@@ -291,22 +244,14 @@ class IngressSession:
         self._notes.admitted(admitted)
         self.feed.send(admitted, decoded.picture, decoded.seconds, may_repeat=self.intake.may_repeat)
 
-    async def _wait_for_lane(self) -> None:
-        while not self._has_lane.is_set() or self.feed.inputs.is_full:
-            await self._has_lane.wait()
-            await self.wait_for_lane(lambda: not self.feed.inputs.is_full)
-
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Go on from it if the lane is lost: frames up to it need not be sent again."""
-        self.past.checkpoint = checkpoint
+    def keep(self, checkpoint: Checkpoint | None, *, expects: bool = True) -> None:
+        """Go on from the checkpoint if the lane is lost: frames up to it need not be sent again. None: there
+        is no new one; `expects`: whether frames are kept until there is.
+        """
+        self.past.checkpoint = checkpoint or self.past.checkpoint
+        self.past.expects_checkpoints = expects
         self._forget_inputs()
-        self._came_back.set()
-
-    def expect_checkpoints(self, *, expected: bool) -> None:
-        """Whether frames are to be kept until a checkpoint has what they did."""
-        self.past.expects_checkpoints = expected
-        self._forget_inputs()
-        self._came_back.set()
+        self.gate.came_back()
 
     def _forget_inputs(self) -> None:
         self.feed.inputs.forget(self.past.needed(self.kept))

@@ -264,8 +264,10 @@ class TranslateStream:
                 grace_s = self._ingress.config.ingress.drain_grace_s
                 self._outgoing.append(notice_response(session, NoticeKind.DRAIN, grace_s))
                 continue
-            if session.moved and record.stream is self:
-                self._outgoing.append(notice_response(session, NoticeKind.MOVED, 0.0, session.told_moved()))
+            if session.past.moved and record.stream is self:
+                self._outgoing.append(
+                    notice_response(session, NoticeKind.MOVED, 0.0, session.past.told_moved())
+                )
                 continue
             answer = session.book.answer(self._number) if self._may_send(record) else None
             if answer is not None:

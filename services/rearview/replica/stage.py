@@ -241,10 +241,10 @@ class Stage:
         """
         session_id, epoch, address = request["session_id"], request["epoch"], request.get("next")
         takes_over = request.get("takes_over", False)
-        self._sessions.check_attach(session_id, epoch, takes_over=takes_over)
+        check = partial(self._sessions.check_attach, session_id, epoch, takes_over=takes_over)
+        check()
         next_link = await _link_to(self._pool, address) if address else None
-        # It may have ended meanwhile.
-        held = self._sessions.check_attach(session_id, epoch, takes_over=takes_over)
+        held = check()  # It may have ended meanwhile.
         if owner.closed:
             raise Refused(Reason.REPLICA_LOST, "who asked is gone")
         target = next_link or held.next
@@ -252,8 +252,7 @@ class Stage:
         if (fenced := self._sessions.attach(session_id, epoch, owner)) is not None:
             _tell_lost(fenced[0], session_id, fenced[1], **({"closed": 1} if request.get("closes") else {}))
         self._transfers.adopted(held)
-        if anew:
-            held.next = None  # What was kept goes first.
+        held.next = None if anew else held.next  # What was kept goes first.
         known = await self._engine.call(
             partial(Engine.standing, session_id=session_id),
             lambda kept: self._resume(held, epoch, kept, target) if anew else None,
@@ -290,10 +289,8 @@ class Stage:
 
     def _changed(self) -> None:
         self._events(SlotsTaken(self._span.name, len(self._sessions)))
-        if self.num_sessions:
-            self._empty.clear()
-        else:
-            self._empty.set()
+        note = self._empty.clear if self.num_sessions else self._empty.set
+        note()
 
     def _on_owner_closed(self, link: Link) -> None:
         self._transfers.link_closed(link)

@@ -1,0 +1,29 @@
+"""What all sessions of an ingress share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from rearview.config import LimitsConfig
+from rearview.contract.events import Events
+from rearview.ingress.feed import Sender
+
+__all__ = ["Edge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What all sessions of an ingress share."""
+
+    model: str
+    limits: LimitsConfig
+    sender: Sender
+    executor: Executor
+    """Decodes and encodes images."""
+    events: Events
+    input_bytes: int
+    """Images of one session that are kept to be sent again."""
+    clock: Callable[[], float] = time.monotonic
