@@ -94,7 +94,7 @@ def test_without_room_the_replicas_are_asked_anew_before_the_next_try() -> None:
 
 def test_the_third_failure_makes_room_and_the_evicted_lane_is_taken() -> None:
     actions = play(LOST, LOST, LOST, Evicted(("x", "y")), Leased(lease(2, ("x", "y"))), LaneOpened())
-    assert actions[:4] == [Choose(), Choose(), Choose(), Evict()]
+    assert actions[:4] == [Choose(), Choose(), Choose(), Evict(for_slots=True)]
     assert actions[4:] == [
         Acquire(("x", "y")),
         OpenLane(lease(2, ("x", "y"))),
@@ -104,7 +104,7 @@ def test_the_third_failure_makes_room_and_the_evicted_lane_is_taken() -> None:
 
 def test_where_no_session_makes_room_the_last_refusal_stands() -> None:
     actions = play(LOST, FULL, Done(), FULL, Evicted(None))
-    assert actions[-2] == Evict()
+    assert actions[-2] == Evict(for_slots=True)
     assert error_of(actions[-1]) is FULL.error
 
 
@@ -128,11 +128,16 @@ def test_a_directory_that_is_away_is_asked_once_and_no_session_makes_room_for_it
 
 def test_a_quota_that_is_used_up_is_asked_once_and_a_session_of_the_tenant_makes_room() -> None:
     actions = play(Chosen(LANE), USED_UP, Evicted(("x", "y")), Leased(lease(2, ("x", "y"))), LaneOpened())
-    assert actions[2:4] == [Evict(), Acquire(("x", "y"))]
+    assert actions[2:4] == [Evict(for_slots=False), Acquire(("x", "y"))]
     assert actions[-1] == Admit(lease(2, ("x", "y")))
     for made_room in (None, ("x", "y")):
         actions = play(Chosen(LANE), USED_UP, Evicted(made_room), *[USED_UP] * (made_room is not None))
         assert error_of(actions[-1]) is USED_UP.error
+
+
+def test_where_the_session_that_made_room_held_no_slot_a_lane_is_chosen() -> None:
+    actions = play(Chosen(LANE), USED_UP, Evicted(()), Chosen(LANE), Leased(lease()))
+    assert actions[2:] == [Evict(for_slots=False), Choose(), Acquire(LANE), OpenLane(lease())]
 
 
 @pytest.mark.parametrize("reason", [Reason.TENANT_STREAMS_EXHAUSTED, Reason.TENANT_RATE_EXHAUSTED])
@@ -215,7 +220,7 @@ class World:
                 self.undo(held)
                 return Done()
             case Evict():
-                return Evicted(LANE if luck % 2 else None)
+                return Evicted((LANE, (), None)[luck % 3])
             case _:
                 assert isinstance(self.action, Refresh)
                 return Done()
@@ -268,6 +273,6 @@ def test_whatever_fails_nothing_is_held_but_by_an_admitted_session(
         assert not world.lanes
         if world.drained:
             assert reason_of(world.action) is Reason.DRAINING
-    assert world.done["Choose"] <= 3
+    assert world.done["Choose"] <= 4
     assert world.done["Evict"] <= 1
-    assert world.done["Acquire"] <= 4
+    assert world.done["Acquire"] <= 5

@@ -420,6 +420,19 @@ async def test_a_session_that_is_acquired_again_counts_once(directory: Directory
         await acquire(directory, "s1", quota=Quota(1, 30.0, LOAD.pixels_per_s))
 
 
+async def test_a_parked_session_counts_for_its_tenant_and_for_no_replica(
+    directory: Directory,
+) -> None:
+    lease = await acquire(directory, "s1", quota=Quota(1, 1e9, 1e12))
+    parked = await directory.move(lease, lane=(), ingress="i1")
+    assert parked.lane == ()
+    assert await directory.usage_by_replica() == {}
+    renewed = await directory.renew(parked)
+    assert await directory.list("t") == [renewed]
+    with pytest.raises(QuotaExceeded):
+        await acquire(directory, "s2", quota=Quota(1, 1e9, 1e12))
+
+
 # --- everything else
 
 

@@ -257,13 +257,17 @@ async def test_a_tenant_that_opens_and_cuts_holds_what_it_may_and_no_other_pays_
             await back.read_answers(1)
 
 
-async def test_a_tenants_own_session_that_nobody_feeds_makes_room(tenants: Path) -> None:
+@pytest.mark.parametrize("is_parked", [False, True], ids=["in its lane", "parked"])
+async def test_a_tenants_own_session_that_nobody_feeds_makes_room(tenants: Path, is_parked: bool) -> None:
     async with running(tenants_file=str(tenants)) as service:
         fed = RawStream(service.address, "alpha")
         await fed.start()
         async with RawStream(service.address, "alpha") as cut:
             lost = await cut.start()
-        await eventually(lambda: service.ingress.sessions[lost.session_id].stream is None)
+        record = service.ingress.sessions[lost.session_id]
+        await eventually(lambda: record.stream is None)
+        if is_parked:
+            await eventually(lambda: not record.session.feed.is_attached)
         async with RawStream(service.address, "alpha") as third:
             await third.start()
             assert lost.session_id not in service.ingress.sessions

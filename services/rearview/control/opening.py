@@ -131,7 +131,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """A session that nobody fed has ended. None: there was none."""
+    """A session that nobody fed has ended. None: there was none. Empty: it held no slot."""
 
     replicas: tuple[str, ...] | None
 
@@ -191,6 +191,9 @@ class Refresh:
 class Evict:
     """End a session of the same tenant that nobody feeds, and release its lease. Comes to Evicted."""
 
+    for_slots: bool
+    """Whether it must hold some. Else it is to make room in the tenant's quota."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admit:
@@ -237,9 +240,17 @@ def after(opening: Opening, event: Event) -> Outcome:
         case Evicted(replicas):
             # On the evicted lane's own links, where the close goes before the open: its slots are free.
             opening = replace(opening, evicted=True)
-            return _refuse(opening) if replicas is None else _acquire(opening, replicas)
+            if replicas is None:
+                return _refuse(opening)
+            return _acquire(opening, replicas) if replicas else _choose(opening)
         case _:
             assert_never(event)
+
+
+def _choose(opening: Opening) -> Outcome:
+    if opening.draining:
+        return _refuse(opening)
+    return replace(opening, step=Step.CHOOSING), Choose()
 
 
 def _acquire(opening: Opening, replicas: tuple[str, ...]) -> Outcome:
@@ -293,7 +304,7 @@ def _go_on(opening: Opening) -> Outcome:
 def _evict(opening: Opening) -> Outcome:
     if opening.evicted:
         return _refuse(opening)
-    return replace(opening, step=Step.EVICTING), Evict()
+    return replace(opening, step=Step.EVICTING), Evict(for_slots=not opening.is_over_quota)
 
 
 def _give_up(opening: Opening) -> Outcome:

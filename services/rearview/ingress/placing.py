@@ -46,11 +46,11 @@ class Placing:
         leases: Leases,
         *,
         refresh: Callable[[float], Awaitable[None]],
-        evict: Callable[[str], tuple[str, ...] | None],
+        evict: Callable[[str, bool], tuple[str, ...] | None],
         is_draining: Callable[[], bool],
     ) -> None:
-        """`refresh(timeout_s)` asks the replicas who they are; `evict(tenant)` ends a session of the tenant
-        that nobody feeds, and returns its replicas, None if there was none.
+        """`refresh(timeout_s)` asks the replicas who they are; `evict(tenant, for_slots)` ends a session of
+        the tenant that nobody feeds, and returns its replicas, None if there was none.
         """
         self._lanes, self._leases = lanes, leases
         self._refresh, self._evict, self._is_draining = refresh, evict, is_draining
@@ -134,8 +134,8 @@ class Placing:
             case decide.Refresh():
                 await self._refresh(REFRESH_TIMEOUT_S)
                 return decide.Done()
-            case decide.Evict():
-                evicted = self._evict(attempt.spec.tenant) if attempt.is_new else None
+            case decide.Evict(for_slots):
+                evicted = self._evict(attempt.spec.tenant, for_slots) if attempt.is_new else None
                 await self._leases.released()
                 return decide.Evicted(evicted)
             case decide.Admit() | decide.Refuse():

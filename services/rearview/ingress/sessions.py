@@ -128,17 +128,19 @@ class Sessions:
         for record in self:
             self.close(record, why)
 
-    def evict(self, tenant: str) -> tuple[str, ...] | None:
-        """End the session of the tenant that nobody has fed for longest and that has a lane, to make room for
-        another of its own; returns the replicas of its lane. None if there is none.
+    def evict(self, tenant: str, for_slots: bool) -> tuple[str, ...] | None:
+        """End the session of the tenant that nobody has fed for longest, to make room for another of its own;
+        `for_slots`: one that has a lane. Returns the replicas of its lane; None if there is no such session.
         """
         mine = (r for r in self._records.values() if r.session.tenant.name == tenant)
-        detached = [(r.expiry.when(), r) for r in mine if r.expiry is not None and r.session.feed.is_attached]
+        wanted = (r for r in mine if r.session.feed.is_attached or not for_slots)
+        detached = [(r.expiry.when(), r) for r in wanted if r.expiry is not None]
         if not detached:
             return None
         _, oldest = min(detached, key=lambda pair: pair[0])
+        had_lane = oldest.session.feed.is_attached
         self.close(oldest, StreamEnded(Reason.SESSION_UNKNOWN, "the tenant's next session took its place"))
-        return oldest.session.lane.replicas
+        return oldest.session.lane.replicas if had_lane else ()
 
     async def wait_until_unfed(self, timeout_s: float) -> None:
         """Return when no stream feeds a session, or after `timeout_s`."""
