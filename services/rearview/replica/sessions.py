@@ -141,6 +141,11 @@ class Sessions(Generic[L]):
         """Sessions without an owner, in order of id."""
         return sorted(held.session_id for held in self if held.orphaned_until_s is not None)
 
+    @property
+    def num_owned(self) -> int:
+        """Those that keep their slot. An orphan yields its own: while it may be adopted its lease counts."""
+        return len(self) - len(self.orphans)
+
     def get(self, session_id: str, epoch: int | None = None) -> Held[L] | None:
         """The session, if it is open and, with `epoch`, under this very one: everything else is fenced."""
         held = self._held.get(session_id)
@@ -231,8 +236,12 @@ class Sessions(Generic[L]):
         """Orphans whose grace time is over."""
         return [held for held in self if held.orphaned_until_s is not None and held.orphaned_until_s <= now]
 
-    def first_to_go(self) -> Held[L] | None:
-        """The orphan that has waited longest, which yields its slot to a new session; None: there is none."""
+    def yielding(self, slots: int) -> Held[L] | None:
+        """The orphan that gives its slot to a new session, where all are taken: it has waited longest. None:
+        there is none, or no need of one.
+        """
+        if len(self) < slots:
+            return None
         orphans = ((held.orphaned_until_s, held) for held in self if held.orphaned_until_s is not None)
         return min(orphans, key=lambda pair: pair[0], default=(0.0, None))[1]
 

@@ -132,7 +132,7 @@ class Stage:
             "address": self._address,
             "node": self._node,
             "slots": self._span.slots,
-            "free_slots": 0 if self._draining else self._span.slots - self._num_owned,
+            "free_slots": 0 if self._draining else self._span.slots - self._sessions.num_owned,
             "sessions": sorted(held.session_id for held in self._sessions),
             "orphans": self._sessions.orphans,
             "frames_by_session": {held.session_id: held.frames for held in self._sessions},
@@ -145,11 +145,6 @@ class Stage:
     def num_sessions(self) -> int:
         """Orphans and those whose open is under way included: they hold a slot."""
         return len(self._sessions)
-
-    @property
-    def _num_owned(self) -> int:
-        """Those that keep their slot. An orphan yields its own: while it may be adopted its lease counts."""
-        return self.num_sessions - len(self._sessions.orphans)
 
     def check_health(self) -> None:
         """Raise if the engine has died or hangs, or was given up: Serve then replaces the replica."""
@@ -208,7 +203,7 @@ class Stage:
         codec = _codec(self._config, request, spec)
         if self._draining or self._runner is None:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
-        if self.num_sessions >= self._span.slots and (orphan := self._sessions.first_to_go()) is not None:
+        if (orphan := self._sessions.yielding(self._span.slots)) is not None:
             self._close(orphan.session_id, orphan.epoch)
         if (former := self._sessions.begin(spec.session_id, epoch)) is not None:
             if former.owner is not owner:
