@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from rearview.client import Client, Dropped, DropPolicy, ImageFormat, Reconnect, Session, Translated
 from rearview.errors import Reason
 from rearview.v1 import translation_service_pb2 as pb
 from support.frozen import freezable
-from support.ingresses import several
+from support.ingresses import crash, several
 from support.raw_stream import RawStream, eventually, null_config
 
 pytestmark = pytest.mark.integration
@@ -100,3 +101,23 @@ async def test_an_idle_stream_is_spoken_to_and_ends_idle_all_the_same() -> None:
         notices = [response.notice.kind for response in stream.received[1:]]
         assert set(notices) == {pb.Notice.KIND_CREDIT}
         assert len(notices) >= 2
+
+
+async def test_behind_one_port_a_new_connection_finds_the_ingress_that_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    shared = {"redis_url": "redis://127.0.0.1:1"}  # The test's directory is used in its place.
+    config = null_config(ingress={"port": port, "replicas": 2}, directory=shared)
+    async with several(2, config) as service:
+        assert service.addresses == [f"127.0.0.1:{port}"] * 2
+        async with (
+            Client(service.addresses[0], reconnect=QUICK) as client,
+            client.open(prompt="a", drop_policy=DropPolicy.LOSSLESS) as session,
+        ):
+            await send(session, range(3))
+            assert await read(session, 3) == expected(range(3))
+            owner = next(n for n in (0, 1) if session.opened.session_id in service.ingress(n).sessions)
+            await crash(service.servers[owner])
+            await send(session, range(3, 6))
+            assert await read(session, 3) == expected(range(3, 6))
+            assert session.opened.session_id in service.ingress(1 - owner).sessions
