@@ -134,6 +134,8 @@ class Door(grpc.aio.ServerInterceptor):
         if isinstance(error, grpc.aio.BaseError):
             logger.debug("the client is gone")
             return
+        if isinstance(error, NotImplementedError):  # Of generated code, for a method that nobody wrote.
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not served")
         if not isinstance(error, RearviewError):
             error = Fault(metadata={"error_id": log_fault(logger, "call failed", error)})
         self._events(CallEnded(error.reason))
