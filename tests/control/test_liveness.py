@@ -206,7 +206,7 @@ class Replica:
     allowed_s: float = 0.0
     """What its forward may take."""
     silent_s: float = 0.0
-    """For how long it has been stopped while the judge looked on."""
+    """For how long it has been stopped since its last beat, while the judge looked on."""
     unheard_s: float = 0.0
     """The same since the judge last read something of it, which may have lain there."""
     ran_s: float = 0.0
@@ -226,6 +226,7 @@ class Replica:
             self.ends_s = None
         if now >= self.next_s - EPSILON_S:
             self.beaten.append(self.vitals.take(now))
+            self.silent_s = 0.0
             self.next_s = now + BEAT_S
 
     @property
@@ -285,7 +286,6 @@ class World(RuleBasedStateMachine):
     def a_process_is_stopped_or_goes_on(self, name: str, runs: bool) -> None:
         replica = self.replicas[name]
         if runs and replica.silent_s <= LIMITS.silence_s - WAKES_S:
-            replica.silent_s = replica.unheard_s = 0.0
             if replica.ends_s is not None and replica.stopped:
                 replica.ends_s = max(replica.ends_s, self.now + GRAIN_S)
             replica.stopped = False
