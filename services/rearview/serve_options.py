@@ -13,7 +13,7 @@ __all__ = ["ScaleBySessions", "common_options", "stage_options"]
 HEALTH_CHECK_PERIOD_S = 0.5
 """Serve's default of 10 s is too slow for video. A replica is replaced when it has failed three in a row."""
 HEALTH_CHECK_TIMEOUT_S = 1.5
-"""One that does not answer for so long has failed: a process that is stopped is killed after 4.5 s."""
+"""One that does not answer for so long has failed: a process that is stopped is given up after 4.5 s."""
 SHUTDOWN_MARGIN_S = 5.0
 OPENMP_SPINS = "1000"
 """How long OpenMP workers spin before they sleep. Its default, 300 times that, makes a span with two threads
