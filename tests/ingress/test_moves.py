@@ -147,13 +147,18 @@ async def test_a_young_session_is_played_again_from_its_first_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "continuity"), [(None, pb.CONTINUITY_APPROXIMATE), (3, pb.CONTINUITY_RESET)]
+    ("method", "room", "continuity"),
+    [
+        ("bank", None, pb.CONTINUITY_APPROXIMATE),
+        ("bank", 3, pb.CONTINUITY_RESET),
+        ("cache", 1, pb.CONTINUITY_RESET),
+    ],
 )
 async def test_without_checkpoints_it_is_said_how_much_is_lost(
-    room: int | None, continuity: int, monkeypatch: pytest.MonkeyPatch
+    method: str, room: int | None, continuity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pocket(checkpoint_bytes_per_s=0) as service:
-        stream = await start(service, "bank")
+        stream = await start(service, method)
         session = session_of(service, stream)
         if room is not None:  # As if images of so few frames had room.
             needed = session.past.needed

@@ -275,6 +275,13 @@ class LaneWarmUp:
             self._begin(ordinal)
         return max(0, self.missing(ordinal) - 1) if self.instant else 0
 
+    def restart(self, ordinal: int) -> None:
+        """The lane begins anew at that ordinal, with an empty cache."""
+        if self.frames:
+            self.plan.changes = Changes(ordinal, ordinal, ordinal)
+            self._lost.clear()
+            self._begin(ordinal)
+
     def came_back(self, ordinal: int, *, lost: bool) -> None:
         """The ordinal has left the lane, `lost` without a picture."""
         if self.is_over or ordinal < self._window.start:

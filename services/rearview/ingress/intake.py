@@ -174,6 +174,11 @@ class Intake:
             self._pacer.finished()
         self._pace()
 
+    def restart(self, ordinal: int) -> None:
+        """The lane begins anew at that ordinal, with an empty past: a cache warms up again."""
+        self._warm_up.restart(ordinal)
+        self._pace()
+
     def judge(self, admitted: Admitted, now: float, *, lost: bool) -> DropReason | None:
         """Why a frame that has come back is answered without a picture; None if it has one."""
         received_s, waited = admitted.waiting.receipt.received_s, admitted.numbers.warms_up

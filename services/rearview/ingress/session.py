@@ -176,6 +176,8 @@ class IngressSession:
         """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first."""
         self.feed.attach(lane)
         self._notes.again()
+        if continuity is not Continuity.EXACT:
+            self.intake.restart(start)
         for lost in self.feed.lost_before(start):
             self.on_frame(lost)
         self.past.replayed_to = self.feed.inputs.following
