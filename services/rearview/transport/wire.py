@@ -32,6 +32,7 @@ from pydantic import TypeAdapter, ValidationError
 from rearview.contract.frame import Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.errors import InvalidRequest
 
 __all__ = [
     "SINCE",
@@ -353,6 +354,8 @@ def decode_settings(content: Mapping[str, Any]) -> Settings:
         return _SETTINGS.validate_python(content)
     except ValidationError as error:
         raise WireError(f"settings: {error.error_count()} fields cannot be read") from None
+    except InvalidRequest as error:
+        raise WireError(f"settings: {error}") from None
 
 
 def encode_spec(spec: SessionSpec) -> dict[str, Any]:
@@ -367,3 +370,5 @@ def decode_spec(content: Mapping[str, Any]) -> SessionSpec:
         return _SPEC.validate_python(content)
     except ValidationError as error:
         raise WireError(f"session: {error.error_count()} fields cannot be read") from None
+    except InvalidRequest as error:
+        raise WireError(f"session: {error}") from None
