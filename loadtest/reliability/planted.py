@@ -19,9 +19,10 @@ from rearview.contract.events import FrameAnswered
 from rearview.contract.stream import DropPolicy
 from rearview.engine.memory.chain.pool import Chains
 from rearview.errors import InvalidRequest, Refused
+from rearview.ingress import servicer
 from rearview.ingress.auth import Tenants
 from rearview.ingress.service import Ingress
-from rearview.ingress.servicer import TranslationServicer
+from rearview.ingress.stream import TranslateStream
 from rearview.replica.sessions import Sessions
 from rearview.telemetry.listener import MetricsListener
 from rearview.v1 import translation_service_pb2 as pb
@@ -164,12 +165,10 @@ RESET_AT = AT
 
 
 def _surface(kind: type[Wrapped]) -> Callable[[], Any]:
-    translate = TranslationServicer.Translate
+    def stream(ingress: Ingress, context: Any, *others: Any) -> TranslateStream:
+        return TranslateStream(ingress, kind(context), *others)
 
-    async def wrapped(self: TranslationServicer, requests: Any, context: Any) -> None:
-        await translate(self, requests, kind(context))
-
-    return lambda: mock.patch.object(TranslationServicer, "Translate", wrapped)
+    return lambda: mock.patch.object(servicer, "TranslateStream", stream)
 
 
 @contextmanager
