@@ -51,7 +51,7 @@ fi || fail 'packages could not be installed: is the package index reachable?'; \
 rm -f $(VENV)/.ready-*
 endef
 
-.PHONY: help demo test same-pictures lint format stubs proto proto-image soak bench constraints clean
+.PHONY: help demo test same-pictures lint format stubs proto proto-image soak chaos bench constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ proto-image: ## accept today's proto/ as what must not break
 
 soak: $(TEST_READY) ## the long tests
 	@$(BIN)/python -m pytest -q -m load $(ARGS)
+
+chaos: $(TEST_READY) ## hurt the service again and again: RUNS runs (default 160), then docs/reliability.md
+	@$(BIN)/rearview chaos --runs $(or $(RUNS),160) --streams 16 --seconds 8 $(ARGS); status=$$?; \
+	  $(BIN)/python -m loadtest.reliability.document && exit $$status
 
 bench: $(TEST_READY) ## measure the service with open-loop load
 	@$(BIN)/python -m loadtest $(ARGS)

@@ -7,6 +7,8 @@ itself (a stopped process, a cut link) is brought back here, what has died is br
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import signal
 import time
@@ -22,6 +24,7 @@ __all__ = ["KINDS", "Kind", "Scene"]
 SHORT_S, LONG_S = 0.8, 4.5
 """Within and beyond what health checks forgive."""
 HANG_S = 30.0
+REACHED_S = 10.0
 
 
 @dataclass
@@ -35,6 +38,8 @@ class Scene:
     """Between the clients and each ingress."""
     inside: list[Relay] = field(default_factory=list)
     """Before the first replica of the first span."""
+    armed: Member | None = None
+    """The process with failpoints."""
     redis_pid: Callable[[], int] | None = None
     restart_redis: Callable[[], None] | None = None
     done: list[Fault] = field(default_factory=list)
@@ -96,8 +101,14 @@ async def _nothing(scene: Scene) -> None:
 
 
 async def _failpoint(scene: Scene) -> None:
-    """It is armed since the start: its time is not known, so all the traffic counts as hurt."""
-    scene.note("failpoint", "as armed")
+    """It is armed since the start. One that is never reached is a fault of no moment."""
+    armed = scene.armed
+    assert armed is not None, "a kind with failpoints"
+    with contextlib.suppress(TimeoutError):
+        await scene.service.until(lambda: scene.service.failed_s(armed) is not None, REACHED_S)
+        now = scene.service.failed_s(armed)
+        assert now is not None, "it has failed"
+        scene.done.append(Fault("failpoint", armed.name, now))
 
 
 async def _both_spans(scene: Scene) -> None:
@@ -150,8 +161,6 @@ async def _redis_restarted(scene: Scene) -> None:
 
 async def _redis_stopped(scene: Scene) -> None:
     assert scene.redis_pid is not None, "a run with Redis"
-    import os
-
     pid = scene.redis_pid()
     scene.note("SIGSTOP", "redis")
     os.kill(pid, signal.SIGSTOP)

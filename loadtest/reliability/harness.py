@@ -88,7 +88,7 @@ class Harness:
         """Whether no ingress has died, with what it had counted."""
 
     async def __aenter__(self) -> Self:
-        for name in ("members", "ingresses", "logs", "history"):
+        for name in ("members", "ingresses", "logs", "history", "marks"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         try:
             for span, wanted in enumerate(self.config.spans):
@@ -134,6 +134,11 @@ class Harness:
         """What it last said of itself."""
         kind = "members" if member.is_replica else "ingresses"
         return read_card(self.folder / kind / f"{member.name}.json")
+
+    def failed_s(self, member: Member) -> float | None:
+        """When its failpoint failed; None: not yet."""
+        path = self.folder / "marks" / member.name
+        return float(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def busiest(self, span: int | None = None) -> Member:
         """The replica that holds most sessions."""

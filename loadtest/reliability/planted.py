@@ -178,12 +178,11 @@ def _resets(*also: Callable[[], Any]) -> Iterator[None]:
 
     def forgetful(self: Chains, where: Any, chain_B16: Any) -> None:
         commit(self, where, chain_B16)
-        slots, places = where
-        if not done and self._counts[slots[0], places[0]] == RESET_AT:
-            slot = int(slots[0])
-            done.append(slot)
-            (name,) = (name for name in self._sessions if self._slots.slot(name) == slot)
-            self.reset(name)
+        for slot, count in zip(where[0].tolist(), self._counts[where].tolist(), strict=True):
+            if not done and count == RESET_AT:
+                done.append(slot)
+                (name,) = (name for name in self._sessions if self._slots.slot(name) == slot)
+                self.reset(name)
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(Chains, "_commit", forgetful))

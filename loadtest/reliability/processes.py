@@ -142,7 +142,14 @@ def _begin(order: Order) -> None:
 
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    failpoints.arm(order.get("failpoints", ""))
+    mark = Path(order["folder"]) / "marks" / order["name"]
+    failpoints.arm(order.get("failpoints", ""), lambda place: _mark(mark))
+
+
+def _mark(path: Path) -> None:
+    """Note when a failpoint failed first."""
+    if not path.exists():
+        _write(path, str(time.monotonic()))
 
 
 async def _until_told(folder: Path, name: str, card: Callable[[], Any]) -> None:

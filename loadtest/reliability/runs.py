@@ -219,6 +219,7 @@ async def _arm(scene: Scene, text: str, where: str) -> None:
         former = service.replicas(span)[0]
         await _gone(service, former)
         former = await service.start_replica(span, text)
+    scene.armed = former
     await service.until(lambda: service.card(former) is not None, END_S)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = ["PLACES", "arm", "reach"]
@@ -44,11 +45,13 @@ class _Armed:
 
 
 _armed: dict[str, _Armed] = {}
+_told: list[Callable[[str], None]] = []
 
 
-def arm(text: str) -> None:
+def arm(text: str, tell: Callable[[str], None] | None = None) -> None:
     """Let places fail: `place=action[:seconds][@passes[xtimes]]`, with `;` between them; `hang` needs
-    seconds. What was armed before is not any more. Raises ValueError.
+    seconds. `tell` is called with the name of a place just before it fails. What was armed before is not any
+    more. Raises ValueError.
     """
     found = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
@@ -61,6 +64,7 @@ def arm(text: str) -> None:
         found[place] = _Armed(action, float(seconds or 0.0), int(count or 1), int(times or 1))
     _armed.clear()
     _armed.update(found)
+    _told[:] = [] if tell is None else [tell]
 
 
 def reach(place: str) -> None:
@@ -79,6 +83,8 @@ def _pass(place: str) -> None:
     armed.times -= 1
     if armed.times <= 0:
         del _armed[place]
+    for tell in _told:
+        tell(place)
     if armed.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif armed.action == "stop":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from rearview.cli import laboratory, models, sessions
+from rearview.cli.chaos import chaos
 from rearview.cli.demo import demo
 from rearview.cli.doctor import doctor
 from rearview.cli.drain import drain
@@ -25,6 +26,7 @@ app.command()(translate)
 app.add_typer(sessions.app, name="sessions")
 app.command()(drain)
 app.command()(doctor)
+app.command(context_settings=laboratory.UNREAD)(chaos)
 app.command("eval", context_settings=laboratory.UNREAD)(laboratory.evaluate)
 app.add_typer(laboratory.train, name="train")
 app.add_typer(models.app, name="models")
