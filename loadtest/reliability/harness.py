@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rearview.config import ServiceConfig
+from rearview.control.circuit import Circuit
 from rearview.directory import open_directory
 
 from loadtest.reliability.counters import scrape
@@ -203,9 +204,9 @@ class Harness:
         """Entries of the directory; without Redis each ingress has as many as it has sessions."""
         if self.config.directory.redis_url is None:
             return sum(card["sessions"] for card in ingresses)
-        directory = open_directory(self.config.directory)
+        directory = open_directory(self.config.directory, Circuit())
         try:
-            return len(await directory.list(None))
+            return len([lease for lease in await directory.list(None) if lease.expiry_s > time.time()])
         finally:
             await directory.close()
 

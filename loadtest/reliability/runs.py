@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from rearview.config import ServiceConfig, load_config
+from rearview.directory import DirectoryUnavailable
 
 from loadtest.reliability.faults import KINDS, Scene
 from loadtest.reliability.harness import Harness, Healing, Member
@@ -285,7 +286,7 @@ async def _settled(service: Harness, base: Snapshot) -> Snapshot:
         await asyncio.sleep(0.2)
         try:
             end = await service.snapshot()
-        except OSError:  # An ingress is on its way.
+        except (OSError, DirectoryUnavailable):  # An ingress is on its way, or Redis.
             if time.monotonic() > until_s:
                 raise
             continue
