@@ -23,10 +23,13 @@ OUTCOMES = (What.RESULT, What.DROPPED)
 LAST = (What.ENDED, What.LEFT)
 LEAKS = re.compile(r"Traceback|File '|\.py\b|0x[0-9a-f]{6,}|\bActor\b|/tmp/|/usr/|\bray\.|\basyncio\b")
 FAULTY = frozenset(
-    {Reason.REPLICA_LOST, Reason.DRAINING, Reason.TAKEN_OVER, Reason.SESSION_UNKNOWN, Reason.IDLE}
+    {
+        *(Reason.REPLICA_LOST, Reason.DRAINING, Reason.TAKEN_OVER, Reason.SESSION_UNKNOWN, Reason.IDLE),
+        Reason.DIRECTORY_UNAVAILABLE,
+    }
 )
 """With which a stream may end that was hurt."""
-REFUSALS = frozenset({Reason.NO_CAPACITY, Reason.TENANT_STREAMS_EXHAUSTED})
+REFUSALS = frozenset({Reason.NO_CAPACITY, Reason.TENANT_STREAMS_EXHAUSTED, Reason.TENANT_RATE_EXHAUSTED})
 MAY_TAKE_ORDINALS = frozenset({"LATE", "FAULT"})
 
 
