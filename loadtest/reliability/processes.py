@@ -66,10 +66,11 @@ def replica(order: Order) -> None:
 
 async def _replica(order: Order) -> None:
     from rearview.config import ServiceConfig
+    from rearview.replica.pulse import end_process
     from rearview.replica.stage import Stage
 
     config = ServiceConfig.model_validate(order["config"])
-    stage = Stage(config, order["span"], order["name"], NODE)
+    stage = Stage(config, order["span"], order["name"], NODE, on_end=end_process)
     await stage.start()
 
     async def card() -> dict[str, Any]:

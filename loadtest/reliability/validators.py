@@ -276,7 +276,7 @@ def _wrong_end(
     if _was_hurt(run, events, limits):
         allowed |= FAULTY
     if plan.token_until_s is not None:
-        allowed.add(Reason.TOKEN_INVALID)
+        allowed |= {Reason.TOKEN_INVALID, Reason.TOKEN_EXPIRED, Reason.TOKEN_REVOKED}
     if any(event.what is What.LEFT for event in events):
         allowed.add(Reason.CLOSED)
     is_unreachable = status == "UNAVAILABLE" and reason is None and _was_hurt(run, events, limits)
