@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -254,6 +254,7 @@ DEADLINE = Plan(streams=(_stream(0, policy=DropPolicy.DEADLINE),))
 FULL = Plan(
     streams=tuple(_stream(n, expected=Expected.EITHER, start_s=0.05 * n, frames=100) for n in range(4))
 )
+OVER = Plan(streams=tuple(_stream(number, token_until_s=0.2, frames=90) for number in (0, 1)))
 STRANGER = Plan(streams=(_stream(0), replace(_stream(1), token="worth nothing", expected=Expected.REFUSED)))
 
 BUGS = {
@@ -267,8 +268,11 @@ BUGS = {
     "queue instead of refuse": Bug("V6", "refused after", _queues, FULL, slots=2),
     "answer late": Bug("V5", "are allowed", _surface(IsLate), DEADLINE),
     "leak a traceback": Bug("V10", "its end says", _surface(Tells), PLAIN),
+    "skip token expiry": Bug("V10", "token's end", nullcontext, OVER),
     "skip the token": Bug("V10", "a token that is worth nothing", _lets_in, STRANGER),
     "count wrongly": Bug("V9", "frames translated", _miscounts, PLAIN),
     "hang on half-close": Bug("V1", "all is answered", _surface(Hangs), PLAIN),
 }
-"""By name. The twelve of the method, and a continuity that is not true."""
+"""By name: the twelve of the method, a token that nobody looks at, and a continuity that is not true. To skip
+a token's expiry is to take one that says nothing of it.
+"""

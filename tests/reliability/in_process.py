@@ -6,12 +6,15 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 from rearview.config import ServiceConfig, load_config
+from rearview.ingress.auth import Caller, Metadata, Tenants
 from support.raw_stream import quickly_stopped
 from support.service import InProcessService, in_process_service
 
@@ -99,6 +102,16 @@ async def snapshot(service: InProcessService) -> Snapshot:
         fds={"service": len(os.listdir("/proc/self/fd"))},
         frames=await scrape([service.server.metrics_url]),
     )
+
+
+def tokens_end_in(seconds: float) -> AbstractContextManager[object]:
+    """Whoever calls from now on has a token that ends so soon: as a signed one says of itself."""
+    authenticate = Tenants.authenticate
+
+    def ending(self: Tenants, metadata: Metadata) -> Caller:
+        return replace(authenticate(self, metadata), expires_s=time.time() + seconds)
+
+    return mock.patch.object(Tenants, "authenticate", ending)
 
 
 def _is_settled(base: Snapshot, end: Snapshot) -> bool:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reliability.in_process import chain_config, run_in_process
+from reliability.in_process import chain_config, run_in_process, tokens_end_in
 
 from loadtest.reliability.planted import BUGS, Bug
 from loadtest.reliability.validators import Limits, validate
 
 pytestmark = pytest.mark.integration
 
-LIMITS = Limits(refusal_s=0.5)
+LIMITS = Limits(refusal_s=0.5, token_s=0.5)
 """On a machine that others use too; what is planted waits twice as long."""
 
 
-async def found(tmp_path: Path, bug: Bug) -> list[tuple[str, str]]:
-    run = await run_in_process(bug.plan, chain_config(tmp_path, slots=bug.slots), settle_s=0.3)
+async def found(tmp_path: Path, bug: Bug, settle_s: float = 0.3) -> list[tuple[str, str]]:
+    run = await run_in_process(bug.plan, chain_config(tmp_path, slots=bug.slots), settle_s=settle_s)
     return [(each.validator, each.text) for each in validate(run, LIMITS)]
 
 
@@ -34,3 +34,8 @@ async def test_a_planted_bug_is_found_by_its_validator(tmp_path: Path, name: str
 )
 async def test_nothing_is_found_in_the_same_traffic_without_the_bug(tmp_path: Path, name: str) -> None:
     assert await found(tmp_path, BUGS[name]) == []
+
+
+async def test_nothing_is_found_where_a_token_ends_its_stream(tmp_path: Path) -> None:
+    with tokens_end_in(0.4):
+        assert await found(tmp_path, BUGS["skip token expiry"], settle_s=8.0) == []
