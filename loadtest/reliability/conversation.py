@@ -95,10 +95,10 @@ class LibraryConversation:
     """By `rearview.client`, which finds lost connections again by itself."""
 
     def __init__(self, plan: StreamPlan, addresses: tuple[str, ...]) -> None:
-        """`addresses`: the first is called."""
+        """`addresses`: called in turn, from the first on."""
         self._plan = plan
         self._client = Client(
-            addresses[0], plan.token, reconnect=Reconnect(open_timeout_s=OPEN_S, give_up_after_s=GIVE_UP_S)
+            addresses, plan.token, reconnect=Reconnect(open_timeout_s=OPEN_S, give_up_after_s=GIVE_UP_S)
         )
         self._session: Session | None = None
 
