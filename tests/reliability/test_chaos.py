@@ -12,8 +12,9 @@ from rearview.cli.main import app
 from rearview.failpoints import PLACES
 from typer.testing import CliRunner
 
-from loadtest.reliability.chaos import perform_all, plans, replay, result
-from loadtest.reliability.document import markdown
+from loadtest.figures import RESULTS, ResultFile
+from loadtest.reliability.chaos import NAME, perform_all, plans, replay, result
+from loadtest.reliability.document import DOCUMENT, markdown
 from loadtest.reliability.faults import KINDS
 from loadtest.reliability.relay import Relay, Way
 from loadtest.reliability.runs import RunPlan
@@ -90,6 +91,11 @@ def test_a_run_that_does_not_end_is_wrong(tmp_path: Path, monkeypatch: pytest.Mo
     (found,) = asyncio.run(perform_all([RunPlan(1)], tmp_path, Spawner(), keep=False))
     assert found["violations"] == ["harness: TimeoutError: "]
     assert found.keys() == run("none").keys()
+
+
+def test_the_document_is_that_of_the_result() -> None:
+    path = RESULTS / f"{NAME}.json"
+    assert DOCUMENT.read_text(encoding="utf-8") == markdown(ResultFile.read(path))
 
 
 def test_the_command_says_where_it_can_be_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
