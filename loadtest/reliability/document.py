@@ -77,7 +77,8 @@ def _kinds(result: ResultFile) -> Iterator[str]:
         "*Moved*: notices of sessions that went on in another lane, by what they said of the past. *Resumed*:"
         " by their clients, over another connection. *Ended*: with a status and a reason, and opened anew by"
         " the client. *Back*: from the fault to the first picture of a frame that was sent after it, over all"
-        " streams that were running. *Wrong*: what the validators found.\n"
+        " streams that were running, hurt or not; those to which none came any more (they ended, or their"
+        " traffic was over) are not in it. *Wrong*: what the validators found.\n"
     )
     yield (
         "| fault | runs | frames | moved exact / approximate / reset | resumed | ended"
