@@ -17,14 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from rearview.environment import environment, pass_on, variable
+
 __all__ = ["Scratch", "remove_leftovers"]
 
 PREFIX = "rv-"
 """Short: Unix socket paths under the folder have at most 107 bytes."""
 OWNER = "owner"
 """Name of the locked file. It holds the owner's process id, for people."""
-MARK = "REARVIEW_SCRATCH"
-"""Environment variable of the owner and of all that it starts."""
+MARK = "SCRATCH"
+"""In the environment of the owner and of all that it starts."""
 
 
 class Scratch:
@@ -36,7 +38,7 @@ class Scratch:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
-        os.environ[MARK] = str(self.path)
+        pass_on(MARK, str(self.path))
 
     def __enter__(self) -> Self:
         return self
@@ -46,8 +48,8 @@ class Scratch:
 
     def remove(self) -> None:
         """End what was started under the mark and still runs, and remove the folder. Idempotent."""
-        if os.environ.get(MARK) == str(self.path):
-            del os.environ[MARK]
+        if environment(MARK) == str(self.path):
+            pass_on(MARK, None)
         _remove(self.path)
         self._lock.close()
 
@@ -72,7 +74,7 @@ def _remove(path: Path) -> None:
 
 def _marked(path: Path) -> Iterator[int]:
     """Processes, but for this one, that were started under the mark of the folder; none without `/proc`."""
-    mark = f"{MARK}={path}".encode()
+    mark = f"{variable(MARK)}={path}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # It has ended, or is another user's.
             if int(folder.name) != os.getpid() and mark in (folder / "environ").read_bytes().split(b"\0"):

@@ -11,9 +11,10 @@ import yaml
 from kubernetes_validate import SchemaNotFoundError
 from kubernetes_validate import ValidationError as KubernetesValidationError
 from ray.serve import Application
-from rearview.app import INGRESS, SHUTDOWN_MARGIN_S, build_app_from_args
+from rearview.app import INGRESS, build_app_from_args
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import ConfigError
+from rearview.serve_options import SHUTDOWN_MARGIN_S
 from support.manifests import CustomResources, Manifest, check_core, kubectl, pick, render, serve_problems
 from support.require import skip_or_fail
 

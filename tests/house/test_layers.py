@@ -33,15 +33,21 @@ ROOMS = {
         room("schema", "errors contract v1", f"{SERVERS} {NETWORKS} pydantic yaml"),
         room("engine", "errors contract failpoints", f"{SERVERS} google.protobuf pydantic"),
         room("client", "errors contract schema v1", f"ray redis prometheus_client {NETWORKS} pydantic yaml"),
-        room("control", "errors contract access config", f"{SERVERS} {NETWORKS} numpy google.protobuf"),
-        room("transport", "errors files contract access config", f"{SERVERS} {NETWORKS}"),
         room(
-            "directory", "errors contract access config environment", f"ray grpc prometheus_client {NETWORKS}"
+            "control",
+            "errors contract access config recovery_config",
+            f"{SERVERS} {NETWORKS} numpy google.protobuf",
+        ),
+        room("transport", "errors files contract access config recovery_config", f"{SERVERS} {NETWORKS}"),
+        room(
+            "directory",
+            "errors contract access config recovery_config environment",
+            f"ray grpc prometheus_client {NETWORKS}",
         ),
         room("telemetry", "errors contract access", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
-            "errors environment failpoints files contract access config schema v1"
+            "errors environment failpoints files contract access config recovery_config schema v1"
             " control transport directory telemetry",
             f"ray {NETWORKS}",
         ),

@@ -82,8 +82,8 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
             SessionMoved(Continuity.RESET, 1, planned=True),
         ],
         {
-            'session_move_seconds_sum{continuity="exact",kind="recovery"}': 0.25,
-            'session_move_seconds_count{continuity="reset",kind="move"}': 1,
+            'session_move_seconds_sum{kind="recovery",continuity="exact"}': 0.25,
+            'session_move_seconds_count{kind="move",continuity="reset"}': 1,
         },
     ),
     (

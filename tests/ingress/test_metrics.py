@@ -50,6 +50,7 @@ def used() -> Metrics:
     metrics.session_move_seconds.labels("recovery", "exact").observe(0.2)
     metrics.checkpoint_seconds.observe(0.05)
     metrics.checkpoint_bytes.inc(4096)
+    metrics.replicas_condemned.labels("fused", "hung").inc()
     return metrics
 
 

@@ -59,8 +59,7 @@ class IngressSession:
         `inherited`: by a session that goes on.
         """
         self.spec, self.options, self.tenant = terms.spec, terms.options, terms.tenant
-        self.lease, self.model = lease, edge.model
-        self.resume_token = terms.resume_token
+        self.lease, self.model, self.resume_token = lease, edge.model, terms.resume_token
         self._edge, self.on_fault = edge, on_fault
         inherited = inherited or Inherited.none(terms)
         self.intake = Intake(terms, edge.limits, inherited.state, inherited.in_lane)
@@ -71,8 +70,7 @@ class IngressSession:
         self.book = inherited.book
         self._notes = Notes(terms, self.feed, lambda: self.state)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
-        self._changed = asyncio.Event()
-        self._startable = asyncio.Event()
+        self._changed, self._startable = asyncio.Event(), asyncio.Event()
         self._tasks = Tasks(on_fault)
         self._tell_warm_up()
         self._tasks.spawn(self._start_frames())
