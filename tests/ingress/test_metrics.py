@@ -85,7 +85,7 @@ def test_every_metric_has_a_series_once_used() -> None:
 
 def test_labels_have_bounded_values() -> None:
     allowed = {"model", "span", "outcome", "reason", "tenant", "operation", "peer", "direction", "le"}
-    allowed |= {"kind", "continuity", "file"}
+    allowed |= {"kind", "continuity", "file", "cause"}
     for family in families(used()).values():
         for sample in family.samples:
             assert set(sample.labels) <= allowed, sample
