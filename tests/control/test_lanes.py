@@ -34,6 +34,7 @@ from rearview.control.lanes import (
     SlotUnanswered,
     Stopping,
     TakeSlot,
+    Vacate,
     after,
 )
 from rearview.control.placement import Replica
@@ -188,7 +189,7 @@ def test_a_replica_that_nobody_describes_can_still_be_lost() -> None:
 
 def test_a_draining_replica_keeps_its_lanes_and_gets_no_new_ones() -> None:
     fleet, actions = play(FLEET, *OPENED, Draining(U.address))
-    assert actions == ()
+    assert actions == (Vacate(LANE),)
     assert fleet.lanes[LANE].phase is Phase.OPEN
     assert "u" not in fleet.replicas
     assert not fleet.is_complete

@@ -84,7 +84,7 @@ def test_a_frame_that_is_not_finite_is_dropped_and_memory_is_as_if_it_had_never_
     assert gap(outputs["bad"], by_reference(without)) <= EXACT
     for stream in beside:
         assert gap(outputs[stream.spec.session_id], by_reference(stream)) <= EXACT
-    assert "rows of denoise-0: the result is not finite" in caplog.text
+    assert "rows of denoise-0: results are not finite" in caplog.text
 
 
 @pytest.mark.parametrize(("operator", "part"), [("encode", "vae"), ("denoise-0", "unet"), ("decode", "vae")])

@@ -155,7 +155,7 @@ async def test_a_session_that_is_parked_is_resumed_where_it_is_parked() -> None:
             await first.frame(0, b"0")
             await first.read_answers(1)
             record = service.ingress(0).sessions[opened.session_id]
-        await eventually(lambda: record.session.is_parked)
+        await eventually(lambda: record.session.past.is_parked)
         async with RawStream(service.addresses[1]) as second:
             asked = pb.Resume(
                 session_id=opened.session_id, resume_token=opened.resume_token, received_answers=1

@@ -186,7 +186,7 @@ async def test_a_parked_session_holds_no_slot_and_goes_on_as_if_it_had_stayed(
         await stream.__aexit__()
         await eventually(lambda: session.past.is_parked)
         await eventually(lambda: all(stage.num_sessions == 0 for stage in service.stages))
-        assert (await service.ingress._directory.sessions_by_replica()) == {}
+        assert (await service.ingress._directory.usage_by_replica()) == {}
         again = RawStream(service.address)
         opened = await again.resume(stream.opened, received=len(stream.answers))
         assert opened.received_frames == 5

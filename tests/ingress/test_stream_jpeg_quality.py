@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from rearview.errors import Reason
-from rearview.ingress.lanes import Lanes
+from rearview.ingress.lane import LaneSender
 from rearview.v1 import error_reason_pb2 as errors_pb
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import RawStream, running
@@ -44,13 +44,13 @@ async def applied(stream: RawStream) -> pb.ControlApplied:
 def announced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Versions of settings that were sent into a lane."""
     versions: list[int] = []
-    plain = Lanes.send_settings
+    plain = LaneSender.send_settings
 
-    def send_settings(self: Lanes, lane: Any, version: int, settings: Any) -> Any:
+    def send_settings(self: LaneSender, lane: Any, version: int, settings: Any) -> Any:
         versions.append(version)
         return plain(self, lane, version, settings)
 
-    monkeypatch.setattr(Lanes, "send_settings", send_settings)
+    monkeypatch.setattr(LaneSender, "send_settings", send_settings)
     return versions
 
 

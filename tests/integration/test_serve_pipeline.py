@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
 from rearview.config import ServiceConfig, load_config
@@ -142,20 +141,17 @@ def test_metrics_of_every_process_answer(service: LocalService) -> None:
     assert sum('rearview_span_compute_seconds_count{span="' in text for text in texts) == 4
 
 
-def test_a_killed_replica_ends_its_sessions_with_unavailable_and_is_replaced(
+def test_sessions_of_a_killed_replica_go_on_in_another_and_it_is_replaced(
     service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
 ) -> None:
     streams = [open_stream(service.address, request(seed)) for seed in range(2)]
     image = [random_frames(1)[0].numpy().tobytes()]
     victim = next(s for s in service.stages if streams[0].opened.session_id in s["sessions"])
     os.kill(victim["pid"], signal.SIGKILL)
-    with pytest.raises(grpc.RpcError) as caught:
-        next(streams[0]._call)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    survivor = streams[1]
-    assert survivor.opened.session_id not in victim["sessions"]
-    assert len(survivor.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
-    survivor.finish()
+    assert streams[1].opened.session_id not in victim["sessions"]
+    for stream in streams:
+        assert len(stream.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
+        stream.finish()
 
     def replaced() -> bool:
         ids = [s["replica_id"] for s in service.stages]

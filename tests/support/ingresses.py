@@ -77,9 +77,9 @@ class CutAt:
     def __init__(self, server: IngressServer, number: int) -> None:
         self._server, self._left = server, number
         self._death: asyncio.Task[None] | None = None
-        lanes = server._ingress._lanes
+        lanes, sender = server._ingress._lanes, server._ingress._edge.sender
         for name in ("send_frame", "send_note", "send_settings", "acknowledge"):
-            setattr(lanes, name, self._cut_before(getattr(lanes, name)))
+            setattr(sender, name, self._cut_before(getattr(sender, name)))
         lanes._take_picture = self._cut_before(lanes._take_picture)  # type: ignore[method-assign]
 
     @property
