@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 0.5
+ACCEPTING_TURNS = 3
+"""Of the loop, from a connection to its handler."""
 MAX_UNSENT_BYTES = 64 << 20
 """A peer that leaves more than this unread is taken for dead: frames in flight are bounded by far less."""
 
@@ -205,6 +207,7 @@ class LinkServer:
         self._links: set[Link] = set()
         self._servers: list[asyncio.Server] = []
         self._handshakes: set[asyncio.StreamWriter] = set()
+        self._stopped = False
 
     async def start(self) -> Address:
         """Listen; returns where. The TCP port is a free one. Raises ConfigError for secrets and certificates
@@ -235,6 +238,9 @@ class LinkServer:
 
     async def stop(self) -> None:
         """Stop listening and close every link."""
+        self._stopped = True
+        for _ in range(ACCEPTING_TURNS):  # asyncio forgets to close what it has accepted and not handed over.
+            await asyncio.sleep(0)
         for server in self._servers:
             server.close()
         for writer in tuple(self._handshakes):
@@ -243,6 +249,9 @@ class LinkServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopped:
+            writer.close()
+            return
         self._handshakes.add(writer)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
@@ -257,7 +266,8 @@ class LinkServer:
             return
         finally:
             self._handshakes.discard(writer)
-        if writer.is_closing():
+        if self._stopped or writer.is_closing():
+            writer.close()
             return
         detect_dead_peer(writer)
         self._links.add(
