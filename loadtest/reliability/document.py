@@ -61,7 +61,7 @@ def _what_was_run(result: ResultFile) -> Iterator[str]:
     yield (
         f"`{result.command}` on {machine['date'][:10]}, commit {machine['commit']}: {machine['cpu']},"
         f" {machine['cores']} cores, Python {machine['python']}. The machine's load average was {low:g} to"
-        f" {high:g} during the runs: others worked on it.\n"
+        f" {high:g} during the runs, the service and its clients included.\n"
     )
     yield "| figure | measured with | value | target | |"
     yield "|---|---|---:|---:|---|"
