@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 from rearview.control.fleet import Fleet, LaneId
-from rearview.control.lanes import Dialled, Doubted, LaneWanted, Opened, Refuse, SlotTaken, after
+from rearview.control.lane_events import (
+    Dialled,
+    Doubted,
+    LaneWanted,
+    Opened,
+    Refuse,
+    SlotTaken,
+)
+from rearview.control.lanes import after
 from rearview.control.placement import Replica
 from rearview.errors import Reason, Refused
 

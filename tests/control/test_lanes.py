@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.control.fleet import Fleet, LaneId, Phase
-from rearview.control.lanes import (
-    ADOPTION_S,
+from rearview.control.lane_events import (
     Action,
     Described,
     Dial,
@@ -35,8 +34,8 @@ from rearview.control.lanes import (
     Stopping,
     TakeSlot,
     Vacate,
-    after,
 )
+from rearview.control.lanes import ADOPTION_S, after
 from rearview.control.placement import Replica
 from rearview.errors import Fault, Reason, Refused
 

@@ -47,32 +47,7 @@ from rearview.control.lane_events import (
 )
 from rearview.errors import RearviewError, Reason, Refused, StreamEnded
 
-__all__ = [
-    "Action",
-    "Described",
-    "Dial",
-    "DialFailed",
-    "Dialled",
-    "Doubted",
-    "Draining",
-    "EndSession",
-    "Event",
-    "FreeSlot",
-    "LaneLost",
-    "LaneTaken",
-    "LaneUnwanted",
-    "LaneWanted",
-    "LinkLost",
-    "Opened",
-    "Refuse",
-    "SlotRefused",
-    "SlotTaken",
-    "SlotUnanswered",
-    "Stopping",
-    "TakeSlot",
-    "Vacate",
-    "after",
-]
+__all__ = ["RETRY_AFTER_S", "after"]
 
 ADOPTION_S = 60.0
 """What another owner has not adopted by then, it never will."""

@@ -20,6 +20,7 @@ from rearview.config import LinkConfig
 from rearview.contract.events import Events, no_events
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
+from rearview.control import lane_events as words
 from rearview.control import lanes as decide
 from rearview.control.fleet import Fleet, LaneId
 from rearview.control.placement import Replica
@@ -98,7 +99,7 @@ class Lanes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = LinkServer(link, node, on_message=self._on_message, on_closed=lambda _: None)
         self._pool = LinkPool(link, node, on_message=self._on_message, on_closed=self._on_link_closed)
-        self._pulses = Pulses(self._pool, events, lambda address: self._happened(decide.Doubted(address)))
+        self._pulses = Pulses(self._pool, events, lambda address: self._happened(words.Doubted(address)))
         self._address = ""
 
     async def start(self) -> None:
@@ -109,7 +110,7 @@ class Lanes:
     async def stop(self) -> None:
         """Close every lane, then every link: what ends in order leaves nothing behind in a replica."""
         self._pulses.stop()
-        self._happened(decide.Stopping())
+        self._happened(words.Stopping())
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,7 +124,7 @@ class Lanes:
 
     def update(self, descriptions: Sequence[Mapping[str, Any]]) -> None:
         """Take what the replicas say of themselves (`Stage.describe`); who seems to be dead says nothing."""
-        self._happened(decide.Described([_replica(each) for each in self._pulses.trusted(descriptions)]))
+        self._happened(words.Described([_replica(each) for each in self._pulses.trusted(descriptions)]))
 
     @property
     def complete(self) -> bool:
@@ -141,7 +142,7 @@ class Lanes:
 
         Raises Refused or Fault; then, or when cancelled, no slot is held.
         """
-        wanted = decide.LaneWanted(LaneId(spec.session_id, epoch), tuple(replicas))
+        wanted = words.LaneWanted(LaneId(spec.session_id, epoch), tuple(replicas))
         lane, _ = await self._ask(wanted, {"session": encode_spec(spec), **begin})
         return lane
 
@@ -152,12 +153,12 @@ class Lanes:
         stream ends TAKEN_OVER, or CLOSED if this one only `closes` it. Returns also where it stands on each;
         pictures that were kept come meanwhile. Raises as `open` does, and NotFound; then the lane is gone.
         """
-        wanted = decide.LaneWanted(LaneId(session_id, epoch), tuple(replicas), adopts=True)
+        wanted = words.LaneWanted(LaneId(session_id, epoch), tuple(replicas), adopts=True)
         content = {"session_id": session_id, "takes_over": True, "closes": closes}
         return await self._ask(wanted, content)
 
     async def _ask(
-        self, event: decide.LaneWanted, content: Mapping[str, Any]
+        self, event: words.LaneWanted, content: Mapping[str, Any]
     ) -> tuple[Lane, Sequence[Mapping[str, Any]]]:
         lane_id = event.lane
         wanted = _Wanted(content, asyncio.get_running_loop().create_future(), {})
@@ -166,7 +167,7 @@ class Lanes:
             self._happened(event)
             await wanted.opened
         except BaseException:
-            self._happened(decide.LaneUnwanted(lane_id))
+            self._happened(words.LaneUnwanted(lane_id))
             self._open.pop(lane_id, None)
             raise
         finally:
@@ -186,36 +187,36 @@ class Lanes:
 
     def give_away(self, lane: Lane) -> None:
         """The directory says that another owner has the session, or is about to: `on_lane_lost` is told."""
-        self._happened(decide.LaneTaken(LaneId(lane.session_id, lane.epoch)))
+        self._happened(words.LaneTaken(LaneId(lane.session_id, lane.epoch)))
 
     def close(self, lane: Lane) -> None:
         """Give the lane's slots back. Idempotent."""
-        self._happened(decide.LaneUnwanted(LaneId(lane.session_id, lane.epoch)))
+        self._happened(words.LaneUnwanted(LaneId(lane.session_id, lane.epoch)))
 
-    def _happened(self, event: decide.Event) -> None:
+    def _happened(self, event: words.Event) -> None:
         self._fleet, actions = decide.after(self._fleet, event)
         for action in actions:
             self._perform(action)
 
-    def _perform(self, action: decide.Action) -> None:
+    def _perform(self, action: words.Action) -> None:
         match action:
-            case decide.Dial(lane, replica):
+            case words.Dial(lane, replica):
                 self._spawn(lane, self._dial(lane, replica))
-            case decide.TakeSlot(lane):
+            case words.TakeSlot(lane):
                 self._spawn(lane, self._take_slot(action))
-            case decide.FreeSlot(lane, address, after_s):
+            case words.FreeSlot(lane, address, after_s):
                 self._open.pop(lane, None)
                 if after_s:
                     self._later(after_s, lane, address)
                 else:
                     self._free_slot(lane, address)
-            case decide.Opened(lane):
+            case words.Opened(lane):
                 self._answer(lane, None)
-            case decide.Refuse(lane, error):
+            case words.Refuse(lane, error):
                 self._answer(lane, error)
-            case decide.EndSession(lane, error):
+            case words.EndSession(lane, error):
                 self._on_lane_lost(lane.session_id, lane.epoch, error)
-            case decide.Vacate(lane):
+            case words.Vacate(lane):
                 self._on_lane_drains(lane.session_id, lane.epoch)
             case _:
                 assert_never(action)
@@ -224,12 +225,12 @@ class Lanes:
         try:
             link = await self._pool.get(replica.address)
         except LinkClosed:
-            self._happened(decide.DialFailed(lane, replica))
+            self._happened(words.DialFailed(lane, replica))
             return
         self._links[replica.address] = link
-        self._happened(decide.Dialled(lane, replica))
+        self._happened(words.Dialled(lane, replica))
 
-    async def _take_slot(self, asked: decide.TakeSlot) -> None:
+    async def _take_slot(self, asked: words.TakeSlot) -> None:
         lane, replica_id = asked.lane, asked.replica.replica_id
         wanted, state = self._wanted.get(lane), self._fleet.lanes.get(lane)
         if wanted is None or state is None:
@@ -248,19 +249,19 @@ class Lanes:
         link = self._links[asked.replica.address]
         if not link.knows(kind):
             old = Refused(Reason.REPLICA_LOST, "the replica is too old", retry_after_s=decide.RETRY_AFTER_S)
-            self._happened(decide.SlotRefused(lane, replica_id, old))
+            self._happened(words.SlotRefused(lane, replica_id, old))
             return
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 reply = await link.request(kind, content)
         except (LinkClosed, TimeoutError):
-            self._happened(decide.SlotUnanswered(lane, replica_id))
+            self._happened(words.SlotUnanswered(lane, replica_id))
             return
         if "reason" in reply:
-            self._happened(decide.SlotRefused(lane, replica_id, refused(reply)))
+            self._happened(words.SlotRefused(lane, replica_id, refused(reply)))
             return
         wanted.replies[replica_id] = reply
-        self._happened(decide.SlotTaken(lane, replica_id))
+        self._happened(words.SlotTaken(lane, replica_id))
 
     def _later(self, after_s: float, lane: LaneId, address: str) -> None:
         async def free() -> None:
@@ -288,7 +289,7 @@ class Lanes:
         elif kind is Kind.LOST:
             self._happened(_lost(decode_json(body), link.version))
         elif kind is Kind.DRAINING:
-            self._happened(decide.Draining(self._pool.address(link) or ""))
+            self._happened(words.Draining(self._pool.address(link) or ""))
         elif kind is Kind.PULL:
             request = decode_json(body)
             lane = LaneId(request["session_id"], request["epoch"])
@@ -304,7 +305,7 @@ class Lanes:
         address = self._pool.address(link) or ""
         self._links.pop(address, None)
         self._pulses.closed(address)
-        self._happened(decide.LinkLost(address))
+        self._happened(words.LinkLost(address))
 
     def _spawn(self, lane: LaneId, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -322,9 +323,9 @@ def _replica(described: Mapping[str, Any]) -> Replica:
     return Replica(d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
 
 
-def _lost(content: Mapping[str, Any], version: int) -> decide.Event:
+def _lost(content: Mapping[str, Any], version: int) -> words.Event:
     """What LOST says: version 1 does not tell which of the two it is."""
     lane = LaneId(content["session_id"], content["epoch"])
     if "hop" in content or version == 1:
-        return decide.LaneLost(lane)
-    return decide.LaneTaken(lane, bool(content.get("closed")))
+        return words.LaneLost(lane)
+    return words.LaneTaken(lane, bool(content.get("closed")))
