@@ -22,6 +22,7 @@ from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.past import Checkpoint
 from rearview.ingress.session import IngressSession
+from rearview.ingress.tasks import SessionTasks
 from rearview.recovery_config import RecoveryConfig
 from rearview.transport.bulk import pull
 
@@ -43,32 +44,25 @@ class Checkpoints:
     ) -> None:
         self._lanes, self._links, self._node = lanes, links, node
         self._config, self._events = config, events
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._tasks = SessionTasks()
         self._sessions: dict[str, IngressSession] = {}
 
     def watch(self, session: IngressSession) -> None:
         """Take checkpoints of the session from now on, if it has a past."""
-        session_id = session.spec.session_id
-        self._sessions[session_id] = session
+        self._sessions[session.spec.session_id] = session
         if not session.past.frames or not self._config.checkpoint_bytes_per_s:
             return
         session.past.expects_checkpoints = True
-        self._running[session_id] = asyncio.create_task(self._run(session))
-        self._running[session_id].add_done_callback(lambda task: self._done(session, task))
+        self._tasks.start(session, self._run(session))
 
     def forget(self, session: IngressSession) -> None:
         """The session has ended."""
         self._sessions.pop(session.spec.session_id, None)
-        task = self._running.pop(session.spec.session_id, None)
-        if task is not None:
-            task.cancel()
+        self._tasks.cancel(session)
 
     async def stop(self) -> None:
         """Take no more."""
-        tasks = tuple(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     async def source(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """What a replica pulls that opens a session from its checkpoint. Raises NotFound."""
@@ -159,7 +153,3 @@ class Checkpoints:
         parts = pull(self._links, self._node, lane.addresses[replica], request, wait_s=QUIET_LIMIT_S)
         async with aclosing(parts):
             return [part async for part in parts]
-
-    def _done(self, session: IngressSession, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            session.on_fault(error)

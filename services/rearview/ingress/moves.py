@@ -25,6 +25,7 @@ from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.session import IngressSession
+from rearview.ingress.tasks import SessionTasks
 
 __all__ = ["Moves", "stand_still"]
 
@@ -51,28 +52,20 @@ class Moves:
         self._lanes, self._leases = lanes, leases
         self._checkpoints, self._events = checkpoints, events
         self._places = asyncio.Semaphore(at_a_time)
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._tasks = SessionTasks()
 
     def leave(self, session: IngressSession) -> None:
         """A replica of the session's lane is to be left: move it off, and try until it is lost or gone."""
-        session_id = session.spec.session_id
-        if session_id not in self._running:
-            task = asyncio.create_task(self._leave(session, session.lane))
-            self._running[session_id] = task
-            task.add_done_callback(lambda done: self._done(session, done))
+        if not self._tasks.runs(session):
+            self._tasks.start(session, self._leave(session, session.lane))
 
     def forget(self, session: IngressSession) -> None:
         """The session has ended, or has lost its lane: there is nothing to move."""
-        task = self._running.pop(session.spec.session_id, None)
-        if task is not None:
-            task.cancel()
+        self._tasks.cancel(session)
 
     async def stop(self) -> None:
         """Give everything up."""
-        tasks = tuple(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     async def _leave(self, session: IngressSession, lane: Lane) -> None:
         while session.lane is lane:
@@ -102,8 +95,8 @@ class Moves:
             begin = await self._begin(session, old, replicas, frozen)
             epoch = session.lease.epoch + 1
             new = await self._lanes.open(session.spec, epoch, replicas, begin)
-            lease = await self._leases.move(session.lease, replicas)
-            if lease.epoch != epoch:
+            session.lease = await self._leases.move(session.lease, replicas)
+            if session.lease.epoch != epoch:
                 raise Refused(Reason.TAKEN_OVER, "the lease was moved meanwhile", retry_after_s=AGAIN_S)
         except BaseException:
             if new is not None:
@@ -111,7 +104,6 @@ class Moves:
             thaw(old)
             session.go_on()
             raise
-        session.lease = lease
         await session.resume(new, session.feed.inputs.following, Continuity.EXACT)
         self._lanes.close(old)
         self._events(SessionMoved(Continuity.EXACT, time.monotonic() - started_s, planned=True))
@@ -127,12 +119,6 @@ class Moves:
             return {"state": {"sources": [{**source, "address": each} for each in old.addresses]}}
         session.keep(await self._checkpoints.take(session, frozen, runs_on=False))
         return {"state": {"sources": [{**source, "address": self._lanes.address}]}}
-
-    def _done(self, session: IngressSession, task: asyncio.Task[None]) -> None:
-        if self._running.get(session.spec.session_id) is task:
-            del self._running[session.spec.session_id]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            session.on_fault(error)
 
 
 async def stand_still(session: IngressSession, lane: Lane) -> Frozen:

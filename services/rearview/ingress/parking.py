@@ -18,6 +18,7 @@ from rearview.ingress.leases import Leases
 from rearview.ingress.moves import stand_still
 from rearview.ingress.recovery import Recovery
 from rearview.ingress.session import IngressSession
+from rearview.ingress.tasks import SessionTasks
 
 __all__ = ["Parking"]
 
@@ -39,14 +40,11 @@ class Parking:
         """`after_s`: how long a session may be without a stream before it is parked."""
         self._lanes, self._leases, self._checkpoints = lanes, leases, checkpoints
         self._recovery, self._after_s = recovery, after_s
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._tasks = SessionTasks()
 
     def unfed(self, session: IngressSession) -> None:
         """No stream feeds the session any more."""
-        self.forget(session)
-        task = asyncio.create_task(self._park(session))
-        self._running[session.spec.session_id] = task
-        task.add_done_callback(lambda done: self._done(session, done))
+        self._tasks.start(session, self._park(session))
 
     def fed(self, session: IngressSession) -> None:
         """A stream feeds the session again."""
@@ -57,16 +55,11 @@ class Parking:
 
     def forget(self, session: IngressSession) -> None:
         """The session has ended, or is not to be parked."""
-        task = self._running.pop(session.spec.session_id, None)
-        if task is not None:
-            task.cancel()
+        self._tasks.cancel(session)
 
     async def stop(self) -> None:
         """Park nothing any more."""
-        tasks = tuple(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     async def _park(self, session: IngressSession) -> None:
         await asyncio.sleep(self._after_s)
@@ -99,12 +92,6 @@ class Parking:
         if session.lane is lane:
             thaw(session.lane)
             session.go_on()
-
-    def _done(self, session: IngressSession, task: asyncio.Task[None]) -> None:
-        if self._running.get(session.spec.session_id) is task:
-            del self._running[session.spec.session_id]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            session.on_fault(error)
 
 
 def _no_lane() -> Refused:

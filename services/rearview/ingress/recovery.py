@@ -20,6 +20,7 @@ from rearview.ingress.inputs import Input
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.placing import Placing
 from rearview.ingress.session import IngressSession
+from rearview.ingress.tasks import SessionTasks
 from rearview.recovery_config import RecoveryConfig
 from rearview.transport.wire import encode_settings
 
@@ -46,29 +47,21 @@ class Recovery:
         """`end`: close a session that cannot go on."""
         self._placing, self._lanes, self._config = placing, lanes, config
         self._events, self._end = events, end
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._tasks = SessionTasks()
         self._places = asyncio.Semaphore(config.at_a_time)
 
     def lane_lost(self, session: IngressSession, why: RearviewError) -> None:
         """The session's lane is gone: find it another one."""
         session.lose_lane()
-        self.forget(session)
-        task = asyncio.create_task(self._recover(session, why, time.monotonic()))
-        self._running[session.spec.session_id] = task
-        task.add_done_callback(lambda done: self._done(session, done))
+        self._tasks.start(session, self._recover(session, why, time.monotonic()))
 
     def forget(self, session: IngressSession) -> None:
         """The session has ended, or begins anew: what is under way for it is given up."""
-        task = self._running.pop(session.spec.session_id, None)
-        if task is not None:
-            task.cancel()
+        self._tasks.cancel(session)
 
     async def stop(self) -> None:
         """Give everything up."""
-        tasks = tuple(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     async def _recover(self, session: IngressSession, why: RearviewError, lost_s: float) -> None:
         if session.past.attempts.is_over:
@@ -112,12 +105,6 @@ class Recovery:
             return {}
         first = next(iter(session.feed.inputs.since(follows.start)), None)
         return {"start": {"ordinal": follows.start, "settings": _settings(session, first)}}
-
-    def _done(self, session: IngressSession, task: asyncio.Task[None]) -> None:
-        if self._running.get(session.spec.session_id) is task:
-            del self._running[session.spec.session_id]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            session.on_fault(error)
 
 
 def _settings(session: IngressSession, first: Input | None) -> Mapping[str, Any]:

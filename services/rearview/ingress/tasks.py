@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Tasks"]
+from rearview.contract.session import SessionSpec
+
+__all__ = ["SessionTasks", "Tasks"]
 
 
 class Tasks:
@@ -32,3 +34,52 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_fault(error)
+
+
+class Owner(Protocol):
+    """A session, as far as its tasks go."""
+
+    @property
+    def spec(self) -> SessionSpec:
+        """Whose task it is."""
+
+    @property
+    def on_fault(self) -> Callable[[BaseException], None]:
+        """Told what a task of the session has failed with."""
+
+
+class SessionTasks:
+    """One task a session at most. For one event loop."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, owner: Owner, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it in place of what runs for the session."""
+        self.cancel(owner)
+        task = asyncio.create_task(coroutine)
+        self._running[owner.spec.session_id] = task
+        task.add_done_callback(lambda done: self._done(owner, done))
+
+    def runs(self, owner: Owner) -> bool:
+        """Whether something does for the session."""
+        return owner.spec.session_id in self._running
+
+    def cancel(self, owner: Owner) -> None:
+        """Give up what runs for the session."""
+        task = self._running.pop(owner.spec.session_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Give everything up, and return when it has ended."""
+        tasks = tuple(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _done(self, owner: Owner, task: asyncio.Task[None]) -> None:
+        if self._running.get(owner.spec.session_id) is task:
+            del self._running[owner.spec.session_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            owner.on_fault(error)
