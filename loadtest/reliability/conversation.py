@@ -73,9 +73,6 @@ class Conversation(Protocol):
     def answers(self) -> AsyncIterator[Told]:
         """What comes, to the end with OK. Raises Over."""
 
-    async def vanish(self) -> None:
-        """Cut the connection and never come back."""
-
 
 def result_of(data: bytes) -> dict[str, Any]:
     """What a picture says."""
@@ -162,9 +159,6 @@ class LibraryConversation:
                 yield _told(answer)
         except RearviewError as error:
             raise _over(error) from None
-
-    async def vanish(self) -> None:
-        raise NotImplementedError("the library does not vanish: kill its process")
 
 
 def _told(answer: Answer) -> Told:

@@ -128,6 +128,7 @@ class RawConversation:
         await self._half_close()
 
     async def vanish(self) -> None:
+        """Cut the connection and never come back."""
         self._over = Over("CANCELLED", None, "vanished")
         await self._channel.close()
         self._channel = None

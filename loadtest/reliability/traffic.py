@@ -124,6 +124,7 @@ class OneStream:
             if not reader.done() and sender.exception() is None and sender.result():
                 self._note(What.LEFT)
                 if self._plan.manners is Manners.VANISHES:
+                    assert isinstance(conversation, RawConversation), "the library does not vanish"
                     await conversation.vanish()
                 return True
             await reader  # It has the end of the stream, whatever the sender has met.
