@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from rearview.config import LimitsConfig
 from rearview.contract.events import Event, FrameAnswered, FrameDropped, ImageCoded
+from rearview.contract.memories import CacheSettings
 from rearview.contract.stream import Continuity, DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
 from rearview.ingress.edge import Edge
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.intake import FrameIn
+from rearview.ingress.past import Checkpoint
 from rearview.ingress.session import IngressSession
 from rearview.ingress.state import EdgeState
 from support.edge import SESSION, TENANT, NotingSender, lane, picture, terms
@@ -37,11 +39,18 @@ class Clock:
 class Stage:
     """A session, what it sends and what it tells."""
 
-    def __init__(self, executor: ThreadPoolExecutor, state: EdgeState | None, **options: Any) -> None:
+    def __init__(
+        self,
+        executor: ThreadPoolExecutor,
+        state: EdgeState | None,
+        input_bytes: int = 1 << 30,
+        **options: Any,
+    ) -> None:
         self.clock, self.sender = Clock(), NotingSender()
         self.events: list[Event] = []
         self.faults: list[BaseException] = []
-        edge = Edge("pocket", LimitsConfig(), self.sender, executor, self.events.append, 1 << 30, self.clock)
+        sender, events = self.sender, self.events.append
+        edge = Edge("pocket", LimitsConfig(), sender, executor, events, input_bytes, self.clock)
         lease = Lease(SESSION, TENANT.name, ("fused#1",), "ingress#0", 1, 0.0, 0.0)
         inherited = None if state is None else Inherited.answered(state)
         self.session = IngressSession(
@@ -175,3 +184,21 @@ async def test_a_fault_in_a_sessions_own_task_is_told(executor: ThreadPoolExecut
         one.offer(0)
         await eventually(lambda: len(one.faults) == 1)
         one.faults.clear()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["never", "once"])
+async def test_a_session_without_checkpoints_goes_on_however_little_is_kept(
+    executor: ThreadPoolExecutor, checkpointed: bool
+) -> None:
+    size = len(picture(0).tobytes())
+    async with stage(executor, input_bytes=5 * size, cache=CacheSettings()) as one:
+        session = one.session
+        for index in range(30):
+            one.offer(index)
+            await eventually(lambda sent=index + 1: len(one.sender.frames) >= sent)
+            one.answer_all()
+            if checkpointed and index == 3:
+                session.keep(Checkpoint(3, [b"past"]), expects=False)
+            session.sent(session.book.released)
+        await eventually(lambda: session.book.translated == 30)
+        assert session.feed.inputs.num_bytes <= 5 * size

@@ -84,13 +84,13 @@ def plan(kept: Kept, frames: int) -> Plan:
 def needed(kept: Kept, frames: int, *, checkpoints: bool) -> int:
     """The first ordinal that must be kept, now that some have come back.
 
-    `frames`: those that rebuild the session's past. `checkpoints`: whether there is one, or will be.
+    `frames`: those that rebuild the session's past. `checkpoints`: whether there will be one: else too many
+    frames may come for the last one to be of use.
     """
     if not frames:
         return kept.unanswered
-    if kept.checkpoint is not None:
-        return kept.checkpoint + 1
-    return kept.first if checkpoints else min(kept.unanswered, max(kept.first, kept.following - frames))
+    first = kept.first if kept.checkpoint is None else max(kept.first, kept.checkpoint + 1)
+    return first if checkpoints else max(first, min(kept.unanswered, kept.following - frames))
 
 
 @dataclass(frozen=True, slots=True)

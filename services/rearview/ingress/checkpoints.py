@@ -8,6 +8,7 @@ each runs on as soon as it was copied: a session stands still for a copy, not fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -86,7 +87,7 @@ class Checkpoints:
     async def _run(self, session: IngressSession) -> None:
         pause_s, failures = self._config.checkpoint_interval_s, 0
         while True:
-            await asyncio.sleep(pause_s)
+            await self._pause(session, pause_s)
             if not self._has_news(session):
                 continue
             started_s, lane = time.monotonic(), session.lane
@@ -107,6 +108,13 @@ class Checkpoints:
             self._events(CheckpointTaken(checkpoint.num_bytes, seconds))
             budget_s = checkpoint.num_bytes / self._config.checkpoint_bytes_per_s
             pause_s = max(self._config.checkpoint_interval_s, budget_s)
+
+    async def _pause(self, session: IngressSession, pause_s: float) -> None:
+        """Until the next one is due: sooner, if frames that are kept need the room."""
+        await asyncio.sleep(min(pause_s, self._config.checkpoint_interval_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, pause_s - self._config.checkpoint_interval_s)):
+                await session.gate.wait(session.feed.inputs.half_full)
 
     @staticmethod
     def _has_news(session: IngressSession) -> bool:

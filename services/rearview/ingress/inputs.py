@@ -52,6 +52,11 @@ class Inputs:
             self.num_bytes -= self._inputs.popleft().num_bytes
             self._first += 1
 
+    def fit(self, before: int) -> None:
+        """Forget the oldest before that ordinal until it is full no more."""
+        while self.full() and self._first < before:
+            self.forget(self._first + 1)
+
     def since(self, ordinal: int) -> Sequence[Input]:
         """What was sent from that ordinal on, which must be kept; a copy."""
         assert self._first <= ordinal <= self.following, f"ordinal {ordinal} is not kept"
@@ -70,6 +75,10 @@ class Inputs:
     def reach(self, ordinal: int) -> bool:
         """Whether it was sent."""
         return self.following > ordinal
+
+    def half_full(self) -> bool:
+        """Whether it is time to make room."""
+        return 2 * self.num_bytes >= self._max_bytes
 
     def full(self) -> bool:
         """Whether no more should be sent before something is forgotten."""

@@ -117,7 +117,8 @@ class Moves:
         source = {"session_id": old.session_id, "epoch": old.epoch}
         if not set(replicas) & set(old.replicas):
             return {"state": {"sources": [{**source, "address": each} for each in old.addresses]}}
-        session.keep(await self._checkpoints.take(session, frozen, runs_on=False))
+        checkpoint = await self._checkpoints.take(session, frozen, runs_on=False)
+        session.keep(checkpoint, expects=session.past.expects_checkpoints)
         return {"state": {"sources": [{**source, "address": self._lanes.address}]}}
 
 

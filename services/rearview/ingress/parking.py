@@ -74,7 +74,7 @@ class Parking:
             if session.past.frames:
                 checkpoint = await self._checkpoints.take(session, frozen, runs_on=False)
                 self._checkpoints.check_room(session, checkpoint.num_bytes)
-                session.keep(checkpoint)
+                session.keep(checkpoint, expects=session.past.expects_checkpoints)
             session.lease = await self._leases.move(session.lease, ())
         except (RearviewError, TimeoutError) as error:  # It keeps its slot, until it expires or is resumed.
             logger.info("a session is not parked: %s", getattr(error, "message", type(error).__name__))

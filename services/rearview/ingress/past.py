@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rearview.contract.stream import Continuity
 from rearview.control.recovery import Attempts, Kept, needed
+from rearview.ingress.inputs import Inputs
 
 __all__ = ["Checkpoint", "Past"]
 
@@ -57,6 +58,12 @@ class Past:
     def needed(self, kept: Kept) -> int:
         """The first ordinal whose frame must be kept."""
         return needed(kept, self.frames, checkpoints=self.expects_checkpoints)
+
+    def let_go(self, inputs: Inputs, kept: Kept) -> None:
+        """Forget frames that need not be kept and, where no checkpoint will make room, what does not fit."""
+        inputs.forget(self.needed(kept))
+        if not self.expects_checkpoints:
+            inputs.fit(kept.unanswered)
 
     def lane_lost(self, kept: Kept) -> None:
         """Count it, if it was lost before everything that was sent again had come back."""

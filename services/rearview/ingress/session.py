@@ -254,7 +254,7 @@ class IngressSession:
         self.gate.came_back()
 
     def _forget_inputs(self) -> None:
-        self.feed.inputs.forget(self.past.needed(self.kept))
+        self.past.let_go(self.feed.inputs, self.kept)
 
     async def _finish(self, sent: Sent, picture: NDArray[Any], work: Work) -> None:
         quality = sent.admitted.waiting.settings.jpeg_quality
