@@ -3,97 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pytest
-from rearview.config import load_config
 from rearview.v1 import translation_service_pb2 as pb
-from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, quickly_stopped
-from support.service import InProcessService, in_process_service
+from support.pocket_sessions import (
+    FRAMES,
+    FUSED,
+    HALVES,
+    lose,
+    play,
+    pocket,
+    session_of,
+    start,
+    whole,
+)
+from support.raw_stream import RawStream, assert_nothing_held, eventually
 
 pytestmark = pytest.mark.integration
-
-FUSED = (OPERATORS,)
-HALVES = (OPERATORS[:2], OPERATORS[2:])
-SIDE = 64
-FRAMES = 10
-METHODS = {
-    "per-frame": {},
-    "bank": {"method": pb.METHOD_STREAMV2V, "feature_bank": pb.FeatureBank(interval=2)},
-    "cache": {"method": pb.METHOD_LIVE2DIFF},
-}
-
-
-@asynccontextmanager
-async def pocket(
-    spans: Sequence[Sequence[str]] = FUSED, replicas: int = 2, **recovery: Any
-) -> AsyncIterator[InProcessService]:
-    """The bundled model at its smallest. One row a forward: pictures depend on batches by rounding."""
-    names = [f"span-{at}" for at in range(len(spans))]
-    config = load_config(
-        {
-            "model": {"checkpoint": "pocket", "width": SIDE, "height": SIDE, "dtype": "float32"},
-            "topology": "fused" if len(spans) == 1 else "pipeline",
-            "spans": [
-                {"name": name, "operators": list(operators), "slots": 2, "replicas": replicas, "max_batch": 1}
-                for name, operators in zip(names, spans, strict=True)
-            ],
-            "bank": {},
-            "cache": {"sink_frames": 3, "ring_frames": 3},
-            "ingress": {"port": 0},
-            "recovery": {"checkpoint_interval_s": 0.02, **recovery},
-        }
-    )
-    with quickly_stopped():
-        async with in_process_service(config) as service:
-            yield service
-
-
-def image(index: int) -> bytes:
-    picture = np.random.default_rng(index).integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
-    return np.repeat(np.repeat(picture, 8, axis=0), 8, axis=1).tobytes()
-
-
-async def start(service: InProcessService, method: str) -> RawStream:
-    stream = RawStream(service.address)
-    raw = pb.IMAGE_FORMAT_RGB
-    policy = pb.DROP_POLICY_LOSSLESS
-    await stream.start("a harbour", drop_policy=policy, answer_format=raw, **METHODS[method])
-    return stream
-
-
-async def play(stream: RawStream, frames: range, *, answers: int) -> list[bytes]:
-    for number in frames:
-        while number >= stream.frame_credit:
-            await stream.read_answers(1)
-        await stream.frame(number, image(number), pb.IMAGE_FORMAT_RGB)
-    await stream.read_answers(answers - len(stream.answers))
-    return [answer.frame.image for answer in stream.answers]
-
-
-async def whole(service: InProcessService, method: str) -> list[bytes]:
-    """The pictures of a session that stays where it is."""
-    stream = await start(service, method)
-    pictures = await play(stream, range(FRAMES), answers=FRAMES)
-    assert stream.moves == []
-    assert stream.opened.method == METHODS[method].get("method", pb.METHOD_PER_FRAME)
-    await stream.half_close()
-    await stream.read_to_end()
-    await stream.__aexit__()
-    return pictures
-
-
-def session_of(service: InProcessService, stream: RawStream) -> Any:
-    return service.ingress.sessions[stream.opened.session_id].session
-
-
-async def lose(service: InProcessService, replica_id: str) -> None:
-    stage = next(s for s in service.stages if s.describe()["replica_id"] == replica_id)
-    service.stages.remove(stage)
-    await stage.stop()
 
 
 @pytest.mark.parametrize(("method", "spans"), [("per-frame", FUSED), ("bank", FUSED), ("cache", HALVES)])
