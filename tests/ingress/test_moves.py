@@ -29,7 +29,7 @@ async def test_a_drained_replica_is_left_and_no_picture_changes(
 ) -> None:
     async with pocket(spans) as service:
         expected = await whole(service, method)
-        stream = await start(service, method)
+        stream = await start(service.address, method)
         await play(stream, range(5), answers=5)
         before = session_of(service, stream).lane.replicas
         stage = next(s for s in service.stages if s.describe()["replica_id"] == before[-1])
@@ -48,7 +48,7 @@ async def test_a_drained_replica_is_left_and_no_picture_changes(
 async def test_a_lost_replica_costs_no_picture_after_a_checkpoint(method: str, span: int) -> None:
     async with pocket(HALVES) as service:
         expected = await whole(service, method)
-        stream = await start(service, method)
+        stream = await start(service.address, method)
         await play(stream, range(6), answers=6)
         session = session_of(service, stream)
         if method != "per-frame":
@@ -65,7 +65,7 @@ async def test_a_lost_replica_costs_no_picture_after_a_checkpoint(method: str, s
 async def test_a_young_session_is_played_again_from_its_first_frame() -> None:
     async with pocket(checkpoint_interval_s=1000) as service:
         expected = await whole(service, "bank")
-        stream = await start(service, "bank")
+        stream = await start(service.address, "bank")
         await play(stream, range(5), answers=5)
         await lose(service, session_of(service, stream).lane.replicas[0])
         assert await play(stream, range(5, FRAMES), answers=FRAMES) == expected
@@ -85,7 +85,7 @@ async def test_without_checkpoints_it_is_said_how_much_is_lost(
     method: str, room: int | None, continuity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pocket(checkpoint_bytes_per_s=0) as service:
-        stream = await start(service, method)
+        stream = await start(service.address, method)
         session = session_of(service, stream)
         if room is not None:  # As if images of so few frames had room.
             needed = session.past.needed
@@ -107,7 +107,7 @@ async def test_a_parked_session_holds_no_slot_and_goes_on_as_if_it_had_stayed(
 ) -> None:
     async with pocket(spans, replicas=1, park_after_s=0) as service:
         expected = await whole(service, method)
-        stream = await start(service, method)
+        stream = await start(service.address, method)
         await play(stream, range(5), answers=5)
         session = session_of(service, stream)
         await stream.__aexit__()

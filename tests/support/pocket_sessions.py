@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
-from rearview.config import load_config
+from rearview.config import ServiceConfig, load_config
 from rearview.v1 import translation_service_pb2 as pb
 
 from support.raw_stream import OPERATORS, RawStream, quickly_stopped
 from support.service import InProcessService, in_process_service
 
-__all__ = ["FRAMES", "FUSED", "HALVES", "lose", "play", "pocket", "session_of", "start", "whole"]
+__all__ = [
+    "FRAMES",
+    "FUSED",
+    "HALVES",
+    "image",
+    "lose",
+    "play",
+    "pocket",
+    "pocket_config",
+    "session_of",
+    "start",
+    "whole",
+]
 
 FUSED = (OPERATORS,)
 HALVES = (OPERATORS[:2], OPERATORS[2:])
 SIDE = 64
 FRAMES = 10
-METHODS = {
+METHODS: Mapping[str, Mapping[str, Any]] = {
     "per-frame": {},
     "bank": {"method": pb.METHOD_STREAMV2V, "feature_bank": pb.FeatureBank(interval=2)},
     "cache": {"method": pb.METHOD_LIVE2DIFF},
@@ -28,17 +40,29 @@ METHODS = {
 
 @asynccontextmanager
 async def pocket(
-    spans: Sequence[Sequence[str]] = FUSED, replicas: int = 2, **recovery: Any
+    spans: Sequence[Sequence[str]] = FUSED, replicas: int | Sequence[int] = 2, **recovery: Any
 ) -> AsyncIterator[InProcessService]:
-    """The bundled model at its smallest. One row a forward: pictures depend on batches by rounding."""
-    names = [f"span-{at}" for at in range(len(spans))]
-    config = load_config(
+    """A service of `pocket_config`."""
+    with quickly_stopped():
+        async with in_process_service(pocket_config(spans, replicas, **recovery)) as service:
+            yield service
+
+
+def pocket_config(
+    spans: Sequence[Sequence[str]] = FUSED, replicas: int | Sequence[int] = 2, **recovery: Any
+) -> ServiceConfig:
+    """The bundled model at its smallest. One row a forward: pictures depend on batches by rounding.
+
+    `replicas`: of every span, or of each.
+    """
+    counts = [replicas] * len(spans) if isinstance(replicas, int) else replicas
+    return load_config(
         {
             "model": {"checkpoint": "pocket", "width": SIDE, "height": SIDE, "dtype": "float32"},
             "topology": "fused" if len(spans) == 1 else "pipeline",
             "spans": [
-                {"name": name, "operators": list(operators), "slots": 2, "replicas": replicas, "max_batch": 1}
-                for name, operators in zip(names, spans, strict=True)
+                {"name": f"span-{at}", "operators": list(each), "slots": 2, "replicas": count, "max_batch": 1}
+                for at, (each, count) in enumerate(zip(spans, counts, strict=True))
             ],
             "bank": {},
             "cache": {"sink_frames": 3, "ring_frames": 3},
@@ -46,9 +70,6 @@ async def pocket(
             "recovery": {"checkpoint_interval_s": 0.02, **recovery},
         }
     )
-    with quickly_stopped():
-        async with in_process_service(config) as service:
-            yield service
 
 
 def image(index: int) -> bytes:
@@ -56,8 +77,8 @@ def image(index: int) -> bytes:
     return np.repeat(np.repeat(picture, 8, axis=0), 8, axis=1).tobytes()
 
 
-async def start(service: InProcessService, method: str) -> RawStream:
-    stream = RawStream(service.address)
+async def start(address: str, method: str) -> RawStream:
+    stream = RawStream(address)
     raw = pb.IMAGE_FORMAT_RGB
     policy = pb.DROP_POLICY_LOSSLESS
     await stream.start("a harbour", drop_policy=policy, answer_format=raw, **METHODS[method])
@@ -75,7 +96,7 @@ async def play(stream: RawStream, frames: range, *, answers: int) -> list[bytes]
 
 async def whole(service: InProcessService, method: str) -> list[bytes]:
     """The pictures of a session that stays where it is."""
-    stream = await start(service, method)
+    stream = await start(service.address, method)
     pictures = await play(stream, range(FRAMES), answers=FRAMES)
     assert stream.moves == []
     assert stream.opened.method == METHODS[method].get("method", pb.METHOD_PER_FRAME)

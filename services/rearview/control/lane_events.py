@@ -104,7 +104,7 @@ class SlotUnanswered:
 
 @dataclass(frozen=True, slots=True)
 class LaneLost:
-    """A replica says that the one behind it is gone."""
+    """A replica says that the one behind it is gone, or the owner that the lane is of no use any more."""
 
     lane: LaneId
 

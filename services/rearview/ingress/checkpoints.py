@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from rearview.config import LinkConfig
@@ -125,11 +126,8 @@ class Checkpoints:
     async def _checkpoint(self, session: IngressSession, lane: Lane) -> Checkpoint | None:
         """None: the session has left the lane meanwhile."""
 
-        def is_left() -> bool:
-            return session.lane is not lane or not session.feed.is_attached
-
         async with session.gate.standing_still:
-            if is_left():
+            if not session.feed.is_in(lane):
                 return None
             try:
                 frozen = await freeze(lane, session.kept.following - 1)
@@ -139,8 +137,9 @@ class Checkpoints:
                 thaw(lane)
                 raise
         # Only then is nothing before it owed: what has committed cannot run again.
-        await session.gate.wait(lambda: is_left() or session.feed.unanswered > checkpoint.ordinal)
-        return None if is_left() else checkpoint
+        is_in, at = partial(session.feed.is_in, lane), checkpoint.ordinal
+        await session.gate.wait(lambda: not is_in() or session.feed.unanswered > at)
+        return checkpoint if is_in() else None
 
     def check_room(self, session: IngressSession, num_bytes: int) -> None:
         """Raises Refused(NO_CAPACITY) if a checkpoint of so many bytes is too much beside those of others."""

@@ -110,6 +110,10 @@ class Feed:
         """Whether there is a lane. Without one nothing may be sent."""
         return self._is_attached
 
+    def is_in(self, lane: Lane) -> bool:
+        """Whether that is the lane, and not lost."""
+        return self._is_attached and self._lane is lane
+
     @property
     def in_lane(self) -> Mapping[int, Sent]:
         """Frames that have not come back, by ordinal."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from rearview.transport.wire import (
 )
 
 __all__ = ["Lanes"]
+
+logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 5.0
 """A replica that is alive may take so long to answer an open; for one that seems not to be nobody waits."""
@@ -185,6 +188,14 @@ class Lanes:
         """Whether a lane of these replicas can be asked for."""
         return all(replica in self._fleet.replicas for replica in replicas)
 
+    def holds(self, lane: Lane) -> bool:
+        """Whether the lane is open still."""
+        return LaneId(lane.session_id, lane.epoch) in self._fleet.lanes
+
+    def lose(self, lane: Lane) -> None:
+        """The lane is of no use any more, if it is open still: `on_lane_lost` is told."""
+        self._happened(words.LaneLost(LaneId(lane.session_id, lane.epoch)))
+
     def give_away(self, lane: Lane) -> None:
         """The directory says that another owner has the session, or is about to: `on_lane_lost` is told."""
         self._happened(words.LaneTaken(LaneId(lane.session_id, lane.epoch)))
@@ -207,7 +218,7 @@ class Lanes:
             case words.FreeSlot(lane, address, after_s):
                 self._open.pop(lane, None)
                 if after_s:
-                    self._later(after_s, lane, address)
+                    self._spawn(lane, self._free_later(after_s, lane, address))
                 else:
                     self._free_slot(lane, address)
             case words.Opened(lane):
@@ -246,29 +257,20 @@ class Lanes:
             "next": asked.next_address or self._address,
             "version": opened.codec.version,
         }
-        link = self._links[asked.replica.address]
-        if not link.knows(kind):
-            old = Refused(Reason.REPLICA_LOST, "the replica is too old", retry_after_s=decide.RETRY_AFTER_S)
-            self._happened(words.SlotRefused(lane, replica_id, old))
-            return
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                reply = await link.request(kind, content)
+            reply = await _slot(self._links[asked.replica.address], kind, content)
+            event: words.Event = words.SlotTaken(lane, replica_id)
         except (LinkClosed, TimeoutError):
-            self._happened(words.SlotUnanswered(lane, replica_id))
-            return
-        if "reason" in reply:
-            self._happened(words.SlotRefused(lane, replica_id, refused(reply)))
-            return
-        wanted.replies[replica_id] = reply
-        self._happened(words.SlotTaken(lane, replica_id))
+            reply, event = NOTHING, words.SlotUnanswered(lane, replica_id)
+        except RearviewError as error:
+            reply, event = NOTHING, words.SlotRefused(lane, replica_id, error)
+        if self._wanted.get(lane) is wanted:  # Else given up; whoever wants it now asks anew.
+            wanted.replies[replica_id] = reply
+            self._happened(event)
 
-    def _later(self, after_s: float, lane: LaneId, address: str) -> None:
-        async def free() -> None:
-            await asyncio.sleep(after_s)
-            self._free_slot(lane, address)
-
-        self._spawn(lane, free())
+    async def _free_later(self, after_s: float, lane: LaneId, address: str) -> None:
+        await asyncio.sleep(after_s)
+        self._free_slot(lane, address)
 
     def _free_slot(self, lane: LaneId, address: str) -> None:
         link = self._links.get(address)
@@ -315,7 +317,19 @@ class Lanes:
     def _task_done(self, lane: LaneId, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task of a lane has failed", exc_info=error)
             self._answer(lane, error)  # A fault of ours: who wanted the lane fails with it.
+
+
+async def _slot(link: Link, kind: Kind, content: dict[str, Any]) -> Mapping[str, Any]:
+    """What a replica says that gives a slot. Raises what it refuses with, LinkClosed and TimeoutError."""
+    if not link.knows(kind):
+        raise Refused(Reason.REPLICA_LOST, "the replica is too old", retry_after_s=decide.RETRY_AFTER_S)
+    async with asyncio.timeout(OPEN_TIMEOUT_S):
+        reply = await link.request(kind, content)
+    if "reason" in reply:
+        raise refused(reply)
+    return reply
 
 
 def _replica(described: Mapping[str, Any]) -> Replica:

@@ -1,10 +1,12 @@
 """Planned moves: a session leaves its replicas while they still run, and misses nothing.
 
-    hold ─> freeze ─> all that was sent comes back ─> open elsewhere ─> compare-and-set epoch ─> go on
-               └──────────── fails: thaw, and go on where it is ──────────────┘
+    take an epoch ─> hold ─> freeze ─> all that was sent comes back ─> open elsewhere ─> set the lane ─> go on
+                                └──────────── fails: thaw, and go on where it is ───────────┘
 
-Frames that come meanwhile wait at the ingress. Before the compare-and-set the old lane serves if anything
-fails; after it the old lane is fenced.
+Frames that come meanwhile wait at the ingress. The epoch is taken first, by compare-and-set: nobody else
+opens or adopts the session under it, and a move that is tried again has another one. What surprises: a
+replica of both lanes forgets the old one as soon as it is asked for the new one. A move that fails later than
+that, or after the directory was told of the new lane, leaves nothing to go on in: the session is recovered.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rearview.contract.events import Events, SessionMoved
 from rearview.contract.stream import Continuity
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.checkpoints import Checkpoints
+from rearview.ingress.feed import Feed
 from rearview.ingress.freezing import Frozen, freeze, thaw
 from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
@@ -27,7 +30,7 @@ from rearview.ingress.leases import Leases
 from rearview.ingress.session import IngressSession
 from rearview.ingress.tasks import SessionTasks
 
-__all__ = ["Moves", "stand_still"]
+__all__ = ["Moves", "check_in", "stand_still"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,52 +91,80 @@ class Moves:
         replicas = self._lanes.choose(await self._leases.sessions_by_replica())
         if replicas == old.replicas:
             raise Refused(Reason.NO_CAPACITY, "there is no other lane", retry_after_s=AGAIN_S)
+        session.lease = await self._leases.move(session.lease, old.replicas)
         session.gate.hold()
-        new: Lane | None = None
         try:
             frozen = await stand_still(session, old)
-            begin = await self._begin(session, old, replicas, frozen)
-            epoch = session.lease.epoch + 1
-            new = await self._lanes.open(session.spec, epoch, replicas, begin)
+            new = await self._opened(session, old, replicas, frozen)
+            self._lanes.close(old)
+            await session.resume(new, frozen.ordinal + 1, Continuity.EXACT)
+        finally:
+            thaw(old)  # Of what was closed nobody hears it.
+            session.gate.release()
+        self._events(SessionMoved(Continuity.EXACT, time.monotonic() - started_s, planned=True))
+
+    async def _opened(
+        self, session: IngressSession, old: Lane, replicas: tuple[str, ...], frozen: Frozen
+    ) -> Lane:
+        """The new lane, with the session's past. If there is none, the old one is as it was, or lost."""
+        shares = bool(set(replicas) & set(old.replicas))
+        begin = await self._begin(session, old, frozen, shares=shares)
+        new: Lane | None = None
+        try:
+            new = await self._lanes.open(session.spec, session.lease.epoch, replicas, begin)
             session.lease = await self._leases.move(session.lease, replicas)
-            if session.lease.epoch != epoch:
-                raise Refused(Reason.TAKEN_OVER, "the lease was moved meanwhile", retry_after_s=AGAIN_S)
+            if not self._lanes.holds(new):
+                raise Refused(Reason.REPLICA_LOST, "the new lane is gone again", retry_after_s=AGAIN_S)
         except BaseException:
             if new is not None:
                 self._lanes.close(new)
-            thaw(old)
-            session.go_on()
+            if shares or session.lease.lane == replicas:
+                self._lanes.lose(old)
             raise
-        await session.resume(new, session.feed.inputs.following, Continuity.EXACT)
-        self._lanes.close(old)
-        self._events(SessionMoved(Continuity.EXACT, time.monotonic() - started_s, planned=True))
+        return new
 
     async def _begin(
-        self, session: IngressSession, old: Lane, replicas: tuple[str, ...], frozen: Frozen
+        self, session: IngressSession, old: Lane, frozen: Frozen, *, shares: bool
     ) -> Mapping[str, Any]:
         """Where the new lane gets the session's state from: straight from the old one, unless they share a
-        replica, which forgets what it had when it opens the session anew.
+        replica.
         """
         source = {"session_id": old.session_id, "epoch": old.epoch}
-        if not set(replicas) & set(old.replicas):
+        if not shares:
             return {"state": {"sources": [{**source, "address": each} for each in old.addresses]}}
         checkpoint = await self._checkpoints.take(session, frozen, runs_on=False)
+        check_in(session, old)
         session.keep(checkpoint, expects=session.past.expects_checkpoints)
         return {"state": {"sources": [{**source, "address": self._lanes.address}]}}
 
 
 async def stand_still(session: IngressSession, lane: Lane) -> Frozen:
-    """Freeze the lane of a session that is held, where nothing is on its way any more. Raises RearviewError
-    and TimeoutError.
+    """Freeze the lane of a session that is held, where nothing is on its way any more. Raises RearviewError,
+    also if the lane is lost meanwhile, and TimeoutError.
     """
-    inputs = session.feed.inputs
+    feed, gate = session.feed, session.gate
     async with asyncio.timeout(OUT_LIMIT_S):
         while True:
-            frozen = await freeze(lane, inputs.following - 1)
-            if frozen.ordinal < inputs.following:
-                await session.gate.wait(lambda: not session.feed.in_lane)
+            frozen = await freeze(lane, feed.inputs.following - 1)
+            if frozen.ordinal < feed.inputs.following:
+                await gate.wait(lambda: not feed.in_lane or not feed.is_in(lane))
+                check_in(session, lane)
                 return frozen
             thaw(lane)  # In the middle of a warm-up, whose other frames have to come first.
-            session.go_on()
-            await session.gate.wait(partial(inputs.reach, frozen.ordinal))
-            session.gate.hold()
+            gate.release()
+            try:
+                await gate.wait(partial(_has_sent, feed, lane, frozen.ordinal))
+            finally:
+                gate.hold()
+            check_in(session, lane)
+
+
+def _has_sent(feed: Feed, lane: Lane, ordinal: int) -> bool:
+    """Also if it never will."""
+    return feed.inputs.reach(ordinal) or not feed.is_in(lane)
+
+
+def check_in(session: IngressSession, lane: Lane) -> None:
+    """Raises Refused if the session has lost or left the lane."""
+    if not session.feed.is_in(lane):
+        raise Refused(Reason.REPLICA_LOST, "the lane was lost meanwhile", retry_after_s=AGAIN_S)

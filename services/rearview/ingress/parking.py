@@ -1,7 +1,9 @@
 """Sessions that nobody feeds give their slots back, and wait at their ingress for whoever resumes them.
 
 A session is parked like it is moved: it stands still, its past is pulled, its lane is closed. A stream that
-resumes it finds it as it was, in another lane, opened as if the one before had been lost.
+resumes it finds it as it was, in another lane, opened as if the one before had been lost. What surprises:
+once the directory is asked to note that a session has no lane, it is parked to the end, and then woken again
+if a stream has come meanwhile: half of it would leave a lane of which nobody knows.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from rearview.ingress.freezing import thaw
 from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
-from rearview.ingress.moves import stand_still
+from rearview.ingress.moves import check_in, stand_still
 from rearview.ingress.recovery import Recovery
 from rearview.ingress.session import IngressSession
 from rearview.ingress.tasks import SessionTasks
@@ -41,17 +43,24 @@ class Parking:
         self._lanes, self._leases, self._checkpoints = lanes, leases, checkpoints
         self._recovery, self._after_s = recovery, after_s
         self._tasks = SessionTasks()
+        self._leaving: dict[str, bool] = {}
+        """Sessions of which the directory is told that they have no lane; whether a stream has come since."""
 
     def unfed(self, session: IngressSession) -> None:
         """No stream feeds the session any more."""
-        self._tasks.start(session, self._park(session))
+        if session.spec.session_id in self._leaving:
+            self._leaving[session.spec.session_id] = False
+        else:
+            self._tasks.start(session, self._park(session))
 
     def fed(self, session: IngressSession) -> None:
         """A stream feeds the session again."""
+        if session.spec.session_id in self._leaving:
+            self._leaving[session.spec.session_id] = True
+            return
         self.forget(session)
         if session.past.is_parked:
-            session.past.is_parked = False
-            self._recovery.lane_lost(session, _no_lane())
+            self._wake(session)
 
     def forget(self, session: IngressSession) -> None:
         """The session has ended, or is not to be parked."""
@@ -62,36 +71,52 @@ class Parking:
         await self._tasks.stop()
 
     async def _park(self, session: IngressSession) -> None:
-        await asyncio.sleep(self._after_s)
-        async with session.gate.standing_still:
-            if session.feed.is_attached:  # Else its lane is lost, and is being replaced.
-                await self._give_back(session, session.lane)
+        while True:
+            await asyncio.sleep(self._after_s)
+            await session.gate.passage(lambda: False)  # What has lost its lane is parked in the next one.
+            async with session.gate.standing_still:
+                lane = session.lane
+                if await self._give_back(session, lane) or session.feed.is_in(lane):
+                    return
 
-    async def _give_back(self, session: IngressSession, lane: Lane) -> None:
+    async def _give_back(self, session: IngressSession, lane: Lane) -> bool:
+        """Whether it is parked. Else it keeps its slot, until it expires or is resumed."""
         session.gate.hold()
         try:
             frozen = await stand_still(session, lane)
             if session.past.frames:
                 checkpoint = await self._checkpoints.take(session, frozen, runs_on=False)
                 self._checkpoints.check_room(session, checkpoint.num_bytes)
+                check_in(session, lane)
                 session.keep(checkpoint, expects=session.past.expects_checkpoints)
-            session.lease = await self._leases.move(session.lease, ())
-        except (RearviewError, TimeoutError) as error:  # It keeps its slot, until it expires or is resumed.
+            return await self._leave(session, lane)
+        except (RearviewError, TimeoutError) as error:
             logger.info("a session is not parked: %s", getattr(error, "message", type(error).__name__))
-            self._goes_on(session, lane)
-            return
-        except BaseException:
-            self._goes_on(session, lane)
-            raise
-        session.lose_lane()
-        session.past.is_parked = True
-        self._lanes.close(lane)
+            return False
+        finally:
+            thaw(lane)  # Of what was closed nobody hears it.
+            session.gate.release()
 
-    @staticmethod
-    def _goes_on(session: IngressSession, lane: Lane) -> None:
-        if session.lane is lane:
-            thaw(session.lane)
-            session.go_on()
+    async def _leave(self, session: IngressSession, lane: Lane) -> bool:
+        """The directory is told, then the lane is closed: whether it was still the session's."""
+        session_id = session.spec.session_id
+        self._leaving[session_id] = False
+        try:
+            lease = await self._leases.move(session.lease, ())
+        finally:
+            is_fed = self._leaving.pop(session_id)
+        if not session.feed.is_in(lane):
+            return False  # Lost meanwhile; whoever replaces it moves the lease on.
+        session.lease, session.past.is_parked = lease, True
+        session.lose_lane()
+        self._lanes.close(lane)
+        if is_fed:
+            self._wake(session)
+        return True
+
+    def _wake(self, session: IngressSession) -> None:
+        session.past.is_parked = False
+        self._recovery.lane_lost(session, _no_lane())
 
 
 def _no_lane() -> Refused:

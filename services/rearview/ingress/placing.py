@@ -90,7 +90,7 @@ class Placing:
         try:
             while True:
                 event = await self._perform(attempt, action)
-                if self._is_draining():
+                if attempt.is_new and self._is_draining():
                     opening, _ = decide.after(opening, decide.Drained())
                 opening, following = decide.after(opening, event)
                 if isinstance(following, decide.Admit):

@@ -68,7 +68,7 @@ class IngressSession:
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.gate = Gate()
         self.book = inherited.book
-        self._notes = Notes(terms, self.feed, lambda: self.state)
+        self.notes = Notes(terms, self.feed, lambda: self.state)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
         self._changed, self._startable = asyncio.Event(), asyncio.Event()
         self._tasks = Tasks(on_fault)
@@ -90,7 +90,7 @@ class IngressSession:
     def apply(self, settings: Settings) -> None:
         """Frames received from now on are translated under `settings`."""
         self.intake.apply(settings)
-        self._notes.changed()
+        self.notes.changed()
 
     def finish(self) -> None:
         """No frame will follow: a warm-up that is under way gets fillers."""
@@ -162,18 +162,14 @@ class IngressSession:
         """The lane is gone: frames wait, within their credit, until there is another one."""
         self.past.lane_lost(self.kept)
         self.feed.detach()
-        self.gate.hold()
+        self.gate.shut()
         self.gate.came_back()  # Whoever waits for a frame is to see that none will.
-
-    def go_on(self) -> None:
-        """Frames that were held go into the lane again, if there is one."""
-        if self.feed.is_attached:
-            self.gate.open()
 
     async def resume(self, lane: Lane, start: int, continuity: Continuity) -> None:
         """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first."""
+        again = self.feed.inputs.since(start)
         self.feed.attach(lane)
-        self._notes.again()
+        self.notes.again()
         if continuity is not Continuity.EXACT:
             self.intake.restart(start)
         for lost in self.feed.lost_before(start):
@@ -181,13 +177,14 @@ class IngressSession:
         self.past.replayed_to = self.feed.inputs.following
         self.past.moved.append(continuity)
         self.wake()
-        for kept in self.feed.inputs.since(start):
+        for kept in again:
             frame = kept.admitted.waiting.frame
             decoded = await self._coder.decode(frame, self.spec.width, self.spec.height, look=False)
-            if self.feed.lane is not lane or not self.feed.is_attached:
+            await lane.drained()
+            if not self.feed.is_in(lane):
                 return  # Lost meanwhile.
             self.feed.send_again(kept, decoded.picture, self._edge.clock())
-        self.go_on()
+        self.gate.open()
         self._startable.set()
 
     def on_frame(self, frame: Frame[NDArray[Any]]) -> None:
@@ -195,7 +192,7 @@ class IngressSession:
         if not self.feed.is_current(frame):
             return
         self.intake.came_back(frame.ordinal, lost=frame.is_lost)
-        self._notes.came_back()
+        self.notes.came_back()
         if not self.intake.may_repeat:
             self.feed.forget()
         if frame.is_lost:
@@ -241,16 +238,17 @@ class IngressSession:
         if admitted is None:
             self._settle(place, DropReason.UNCHANGED, Work(codec_s=decoded.seconds))
             return
-        self._notes.admitted(admitted)
+        self.notes.admitted(admitted)
         self.feed.send(admitted, decoded.picture, decoded.seconds, may_repeat=self.intake.may_repeat)
 
     def keep(self, checkpoint: Checkpoint | None, *, expects: bool = True) -> None:
         """Go on from the checkpoint if the lane is lost: frames up to it need not be sent again. None: there
         is no new one; `expects`: whether frames are kept until there is.
         """
-        self.past.checkpoint = checkpoint or self.past.checkpoint
         self.past.expects_checkpoints = expects
-        self._forget_inputs()
+        if self.feed.is_attached:  # Else a lane is being opened from what there is.
+            self.past.checkpoint = checkpoint or self.past.checkpoint
+            self._forget_inputs()
         self.gate.came_back()
 
     def _forget_inputs(self) -> None:

@@ -106,6 +106,14 @@ class Pulse:
         self._task = asyncio.create_task(self._run())
         self._silence: asyncio.Task[None] | None = None
         self.condemned = False
+        self._drains = False
+
+    def drain(self) -> None:
+        """Say, and say again with every beat, that the replica takes no new sessions and is to be left: a
+        lane that was still opening when it was said first hears of it when it is open.
+        """
+        self._drains = True
+        self._server.broadcast(Kind.DRAINING)
 
     def check_health(self) -> None:
         """Raises RuntimeError if the replica must be replaced."""
@@ -147,6 +155,8 @@ class Pulse:
         while True:
             self._beat = self._vitals.take(self._clock())
             self._server.broadcast(Kind.HEARTBEAT, encode_beat(self._beat))
+            if self._drains:
+                self._server.broadcast(Kind.DRAINING)
             await asyncio.sleep(BEAT_S)
 
     async def _fall_silent(self) -> None:

@@ -153,8 +153,9 @@ class Stage:
 
     async def drain(self, grace_s: float) -> None:
         """Take no new sessions, tell the owners, and wait until the sessions have ended."""
+        assert self._pulse is not None, "drained before the start"
         self._draining = True
-        self._server.broadcast(Kind.DRAINING)
+        self._pulse.drain()
         with contextlib.suppress(TimeoutError, RuntimeError):
             self.check_health()  # Else they would not end.
             async with asyncio.timeout(grace_s):
