@@ -145,25 +145,3 @@ async def test_replicas_that_know_a_newer_epoch_than_the_directory_are_believed(
             owner = await service.directory.owner_of(opened.session_id)
             assert owner is not None
             assert owner.lease.epoch == 3
-
-
-async def test_a_session_that_is_parked_is_resumed_where_it_is_parked() -> None:
-    config = null_config(recovery={"park_after_s": 0.05})
-    async with several(2, config) as service:
-        async with RawStream(service.addresses[0]) as first:
-            opened = await first.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-            await first.frame(0, b"0")
-            await first.read_answers(1)
-            record = service.ingress(0).sessions[opened.session_id]
-        await eventually(lambda: record.session.past.is_parked)
-        async with RawStream(service.addresses[1]) as second:
-            asked = pb.Resume(
-                session_id=opened.session_id, resume_token=opened.resume_token, received_answers=1
-            )
-            await second.write(pb.TranslateRequest(resume=asked))
-            end = await second.read_to_end()
-            assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
-        async with RawStream(service.addresses[0]) as third:
-            await third.resume(opened, 1)
-            await third.frame(1, b"1")
-            assert index((await third.read_answers(1))[0]) == 1

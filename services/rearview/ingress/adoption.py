@@ -1,6 +1,7 @@
 """A session of another ingress, which is dead, frozen or alive, goes on at this one.
 
     lease in force ─► compare-and-set its epoch ─► adopt the lane, last span first ─► rebuild the book
+                 └─ it is parked: handover.py
 
 The directory knows tenant, lane, epoch and a hash of the resume token; the first span has the note that the
 former owner left there, and knows what was admitted; the last one sends its kept pictures again. What
@@ -22,13 +23,14 @@ from numpy.typing import NDArray
 
 from rearview.config import TenantConfig
 from rearview.contract.frame import Frame
-from rearview.contract.lease import Lease
+from rearview.contract.lease import Lease, Owner
 from rearview.contract.stream import ImageFormat
 from rearview.control.adoption import LaneStanding, SpanStanding
 from rearview.directory.protocol import LeaseLost
 from rearview.errors import InvalidRequest, NotFound, RearviewError, Reason, Refused, out_of_range
 from rearview.ingress.book import RETAINED_ANSWERS, Book, Receipt
 from rearview.ingress.feed import Sent
+from rearview.ingress.handover import Handovers
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.intake import Admitted, FrameIn, Waiting
 from rearview.ingress.lane import Lane
@@ -52,8 +54,8 @@ TAKES = 3
 REFRESH_TIMEOUT_S = 1.0
 """How long replicas are asked who they are if one of the session's is not known."""
 RETRY_AFTER_S = 1.0
-PARKED_RETRY_S = 0.05
-"""A client finds the ingress at which its session is parked by trying the others."""
+AGAIN_S = 0.05
+"""A session that is parked can be had from the ingress that has parked it."""
 
 Begin = Callable[[Terms, Lease, Lane, Inherited], Record]
 """Makes a session of what is known, whose connection is lost."""
@@ -75,10 +77,17 @@ class Adoptions:
     """Takes sessions over. For one event loop."""
 
     def __init__(
-        self, lanes: Lanes, leases: Leases, refresh: Callable[[float], Awaitable[None]], begin: Begin
+        self,
+        lanes: Lanes,
+        leases: Leases,
+        handovers: Handovers,
+        *,
+        refresh: Callable[[float], Awaitable[None]],
+        begin: Begin,
     ) -> None:
         """`refresh(timeout_s)` asks the replicas who they are."""
-        self._lanes, self._leases, self._refresh, self._begin = lanes, leases, refresh, begin
+        self._lanes, self._leases, self._handovers = lanes, leases, handovers
+        self._refresh, self._begin = refresh, begin
         self._under_way: dict[str, asyncio.Task[Record]] = {}
         self._early: dict[str, list[Frame[NDArray[Any]]]] = {}
         """Pictures that come before their session is made."""
@@ -89,10 +98,11 @@ class Adoptions:
         """
         if asked.received_answers >= MAX_PLACE:
             raise out_of_range("received_answers", "no session has so many answers")
-        lease = await self._lease(tenant, asked)
+        owner = await self._owner(tenant, asked)
         task = self._under_way.get(asked.session_id)
         if task is None:
-            task = asyncio.create_task(self._take_over(tenant, asked, lease))
+            from_ = self._take_over if owner.lease.lane else self._wake
+            task = asyncio.create_task(from_(tenant, asked, owner))
             self._under_way[asked.session_id] = task
             task.add_done_callback(lambda done: self._done(asked.session_id, done))
         return await asyncio.shield(task)
@@ -110,20 +120,26 @@ class Adoptions:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _lease(self, tenant: TenantConfig, asked: Resumption) -> Lease:
+    async def _owner(self, tenant: TenantConfig, asked: Resumption) -> Owner:
         owner = await self._leases.owner_of(asked.session_id)
         if owner is None or owner.lease.tenant != tenant.name:
             raise unknown()
         if not hmac.compare_digest(owner.lease.token_sha256, token_sha256(asked.token)):
             raise wrong_token()
-        if owner.lease.lane:
-            return owner.lease
-        if owner.address is None:  # It was parked at an ingress that is gone.
-            raise unknown()
-        text = "the session is parked at another ingress"
-        raise Refused(Reason.REPLICA_LOST, text, retry_after_s=PARKED_RETRY_S)
+        return owner
 
-    async def _take_over(self, tenant: TenantConfig, asked: Resumption, lease: Lease) -> Record:
+    async def _wake(self, tenant: TenantConfig, asked: Resumption, owner: Owner) -> Record:
+        """From the ingress at which it is parked."""
+        if owner.address is None:  # That one is gone, and the session with it.
+            raise unknown()
+        handover, lease, lane = await self._handovers.take_over(owner.lease, owner.address)
+        terms = handover.note.terms(tenant, asked.token)
+        # No word can come between: a session has its lane and its lease.
+        return self._begin(terms, lease, lane, handover.inherited(time.monotonic()))
+
+    async def _take_over(self, tenant: TenantConfig, asked: Resumption, owner: Owner) -> Record:
+        """From the replicas of its lane."""
+        lease = owner.lease
         if not self._lanes.knows(lease.lane):
             await self._refresh(REFRESH_TIMEOUT_S)
         if not self._lanes.knows(lease.lane):
@@ -137,8 +153,12 @@ class Adoptions:
                 except Refused as error:
                     taken = await self._take_anew(taken, error)
                     continue
-                # No word can come between: what came before is held, what comes now finds its session.
-                return self._go_on(tenant, asked, taken, lane, replies)
+                try:
+                    # No word can come between: what came before is held, what comes now finds its session.
+                    return self._go_on(tenant, asked, taken, lane, replies)
+                except BaseException:
+                    self._lanes.close(lane)
+                    raise
         except NotFound:
             await self._leases.release(taken)
             raise unknown() from None
@@ -150,7 +170,10 @@ class Adoptions:
             try:
                 return await self._leases.take(lease)
             except LeaseLost:
-                lease = await self._lease(tenant, asked)
+                lease = (await self._owner(tenant, asked)).lease
+                if not lease.lane:
+                    text = "the session was parked meanwhile"
+                    raise Refused(Reason.REPLICA_LOST, text, retry_after_s=AGAIN_S) from None
         return await self._leases.take(lease)
 
     async def _take_anew(self, taken: Lease, error: Refused) -> Lease:
@@ -173,11 +196,14 @@ class Adoptions:
         lane: Lane,
         replies: Sequence[Mapping[str, Any]],
     ) -> Record:
-        standing = LaneStanding.of([SpanStanding.told(reply) for reply in replies])
-        if standing.note is None or not standing.is_whole:
-            self._lanes.close(lane)
-            raise NotFound(Reason.SESSION_UNKNOWN, "what is left of the session cannot go on")
-        note = Note.from_json(standing.note)
+        try:
+            standing = LaneStanding.of([SpanStanding.told(reply) for reply in replies])
+            note = None if standing.note is None else Note.from_json(standing.note)
+        except (LookupError, TypeError, ValueError) as error:  # Another release has written it.
+            logger.warning("what a lane tells of its session cannot be read", exc_info=error)
+            raise unknown() from None
+        if note is None or not standing.is_whole:
+            raise unknown()
         inherited = rebuilt(note, standing, asked, time.monotonic())
         record = self._begin(note.terms(tenant, asked.token), lease, lane, inherited)
         for frame in self._early[asked.session_id]:

@@ -191,6 +191,11 @@ class Book:
         return self._first_kept
 
     @property
+    def kept(self) -> Sequence[Answer]:
+        """Answers that may be asked for again, or will be; in order."""
+        return tuple(self._released)
+
+    @property
     def owes(self) -> bool:
         """Whether a received frame has no answer that could be sent."""
         return bool(self._open)

@@ -77,15 +77,19 @@ class Leases:
 
     async def move(self, lease: Lease, replicas: tuple[str, ...]) -> Lease:
         """The lease of a session that is kept, with another lane and a higher epoch, which fences the lane
-        before. Kept from now on in place of `lease`. Raises LeaseLost and DirectoryUnavailable.
+        before. Kept from now on in place of `lease`. Raises LeaseLost and DirectoryUnavailable. Goes on when
+        cancelled.
         """
+        return await asyncio.shield(self._spawn(self._move(lease, replicas)))
+
+    async def _move(self, lease: Lease, replicas: tuple[str, ...]) -> Lease:
         try:
             moved = await self._noticing(self._directory.move(lease, lane=replicas, ingress=self._id))
         except LeaseLost as error:
             if error.current is None or error.current.ingress != self._id:
                 raise
             # Moved before, by a call whose answer was lost.
-            return await self.move(error.current, replicas)
+            return await self._move(error.current, replicas)
         if lease.session_id in self._holdings:
             self.keep(moved)
         else:  # The session has ended meanwhile.
@@ -108,6 +112,13 @@ class Leases:
         """
         asked = self._directory.move(lease, lane=lease.lane, ingress=self._id, min_epoch=min_epoch)
         return await self._noticing(asked)
+
+    async def hand_back(self, former: Lease) -> None:
+        """Undo `take`: the session is its former owner's again, and has no lane; if the directory answers."""
+        holding = self._holdings.pop(former.session_id, None)
+        if holding is not None:
+            with contextlib.suppress(LeaseLost, DirectoryUnavailable):
+                await self._directory.move(holding.lease, lane=(), ingress=former.ingress)
 
     async def is_taken(self, lease: Lease) -> bool:
         """Whether somebody else is known to hold the session since this lease was granted. A directory that
@@ -255,5 +266,10 @@ class Leases:
     def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Whoever asked may have gone, and hears it no more.

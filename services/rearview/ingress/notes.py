@@ -71,6 +71,12 @@ class Notes:
         self._note = Note(terms.spec, terms.options, terms.warm_up_frames, terms.forgets, state())
         self.again()
 
+    @property
+    def now(self) -> Note:
+        """As another ingress would have it, once every frame that was admitted has come back."""
+        place, index = self._last
+        return replace(self._note, place=place, index=index)
+
     def admitted(self, admitted: Admitted) -> None:
         """A frame is about to be sent into the lane, with its fillers."""
         state, receipt = self._state(), admitted.waiting.receipt
@@ -90,8 +96,7 @@ class Notes:
 
     def again(self) -> None:
         """Leave the note at a first span that has none."""
-        place, index = self._last
-        self._begins, self._note = -1, replace(self._note, place=place, index=index)
+        self._begins, self._note = -1, self.now
         self._feed.note(self._begins, self._note.to_json())
 
     def _renew(self, state: EdgeState) -> None:

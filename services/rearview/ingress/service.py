@@ -33,6 +33,7 @@ from rearview.ingress.catalogue import Catalogue
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.credentials import Credentials
 from rearview.ingress.edge import Edge
+from rearview.ingress.handover import Handovers
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.lane import Lane, LaneSender
 from rearview.ingress.lanes import Lanes
@@ -90,7 +91,7 @@ class Ingress:
             on_frame=self._on_frame,
             on_lane_lost=self._on_lane_lost,
             on_lane_drains=self._on_lane_drains,
-            source=lambda request: self._checkpoints.source(request),
+            source=lambda request: self._handovers.source(request),
             events=self.events,
         )
         self._checkpoints = Checkpoints(self._lanes, config.link, node, config.recovery, self.events)
@@ -110,10 +111,10 @@ class Ingress:
             evict=self.sessions.evict,
             is_draining=lambda: self.draining,
         )
-        self._adoptions = Adoptions(self._lanes, self._leases, self._roster.try_refresh, self._begin)
         self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
         self._outlive_lanes()
+        self._outlive_ingresses(node)
         self._edge = self._shared()
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -221,6 +222,19 @@ class Ingress:
             self._checkpoints,
             at_a_time=config.at_a_time,
             events=self.events,
+        )
+
+    def _outlive_ingresses(self, node: str) -> None:
+        """What it needs to go on at another ingress."""
+        self._handovers = Handovers(
+            self._placing, self._leases, self._checkpoints, self.sessions, self.config.link, node
+        )
+        self._adoptions = Adoptions(
+            self._lanes,
+            self._leases,
+            self._handovers,
+            refresh=self._roster.try_refresh,
+            begin=self._begin,
         )
 
     def _shared(self) -> Edge:
