@@ -86,7 +86,7 @@ def test_a_filler_and_a_second_answer_are_nobodys() -> None:
 def test_frames_of_an_older_epoch_are_ignored() -> None:
     core = fed(2)
     old = tuple(core.sender.frames)
-    core.feed.attach(lane(2))
+    core.feed.attach(lane(2), 0)
     core.comes_back(old[0])
     assert core.outcomes == []
     core.comes_back(replace(old[0], epoch=2))
@@ -96,7 +96,7 @@ def test_frames_of_an_older_epoch_are_ignored() -> None:
 def test_a_lane_is_only_followed_by_one_of_a_newer_epoch() -> None:
     core = fed(1)
     with pytest.raises(AssertionError, match="epoch 1"):
-        core.feed.attach(lane(1))
+        core.feed.attach(lane(1), 1)
 
 
 def test_what_was_in_a_lost_lane_is_known_by_place_and_ordinal() -> None:
@@ -118,7 +118,7 @@ def test_frames_wait_while_there_is_no_lane_and_go_into_the_next_one() -> None:
         core.offer(10 * index, picture(index))
     assert core.credit == credit == core.book.received, "credit stops the sender"
     assert len(core.sender.frames) == 2
-    core.feed.attach(lane(2))
+    core.feed.attach(lane(2), 0)
     core.run()
     frames = core.sender.frames[2:]
     assert [(f.ordinal, f.epoch, f.settings_version) for f in frames] == [(2, 2, 1), (3, 2, 1)]
@@ -137,7 +137,7 @@ def test_a_live_session_without_a_lane_keeps_the_newest_frames_and_says_so_of_th
     for index in range(10):
         core.offer(index, picture(index))
     assert core.outcomes == [DropReason.SUPERSEDED] * 6
-    core.feed.attach(lane(2))
+    core.feed.attach(lane(2), 0)
     core.run()
     assert [f.place for f in core.sender.frames] == [6, 7, 8, 9]
 

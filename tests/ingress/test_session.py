@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from rearview.contract.stream import Continuity, DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
 from rearview.ingress.edge import Edge
+from rearview.ingress.feed import SENT_AGAIN
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.intake import FrameIn
 from rearview.ingress.past import Checkpoint
@@ -202,3 +204,45 @@ async def test_a_session_without_checkpoints_goes_on_however_little_is_kept(
             session.sent(session.book.released)
         await eventually(lambda: session.book.translated == 30)
         assert session.feed.inputs.num_bytes <= 5 * size
+
+
+async def test_what_is_sent_again_waits_at_the_ingress(executor: ThreadPoolExecutor) -> None:
+    frames = 3 * SENT_AGAIN
+    async with stage(executor, cache=CacheSettings()) as one:
+        session = one.session
+        session.past.expects_checkpoints = True
+        for index in range(frames):
+            one.offer(index)
+            await eventually(lambda sent=index + 1: len(one.sender.frames) >= sent)
+            one.answer_all()
+            await eventually(lambda answered=index + 1: session.book.released >= answered)
+            session.sent(session.book.released)
+        sent = len(one.sender.frames)
+        session.lose_lane()
+        resuming = asyncio.create_task(session.resume(lane(2), 0, Continuity.EXACT))
+        most, answered = 0, sent
+        while answered < sent + frames:
+            await eventually(lambda: len(one.sender.frames) > answered)  # noqa: B023
+            frame = one.sender.frames[answered]
+            most, answered = max(most, len(one.sender.frames) - answered), answered + 1
+            session.on_frame(replace(frame, epoch=2))
+        await resuming
+        assert [frame.ordinal for frame in one.sender.frames[sent:]] == list(range(frames))
+        assert 1 <= most <= SENT_AGAIN
+        assert session.book.translated == frames
+
+
+async def test_a_lane_that_answers_nothing_is_sent_no_more_than_a_bound(executor: ThreadPoolExecutor) -> None:
+    async with stage(executor) as one:
+        inputs = one.session.feed.inputs
+        one.offer(0)
+        await eventually(lambda: len(one.sender.frames) == 1)
+        for ordinal in range(1, 2 * SENT_AGAIN):
+            inputs.add(replace(inputs.since(0)[0], ordinal=ordinal))
+        one.session.lose_lane()
+        resuming = asyncio.create_task(one.session.resume(lane(2), 0, Continuity.EXACT))
+        await eventually(lambda: len(one.sender.frames) == 1 + SENT_AGAIN)
+        assert not resuming.done()
+        one.session.lose_lane()
+        await resuming
+        assert len(one.sender.frames) == 1 + SENT_AGAIN

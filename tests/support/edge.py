@@ -34,7 +34,8 @@ TENANT = TenantConfig(name="alpha", token_sha256="0" * 64)
 
 def lane(epoch: int = 1) -> Lane:
     """A lane without links."""
-    return Lane(SESSION, epoch, (f"fused#{epoch}",), (), Returning(FrameCodec(SPOKEN.newest, ("fused",))))
+    returning = Returning(FrameCodec(SPOKEN.newest, ("fused",)))
+    return Lane(SESSION, epoch, (f"fused#{epoch}",), (), returning, ())
 
 
 def terms(

@@ -26,7 +26,7 @@ from rearview.ingress.intake import Admitted
 from rearview.ingress.lane import Lane
 from rearview.transport.links import LinkClosed
 
-__all__ = ["Feed", "Sender", "Sent"]
+__all__ = ["SENT_AGAIN", "Feed", "Sender", "Sent"]
 
 Picture: TypeAlias = NDArray[np.uint8]
 
@@ -60,6 +60,8 @@ class Sent:
         return self.admitted.waiting.receipt.place
 
 
+SENT_AGAIN = 64
+"""Frames on their way that were sent before, to another lane; more than any warm-up waits for."""
 NO_PICTURE = np.empty(0, np.uint8)
 NOTHING: Mapping[int, Sent] = MappingProxyType({})
 
@@ -91,6 +93,8 @@ class Feed:
         self._session_id = session_id
         self._sender, self._events = sender, events
         self._lane, self._is_attached = lane, True
+        self._returned = -1
+        """The last ordinal that has come back from this lane."""
         self._told = 0
         """The version of settings that the lane knows; it is opened with version 0."""
         self._in_lane = dict(in_lane)
@@ -124,10 +128,13 @@ class Feed:
         """The first ordinal whose frame has not come back; the following one if none is missing."""
         return min(self._in_lane, default=self.inputs.following)
 
-    def attach(self, lane: Lane) -> None:
-        """From now on frames go into `lane`, which knows the settings of its first frame, or version 0."""
+    def attach(self, lane: Lane, start: int) -> None:
+        """From now on frames go into `lane`, which expects the ordinal `start`, and knows the settings of its
+        first frame, or version 0.
+        """
         assert lane.epoch > self._lane.epoch, f"epoch {lane.epoch} is not newer than {self._lane.epoch}"
         self._lane, self._is_attached, self._told = lane, True, 0
+        self._returned = start - 1
 
     def detach(self) -> None:
         """The lane is lost: what it still sends is ignored."""
@@ -147,6 +154,12 @@ class Feed:
         self._send(frame)
         if not may_repeat:
             self.forget()
+
+    def takes_again(self, kept: Input, lane: Lane) -> bool:
+        """Whether it is the turn of what was sent to a lane that is lost: pictures wait at the ingress, as
+        bytes, and not at a replica as pixels. Also if it never will be.
+        """
+        return kept.ordinal - self._returned <= SENT_AGAIN or not self.is_in(lane)
 
     def send_again(self, kept: Input, picture: Picture, now: float) -> None:
         """What was sent to a lane that is lost, under its ordinal and settings and with its budget anew."""
@@ -192,6 +205,7 @@ class Feed:
 
     def take_back(self, ordinal: int) -> Sent | None:
         """What was sent under an ordinal that has come back. None: a filler, or it has come before."""
+        self._returned = max(self._returned, ordinal)
         return self._in_lane.pop(ordinal, None)
 
     def acknowledge(self, first_kept: int) -> None:

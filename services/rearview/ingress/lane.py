@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -51,11 +50,6 @@ class Lane:
     def codec(self) -> FrameCodec:
         """How its frames are written."""
         return self.returning.codec
-
-    async def drained(self) -> None:
-        """Return when the first span has read nearly all that it was sent, or its link is lost."""
-        with contextlib.suppress(ConnectionError):  # The loss itself is told to the lane's owner.
-            await self.links[0].drained()
 
 
 class LaneSender:

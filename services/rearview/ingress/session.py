@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -168,7 +169,7 @@ class IngressSession:
     async def resume(self, lane: Lane, start: int, continuity: Continuity) -> None:
         """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first."""
         again = self.feed.inputs.since(start)
-        self.feed.attach(lane)
+        self.feed.attach(lane, start)
         self.notes.again()
         if continuity is not Continuity.EXACT:
             self.intake.restart(start)
@@ -180,7 +181,7 @@ class IngressSession:
         for kept in again:
             frame = kept.admitted.waiting.frame
             decoded = await self._coder.decode(frame, self.spec.width, self.spec.height, look=False)
-            await lane.drained()
+            await self.gate.wait(partial(self.feed.takes_again, kept, lane))
             if not self.feed.is_in(lane):
                 return  # Lost meanwhile.
             self.feed.send_again(kept, decoded.picture, self._edge.clock())
