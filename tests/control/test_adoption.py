@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,13 @@ def test_what_the_only_span_keeps_or_runs_will_come() -> None:
     assert (lane.next_ordinal, lane.place, lane.index, lane.is_whole) == (7, 16, 106, True)
     assert lane.coming == {3: 13, 4: 14, 6: 16}
     assert lane.owed(14) == {4: 14, 6: 16}
+
+
+def test_what_the_last_span_had_sent_was_answered_by_its_former_owner() -> None:
+    first, last = span(6, 4, 5), span(4, 2, 3)
+    lane = LaneStanding.of([replace(first, went=frozenset({4})), replace(last, went=frozenset({2}))])
+    assert list(lane.coming) == [2, 3, 4, 5]
+    assert lane.answered == {2}
 
 
 def test_a_frame_that_a_span_holds_back_has_its_ordinal() -> None:
@@ -67,8 +76,13 @@ def test_a_standing_is_read_as_a_replica_tells_it() -> None:
         "retained": [[11, 1]],
         "coming": [[12, 2]],
         "notes": [[-1, "note"]],
+        "went": [1],
     }
-    assert SpanStanding.told(reply) == SpanStanding(12, 40, 3, {1: 11, 2: 12}, [(-1, "note")])
+    told = SpanStanding(12, 40, 3, {1: 11, 2: 12}, [(-1, "note")], frozenset({1}))
+    assert SpanStanding.told(reply) == told
+    assert SpanStanding.told({**reply, "went": []}).went == frozenset()
+    del reply["went"]
+    assert SpanStanding.told(reply) == told  # It does not say, so all of them.
     with pytest.raises(KeyError):
         SpanStanding.told({})
 

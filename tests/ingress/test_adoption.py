@@ -13,6 +13,8 @@ from rearview.v1 import translation_service_pb2 as pb
 from support.ingresses import crash, several
 from support.raw_stream import OPERATORS, RawStream, eventually, index, null_config
 
+from loadtest.reliability.counters import scrape
+
 pytestmark = pytest.mark.integration
 
 SPANS = ((OPERATORS[0],), OPERATORS[1:3], (OPERATORS[3],))
@@ -57,6 +59,24 @@ async def test_an_ingress_that_lives_loses_the_session_to_the_other() -> None:
             assert (await second.read_to_end()).code is grpc.StatusCode.OK
         await eventually(lambda: all(stage.num_sessions == 0 for stage in service.stages))
         assert await service.directory.list(None) == []
+
+
+async def test_a_frame_is_counted_once_by_whoever_had_its_picture_first() -> None:
+    """The client has read three answers of six, and gets the others once more."""
+    async with several(2, null_config(spans=SPANS)) as service:
+        async with RawStream(service.addresses[0]) as first:
+            opened = await first.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+            for number in range(6):
+                await first.frame(number, b"%d" % number)
+            await first.read_answers(6)
+        async with RawStream(service.addresses[1]) as second:
+            assert (await second.resume(opened, 3)).received_frames == 6
+            await second.frame(6, b"6")
+            await second.half_close()
+            assert (await second.read_to_end()).code is grpc.StatusCode.OK
+            assert second.indices == [3, 4, 5, 6]
+        counted = [await scrape([server.metrics_url]) for server in service.servers]
+        assert [each.get("translated", 0) for each in counted] == [6, 1]
 
 
 async def test_who_has_not_the_token_or_is_another_tenant_changes_nothing() -> None:

@@ -27,13 +27,19 @@ class SpanStanding:
     """Frames that are in flight, or whose output is kept and has been sent again: ordinal to place."""
     notes: Sequence[tuple[int, str]] = ()
     """What the former owner has left, oldest first: from which ordinal on each holds, and its text."""
+    went: frozenset[int] = frozenset()
+    """Ordinals among `here` that the hop after it was sent before."""
 
     @classmethod
     def told(cls, reply: Mapping[str, Any]) -> SpanStanding:
         """As a replica tells it. Raises KeyError, TypeError or ValueError for what is no such reply."""
         here = {int(ordinal): int(place) for place, ordinal in (*reply["retained"], *reply["coming"])}
         notes = [(int(begins), str(text)) for begins, text in reply.get("notes", ())]
-        return cls(int(reply["place"]), int(reply.get("index", -1)), int(reply["expected"]), here, notes)
+        retained = [ordinal for _, ordinal in reply["retained"]]
+        went = frozenset(map(int, reply.get("went", retained)))  # A replica of version 1 does not say.
+        return cls(
+            int(reply["place"]), int(reply.get("index", -1)), int(reply["expected"]), here, notes, went
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class LaneStanding:
     """Whether no ordinal is missing: for one that is, a span would wait for ever."""
     note: str | None
     """The last note that holds; None: there is none."""
+    answered: frozenset[int] = frozenset()
+    """Ordinals among `coming` that came to the former owner too, who has counted them."""
 
     @classmethod
     def of(cls, spans: Sequence[SpanStanding]) -> LaneStanding:
@@ -65,7 +73,8 @@ class LaneStanding:
             coming = {o: p for o, p in coming.items() if o >= span.expected} | dict(span.here)
             is_whole = is_whole and coming.keys() >= set(range(span.expected, next_ordinal))
         note = next((text for begins, text in reversed(first.notes) if begins < next_ordinal), None)
-        return cls(next_ordinal, first.place, first.index, dict(sorted(coming.items())), is_whole, note)
+        coming = dict(sorted(coming.items()))
+        return cls(next_ordinal, first.place, first.index, coming, is_whole, note, spans[-1].went)
 
     def owed(self, received_answers: int) -> Mapping[int, int]:
         """Those of `coming` that answer frames of which the client has no answer."""

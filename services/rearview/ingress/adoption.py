@@ -220,7 +220,8 @@ def rebuilt(note: Note, standing: LaneStanding, asked: Resumption, now: float) -
     """The session's past, from what the lane and its client know of it.
 
     Every place from `received_answers` to the last that was admitted has one outcome: the picture that comes,
-    or DropReason.FAULT. Later ones were never admitted, and the client sends them again.
+    or DropReason.FAULT. Later ones were never admitted, and the client sends them again. A picture that the
+    former owner had too is answered here and counted there.
     """
     admitted = max((standing.place, standing.index), (note.place, note.index))
     received = max(admitted[0] + 1, asked.received_answers)
@@ -228,7 +229,10 @@ def rebuilt(note: Note, standing: LaneStanding, asked: Resumption, now: float) -
     first = max(asked.received_answers, received - 2 * RETAINED_ANSWERS)
     state = _state(note, standing.next_ordinal, admitted[1], received, first)
     owed, indices = standing.owed(first), asked.unanswered[first - asked.received_answers :]
-    receipts = {place: _receipt(place, first, indices, now) for place in owed.values()}
+    receipts = {
+        place: _receipt(place, first, indices, now, is_counted=ordinal in standing.answered)
+        for ordinal, place in owed.items()
+    }
     book = Book.rebuilt(
         received=received,
         outcomes={},
@@ -264,10 +268,10 @@ def _state(note: Note, next_ordinal: int, last_index: int, received: int, answer
     )
 
 
-def _receipt(place: int, first: int, indices: Sequence[int], now: float) -> Receipt:
+def _receipt(place: int, first: int, indices: Sequence[int], now: float, *, is_counted: bool) -> Receipt:
     """Of a frame in the lane: what the client does not tell, the frame will."""
     at = place - first
-    return Receipt(place, indices[at] if at < len(indices) else place, (0, 0), now)
+    return Receipt(place, indices[at] if at < len(indices) else place, (0, 0), now, is_counted)
 
 
 def _sent(ordinal: int, receipt: Receipt, note: Note, now: float) -> Sent:

@@ -37,6 +37,8 @@ class Receipt:
     presentation_offset: tuple[int, int]
     """Seconds and nanoseconds, echoed."""
     received_s: float
+    is_counted: bool = False
+    """Whether another ingress has told of the outcome: each is counted once."""
 
 
 @dataclass(frozen=True, slots=True)

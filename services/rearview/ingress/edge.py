@@ -8,7 +8,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from rearview.config import LimitsConfig
-from rearview.contract.events import Events
+from rearview.contract.events import Events, FrameAnswered, FrameDropped
+from rearview.errors import DropReason
+from rearview.ingress.book import Answer
 from rearview.ingress.feed import Sender
 
 __all__ = ["Edge"]
@@ -27,3 +29,12 @@ class Edge:
     input_bytes: int
     """Images of one session that are kept to be sent again."""
     clock: Callable[[], float] = time.monotonic
+
+    def count(self, answer: Answer) -> None:
+        """Tell of a frame's outcome, unless another ingress has."""
+        if answer.receipt.is_counted:
+            return
+        if isinstance(answer.outcome, DropReason):
+            self.events(FrameDropped(answer.outcome))
+        else:
+            self.events(FrameAnswered(self.model, answer.answered_s - answer.receipt.received_s))

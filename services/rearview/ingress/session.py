@@ -17,7 +17,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rearview.contract.events import FrameAnswered, FrameDropped
 from rearview.contract.frame import PICTURE, Frame
 from rearview.contract.settings import Settings
 from rearview.contract.stream import Continuity
@@ -270,10 +269,5 @@ class IngressSession:
 
     def _settle(self, place: int, outcome: Outcome, work: Work = NO_WORK) -> None:
         """Give a frame its one outcome, and tell."""
-        answer = self.book.settle(place, outcome, self._edge.clock(), work)
-        if isinstance(outcome, DropReason):
-            self._edge.events(FrameDropped(outcome))
-        else:
-            latency_s = answer.answered_s - answer.receipt.received_s
-            self._edge.events(FrameAnswered(self.model, latency_s))
+        self._edge.count(self.book.settle(place, outcome, self._edge.clock(), work))
         self.wake()

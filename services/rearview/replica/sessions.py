@@ -49,6 +49,9 @@ class Passed:
             self.after.remove(self.upto)
         return True
 
+    def __contains__(self, ordinal: int) -> bool:
+        return ordinal <= self.upto or ordinal in self.after
+
     def without(self, ordinals: Sequence[int]) -> Passed:
         """As if these had not passed."""
         first = min(ordinals, default=self.upto + 1)

@@ -33,7 +33,7 @@ from rearview.replica.pasts import Past
 from rearview.replica.pulse import OnEnd, Pulse, only_told
 from rearview.replica.requests import Requests
 from rearview.replica.runner import EngineRunner
-from rearview.replica.sessions import Held, Sessions
+from rearview.replica.sessions import Held, Passed, Sessions
 from rearview.replica.transfers import Transfers
 from rearview.telemetry.exposition import MetricsServer, serve_metrics
 from rearview.telemetry.listener import MetricsListener
@@ -249,13 +249,14 @@ class Stage:
             _tell_lost(fenced[0], session_id, fenced[1], **({"closed": 1} if request.get("closes") else {}))
         self._transfers.adopted(held)
         held.next = None if anew else held.next  # What was kept goes first.
+        went = held.sent  # Replaced, not changed, when the session goes on over another link.
         known = await self._engine.call(
             partial(Engine.standing, session_id=session_id),
             lambda kept: self._resume(held, epoch, kept, target) if anew else None,
         )
         if known is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
-        return {"place": held.place, "index": held.index, "notes": list(held.notes), **_told(known)}
+        return {"place": held.place, "index": held.index, "notes": list(held.notes), **_told(known, went)}
 
     def _resume(self, held: Held[Link], epoch: int, kept: Standing | None, next_link: Link | None) -> None:
         if self._sessions.get(held.session_id, epoch) is not held or kept is None or next_link is None:
@@ -320,9 +321,9 @@ async def _link_to(pool: LinkPool, address: str) -> Link:
         raise Refused(Reason.REPLICA_LOST, str(error), retry_after_s=1.0) from None
 
 
-def _told(standing: Standing) -> dict[str, Any]:
+def _told(standing: Standing, went: Passed) -> dict[str, Any]:
     """Where a session stands, as it travels. Of what is retained or still to leave, each frame's
-    place and ordinal.
+    place and ordinal; `went`: those of the retained that the hop after this one was sent.
     """
     return {
         "expected": standing.expected,
@@ -330,6 +331,7 @@ def _told(standing: Standing) -> dict[str, Any]:
         "settings": list(standing.versions),
         "retained": [[frame.place, frame.ordinal] for frame in standing.retained],
         "coming": [[frame.place, frame.ordinal] for frame in standing.coming],
+        "went": [frame.ordinal for frame in standing.retained if frame.ordinal in went],
     }
 
 
