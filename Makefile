@@ -89,8 +89,9 @@ proto-image: ## accept today's proto/ as what must not break
 soak: $(TEST_READY) ## the long tests
 	@$(BIN)/python -m pytest -q -m load $(ARGS)
 
-chaos: $(TEST_READY) ## hurt the service again and again: RUNS runs (default 160), then docs/reliability.md
-	@$(BIN)/rearview chaos --runs $(or $(RUNS),160) --streams 16 --seconds 8 $(ARGS); status=$$?; \
+chaos: $(TEST_READY) ## hurt the service again and again: RUNS runs (default 128), then docs/reliability.md
+	@$(BIN)/rearview chaos --campaign all --runs $(or $(RUNS),128) --streams 12 --seconds 6 --pace 1.5 \
+	  --resume build/chaos.jsonl $(ARGS); status=$$?; \
 	  $(BIN)/python -m loadtest.reliability.document && exit $$status
 
 bench: $(TEST_READY) ## measure the service with open-loop load

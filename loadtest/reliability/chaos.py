@@ -1,5 +1,7 @@
-"""Many runs, one fault each, over all kinds; and what they say, as a result file.
+"""Campaigns against a service of plain processes; and what they say, as parts of a result file.
 
+`faults`: many runs, one fault each, over all kinds. `repeated`: the same blow again and again. `pocket`: a
+model that makes pictures, killed and moved. `leaks`: sessions with all kinds of end, and frozen clients.
 Kinds take turns; the seed of a run is the first one's and its number, so that any run can be made again by
 itself. Half of the runs have two ingresses. What failed is kept with its history and logs.
 """
@@ -11,48 +13,85 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from loadtest.figures import RESULTS, Figure, ResultFile, show
+from loadtest.machine import describe_machine
+from loadtest.reliability import leaks, pocket, repeated
 from loadtest.reliability.faults import KINDS
+from loadtest.reliability.recovery import recovered
 from loadtest.reliability.runs import RunPlan, perform
+from loadtest.reliability.sections import NAME, Journal, Load, Section, merged, sections_of
 from loadtest.reliability.spawner import Spawner
 
-__all__ = ["main", "plans", "result", "summary"]
+__all__ = ["CAMPAIGNS", "main", "perform_all", "plans", "replay", "section", "summary"]
 
-NAME = "reliability"
 TWO_AT_ONCE = ("two spans killed at once", "replica and ingress killed at once")
 KILLS = ("first span killed", "last span killed", "killed before a commit", "killed after a commit")
 FREEZES = ("replica frozen", "engine hangs")
+EDGES = ("ingress killed", "ingress killed before it answers", "ingress killed after it answers")
 
 
-def plans(runs: int, seed: int, kinds: Sequence[str], streams: int, seconds: float) -> Iterator[RunPlan]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A campaign of pieces, each of which is run by itself."""
+
+    pieces: Mapping[str, Callable[[Path, Spawner], Awaitable[dict[str, Any]]]]
+    figures: Callable[[Sequence[dict[str, Any]]], Sequence[Figure]]
+
+
+CAMPAIGNS: Mapping[str, Parts | None] = {
+    "faults": None,
+    "repeated": Parts(repeated.PIECES, repeated.figures),
+    "pocket": Parts(pocket.PIECES, pocket.figures),
+    "leaks": Parts(leaks.PIECES, leaks.figures),
+}
+"""In the order of the document. None: made of runs, by the options."""
+
+
+def plans(
+    runs: int, seed: int, kinds: Sequence[str], streams: int, seconds: float, pace: float = 1.0
+) -> Iterator[RunPlan]:
     """`runs` runs over the kinds in turn."""
     for number in range(runs):
         kind = kinds[number % len(kinds)]
         turn = number // len(kinds) + number
         topology = "pipeline" if "two spans" in KINDS[kind].wants or turn % 2 else "fused"
-        yield RunPlan(seed + number, kind, topology, 1 + (turn // 2) % 2, streams, seconds)
+        yield RunPlan(seed + number, kind, topology, 1 + (turn // 2) % 2, streams, seconds, pace)
 
 
 async def perform_all(
-    wanted: Sequence[RunPlan], folder: Path, spawner: Spawner, *, keep: bool
+    wanted: Sequence[RunPlan],
+    folder: Path,
+    spawner: Spawner,
+    journal: Journal | None = None,
+    load: Load | None = None,
+    *,
+    keep: bool,
 ) -> list[dict[str, Any]]:
-    """Run after run. What found nothing wrong is removed, unless it is to be kept."""
-    found = []
+    """Run after run, but for those that the journal knows. What found nothing wrong is removed, unless it is
+    to be kept.
+    """
+    found, journal, load = [], journal or Journal(None, ""), load or Load()
     for number, plan in enumerate(wanted, 1):
+        if (outcome := journal.get(replay(plan))) is not None:
+            found.append(outcome)
+            continue
         where = folder / f"seed-{plan.seed}"
         try:
             outcome = (await perform(plan, where, spawner)).as_json()
         except (TimeoutError, OSError) as error:
             outcome = _broken(plan, error)
+        load.look()
+        journal.put(replay(plan), outcome)
         found.append(outcome)
-        mark = "ok" if not outcome["violations"] else "WRONG"
+        is_told = outcome["reached"] or plan.kind == "none"
+        mark = "WRONG" if outcome["violations"] else "ok" if is_told else "ok, not reached"
         print(
             f"{number:4}/{len(wanted)} seed {plan.seed} {plan.kind}"
             f" ({plan.topology}, {plan.ingresses} ingress): {outcome['frames']} frames,"
@@ -72,7 +111,8 @@ def replay(plan: RunPlan) -> str:
     """The command that makes a run again."""
     return (
         f"rearview chaos --runs 1 --seed {plan.seed} --kind '{plan.kind}' --topology {plan.topology}"
-        f" --ingresses {plan.ingresses} --streams {plan.streams} --seconds {plan.seconds:g} --keep"
+        f" --ingresses {plan.ingresses} --streams {plan.streams} --seconds {plan.seconds:g}"
+        f" --pace {plan.pace:g} --keep"
     )
 
 
@@ -87,52 +127,51 @@ def _broken(plan: RunPlan, error: Exception) -> dict[str, Any]:
         "streams": plan.streams,
         **dict.fromkeys(empty, 0),
         "moved": {"exact": 0, "approximate": 0, "reset": 0},
-        "recovery_s": [],
+        "reached": False,
+        **recovered(()),
         "violations": [f"harness: {type(error).__name__}: {error}"],
         "seconds": 0.0,
         "load": round(os.getloadavg()[0], 1),
     }
 
 
-def result(runs: Sequence[dict[str, Any]], command: str) -> ResultFile:
+def section(runs: Sequence[dict[str, Any]], command: str, load: tuple[float, float]) -> Section:
     """What all runs say."""
     by_validator = {
         name: sum(name == v.split()[0] for run in runs for v in run["violations"])
         for name in ("V1", "V2", "V3", "V4", "V8")
     }
-    hurt = [run for run in runs if run["kind"] != "none"]
     setting = f"chain model, {len(runs)} runs of {len({run['kind'] for run in runs})} kinds"
+    hurt = [run for run in runs if run["reached"]]
+    counts = {
+        "silently lost": by_validator["V1"],
+        "reordered": by_validator["V2"],
+        "doubled": by_validator["V3"],
+        "of another session": by_validator["V4"],
+        "past lost without a word": by_validator["V8"],
+        "runs with any violation": sum(bool(run["violations"]) for run in runs),
+        "hurt streams that never got a picture again": sum(len(run["never"]) for run in runs),
+    }
     figures = [
-        Figure("frames checked", setting, sum(run["frames"] for run in runs), ""),
-        Figure("fault runs", setting, len(hurt), ""),
-        Figure("silently lost", setting, by_validator["V1"], "", 0.0, at_most=True),
-        Figure("reordered", setting, by_validator["V2"], "", 0.0, at_most=True),
-        Figure("doubled", setting, by_validator["V3"], "", 0.0, at_most=True),
-        Figure("of another session", setting, by_validator["V4"], "", 0.0, at_most=True),
-        Figure("past lost without a word", setting, by_validator["V8"], "", 0.0, at_most=True),
-        Figure(
-            "runs with any violation",
-            setting,
-            sum(bool(run["violations"]) for run in runs),
-            "",
-            0.0,
-            at_most=True,
-        ),
+        Figure("frames checked", setting, sum(run["frames"] for run in runs), "", 200_000.0),
+        Figure("fault runs", setting, len(hurt), "", 100.0),
+        Figure("kinds of fault", setting, len({run["kind"] for run in hurt}), "", 16.0),
+        *(Figure(what, setting, count, "", 0.0, at_most=True) for what, count in counts.items()),
         *_recovery("first good picture after a replica was killed", runs, KILLS, 0.5, 2.0),
         *_recovery("first good picture after one froze or hung", runs, FREEZES, 2.0, 4.0),
+        *_recovery("first good picture after an ingress was killed, of two", runs, EDGES, None, 2.0),
     ]
-    loads = [run["load"] for run in runs]
-    detail = {"runs": list(runs), "summary": summary(runs), "load": [min(loads), max(loads)] if loads else []}
-    return ResultFile.of(NAME, command, figures, detail)
+    return Section("faults", command, figures, {"runs": list(runs), "summary": summary(runs)}, load)
 
 
 def _recovery(
     what: str, runs: Sequence[dict[str, Any]], kinds: Sequence[str], p50_s: float | None, worst_s: float
 ) -> list[Figure]:
-    times = sorted(each for run in runs if run["kind"] in kinds for each in run["recovery_s"])
+    mine = [run for run in runs if run["kind"] in kinds and (kinds is not EDGES or run["ingresses"] > 1)]
+    times = sorted(each for run in mine for each in run["recovery_s"])
     if not times:
         return []
-    setting = f"{len(times)} streams, hurt or not, {sum(run['kind'] in kinds for run in runs)} runs"
+    setting = f"{len(times)} streams that it hurt, {len(mine)} runs"
     return [
         Figure(f"{what}, p50", setting, times[len(times) // 2], "s", p50_s, at_most=True),
         Figure(f"{what}, worst", setting, times[-1], "s", worst_s, at_most=True),
@@ -149,7 +188,10 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         times = sorted(each for run in mine for each in run["recovery_s"])
         totals = {
             name: sum(run[name] for run in mine)
-            for name in ("frames", "sessions", "resumed", "ended_ok", "ended_announced", "refused")
+            for name in (
+                *("frames", "sessions", "resumed", "ended_ok", "ended_announced", "refused"),
+                *("hurt", "hurt_ended", "reached"),
+            )
         }
         found.append(
             {
@@ -159,6 +201,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "moved": {
                     how: sum(run["moved"][how] for run in mine) for how in ("exact", "approximate", "reset")
                 },
+                "never": sum(len(run["never"]) for run in mine),
                 "p50_s": times[len(times) // 2] if times else None,
                 "worst_s": times[-1] if times else None,
                 "violations": sum(len(run["violations"]) for run in mine),
@@ -168,13 +211,20 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(
-    runs: Annotated[int, typer.Option(min=1, help="How many; kinds take turns.")] = len(KINDS),
+    runs: Annotated[int, typer.Option(min=1, help="Of campaign faults; kinds take turns.")] = len(KINDS),
     seed: Annotated[int, typer.Option(help="Of the first run.")] = 1,
     kind: Annotated[list[str] | None, typer.Option(help="Only these kinds of fault.")] = None,
     streams: Annotated[int, typer.Option(min=3, help="Of clients, in each run.")] = 8,
     seconds: Annotated[float, typer.Option(min=1.0, help="Of traffic, in each run.")] = 4.0,
+    pace: Annotated[float, typer.Option(min=0.1, help="Multiplies the frame rates of all streams.")] = 1.0,
     topology: Annotated[str, typer.Option(help="fused or pipeline; empty: both in turn.")] = "",
     ingresses: Annotated[int, typer.Option(min=0, max=2, help="0: one and two in turn.")] = 0,
+    campaign: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(CAMPAIGNS)}, or all of them. Default: faults.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Journal of what was run: go on from there, and remove it at the end.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the result file.")] = RESULTS,
     keep: Annotated[bool, typer.Option(help="Keep histories and logs of good runs too.")] = False,
 ) -> None:
@@ -182,21 +232,61 @@ def main(
     unknown = sorted(set(kind or ()) - KINDS.keys())
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(KINDS)}", param_hint="--kind")
-    wanted = list(plans(runs, seed, kind or list(KINDS), streams, seconds))
+    chosen = tuple(CAMPAIGNS) if "all" in (campaign or ()) else tuple(campaign or ("faults",))
+    if strange := sorted(set(chosen) - set(CAMPAIGNS)):
+        raise typer.BadParameter(f"{', '.join(strange)}: {', '.join(CAMPAIGNS)}", param_hint="--campaign")
     wanted = [
         replace(plan, topology=topology or plan.topology, ingresses=ingresses or plan.ingresses)
-        for plan in wanted
+        for plan in plans(runs, seed, kind or list(KINDS), streams, seconds, pace)
     ]
-    folder = Path(tempfile.mkdtemp(prefix="rearview-chaos-"))
-    with Spawner() as spawner:
-        found = asyncio.run(perform_all(wanted, folder, spawner, keep=keep))
     command = f"rearview chaos --runs {runs} --seed {seed} --streams {streams} --seconds {seconds:g}"
-    report = result(found, command)
-    show(report, report.write(out))
-    is_wrong = any(run["violations"] for run in found)
+    command += f" --pace {pace:g}" + "".join(f" --kind '{each}'" for each in kind or ())
+    folder = Path(tempfile.mkdtemp(prefix="rearview-chaos-"))
+    journal = Journal(resume, str(describe_machine()["commit"]))
+    with Spawner() as spawner:
+        for name in chosen:
+            if name == "faults":
+                made = asyncio.run(faults(wanted, command, folder, spawner, journal, keep=keep))
+            else:
+                made = asyncio.run(other(name, folder / name, spawner, journal))
+            former = ResultFile.read(out / f"{NAME}.json") if (out / f"{NAME}.json").exists() else None
+            report = merged(former, [made], tuple(CAMPAIGNS))
+            path = report.write(out)
+            show(replace(report, figures=made.figures, command=made.command), path)
+    journal.done()
+    is_wrong = any(figure.met is False for name in chosen for figure in sections_of(report)[name].figures)
     if not is_wrong and not keep:
         shutil.rmtree(folder)
     raise typer.Exit(1 if is_wrong else 0)
+
+
+async def faults(
+    wanted: Sequence[RunPlan], command: str, folder: Path, spawner: Spawner, journal: Journal, *, keep: bool
+) -> Section:
+    """The campaign of all kinds of fault."""
+    load = Load()
+    found = await perform_all(wanted, folder, spawner, journal, load, keep=keep)
+    return section(found, command, (load.low, load.high))
+
+
+async def other(name: str, folder: Path, spawner: Spawner, journal: Journal) -> Section:
+    """A campaign of one piece after the other."""
+    load, parts, made = Load(), CAMPAIGNS[name], []
+    assert parts is not None, f"{name} has parts"
+    for what, perform_part in parts.pieces.items():
+        key = f"{name}: {what}"
+        if (known := journal.get(key)) is None:
+            known = await perform_part(folder / what.replace(" ", "-"), spawner)
+            journal.put(key, known)
+        made.append(known)
+        print(f"{key}: load {load.look():g}", flush=True)
+    return Section(
+        name,
+        f"rearview chaos --campaign {name}",
+        parts.figures(made),
+        {"pieces": made},
+        (load.low, load.high),
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["frames_counted", "scrape"]
+__all__ = ["frames_counted", "samples", "scrape"]
 
 TIMEOUT_S = 5.0
 
@@ -32,6 +32,14 @@ def frames_counted(text: str) -> dict[str, int]:
             elif sample.name == "rearview_frames_dropped_total":
                 found[f"dropped/{sample.labels['reason']}"] = round(sample.value)
     return found
+
+
+def samples(url: str) -> dict[str, float]:
+    """All that has no label, by name. Raises OSError."""
+    families = text_string_to_metric_families(_get(url))
+    return {
+        sample.name: sample.value for family in families for sample in family.samples if not sample.labels
+    }
 
 
 def _get(url: str) -> str:

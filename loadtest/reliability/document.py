@@ -5,15 +5,16 @@ python -m loadtest.reliability.document           write it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from loadtest.figures import RESULTS, ResultFile
-from loadtest.reliability.chaos import NAME, TWO_AT_ONCE
+from loadtest.reliability.chaos import TWO_AT_ONCE
 from loadtest.reliability.planted import BUGS
+from loadtest.reliability.sections import NAME, Section, sections_of
 
 __all__ = ["DOCUMENT", "main", "markdown"]
 
@@ -24,10 +25,17 @@ HEAD = """# Reliability
 Made by `python -m loadtest.reliability.document` from `loadtest/results/reliability.json`, never by hand.
 
 Each run is a whole service of plain processes, open-loop traffic of several tenants by the client library
-and by raw stubs, some of it rude, and one fault. The model of these runs is `chain`: its answers carry the
+and by raw stubs, some of it rude, and one fault. The model of most runs is `chain`: its answers carry the
 session that it believes it serves, the ordinal, and a hash chain over every input of the session so far, for
 each denoising step. Clients write histories, the service counts; ten pure validators read both.
 """
+
+TITLES = {
+    "faults": "All kinds of fault",
+    "repeated": "The same blow again and again",
+    "pocket": "A model that makes pictures",
+    "leaks": "What sessions leave behind",
+}
 
 PROMISES = """## Promises
 
@@ -39,8 +47,8 @@ PROMISES = """## Promises
 | P4 with a budget, nothing older than it is delivered | V5 |
 | P5 everything is bounded | `tests/ingress/test_stream_limits.py` |
 | P6 what is not served is refused at once, with a hint | V6 |
-| P7 after a fault the session goes on, and says how exactly: EXACT is bit-equal | V8 |
-| P8 slots, leases, tasks and descriptors come back | V7, `tests/reliability/test_cleanup.py` |
+| P7 after a fault the session goes on, and says how exactly: EXACT is bit-equal | V8, campaign `pocket` |
+| P8 slots, leases, tasks and descriptors come back | V7, campaign `leaks`, `test_cleanup.py` |
 | P9 ends have a listed status and reason, and tell nothing of the inside | V10 |
 | P10 a token that is worth nothing opens nothing | V10, `tests/ingress/test_auth.py` |
 
@@ -51,41 +59,48 @@ Not promised: that a frame is processed exactly once through a crash, that two f
 
 def markdown(result: ResultFile) -> str:
     """The document."""
-    return "\n".join([HEAD, PROMISES, *_what_was_run(result), *_kinds(result), *_two(result), *_again()])
+    parts = sections_of(result)
+    lines = [HEAD, PROMISES, *_what_was_run(parts.values())]
+    if "faults" in parts:
+        kinds = parts["faults"].detail["summary"]
+        lines += [*_kinds(kinds), *_two(kinds)]
+    return "\n".join([*lines, *_again()])
 
 
-def _what_was_run(result: ResultFile) -> Iterator[str]:
-    machine = result.machine
-    low, high = result.detail["load"]
+def _what_was_run(sections: Iterable[Section]) -> Iterator[str]:
     yield "## What was run\n"
-    yield (
-        f"`{result.command}` on {machine['date'][:10]}, commit {machine['commit']}: {machine['cpu']},"
-        f" {machine['cores']} cores, Python {machine['python']}. The machine's load average was {low:g} to"
-        f" {high:g} during the runs, the service and its clients included.\n"
-    )
-    yield "| figure | measured with | value | target | |"
-    yield "|---|---|---:|---:|---|"
-    for figure in result.figures:
-        value = f"{figure.value:,.0f}" if not figure.unit else figure.value_text
-        yield f"| {figure.what} | {figure.setting} | {value} | {figure.target_text} | {figure.met_text} |"
-    yield ""
+    for section in sections:
+        machine, (low, high) = section.machine, section.load
+        yield f"### {TITLES[section.name]}\n"
+        yield (
+            f"`{section.command}` on {machine['date'][:10]}, commit {machine['commit']}: {machine['cpu']},"
+            f" {machine['cores']} cores, Python {machine['python']}. The machine's load average was {low:g}"
+            f" to {high:g} meanwhile, the service and its clients included.\n"
+        )
+        yield "| figure | measured with | value | target | |"
+        yield "|---|---|---:|---:|---|"
+        for figure in section.figures:
+            value = f"{figure.value:,.6g}" if not figure.unit else figure.value_text
+            yield f"| {figure.what} | {figure.setting} | {value} | {figure.target_text} | {figure.met_text} |"
+        yield ""
 
 
-def _kinds(result: ResultFile) -> Iterator[str]:
+def _kinds(summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## By kind of fault\n"
     yield (
         "*Moved*: notices of sessions that went on in another lane, by what they said of the past. *Resumed*:"
         " by their clients, over another connection. *Ended*: with a status and a reason, and opened anew by"
-        " the client. *Back*: from the fault to the first picture of a frame that was sent after it, over all"
-        " streams that were running, hurt or not; those to which none came any more (they ended, or their"
-        " traffic was over) are not in it. *Wrong*: what the validators found.\n"
+        " the client. *Hurt*: streams whose lane or ingress the victim was part of, and that had frames left"
+        " to send. *Back*: from the fault to their first picture of a frame that was sent after it, in the"
+        " same session. *Never*: neither back nor ended with a reason. *Wrong*: what the validators found."
+        " Runs in which the armed place was not reached are no fault runs.\n"
     )
     yield (
-        "| fault | runs | frames | moved exact / approximate / reset | resumed | ended"
-        " | back p50 | worst | wrong |"
+        "| fault | runs | not reached | frames | moved exact / approximate / reset | resumed | ended"
+        " | hurt | back p50 | worst | never | wrong |"
     )
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
-    for entry in result.detail["summary"]:
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for entry in summary:
         yield _line(entry)
     yield ""
 
@@ -93,15 +108,17 @@ def _kinds(result: ResultFile) -> Iterator[str]:
 def _line(entry: Mapping[str, Any]) -> str:
     moved = entry["moved"]
     said = f"{moved['exact']} / {moved['approximate']} / {moved['reset']}"
+    missed = 0 if entry["kind"] == "none" else entry["runs"] - entry["reached"]
     p50, worst = ("" if entry[name] is None else f"{entry[name]:.2f} s" for name in ("p50_s", "worst_s"))
     return (
-        f"| {entry['kind']} | {entry['runs']} | {entry['frames']:,} | {said} | {entry['resumed']} |"
-        f" {entry['ended_announced']} | {p50} | {worst} | {entry['violations']} |"
+        f"| {entry['kind']} | {entry['runs']} | {missed or ''} | {entry['frames']:,} | {said} |"
+        f" {entry['resumed']} | {entry['ended_announced']} | {entry['hurt']} | {p50} | {worst} |"
+        f" {entry['never']} | {entry['violations']} |"
     )
 
 
-def _two(result: ResultFile) -> Iterator[str]:
-    entries = [entry for entry in result.detail["summary"] if entry["kind"] in TWO_AT_ONCE]
+def _two(summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    entries = [entry for entry in summary if entry["kind"] in TWO_AT_ONCE]
     if not entries:
         return
     yield "## Two faults at once\n"

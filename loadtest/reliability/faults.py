@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loadtest.reliability.harness import Harness, Member
 from loadtest.reliability.history import Fault
@@ -24,7 +24,7 @@ __all__ = ["KINDS", "Kind", "Scene"]
 SHORT_S, LONG_S = 0.8, 4.5
 """Within and beyond what health checks forgive."""
 HANG_S = 30.0
-REACHED_S = 10.0
+REACHED_S = 60.0
 
 
 @dataclass
@@ -38,22 +38,23 @@ class Scene:
     """Between the clients and each ingress."""
     inside: list[Relay] = field(default_factory=list)
     """Before the first replica of the first span."""
+    hidden: Member | None = None
+    """The replica behind that."""
     armed: Member | None = None
-    """The process with failpoints."""
+    """The process whose failpoints fail."""
     redis_pid: Callable[[], int] | None = None
     restart_redis: Callable[[], None] | None = None
     done: list[Fault] = field(default_factory=list)
 
-    def note(self, kind: str, target: str) -> float:
-        """A fault happens now."""
-        now = time.monotonic()
-        self.done.append(Fault(kind, target, now))
-        return now
+    def note(self, kind: str, target: str, hurt: Member | None = None, time_s: float | None = None) -> None:
+        """A fault happens now, or has happened; `hurt`: whose sessions it takes away."""
+        now = time.monotonic() if time_s is None else time_s
+        sessions = () if hurt is None else self.service.sessions(hurt)
+        self.done.append(Fault(kind, target, now, None, sessions))
 
     def over(self) -> None:
         """The last fault is over."""
-        last = self.done.pop()
-        self.done.append(Fault(last.kind, last.target, last.time_s, time.monotonic()))
+        self.done.append(replace(self.done.pop(), until_s=time.monotonic()))
 
     def span(self, wanted: str) -> int:
         """Index of the first, the last or any span."""
@@ -70,7 +71,7 @@ class Kind:
 
     deed: Deed
     failpoints: str = ""
-    """Armed from the start in one replica (`ingress`: in one ingress); `{at}` is drawn."""
+    """Armed before the traffic in one replica (`ingress`: in one ingress); `{at}` is drawn."""
     where: str = "first"
     """The span of that replica, or `ingress`."""
     wants: frozenset[str] = frozenset()
@@ -86,7 +87,7 @@ def _signalled(who: str, number: signal.Signals, back_s: float | None = None) ->
             target = scene.clients[-1]
         else:
             target = scene.service.busiest(scene.span(who))
-        scene.note(number.name, target.name)
+        scene.note(number.name, target.name, None if who == "clients" else target)
         scene.service.signal(target, number)
         if back_s is not None:
             await asyncio.sleep(back_s)
@@ -101,26 +102,30 @@ async def _nothing(scene: Scene) -> None:
 
 
 async def _failpoint(scene: Scene) -> None:
-    """It is armed since the start. One that is never reached is a fault of no moment."""
+    """It is armed. One that is never reached is no fault."""
     armed = scene.armed
     assert armed is not None, "a kind with failpoints"
+    service = scene.service
+
+    def is_known() -> bool:
+        return service.failed_s(armed) is not None or all(each.ended.is_set() for each in scene.clients)
+
     with contextlib.suppress(TimeoutError):
-        await scene.service.until(lambda: scene.service.failed_s(armed) is not None, REACHED_S)
-        now = scene.service.failed_s(armed)
-        assert now is not None, "it has failed"
-        scene.done.append(Fault("failpoint", armed.name, now))
+        await service.until(is_known, REACHED_S)
+    if service.failed_s(armed) is not None:
+        scene.note("failpoint", armed.name, armed, service.failed_s(armed))
 
 
 async def _both_spans(scene: Scene) -> None:
     for span in range(len(scene.service.config.spans)):
         target = scene.service.busiest(span)
-        scene.note("SIGKILL", target.name)
+        scene.note("SIGKILL", target.name, target)
         scene.service.signal(target, signal.SIGKILL)
 
 
 async def _replica_and_ingress(scene: Scene) -> None:
     for target in (scene.service.busiest(0), scene.chance.choice(scene.service.ingresses())):
-        scene.note("SIGKILL", target.name)
+        scene.note("SIGKILL", target.name, target)
         scene.service.signal(target, signal.SIGKILL)
 
 
@@ -129,21 +134,22 @@ async def _drained(scene: Scene) -> None:
     target = scene.service.busiest(0)
     target.wanted = False
     await scene.service.start_replica(0)
-    scene.note("SIGTERM", target.name)
+    scene.note("SIGTERM", target.name, target)
     scene.service.signal(target, signal.SIGTERM)
 
 
 async def _ingress_drained(scene: Scene) -> None:
     target = scene.chance.choice(scene.service.ingresses())
-    scene.note("SIGTERM", target.name)
+    scene.note("SIGTERM", target.name, target)
     scene.service.signal(target, signal.SIGTERM)
 
 
 def _relayed(which: str, way: Way, for_s: float) -> Deed:
     async def deed(scene: Scene) -> None:
-        relays = scene.edge if which == "edge" else scene.inside
-        relay = scene.chance.choice(relays)
-        scene.note(f"link {way.value}", which)
+        at = scene.chance.randrange(len(scene.edge if which == "edge" else scene.inside))
+        relay = (scene.edge if which == "edge" else scene.inside)[at]
+        hurt = scene.service.at(scene.service.addresses[at]) if which == "edge" else scene.hidden
+        scene.note(f"link {way.value}", which, hurt)
         relay.set(way)
         await asyncio.sleep(for_s)
         relay.set(Way.OPEN)

@@ -58,6 +58,8 @@ class Member:
     status: int | None = None
     wanted: bool = True
     """Whether it is started anew when it ends."""
+    last_card: Mapping[str, Any] | None = None
+    """Of one that has ended."""
 
     @property
     def is_replica(self) -> bool:
@@ -75,11 +77,15 @@ class Harness:
         *,
         ingresses: int = 1,
         healing: Healing | None = None,
+        failpoints: str = "",
     ) -> None:
-        """`config`: with a directory in Redis where there are several ingresses."""
+        """`config`: with a directory in Redis where there are several ingresses. `failpoints`: of every
+        process, once it is told to arm them.
+        """
         self.config, self.folder = config, folder
         self._num_ingresses = ingresses
         self._healing = healing or Healing()
+        self._failpoints = failpoints
         self._spawner = spawner
         self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
@@ -131,10 +137,24 @@ class Harness:
         """Those that live."""
         return [m for m in self.members.values() if m.order["run"] == "ingress" and not m.ended.is_set()]
 
+    def at(self, address: str) -> Member | None:
+        """The ingress that lives there."""
+        port = int(address.rpartition(":")[2])
+        return next((member for member in self.ingresses() if member.order["port"] == port), None)
+
     def card(self, member: Member) -> dict[str, Any] | None:
         """What it last said of itself."""
         kind = "members" if member.is_replica else "ingresses"
         return read_card(self.folder / kind / f"{member.name}.json")
+
+    def sessions(self, member: Member) -> tuple[str, ...]:
+        """Those that it has, or had when it ended."""
+        card = self.card(member) or member.last_card or {}
+        return tuple(card.get("sessions", ()))
+
+    def arm(self, member: Member) -> None:
+        """Let its failpoints fail from now on."""
+        self.signal(member, signal.SIGUSR1)
 
     def failed_s(self, member: Member) -> float | None:
         """When its failpoint failed; None: not yet."""
@@ -143,26 +163,24 @@ class Harness:
 
     def busiest(self, span: int | None = None) -> Member:
         """The replica that holds most sessions."""
-        return max(
-            self.replicas(span), key=lambda member: len((self.card(member) or {}).get("sessions") or ())
-        )
+        return max(self.replicas(span), key=lambda member: len(self.sessions(member)))
 
     # -- what is started and hurt
 
-    async def start_replica(self, span: int, failpoints: str = "", relay: int | None = None) -> Member:
+    async def start_replica(self, span: int, relay: int | None = None) -> Member:
         """One more replica of a span."""
         name = f"{self.config.spans[span].name}#{self._next()}"
-        order = {"run": "replica", "span": span, "failpoints": failpoints, "relay": relay}
+        order = {"run": "replica", "span": span, "failpoints": self._failpoints, "relay": relay}
         return await self._start(name, {**order, "config": self._content()})
 
-    async def start_ingress(self, failpoints: str = "", port: int | None = None) -> Member:
+    async def start_ingress(self, port: int | None = None) -> Member:
         """One more ingress, on a port that it keeps."""
         port = port or _free_port()
         content = self._content()
         content["ingress"] = {**content["ingress"], "port": port}
         name = f"ingress#{self._next()}"
         return await self._start(
-            name, {"run": "ingress", "port": port, "failpoints": failpoints, "config": content}
+            name, {"run": "ingress", "port": port, "failpoints": self._failpoints, "config": content}
         )
 
     async def start_clients(
@@ -203,7 +221,7 @@ class Harness:
     async def _leases(self, ingresses: Sequence[Mapping[str, Any]]) -> int:
         """Entries of the directory; without Redis each ingress has as many as it has sessions."""
         if self.config.directory.redis_url is None:
-            return sum(card["sessions"] for card in ingresses)
+            return sum(len(card["sessions"]) for card in ingresses)
         directory = open_directory(self.config.directory, Circuit())
         try:
             return len([lease for lease in await directory.list(None) if lease.expiry_s > time.time()])
@@ -245,6 +263,7 @@ class Harness:
         if member.order["run"] == "clients":
             return
         kind = "members" if member.is_replica else "ingresses"
+        member.last_card = self.card(member)
         (self.folder / kind / f"{member.name}.json").unlink(missing_ok=True)
         if member.wanted:
             self.was_whole = self.was_whole and member.is_replica

@@ -112,6 +112,8 @@ class Fault:
     time_s: float
     until_s: float | None = None
     """When it was over; None: at once."""
+    sessions: tuple[str, ...] = ()
+    """Those that it hurt: whose lane or ingress the target was part of."""
 
 
 @dataclass(frozen=True, slots=True)

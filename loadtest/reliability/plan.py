@@ -143,13 +143,16 @@ def make_plan(
     tenants: tuple[str, ...] = ("alpha", "beta", "gamma"),
     rude: bool = True,
     reopens: int = 3,
+    pace: float = 1.0,
 ) -> Plan:
-    """Mixed traffic. With `rude` some clients misbehave, and one has a token that is worth nothing."""
+    """Mixed traffic. With `rude` some clients misbehave, and one has a token that is worth nothing. `pace`
+    multiplies the frame rates.
+    """
     chance = random.Random(seed)
     made = []
     for number in range(streams):
         tenant = tenants[number % len(tenants)]
-        rate = chance.choice(RATES)
+        rate = pace * chance.choice(RATES)
         manners = Manners.ORDERLY
         if rude and number % 4 == 3:  # By stubs: the library does not vanish.
             manners = chance.choice([Manners.LEAVES, Manners.VANISHES, Manners.DAWDLES])

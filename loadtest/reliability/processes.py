@@ -1,6 +1,7 @@
 """What the processes of a run do: a replica, an ingress, clients. Started by `zygote`, watched by `harness`.
 
-A replica and an ingress write a *card* into the run's folder ten times a second: what they say of themselves.
+Failpoints fail once a process was told to arm them, by SIGUSR1: what it passes before does not count. A
+replica and an ingress write a *card* into the run's folder ten times a second: what they say of themselves.
 That is how an ingress knows its replicas (it is what Serve's handles are for), and how the harness knows who
 does not answer any more.
 """
@@ -116,7 +117,7 @@ async def _ingress(order: Order) -> None:
             "name": order["name"],
             "address": server.address,
             "metrics_url": server.metrics_url,
-            "sessions": len(one.sessions),
+            "sessions": [record.session.spec.session_id for record in one.sessions],
             "healthy": True,
         }
 
@@ -144,7 +145,8 @@ def _begin(order: Order) -> None:
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     mark = Path(order["folder"]) / "marks" / order["name"]
-    failpoints.arm(order.get("failpoints", ""), lambda place: _mark(mark))
+    points = order.get("failpoints", "")
+    signal.signal(signal.SIGUSR1, lambda *_: failpoints.arm(points, lambda place: _mark(mark)))
 
 
 def _mark(path: Path) -> None:
@@ -164,6 +166,7 @@ async def _until_told(folder: Path, name: str, card: Callable[[], Any]) -> None:
             "pid": os.getpid(),
             "tasks": len(asyncio.all_tasks()),
             "fds": len(os.listdir("/proc/self/fd")),
+            "threads": len(os.listdir("/proc/self/task")),
             "rss_bytes": _rss_bytes(),
             "written_s": time.monotonic(),
         }

@@ -230,7 +230,7 @@ class RawConversation:
             raise self._over
         yield Told(What.CUT, data={"status": failure.code().name, "text": (failure.details() or "")[:100]})
         while True:
-            if failure.code() not in RESUMABLE or time.monotonic() > until_s:
+            if not _is_cut(failure) or time.monotonic() > until_s:
                 raise _over(failure) from failure
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, MAX_WAIT_S)
@@ -325,6 +325,12 @@ def _unanswered() -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(
         grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details="no answer"
     )
+
+
+def _is_cut(failure: grpc.aio.AioRpcError) -> bool:
+    """Whether the connection is lost. INTERNAL without a reason is gRPC's own, of a connection that broke."""
+    is_its_own = failure.code() is grpc.StatusCode.INTERNAL and _over(failure).data["reason"] is None
+    return failure.code() in RESUMABLE or is_its_own
 
 
 def _over(failure: grpc.aio.AioRpcError) -> Over:

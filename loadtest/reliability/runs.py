@@ -23,11 +23,12 @@ from loadtest.reliability.harness import Harness, Healing, Member
 from loadtest.reliability.history import Run, Snapshot, What, read_history
 from loadtest.reliability.plan import Plan, StreamPlan, make_plan, token_of, token_sha256
 from loadtest.reliability.processes import FRESH_S
+from loadtest.reliability.recovery import Recovery, recovered, recoveries
 from loadtest.reliability.relay import Relay
 from loadtest.reliability.spawner import Spawner
 from loadtest.reliability.validators import Limits, Violation, validate
 
-__all__ = ["Outcome", "RunPlan", "perform", "recovery_s"]
+__all__ = ["LIMITS", "Outcome", "RunPlan", "config_of", "perform", "settled"]
 
 TENANTS = ("alpha", "beta", "gamma")
 SPANS = {
@@ -54,6 +55,8 @@ class RunPlan:
     ingresses: int = 1
     streams: int = 8
     seconds: float = 4.0
+    pace: float = 1.0
+    """By which the frame rates of all streams are multiplied."""
 
     @property
     def has_redis(self) -> bool:
@@ -68,8 +71,8 @@ class Outcome:
     plan: RunPlan
     run: Run
     violations: Sequence[Violation]
-    recovery_s: Sequence[float]
-    """Of each stream that was hurt: from the fault to the first picture of a frame that was sent after it."""
+    recoveries: Sequence[Recovery]
+    """Of the streams that were hurt."""
     seconds: float
     load: float
     """Average of the machine in the last minute."""
@@ -94,7 +97,8 @@ class Outcome:
             "ended_ok": sum(event.data["status"] == "OK" for event in ends),
             "ended_announced": sum(event.data["status"] != "OK" for event in ends),
             "moved": {said: notices.count(said) for said in ("exact", "approximate", "reset")},
-            "recovery_s": [round(each, 3) for each in self.recovery_s],
+            "reached": bool(self.run.faults),
+            **recovered(self.recoveries),
             "violations": [str(each) for each in self.violations],
             "seconds": round(self.seconds, 1),
             "load": self.load,
@@ -145,27 +149,36 @@ async def perform(plan: RunPlan, folder: Path, spawner: Spawner) -> Outcome:
             stack.callback(redis.stop)
         config = config_of(plan, folder, None if redis is None else redis.url)
         service = await stack.enter_async_context(
-            Harness(config, folder, spawner, ingresses=plan.ingresses, healing=Healing())
+            Harness(
+                config,
+                folder,
+                spawner,
+                ingresses=plan.ingresses,
+                healing=Healing(),
+                failpoints=kind.failpoints.format(at=chance.randrange(30, 90)),
+            )
         )
         scene = Scene(service, [], chance)
         if redis is not None:
             scene.redis_pid = lambda: redis.process.pid if redis.process is not None else 0
             scene.restart_redis = lambda: (redis.stop(), redis.start())[-1]
-        await _arm(scene, kind.failpoints, kind.where)
         await _relays(scene, kind.wants, stack)
-        if kind.failpoints or scene.inside:
+        if scene.inside:
             await asyncio.sleep(2 * FRESH_S)  # Cards of those who were replaced are too old by then.
         await _warm(service)
         base = await service.snapshot()
+        if kind.failpoints:
+            _arm(scene, kind.where)
         traffic, killed = await _traffic(scene, plan, kills=kind.kills_clients)
-        await asyncio.sleep(plan.seconds * chance.uniform(0.3, 0.5))
+        if not kind.failpoints:
+            await asyncio.sleep(plan.seconds * chance.uniform(0.3, 0.5))
         await kind.deed(scene)
         for clients in scene.clients if not kind.kills_clients else scene.clients[:-1]:
             async with asyncio.timeout(END_S):
                 await clients.ended.wait()
         if kind.kills_clients:
             await asyncio.sleep(plan.seconds / 4)
-        end = await _settled(service, base)
+        end = await settled(service, base)
         run = Run(
             traffic,
             read_history(sorted((folder / "history").glob("clients*.jsonl"))),
@@ -176,7 +189,7 @@ async def perform(plan: RunPlan, folder: Path, spawner: Spawner) -> Outcome:
         )
     violations = validate(run, LIMITS)
     outcome = Outcome(
-        plan, run, violations, recovery_s(run), time.monotonic() - began_s, round(os.getloadavg()[0], 1)
+        plan, run, violations, recoveries(run), time.monotonic() - began_s, round(os.getloadavg()[0], 1)
     )
     (folder / "run.json").write_text(
         json.dumps({"outcome": outcome.as_json(), **run.as_json()}, indent=1), encoding="utf-8"
@@ -185,43 +198,14 @@ async def perform(plan: RunPlan, folder: Path, spawner: Spawner) -> Outcome:
     return outcome
 
 
-def recovery_s(run: Run) -> list[float]:
-    """For each stream of each client that had begun before the last fault and was to go on after it, seconds
-    from that fault to the first picture of a frame that was sent after it: in the same session, or another.
-    """
-    if not run.faults:
-        return []
-    fault_s = run.faults[-1].time_s
-    by_client: dict[str, list[Any]] = {}
-    for event in run.events:
-        by_client.setdefault(event.stream.partition(".")[0], []).append(event)
-    found = []
-    for key, events in by_client.items():
-        if key in run.killed_clients or not any(e.what is What.OPENED and e.time_s < fault_s for e in events):
-            continue
-        sent = {(e.stream, e.index) for e in events if e.what is What.SENT and e.time_s > fault_s}
-        first = next((e for e in events if e.what is What.RESULT and (e.stream, e.index) in sent), None)
-        if first is not None:
-            found.append(first.time_s - fault_s)
-    return found
-
-
-async def _arm(scene: Scene, text: str, where: str) -> None:
-    """Put a process with failpoints where one without was."""
-    if not text:
-        return
-    service, text = scene.service, text.format(at=scene.chance.randrange(30, 90))
+def _arm(scene: Scene, where: str) -> None:
+    """Choose the process whose failpoints fail."""
+    service = scene.service
     if where == "ingress":
-        former = service.ingresses()[0]
-        await _gone(service, former)
-        former = await service.start_ingress(text, former.order["port"])
+        scene.armed = scene.chance.choice(service.ingresses())
     else:
-        span = scene.span(where)
-        former = service.replicas(span)[0]
-        await _gone(service, former)
-        former = await service.start_replica(span, text)
-    scene.armed = former
-    await service.until(lambda: service.card(former) is not None, END_S)
+        scene.armed = scene.chance.choice(service.replicas(scene.span(where)))
+    service.arm(scene.armed)
 
 
 async def _gone(service: Harness, member: Member) -> None:
@@ -245,6 +229,7 @@ async def _relays(scene: Scene, wants: frozenset[str], stack: AsyncExitStack) ->
         hidden = await service.start_replica(0, relay=relay.port)
         await service.until(lambda: service.card(hidden) is not None, END_S)
         scene.inside.append(relay)
+        scene.hidden = hidden
 
 
 def _tcp_of(service: Harness, member: Member) -> tuple[str, int]:
@@ -268,7 +253,7 @@ async def _warm(service: Harness) -> None:
 
 async def _traffic(scene: Scene, plan: RunPlan, *, kills: bool) -> tuple[Plan, frozenset[str]]:
     """Start the clients; with `kills` some of them in a process of their own, which dies or freezes."""
-    traffic = make_plan(plan.seed, streams=plan.streams, seconds=plan.seconds)
+    traffic = make_plan(plan.seed, streams=plan.streams, seconds=plan.seconds, pace=plan.pace)
     addresses = tuple(f"127.0.0.1:{relay.port}" for relay in scene.edge) or scene.service.addresses
     doomed = traffic.streams[: plan.streams // 3] if kills else ()
     parts = [tuple(stream for stream in traffic.streams if stream not in doomed), doomed]
@@ -279,7 +264,7 @@ async def _traffic(scene: Scene, plan: RunPlan, *, kills: bool) -> tuple[Plan, f
     return traffic, frozenset(f"{stream.key}" for stream in doomed)
 
 
-async def _settled(service: Harness, base: Snapshot) -> Snapshot:
+async def settled(service: Harness, base: Snapshot) -> Snapshot:
     """The state once all is given back, or when there was time enough for it."""
     until_s = time.monotonic() + SETTLE_S
     while True:
