@@ -16,7 +16,7 @@ from loadtest.reliability.repeated import BLOWS, Blow
 from loadtest.reliability.spawner import Spawner
 from loadtest.reliability.viewers import Seen, difference, picture
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_pictures_after_a_kill_and_a_drain_are_those_of_a_session_that_nobody_hu
     found = asyncio.run(pocket.perform(Round(method, 1, kills=1, drains=1), tmp_path, spawner))
     assert (found.never, found.differ, found.errors) == (0, 0, [])
     assert found.said == ["exact", "exact"]
-    assert found.pictures > 50
+    assert found.pictures > 20
     assert len(pocket.figures([found.as_json()])) >= 3
 
 
