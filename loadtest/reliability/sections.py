@@ -25,13 +25,13 @@ class Load:
     """The machine's load average while something runs, lowest and highest."""
 
     def __init__(self) -> None:
-        self.low = self.high = os.getloadavg()[0]
+        self.low = self.high = round(os.getloadavg()[0], 1)
 
     def look(self) -> float:
         """Take note of it now; returns it."""
-        now = os.getloadavg()[0]
+        now = round(os.getloadavg()[0], 1)
         self.low, self.high = min(self.low, now), max(self.high, now)
-        return round(now, 1)
+        return now
 
 
 @dataclass(frozen=True)
