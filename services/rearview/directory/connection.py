@@ -9,6 +9,7 @@ brings, since this room does not know that one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -104,6 +105,7 @@ class Connection:
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """The answer to `call`, which must be safe to make twice. Raises DirectoryUnavailable."""
         if self._circuit.is_open:
+            self._see_to_probes()
             raise DirectoryUnavailable
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
@@ -111,7 +113,10 @@ class Connection:
         except (RedisError, OSError) as error:
             if kind_of(error) is Kind.BUG:
                 raise
-            self._found_away(error)
+            if not self._circuit.is_open:
+                logger.warning("the session directory is away: %s", type(error).__name__)
+            self._circuit = self._circuit.failed(time.monotonic(), self._backoff.compute(1))
+            self._see_to_probes()
             raise DirectoryUnavailable from error
         self._circuit = self._circuit.answered()
         return answer
@@ -123,15 +128,16 @@ class Connection:
             await asyncio.gather(self._probing, return_exceptions=True)
         await self._client.aclose()
 
-    def _found_away(self, error: BaseException) -> None:
-        self._circuit = self._circuit.failed(time.monotonic(), self._backoff.compute(1))
+    def _see_to_probes(self) -> None:
+        """A server that is away is probed, whatever became of an earlier task."""
         if self._probing is None or self._probing.done():
-            logger.warning("the session directory is away: %s", type(error).__name__)
             self._probing = asyncio.create_task(self._probe_until_back())
 
     async def _probe_until_back(self) -> None:
-        # Those that are idle may lead to a server that is a master no more.
-        await self._client.connection_pool.disconnect(inuse_connections=False)
+        # Those that are idle may lead to a server that is a master no more. One that is frozen does not
+        # answer the end of a TLS connection either.
+        with contextlib.suppress(RedisError, OSError):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
         while self._circuit.is_open:
             due_s = self._circuit.due_s
             assert due_s is not None, "two probes at a time"
@@ -146,7 +152,8 @@ class Connection:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self._probe()
-        except (RedisError, OSError):  # Of whatever kind: it has not been served.
+        except Exception as error:  # The edge of a probe: of whatever kind, it has not been served.
+            logger.debug("the session directory was probed in vain: %s", type(error).__name__)
             again_in_s = self._backoff.compute(self._circuit.failures + 1)
             self._circuit = self._circuit.probe_failed(time.monotonic(), again_in_s)
         else:
