@@ -43,6 +43,30 @@ async def test_sessions_of_a_lost_replica_go_on_elsewhere_behind_the_open_call(s
             await stream.__aexit__()
 
 
+async def test_a_replica_whose_engine_has_died_unheard_ends_no_session_that_looks_for_a_lane() -> None:
+    async with running(replicas=3) as service:
+        streams = [RawStream(service.address) for _ in range(2)]
+        for stream in streams:
+            await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+            await stream.frame(0)
+            await stream.read_answers(1)
+        session = service.ingress.sessions[streams[0].opened.session_id].session
+        lost = next(s for s in service.stages if s.describe()["replica_id"] in session.lane.replicas)
+        dead = next(s for s in service.stages if s.num_sessions == 0)  # The first one to be tried.
+        assert dead._pulse is not None
+        assert dead._runner is not None
+        await dead._pulse.stop()
+        dead._runner.condemn()
+        service.stages.remove(lost)
+        await lost.stop()
+        await streams[0].frame(1)
+        await streams[0].read_answers(1)
+        assert streams[0].moves == [pb.CONTINUITY_EXACT]
+        assert dead.describe()["replica_id"] not in session.lane.replicas
+        for stream in streams:
+            await stream.__aexit__()
+
+
 async def test_a_session_ends_if_no_lane_is_found_in_time() -> None:
     async with running(recovery={"give_up_s": 0}) as service, RawStream(service.address) as stream:
         await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)

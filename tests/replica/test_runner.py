@@ -16,7 +16,7 @@ from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.model import Forward, NullModel
 from rearview.engine.rows import Row, Running, StepResult
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.errors import Fault
+from rearview.errors import Reason, Refused
 from rearview.replica.runner import EngineRunner
 from support.frames import entering
 from support.raw_stream import eventually
@@ -92,8 +92,9 @@ async def test_a_condemned_runner_fails_whoever_waits_and_its_later_results_are_
         run.runner.condemn()
         assert not run.runner.alive
         for result in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(result, Fault)
-        with pytest.raises(Fault):
+            assert isinstance(result, Refused)
+            assert result.reason is Reason.REPLICA_LOST
+        with pytest.raises(Refused):
             await run.runner.call(lambda engine: engine.sessions)
         assert run.runner._thread.is_alive()
         run.model.go_on.set()
@@ -115,7 +116,7 @@ async def test_a_stop_lets_a_forward_end_that_does() -> None:
         run.model.go_on.set()
         await stopping
         assert not run.runner._thread.is_alive()
-        with pytest.raises(Fault):
+        with pytest.raises(Refused):
             await run.runner.call(lambda engine: engine.sessions)
 
 
@@ -133,7 +134,7 @@ async def test_an_engine_that_fails_ends_its_thread_and_whoever_waits(
         run.model.go_on.set()
         await asyncio.wait({waiting})
         await eventually(lambda: not run.runner.alive)
-        with pytest.raises(Fault):
+        with pytest.raises(Refused):
             await run.runner.call(lambda engine: engine.sessions)
 
 

@@ -12,6 +12,7 @@ from rearview.contract.frame import PICTURE
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
+from rearview.engine.rows import StepResult
 from rearview.replica.stage import Stage
 from rearview.transport.wire import Kind
 from support.owner import driven, engine_holds, spec
@@ -251,6 +252,21 @@ async def test_a_command_that_fails_does_not_stop_the_engine() -> None:
         owner.send(session, 0)
         await eventually(lambda: len(owner.frames) == 1)
         stage.check_health()
+
+
+async def test_a_replica_whose_engine_has_died_says_so_before_its_next_beat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: Engine, now: float) -> StepResult:
+        raise KeyError("planted")
+
+    async with driven() as (stage, (owner,)):
+        assert stage._runner is not None
+        monkeypatch.setattr(Engine, "step", fail)
+        stage._runner.post(lambda engine: engine.flush("s"))
+        await eventually(lambda: stage._runner is not None and not stage._runner.alive)
+        assert await owner.open(spec()) == "REPLICA_LOST", "another one may do"
+        assert stage.num_sessions == 0
 
 
 async def test_a_frame_under_settings_that_were_never_announced_harms_no_other_session() -> None:

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from rearview.engine.engine import Engine
 from rearview.engine.rows import Running, StepResult
-from rearview.errors import Fault
+from rearview.errors import Reason, Refused
 
 __all__ = ["EngineRunner"]
 
@@ -108,8 +108,8 @@ class EngineRunner:
     async def call(self, function: Callable[[Engine], T], then: Callable[[T], None] | None = None) -> T:
         """Run `function` on the engine before its next step; returns or raises what it does.
 
-        `then` takes the result on the loop, before what any later step did is told. Raises Fault if the
-        runner is, or meanwhile is, condemned or dead.
+        `then` takes the result on the loop, before what any later step did is told. Raises
+        Refused(REPLICA_LOST) if the runner is, or meanwhile is, condemned or dead.
         """
         if not self.alive:
             raise _gone()
@@ -231,5 +231,6 @@ class EngineRunner:
         self._progressed()
 
 
-def _gone() -> Fault:
-    return Fault(message="the engine is not running")
+def _gone() -> Refused:
+    """Another replica may do: whoever recovers a session goes on looking."""
+    return Refused(Reason.REPLICA_LOST, "the engine is not running", retry_after_s=1.0)
