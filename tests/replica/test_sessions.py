@@ -96,12 +96,33 @@ def test_epochs_are_remembered_beyond_their_sessions_but_not_without_end(
 ) -> None:
     monkeypatch.setattr(module, "REMEMBERED_EPOCHS", 3)
     sessions = table(*((str(n), 5, "owner", "next") for n in range(5)))
-    for session_id, refused in (("4", True), ("0", False)):
-        if refused:
-            with pytest.raises(Refused):
-                sessions.begin(session_id, 5)
-        else:
-            assert sessions.begin(session_id, 5) is not None
+    for n in range(5):
+        assert sessions.close(str(n), 5)
+    with pytest.raises(Refused):
+        sessions.begin("4", 5)
+    assert sessions.begin("0", 5) is None
+    assert len(sessions._epochs) == 3
+
+
+def test_sessions_that_are_here_fence_former_owners_however_many_came_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED_EPOCHS", 3)
+    sessions = table(("held", 5, "owner", "next"))
+    sessions.begin("opening", 5)
+    for n in range(5):
+        sessions.begin(str(n), 1)
+        sessions.close(str(n), 1)
+    for session_id in ("held", "opening"):
+        with pytest.raises(Refused) as refused:
+            sessions.begin(session_id, 5)
+        assert refused.value.metadata == {"epoch": "5"}
+        with pytest.raises(Refused):
+            sessions.attach(session_id, 4, "former owner")
+        assert not sessions.close(session_id, 4)
+    assert sessions.close("held", 5)
+    with pytest.raises(Refused):
+        sessions.begin("held", 5)
 
 
 def test_a_close_overtakes_an_open() -> None:

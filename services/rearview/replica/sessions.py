@@ -131,6 +131,7 @@ class Sessions(Generic[L]):
         self._opening: dict[str, int] = {}
         """Epochs of the sessions whose open is under way; a close takes them out."""
         self._epochs: OrderedDict[str, int] = OrderedDict()
+        """Of sessions that have gone, or whose close has overtaken their open."""
 
     def __len__(self) -> int:
         """Those whose open is under way included: they hold a slot."""
@@ -164,12 +165,10 @@ class Sessions(Generic[L]):
         """An open of the session is under way; returns the former one that it ends, whose owner is to be
         told if it is another. Raises Refused(TAKEN_OVER) if a newer epoch is known.
         """
-        if epoch <= self._epochs.get(session_id, 0):
-            raise _taken_over(self._epochs.get(session_id, 0))
-        former = self._held.pop(session_id, None)
-        self._remember(session_id, epoch)
+        if epoch <= (known := self._known(session_id)):
+            raise _taken_over(known)
         self._opening[session_id] = epoch
-        return former
+        return self._held.pop(session_id, None)
 
     def check_opening(self, session_id: str, epoch: int) -> None:
         """Raises Refused if the open under way was overtaken by a close or a newer open."""
@@ -186,12 +185,13 @@ class Sessions(Generic[L]):
         if self._opening.get(session_id, epoch) != epoch or session_id in self._held:
             return False
         self._opening.pop(session_id, None)
+        self._remember(session_id, epoch)
         return True
 
     def close(self, session_id: str, epoch: int) -> bool:
         """Forget the session if this is its epoch; returns whether the engine has something to forget."""
-        if epoch > self._epochs.get(session_id, 0):
-            self._remember(session_id, epoch)  # Its open is still to run, and will be refused.
+        if epoch >= self._known(session_id):
+            self._remember(session_id, epoch)  # If its open is still to run it will be refused.
         if self._opening.get(session_id) == epoch:
             return self.abandon(session_id, epoch)  # Its open is under way, and will find itself gone.
         if self.get(session_id, epoch) is None:
@@ -204,8 +204,8 @@ class Sessions(Generic[L]):
         back over another link, unless it `takes_over`: then a directory has lost what it had granted.
         Raises NotFound(SESSION_UNKNOWN) and Refused(TAKEN_OVER).
         """
-        if epoch < self._epochs.get(session_id, 0) + takes_over:
-            raise _taken_over(self._epochs.get(session_id, 0))
+        if epoch < (known := self._known(session_id)) + takes_over:
+            raise _taken_over(known)
         held = self._held.get(session_id)
         if held is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "there is no such session here")
@@ -216,8 +216,8 @@ class Sessions(Generic[L]):
         Raises as `check_attach` does.
         """
         held = self.check_attach(session_id, epoch)
+        assert epoch >= held.epoch, f"epoch {epoch} adopts what epoch {held.epoch} has"
         fenced = (held.owner, held.epoch) if epoch > held.epoch and held.owner is not owner else None
-        self._remember(session_id, epoch)
         held.epoch, held.owner, held.orphaned_until_s = epoch, owner, None
         return fenced
 
@@ -248,8 +248,14 @@ class Sessions(Generic[L]):
         orphans = ((held.orphaned_until_s, held) for held in self if held.orphaned_until_s is not None)
         return min(orphans, key=lambda pair: pair[0], default=(0.0, None))[1]
 
+    def _known(self, session_id: str) -> int:
+        """The newest epoch of a session that is known here; 0: there is none."""
+        held = self._held.get(session_id)
+        here = 0 if held is None else held.epoch
+        return max(here, self._opening.get(session_id, 0), self._epochs.get(session_id, 0))
+
     def _remember(self, session_id: str, epoch: int) -> None:
-        self._epochs[session_id] = epoch
+        self._epochs[session_id] = max(epoch, self._epochs.get(session_id, 0))
         self._epochs.move_to_end(session_id)
         if len(self._epochs) > REMEMBERED_EPOCHS:
             self._epochs.popitem(last=False)
