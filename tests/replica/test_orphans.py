@@ -152,6 +152,20 @@ async def test_an_orphan_yields_its_slot_to_a_new_session_and_no_other_session_d
         assert await engine_holds(stage) == 2
 
 
+async def test_an_open_that_is_refused_or_needs_no_further_slot_costs_no_orphan_its_own() -> None:
+    async with driven(slots=2, owners=2, link={"orphan_grace_s": 60.0}) as (stage, (first, second)):
+        mine, orphaned = spec(), spec()
+        assert await second.open(mine) is None
+        assert await first.open(orphaned) is None
+        await first.stop()
+        await is_orphan(stage, orphaned)
+        assert await second.open(mine, epoch=2) is None
+        assert await second.open(mine, epoch=1) == "TAKEN_OVER"
+        assert await second.open(spec(), to="node|/nonexistent/link|127.0.0.1|1") == "REPLICA_LOST"
+        assert stage.describe()["orphans"] == [orphaned.session_id]
+        assert await engine_holds(stage) == 2
+
+
 async def test_the_grace_is_counted_by_the_clock_that_the_replica_was_given() -> None:
     config, now_s, timers = null_config(slots=1), 5.0, []
     stage = Stage(

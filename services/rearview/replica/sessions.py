@@ -240,10 +240,10 @@ class Sessions(Generic[L]):
         return [held for held in self if held.orphaned_until_s is not None and held.orphaned_until_s <= now]
 
     def yielding(self, slots: int) -> Held[L] | None:
-        """The orphan that gives its slot to a new session, where all are taken: it has waited longest. None:
-        there is none, or no need of one.
+        """The orphan that gives its slot to a session whose open is under way, where there are more sessions
+        than slots: it has waited longest. None: there is none, or no need of one.
         """
-        if len(self) < slots:
+        if len(self) <= slots:
             return None
         orphans = ((held.orphaned_until_s, held) for held in self if held.orphaned_until_s is not None)
         return min(orphans, key=lambda pair: pair[0], default=(0.0, None))[1]

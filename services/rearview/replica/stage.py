@@ -204,8 +204,6 @@ class Stage:
         codec = _codec(self._config, request, spec)
         if self._draining or self._runner is None:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
-        if (orphan := self._sessions.yielding(self._span.slots)) is not None:
-            self._close(orphan.session_id, orphan.epoch)
         if (former := self._sessions.begin(spec.session_id, epoch)) is not None:
             if former.owner is not owner:
                 _tell_lost(former.owner, spec.session_id, former.epoch)
@@ -215,6 +213,8 @@ class Stage:
             next_link = await _link_to(self._pool, request["next"])
             past = await self._transfers.past(request, spec)
             self._sessions.check_opening(spec.session_id, epoch)
+            if (orphan := self._sessions.yielding(self._span.slots)) is not None:
+                self._close(orphan.session_id, orphan.epoch)
             await self._engine.call(partial(_open_anew, session_id=spec.session_id, past=past))
             self._sessions.check_opening(spec.session_id, epoch)
         except BaseException:
