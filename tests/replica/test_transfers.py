@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from rearview.config import LinkConfig
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.errors import NotFound, RearviewError, Reason
 from rearview.replica.stage import Stage
-from rearview.transport.links import Link, LinkServer
-from rearview.transport.wire import Kind
+from rearview.transport.bulk import serve
+from rearview.transport.links import Link, LinkClosed, LinkServer
+from rearview.transport.wire import Kind, decode_json
 from support.owner import Owner, driven, engine_holds, spec, started
 from support.raw_stream import OPERATORS, eventually, null_config
 
@@ -357,3 +360,70 @@ async def test_a_close_during_a_pull_leaves_nothing() -> None:
             source.send(session, ordinal)
         assert await opening == "TAKEN_OVER"
         assert await engine_holds(stage) == 0
+
+
+class SlowSource:
+    """It has a session to give, and takes its time."""
+
+    def __init__(self, config: LinkConfig, content: bytes) -> None:
+        self.content, self.goes_on = content, asyncio.Event()
+        self.asked = self.closed = 0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.server = LinkServer(config, "node", on_message=self.take, on_closed=self.has_closed)
+
+    async def start(self, session: SessionSpec) -> Mapping[str, Any]:
+        """What an OPEN begins from."""
+        source = {"address": str(await self.server.start()), "session_id": session.session_id, "epoch": 1}
+        return {"state": {"sources": [source]}}
+
+    def take(self, link: Link, kind: Kind, body: bytes) -> None:
+        self.asked += 1
+        self.tasks.append(asyncio.create_task(serve(link, decode_json(body), self.pieces)))
+
+    def has_closed(self, link: Link) -> None:
+        self.closed += 1
+
+    async def pieces(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+        yield self.content
+        await self.goes_on.wait()
+
+    async def stop(self) -> None:
+        await self.server.stop()
+        self.goes_on.set()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def slow_source(config: LinkConfig) -> AsyncIterator[tuple[SessionSpec, SlowSource, Mapping[str, Any]]]:
+    """A session, who has it, and what opens it elsewhere."""
+    async with driven() as (_, (keeper,)):
+        session = await opened(keeper, 1)
+        await keeper.freeze(session)
+        source = SlowSource(config, await keeper.pulled(session))
+        try:
+            yield session, source, await source.start(session)
+        finally:
+            await source.stop()
+
+
+@pytest.mark.parametrize("end", ["close", "newer open", "owner gone"])
+async def test_a_pull_ends_with_the_open_that_it_is_for(end: str) -> None:
+    async with driven(owners=2) as (stage, (owner, other)), slow_source(owner.config.link) as slow:
+        session, source, begins = slow
+        opening = asyncio.create_task(owner.open(session, 2, begins=begins))
+        await eventually(lambda: source.asked == 1)
+        if end == "close":
+            owner.close(session, 2)
+        elif end == "newer open":
+            assert await other.open(session, 3) is None
+        else:
+            await owner.stop()
+        await eventually(lambda: source.closed == 1)
+        await eventually(lambda: not stage._requests._tasks)
+        assert not stage._transfers._pulls
+        assert stage.num_sessions == await engine_holds(stage) == (end == "newer open")
+        if end == "owner gone":
+            await asyncio.wait({opening})
+            assert isinstance(opening.exception(), LinkClosed)
+        else:
+            assert await opening == "TAKEN_OVER"

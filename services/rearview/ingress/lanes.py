@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 5.0
 """A replica that is alive may take so long to answer an open; for one that seems not to be nobody waits."""
+OPEN_FROM_STATE_TIMEOUT_S = 30.0
+"""The same where it pulls what the session is, before it answers. One that hangs is known by its beats."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -325,7 +327,8 @@ async def _slot(link: Link, kind: Kind, content: dict[str, Any]) -> Mapping[str,
     """What a replica says that gives a slot. Raises what it refuses with, LinkClosed and TimeoutError."""
     if not link.knows(kind):
         raise Refused(Reason.REPLICA_LOST, "the replica is too old", retry_after_s=decide.RETRY_AFTER_S)
-    async with asyncio.timeout(OPEN_TIMEOUT_S):
+    limit_s = OPEN_FROM_STATE_TIMEOUT_S if "state" in content else OPEN_TIMEOUT_S
+    async with asyncio.timeout(limit_s):
         reply = await link.request(kind, content)
     if "reason" in reply:
         raise refused(reply)

@@ -170,9 +170,13 @@ class Sessions(Generic[L]):
         self._opening[session_id] = epoch
         return self._held.pop(session_id, None)
 
+    def is_opening(self, session_id: str, epoch: int) -> bool:
+        """Whether the open under way is this one: it was overtaken by no close and no newer open."""
+        return self._opening.get(session_id) == epoch
+
     def check_opening(self, session_id: str, epoch: int) -> None:
-        """Raises Refused if the open under way was overtaken by a close or a newer open."""
-        if self._opening.get(session_id) != epoch:
+        """Raises Refused(TAKEN_OVER) if the open is under way no more."""
+        if not self.is_opening(session_id, epoch):
             raise Refused(Reason.TAKEN_OVER, "the session was closed or opened anew meanwhile")
 
     def opened(self, held: Held[L]) -> None:
@@ -192,7 +196,7 @@ class Sessions(Generic[L]):
         """Forget the session if this is its epoch; returns whether the engine has something to forget."""
         if epoch >= self._known(session_id):
             self._remember(session_id, epoch)  # If its open is still to run it will be refused.
-        if self._opening.get(session_id) == epoch:
+        if self.is_opening(session_id, epoch):
             return self.abandon(session_id, epoch)  # Its open is under way, and will find itself gone.
         if self.get(session_id, epoch) is None:
             return False

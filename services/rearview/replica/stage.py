@@ -211,7 +211,7 @@ class Stage:
         self._changed()
         try:
             next_link = await _link_to(self._pool, request["next"])
-            past = await self._transfers.past(request, spec)
+            past = await self._transfers.past(owner, request, spec)
             self._sessions.check_opening(spec.session_id, epoch)
             if (orphan := self._sessions.yielding(self._span.slots)) is not None:
                 self._close(orphan.session_id, orphan.epoch)
@@ -288,6 +288,7 @@ class Stage:
         self._events(SlotsTaken(self._span.name, len(self._sessions)))
         note = self._empty.clear if self.num_sessions else self._empty.set
         note()
+        self._transfers.give_up_unwanted()
 
     def _on_owner_closed(self, link: Link) -> None:
         self._transfers.link_closed(link)

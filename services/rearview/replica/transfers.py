@@ -10,8 +10,8 @@ no session stands still for an owner who is gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,8 @@ class Transfers:
         """`node`, `steps`, `origin`: of this replica, its span and its model."""
         self._sessions, self._engine, self._requests = sessions, engine, requests
         self._links, self._node, self._steps, self._origin = links, node, tuple(steps), origin
+        self._pulls: dict[asyncio.Timeout, tuple[Link, str, int]] = {}
+        """What is pulled for an open: who asked for it, its session and its epoch."""
         self._waiting = 0
         self._changed = asyncio.Event()
         """Set, and replaced, when a session may have become quiet."""
@@ -78,10 +80,11 @@ class Transfers:
             self._thaw(held)
 
     def link_closed(self, link: Link) -> None:
-        """Whatever was frozen over it runs again."""
+        """Whatever was frozen over it runs again, and nothing more is pulled for it."""
         for held in self._sessions:
             if held.frozen_by is link:
                 self._thaw(held)
+        self.give_up_unwanted()
 
     def adopted(self, held: Held[Link]) -> None:
         """The session may have another owner: a freeze that it did not ask for is over."""
@@ -94,17 +97,26 @@ class Transfers:
             self._changed.set()
             self._changed = asyncio.Event()
 
+    def give_up_unwanted(self) -> None:
+        """Stop pulling for opens that were overtaken, and for whoever is gone."""
+        for limit, (owner, session_id, epoch) in tuple(self._pulls.items()):
+            if owner.closed or not self._sessions.is_opening(session_id, epoch):
+                del self._pulls[limit]
+                limit.reschedule(0.0)
+
     def pull(self, link: Link, body: Body) -> None:
         """Take PULL, which is answered over `link`."""
         self._requests.spawn(self._serve(link, decode_json(body)))
 
-    async def past(self, request: Mapping[str, Any], spec: SessionSpec) -> Past:
-        """What an OPEN wants the session to begin from. Raises Refused and NotFound as its sources do, and
-        Refused(METHOD_UNSUPPORTED) for what does not fit here.
+    async def past(self, owner: Link, request: Mapping[str, Any], spec: SessionSpec) -> Past:
+        """What an OPEN by `owner` wants the session to begin from. Raises Refused and NotFound as its sources
+        do, Refused(METHOD_UNSUPPORTED) for what does not fit here, and Refused(TAKEN_OVER) as soon as nobody
+        wants the open any more.
         """
         if (state := request.get("state")) is not None:
             limit_s = float(state.get("limit_s", QUIET_LIMIT_S))
-            pulled = [await self._pulled(source, limit_s) for source in state["sources"]]
+            async with self._while_wanted(owner, spec.session_id, request["epoch"]):
+                pulled = [await self._pulled(source, limit_s) for source in state["sources"]]
             return moved([each for pieces in pulled for each in pieces], spec)
         if (start := request.get("start")) is not None:
             settings = {int(version): decode_settings(each) for version, each in start["settings"].items()}
@@ -154,6 +166,18 @@ class Transfers:
         if thaws:
             held.frozen_by = None
         return found
+
+    @asynccontextmanager
+    async def _while_wanted(self, owner: Link, session_id: str, epoch: int) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._pulls[limit] = owner, session_id, epoch
+                self.give_up_unwanted()
+                yield
+        except TimeoutError:
+            raise Refused(Reason.TAKEN_OVER, "the session is not to be opened here any more") from None
+        finally:
+            self._pulls.pop(limit, None)
 
     async def _pulled(self, source: Mapping[str, Any], limit_s: float) -> Sequence[Kept]:
         """The states that one source has."""
