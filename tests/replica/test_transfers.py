@@ -427,3 +427,15 @@ async def test_a_pull_ends_with_the_open_that_it_is_for(end: str) -> None:
             assert isinstance(opening.exception(), LinkClosed)
         else:
             assert await opening == "TAKEN_OVER"
+
+
+async def test_an_open_whose_next_hop_went_during_the_pull_is_refused() -> None:
+    async with driven(owners=2) as (stage, (owner, next_hop)), slow_source(owner.config.link) as slow:
+        session, source, begins = slow
+        opening = asyncio.create_task(owner.open(session, 2, to=next_hop.address, begins=begins))
+        await eventually(lambda: source.asked == 1)
+        await next_hop.stop()
+        await eventually(lambda: not stage._pool._links)
+        source.goes_on.set()
+        assert await opening == "REPLICA_LOST"
+        assert stage.num_sessions == await engine_holds(stage) == 0

@@ -217,6 +217,8 @@ class Stage:
                 self._close(orphan.session_id, orphan.epoch)
             await self._engine.call(partial(_open_anew, session_id=spec.session_id, past=past))
             self._sessions.check_opening(spec.session_id, epoch)
+            if owner.closed or next_link.closed:
+                raise Refused(Reason.REPLICA_LOST, "a link of the session has ended", retry_after_s=1.0)
         except BaseException:
             if self._sessions.abandon(spec.session_id, epoch):
                 self._forget(spec.session_id)
@@ -227,8 +229,6 @@ class Stage:
         self._sessions.opened(held)
         self._changed()
         reach("replica.activate.after")
-        if owner.closed or next_link.closed:  # Nobody has learnt of it: there is nothing to adopt.
-            self._close(spec.session_id, epoch)
         return {}
 
     async def _try_attach(self, owner: Link, request: Mapping[str, Any]) -> dict[str, Any]:
