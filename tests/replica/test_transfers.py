@@ -439,3 +439,19 @@ async def test_an_open_whose_next_hop_went_during_the_pull_is_refused() -> None:
         source.goes_on.set()
         assert await opening == "REPLICA_LOST"
         assert stage.num_sessions == await engine_holds(stage) == 0
+
+
+async def test_a_replica_that_stops_leaves_no_request_under_way() -> None:
+    def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(writer)
+
+    heard: list[asyncio.StreamWriter] = []
+    async with driven() as (stage, (owner,)), await asyncio.start_server(say_nothing, "127.0.0.1") as silent:
+        port = silent.sockets[0].getsockname()[1]
+        opening = asyncio.create_task(owner.open(spec(), to=f"elsewhere||127.0.0.1|{port}"))
+        await eventually(lambda: bool(heard))
+        await stage.stop()
+        assert not stage._requests._tasks
+        with pytest.raises(LinkClosed):
+            await opening
+        heard[0].close()

@@ -43,6 +43,12 @@ class Requests:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def stop(self) -> None:
+        """Give up those under way."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def fault(self, kind: Kind, error: Exception) -> Fault:
         """What a peer is told of an error that nobody foresaw; it is in the log."""
         error_id = log_fault(logger, f"{kind.name.lower()} failed", error, span=self._span)

@@ -168,6 +168,7 @@ class Stage:
             await self._pulse.stop()
         await self._server.stop()
         await self._pool.stop()
+        await self._requests.stop()
         if self._runner is not None:
             await asyncio.to_thread(self._runner.stop)
         if self._metrics_server is not None:
