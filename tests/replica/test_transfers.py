@@ -12,6 +12,7 @@ import pytest
 from rearview.config import LinkConfig
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.sessions import SessionState
 from rearview.errors import NotFound, RearviewError, Reason
 from rearview.replica.stage import Stage
 from rearview.transport.bulk import serve
@@ -455,3 +456,30 @@ async def test_a_replica_that_stops_leaves_no_request_under_way() -> None:
         with pytest.raises(LinkClosed):
             await opening
         heard[0].close()
+
+
+async def test_what_was_frozen_again_while_it_was_thawed_stays_with_who_froze_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with driven(owners=2) as (stage, (first, second)):
+        session = await opened(first, 1)
+        await first.freeze(session)
+        runner = stage._transfers._engine
+        call = runner.call
+
+        async def overtaken(*arguments: Any) -> Any:
+            result = await call(*arguments)
+            if isinstance(result, SessionState):
+                await second.freeze(session)
+            return result
+
+        monkeypatch.setattr(runner, "call", overtaken)
+        await first.pulled(session, thaw=True)
+        monkeypatch.undo()
+        assert await frozen_at(stage, session) == 0
+        await second.stop()
+
+        async def runs() -> bool:
+            return await frozen_at(stage, session) is None
+
+        await eventually(runs)

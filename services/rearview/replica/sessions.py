@@ -92,6 +92,8 @@ class Held(Generic[L]):
     """When it is closed, unless somebody adopts it. None: it has an owner."""
     frozen_by: L | None = None
     """Over which link it was frozen; None: it is not."""
+    freezes: int = 0
+    """How often it was frozen."""
     retells: bool = False
     """Whether the next hop is to be told of `settings` before the next frame: when the session came here,
     words of them were on their way elsewhere."""

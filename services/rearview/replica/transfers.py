@@ -64,6 +64,7 @@ class Transfers:
         """
         held = self._known(request)
         held.frozen_by = link
+        held.freezes += 1
         at, num_bytes = await self._engine.call(
             partial(_freeze, session_id=held.session_id, ordinal=request.get("ordinal", -1))
         )
@@ -153,6 +154,7 @@ class Transfers:
                 while True:
                     changed = self._changed  # From before the look: what it overlooks sets this one.
                     self._check(held, request["epoch"])
+                    freezes = held.freezes
                     found = await self._engine.call(look)
                     if isinstance(found, SessionState):
                         break
@@ -163,7 +165,7 @@ class Transfers:
             raise _not_now("not_quiet", text, ordinal=str(upto)) from None
         finally:
             self._waiting -= 1
-        if thaws:
+        if thaws and held.freezes == freezes:  # Else it was frozen again since.
             held.frozen_by = None
         return found
 
