@@ -140,6 +140,17 @@ async def test_a_peer_that_says_nothing_is_refused_in_time(monkeypatch: pytest.M
         assert not server.server._links
 
 
+async def test_a_pool_forgets_addresses_to_which_no_link_is_being_made() -> None:
+    async with peers() as (server, client):
+        link = await client.pool.get(server.address)
+        for number in range(1000):
+            with pytest.raises(LinkClosed):
+                await client.pool.get(f"node|/nowhere/{number}|127.0.0.1|1")
+        link.close()
+        await eventually(lambda: not client.pool._links)
+        await eventually(lambda: not client.pool._locks)
+
+
 async def test_a_listener_that_mirrors_what_it_hears_is_no_peer() -> None:
     hung_up = asyncio.Event()
 

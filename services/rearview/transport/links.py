@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from rearview.config import LinkConfig
 from rearview.transport.codec import SPOKEN, Versions
@@ -297,7 +298,8 @@ class LinkPool:
         self._links: dict[str, Link] = {}
         self._sockets: set[Link] = set()
         """All whose socket may be open, those that have parted included."""
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of addresses that somebody waits for."""
 
     async def get(self, address: str) -> Link:
         """The link to `address`. Raises LinkClosed if it cannot be made."""
