@@ -140,6 +140,21 @@ async def test_a_peer_that_says_nothing_is_refused_in_time(monkeypatch: pytest.M
         assert not server.server._links
 
 
+async def test_strangers_that_say_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "MAX_HANDSHAKES", 3)
+    async with peers(Peer(node="another node")) as (server, friend):
+        strangers = [await raw(server.address) for _ in range(10)]
+        await eventually(lambda: len(server.server._handshakes) == 3)
+        for reader, writer in strangers[:7]:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+        link = await friend.pool.get(server.address)
+        assert (await link.request(Kind.OPEN, {"value": 1}))["echo"] == 1
+        for _, writer in strangers[7:]:
+            writer.close()
+        await eventually(lambda: not server.server._handshakes)
+
+
 async def test_a_pool_forgets_addresses_to_which_no_link_is_being_made() -> None:
     async with peers() as (server, client):
         link = await client.pool.get(server.address)

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 0.5
+MAX_HANDSHAKES = 128
+"""Connections of which nobody knows yet who they are; beyond that the oldest is closed, since those who know
+the secret need milliseconds."""
 ACCEPTING_TURNS = 3
 """Of the loop, from a connection to its handler."""
 MAX_UNSENT_BYTES = 64 << 20
@@ -207,7 +210,7 @@ class LinkServer:
         self._folder = Path(tempfile.mkdtemp(prefix="rearview-", dir=config.unix_dir))
         self._links: set[Link] = set()
         self._servers: list[asyncio.Server] = []
-        self._handshakes: set[asyncio.StreamWriter] = set()
+        self._handshakes: dict[asyncio.StreamWriter, None] = {}
         self._stopped = False
 
     async def start(self) -> Address:
@@ -253,7 +256,9 @@ class LinkServer:
         if self._stopped:
             writer.close()
             return
-        self._handshakes.add(writer)
+        self._handshakes[writer] = None
+        if len(self._handshakes) > MAX_HANDSHAKES:
+            next(iter(self._handshakes)).close()
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 version = await accept(reader, writer, secrets_of(self._config), self._versions)
@@ -266,7 +271,7 @@ class LinkServer:
             writer.close()
             return
         finally:
-            self._handshakes.discard(writer)
+            self._handshakes.pop(writer, None)
         if self._stopped or writer.is_closing():
             writer.close()
             return
