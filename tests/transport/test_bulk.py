@@ -140,6 +140,27 @@ async def test_a_source_that_says_nothing_is_given_up(monkeypatch: pytest.Monkey
         server.serving[0].cancel()
 
 
+async def test_a_source_whose_process_beats_but_says_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def source(request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+        yield b"some"
+        await asyncio.Event().wait()
+
+    async def beat(server: Server) -> None:
+        while True:
+            server.server.broadcast(Kind.HEARTBEAT, b"{}")
+            await asyncio.sleep(0.005)
+
+    monkeypatch.setattr(bulk, "STALL_S", 1.0)
+    async with serving(source) as (server, address):
+        beating = asyncio.create_task(beat(server))
+        async with asyncio.timeout(10):
+            assert await lost(all_of(address))
+        beating.cancel()
+        server.serving[0].cancel()
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
 async def test_a_refusal_comes_with_its_reason_at_the_start_and_in_the_middle(after: int) -> None:
     async def source(request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
