@@ -321,6 +321,20 @@ def test_an_engine_with_another_number_of_warm_up_frames_refuses() -> None:
     assert there.free_slots == 64
 
 
+def test_an_import_that_fails_for_whatever_reason_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, *arguments: object) -> None:
+        raise MemoryError("planted")
+
+    here, there = cached_engine(), cached_engine()
+    here.open(cached_spec())
+    here.freeze("a")
+    monkeypatch.setattr(type(there._memory), "import_", fail)
+    with pytest.raises(MemoryError):
+        there.import_(here.export("a"))
+    assert there.free_slots == 64
+    there.check_integrity()
+
+
 def test_a_full_engine_refuses_an_import_and_changes_nothing() -> None:
     here, there = (toy_engine(ToyModel(), whole_chain(TOY_STEPS), slots=1) for _ in range(2))
     here.open(toy_spec("a"))

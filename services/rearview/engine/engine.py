@@ -211,7 +211,7 @@ class Engine:
             session.resume(state)
             if past is not None:
                 self._memory.import_(spec.session_id, past)
-        except ValueError:
+        except BaseException:
             self._memory.free(spec.session_id)
             raise
         self._sessions[spec.session_id] = session
