@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from rearview.replica.state import Origin
 from rearview.v1 import translation_service_pb2 as pb
 from support.pocket_sessions import (
     FRAMES,
@@ -97,6 +98,21 @@ async def test_without_checkpoints_it_is_said_how_much_is_lost(
         await lose(service, session.lane.replicas[0])
         await play(stream, range(16, 20), answers=20)
         assert stream.moves == [continuity]
+        assert stream.drops == []
+        await stream.__aexit__()
+
+
+async def test_a_checkpoint_that_no_replica_can_read_costs_the_past_and_not_the_session() -> None:
+    async with pocket() as service:
+        stream = await start(service, "bank")
+        await play(stream, range(6), answers=6)
+        session = session_of(service, stream)
+        await eventually(lambda: session.past.checkpointed == 5)
+        for stage in service.stages:
+            stage._transfers._origin = Origin("another model", "float32")
+        await lose(service, session.lane.replicas[0])
+        await play(stream, range(6, FRAMES), answers=FRAMES)
+        assert stream.moves == [pb.CONTINUITY_RESET]
         assert stream.drops == []
         await stream.__aexit__()
 

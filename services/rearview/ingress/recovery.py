@@ -15,7 +15,7 @@ from typing import Any
 from rearview.contract.events import Events, SessionMoved
 from rearview.contract.stream import Continuity
 from rearview.control.recovery import Plan, plan
-from rearview.errors import RearviewError, Refused
+from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.inputs import Input
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.placing import Placing
@@ -77,6 +77,10 @@ class Recovery:
                     )
                 break
             except Refused as error:
+                if follows.from_checkpoint and _fits_nowhere(error):
+                    logger.warning("a checkpoint is of no use: %s", error.message)
+                    session.past.checkpoint = None
+                    continue
                 if time.monotonic() - lost_s > self._config.give_up_s:
                     logger.warning("a session ends for want of a lane: %s", error.message)
                     self._end(session, why)
@@ -105,6 +109,11 @@ class Recovery:
             return {}
         first = next(iter(session.feed.inputs.since(follows.start)), None)
         return {"start": {"ordinal": follows.start, "settings": _settings(session, first)}}
+
+
+def _fits_nowhere(error: Refused) -> bool:
+    """Whether replicas cannot go on from what they were given."""
+    return error.reason is Reason.METHOD_UNSUPPORTED or error.metadata.get("cause") == "other_model"
 
 
 def _settings(session: IngressSession, first: Input | None) -> Mapping[str, Any]:
