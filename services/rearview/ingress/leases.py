@@ -134,10 +134,10 @@ class Leases:
         """Renew it from now on, until `let_go`."""
         self._holdings[lease.session_id] = decide.held(lease, self._lease_s, time.monotonic())
 
-    def let_go(self, session_id: str) -> None:
-        """The session has ended."""
-        holding = self._holdings.get(session_id)
-        if holding is None:
+    def let_go(self, session_id: str, *, to_others: bool = False) -> None:
+        """The session has ended. `to_others`: it has not, and is in the directory for whoever takes it."""
+        holding = self._holdings.pop(session_id, None) if to_others else self._holdings.get(session_id)
+        if holding is None or to_others:
             return
         holding, action = decide.after(holding, decide.Released(), time.monotonic())
         self._set(holding)

@@ -12,7 +12,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from rearview.config import ServiceConfig
-from rearview.errors import Reason, StreamEnded
 from rearview.ingress.door import OVERSIZE, Door
 from rearview.ingress.running import RunningCalls
 from rearview.ingress.service import Ingress
@@ -96,15 +95,14 @@ class IngressServer:
         return f"http://{reachable(self._config.access.metrics.host)}:{self.metrics_port}/metrics"
 
     async def drain(self) -> None:
-        """Refuse new streams, tell the others, and give them the drain grace to finish."""
+        """Refuse new streams, tell the others, and give them the drain grace to finish; then end them."""
         grace_s = self._config.ingress.drain_grace_s
         await self._health.enter_graceful_shutdown()
         self._ingress.drain()
         # The port is closed at once, so that new streams go to another ingress.
         stopping = asyncio.create_task(self._server.stop(grace_s + FLUSH_S))
         await self._ingress.sessions.wait_until_unfed(grace_s)
-        over = StreamEnded(Reason.DRAINING, "the drain grace is over", retry_after_s=1.0)
-        self._ingress.sessions.close_all(over)
+        self._ingress.leave()
         await self._server.stop(FLUSH_S)
         await stopping
 

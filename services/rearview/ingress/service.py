@@ -38,6 +38,7 @@ from rearview.ingress.inherited import Inherited
 from rearview.ingress.lane import Lane, LaneSender
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
+from rearview.ingress.leaving import leave_to_others
 from rearview.ingress.members import Members, Roster
 from rearview.ingress.moves import Moves
 from rearview.ingress.options import SessionOptions, Terms
@@ -84,6 +85,7 @@ class Ingress:
         self.events: Events = MetricsListener(self.metrics)
         self.credentials = Credentials(config, self.events)
         self._directory = directory or open_directory(config.directory, Circuit())
+        self._is_shared = directory is not None or config.directory.redis_url is not None
         self._lanes = Lanes(
             [span.name for span in config.spans],
             config.link,
@@ -154,6 +156,10 @@ class Ingress:
         self.draining = True
         for record in self.sessions:
             record.session.wake()
+
+    def leave(self) -> None:
+        """The drain grace is over: see `leave_to_others`."""
+        leave_to_others(self.sessions, self._lanes, self._leases, is_shared=self._is_shared)
 
     async def open(self, tenant: TenantConfig, request: OpenRequest) -> Record:
         """Admit, place and open a session. Raises InvalidRequest or Refused; then nothing is held."""
@@ -230,19 +236,13 @@ class Ingress:
             self._placing, self._leases, self._checkpoints, self.sessions, self.config.link, node
         )
         self._adoptions = Adoptions(
-            self._lanes,
-            self._leases,
-            self._handovers,
-            refresh=self._roster.try_refresh,
-            begin=self._begin,
+            self._lanes, self._leases, self._handovers, refresh=self._roster.try_refresh, begin=self._begin
         )
 
     def _shared(self) -> Edge:
         """What all sessions have in common."""
-        config = self.config
-        kept_bytes = config.recovery.input_bytes
-        sender = LaneSender()
-        return Edge(config.model.name, config.limits, sender, self._executor, self.events, kept_bytes)
+        config, kept_bytes = self.config, self.config.recovery.input_bytes
+        return Edge(config.model.name, config.limits, LaneSender(), self._executor, self.events, kept_bytes)
 
     def _begin(self, terms: Terms, lease: Lease, lane: Lane, inherited: Inherited) -> Record:
         """A session that nobody feeds yet."""
