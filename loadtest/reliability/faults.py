@@ -17,12 +17,14 @@ from dataclasses import dataclass, field, replace
 
 from loadtest.reliability.harness import Harness, Member
 from loadtest.reliability.history import Fault
+from loadtest.reliability.hosts import Cable
 from loadtest.reliability.relay import Relay, Way
 
 __all__ = ["KINDS", "Kind", "Scene"]
 
 SHORT_S, LONG_S = 0.8, 4.5
 """Within and beyond what health checks forgive."""
+CUT_S, SLOW_S = 3.0, 4.0
 HANG_S = 30.0
 REACHED_S = 60.0
 
@@ -40,6 +42,8 @@ class Scene:
     """Before the first replica of the first span."""
     hidden: Member | None = None
     """The replica behind that."""
+    cable: Cable | None = None
+    """Between this host and the other one, where half of the replicas are."""
     armed: Member | None = None
     """The process whose failpoints fail."""
     redis_pid: Callable[[], int] | None = None
@@ -75,7 +79,7 @@ class Kind:
     where: str = "first"
     """The span of that replica, or `ingress`."""
     wants: frozenset[str] = frozenset()
-    """What the run must have: `redis`, `two ingresses`, `edge`, `inside`, `two spans`."""
+    """What the run must have: `redis`, `two ingresses`, `edge`, `inside`, `two spans`, `hosts`."""
     kills_clients: bool = False
 
 
@@ -158,6 +162,18 @@ def _relayed(which: str, way: Way, for_s: float) -> Deed:
     return deed
 
 
+def _between_hosts(what: str, fault: Callable[[Cable], None], for_s: float) -> Deed:
+    async def deed(scene: Scene) -> None:
+        assert scene.cable is not None, "a run with two hosts"
+        scene.note(what, "between hosts")
+        fault(scene.cable)
+        await asyncio.sleep(for_s)
+        scene.cable.mend()
+        scene.over()
+
+    return deed
+
+
 async def _redis_restarted(scene: Scene) -> None:
     assert scene.restart_redis is not None, "a run with Redis"
     scene.note("restarted empty", "redis")
@@ -177,6 +193,7 @@ async def _redis_stopped(scene: Scene) -> None:
 
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 TWO_SPANS, REDIS, EDGE = frozenset({"two spans"}), frozenset({"redis"}), frozenset({"edge"})
+HOSTS = frozenset({"hosts"})
 
 KINDS: Mapping[str, Kind] = {
     "none": Kind(_nothing),
@@ -219,6 +236,10 @@ KINDS: Mapping[str, Kind] = {
     "clients slowed down": Kind(_relayed("edge", Way.SLOW, 2.0), wants=EDGE),
     "link to a replica cut": Kind(_relayed("inside", Way.CUT, SHORT_S), wants=frozenset({"inside"})),
     "link to a replica stalled": Kind(_relayed("inside", Way.STALLED, SHORT_S), wants=frozenset({"inside"})),
+    "hosts cut off": Kind(_between_hosts("cut", lambda cable: cable.cut(), CUT_S), wants=HOSTS),
+    "slow network between hosts": Kind(
+        _between_hosts("slow", lambda cable: cable.slow(), SLOW_S), wants=HOSTS
+    ),
     "replica drained": Kind(_drained),
     "ingress drained": Kind(_ingress_drained),
     "two spans killed at once": Kind(_both_spans, wants=TWO_SPANS),

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +25,7 @@ from rearview.directory import open_directory
 
 from loadtest.reliability.counters import scrape
 from loadtest.reliability.history import Snapshot
+from loadtest.reliability.hosts import Host
 from loadtest.reliability.plan import Plan
 from loadtest.reliability.processes import read_card, read_cards
 from loadtest.reliability.spawner import Spawner
@@ -167,11 +168,20 @@ class Harness:
 
     # -- what is started and hurt
 
-    async def start_replica(self, span: int, relay: int | None = None) -> Member:
-        """One more replica of a span."""
+    async def start_replica(self, span: int, relay: int | None = None, host: Host | None = None) -> Member:
+        """One more replica of a span; `host`: elsewhere."""
         name = f"{self.config.spans[span].name}#{self._next()}"
-        order = {"run": "replica", "span": span, "failpoints": self._failpoints, "relay": relay}
-        return await self._start(name, {**order, "config": self._content()})
+        order: dict[str, Any] = {
+            "run": "replica",
+            "span": span,
+            "failpoints": self._failpoints,
+            "relay": relay,
+        }
+        content = self._content()
+        if host is not None:
+            order["host"] = asdict(host)
+            content["link"] = {**content["link"], "host": host.address}
+        return await self._start(name, {**order, "config": content})
 
     async def start_ingress(self, port: int | None = None) -> Member:
         """One more ingress, on a port that it keeps."""
@@ -272,7 +282,8 @@ class Harness:
     async def _replace(self, member: Member) -> None:
         await asyncio.sleep(self._healing.restart_s)
         if member.is_replica:
-            await self.start_replica(member.order["span"], relay=member.order["relay"])
+            order, host = member.order, member.order.get("host")
+            await self.start_replica(order["span"], relay=order["relay"], host=host and Host(**host))
         else:
             await self.start_ingress(port=member.order["port"])
 

@@ -21,6 +21,7 @@ from typing import Any
 from rearview import failpoints
 
 from loadtest.reliability.history import Log
+from loadtest.reliability.hosts import enter_namespace
 from loadtest.reliability.plan import Plan
 from loadtest.reliability.traffic import Clock, drive
 
@@ -71,7 +72,8 @@ async def _replica(order: Order) -> None:
     from rearview.replica.stage import Stage
 
     config = ServiceConfig.model_validate(order["config"])
-    stage = Stage(config, order["span"], order["name"], NODE, on_end=end_process)
+    node = order["host"]["name"] if order.get("host") else NODE
+    stage = Stage(config, order["span"], order["name"], node, on_end=end_process)
     await stage.start()
 
     async def card() -> dict[str, Any]:
@@ -143,6 +145,8 @@ def _begin(order: Order) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if order.get("host"):
+        enter_namespace(order["host"]["name"])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     mark = Path(order["folder"]) / "marks" / order["name"]
     points = order.get("failpoints", "")

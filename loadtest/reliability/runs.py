@@ -21,6 +21,7 @@ from rearview.directory import DirectoryUnavailable
 from loadtest.reliability.faults import KINDS, Scene
 from loadtest.reliability.harness import Harness, Healing, Member
 from loadtest.reliability.history import Run, Snapshot, What, read_history
+from loadtest.reliability.hosts import Namespaces, Relays, can_have_namespaces
 from loadtest.reliability.plan import Plan, StreamPlan, make_plan, token_of, token_sha256
 from loadtest.reliability.processes import FRESH_S
 from loadtest.reliability.recovery import Recovery, recovered, recoveries
@@ -148,6 +149,10 @@ async def perform(plan: RunPlan, folder: Path, spawner: Spawner) -> Outcome:
             await asyncio.to_thread(redis.start)
             stack.callback(redis.stop)
         config = config_of(plan, folder, None if redis is None else redis.url)
+        cable = _cable(kind.wants, stack)
+        if cable is not None:
+            link = config.link.model_copy(update={"host": cable.here})
+            config = config.model_copy(update={"link": link})
         service = await stack.enter_async_context(
             Harness(
                 config,
@@ -163,7 +168,9 @@ async def perform(plan: RunPlan, folder: Path, spawner: Spawner) -> Outcome:
             scene.redis_pid = lambda: redis.process.pid if redis.process is not None else 0
             scene.restart_redis = lambda: (redis.stop(), redis.start())[-1]
         await _relays(scene, kind.wants, stack)
-        if scene.inside:
+        if cable is not None:
+            await _other_host(scene, cable, stack)
+        if scene.inside or scene.cable is not None:
             await asyncio.sleep(2 * FRESH_S)  # Cards of those who were replaced are too old by then.
         await _warm(service)
         base = await service.snapshot()
@@ -230,6 +237,30 @@ async def _relays(scene: Scene, wants: frozenset[str], stack: AsyncExitStack) ->
         await service.until(lambda: service.card(hidden) is not None, END_S)
         scene.inside.append(relay)
         scene.hidden = hidden
+
+
+def _cable(wants: frozenset[str], stack: AsyncExitStack) -> Namespaces | Relays | None:
+    if "hosts" not in wants:
+        return None
+    return stack.enter_context(Namespaces()) if can_have_namespaces() else Relays()
+
+
+async def _other_host(scene: Scene, cable: Namespaces | Relays, stack: AsyncExitStack) -> None:
+    """One replica of each span is there."""
+    service, scene.cable = scene.service, cable
+    for span in range(len(service.config.spans)):
+        await _gone(service, service.replicas(span)[0])
+        there = await _start_there(service, span, cable, stack)
+        await service.until(lambda there=there: service.card(there) is not None, END_S)
+
+
+async def _start_there(
+    service: Harness, span: int, cable: Namespaces | Relays, stack: AsyncExitStack
+) -> Member:
+    if isinstance(cable, Namespaces):
+        return await service.start_replica(span, host=cable.there)
+    there = await service.start_replica(span, relay=await cable.add(lambda: _tcp_of(service, there), stack))
+    return there
 
 
 def _tcp_of(service: Harness, member: Member) -> tuple[str, int]:
