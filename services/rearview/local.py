@@ -19,7 +19,7 @@ from rearview.config import ServiceConfig
 from rearview.errors import ConfigError
 from rearview.scratch import Scratch, remove_leftovers
 
-__all__ = ["LocalService"]
+__all__ = ["LocalService", "deploy"]
 
 OBJECT_STORE_BYTES = 128 << 20
 """Frames do not pass through Ray's object store; this is close to its least."""
@@ -61,6 +61,13 @@ class LocalService:
     def address(self) -> str:
         """`host:port` of the gRPC service."""
         return str(self._description["address"])
+
+    @property
+    def gcs_address(self) -> str:
+        """`host:port` of Ray's control service."""
+        import ray
+
+        return str(ray.get_runtime_context().gcs_address)
 
     @property
     def metrics_urls(self) -> list[str]:
@@ -106,9 +113,7 @@ class LocalService:
         # Serve's controller reads it: a replica that fails its health check has nothing left to finish.
         os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")
         import ray
-        from ray import serve
-
-        from rearview.app import build_app
+        import ray.serve  # It sets its logger's level.
 
         for library in ("ray", "ray.serve"):
             logging.getLogger(library).setLevel(logging.ERROR)
@@ -123,22 +128,28 @@ class LocalService:
             configure_logging=False,
             _temp_dir=str(self._scratch.path),
         )
-        quiet = {"log_level": "WARNING", "enable_access_log": False}
-        serve.start(proxy_location="Disabled", logging_config=quiet)
         spans = ", ".join(span.name for span in self._config.spans)
         self._on_progress(f"loading the model ({spans})")
-        config = self._config
-        try:
-            self._handle = serve.run(
-                build_app(config), name=config.name, route_prefix=None, logging_config=quiet
-            )
-        except RuntimeError as error:
-            raise ConfigError(f"the service did not start: {_cause(serve.status(), config.name)}") from error
+        self._handle = deploy(self._config)
         self._description = self._describe()
 
     def _describe(self) -> Mapping[str, Any]:
         description: Mapping[str, Any] = self._handle.describe.remote().result(timeout_s=30)
         return description
+
+
+def deploy(config: ServiceConfig) -> Any:
+    """Serve on the Ray to which this process is connected; the handle of the ingress. Raises ConfigError."""
+    from ray import serve
+
+    from rearview.app import build_app
+
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    try:
+        return serve.run(build_app(config), name=config.name, route_prefix=None, logging_config=quiet)
+    except RuntimeError as error:
+        raise ConfigError(f"the service did not start: {_cause(serve.status(), config.name)}") from error
 
 
 def _reason(error: Exception) -> str:

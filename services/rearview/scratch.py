@@ -46,6 +46,10 @@ class Scratch:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    def processes(self) -> list[int]:
+        """Ids of those that were started under the mark and still run."""
+        return list(_marked(self.path))
+
     def remove(self) -> None:
         """End what was started under the mark and still runs, and remove the folder. Idempotent."""
         if environment(MARK) == str(self.path):
@@ -66,9 +70,10 @@ def remove_leftovers() -> int:
 
 
 def _remove(path: Path) -> None:
-    for pid in _marked(path):
-        with contextlib.suppress(OSError):  # It has ended by itself.
+    for pid in tuple(_marked(path)):
+        with contextlib.suppress(OSError):  # It has ended by itself, or is no child of this process.
             os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
     shutil.rmtree(path, ignore_errors=True)
 
 

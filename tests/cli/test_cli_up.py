@@ -16,7 +16,7 @@ from rearview.client import DropPolicy, ImageFormat, Translated
 from rearview.client.exchange import Frame
 from rearview.client.sync import Client
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 SERVICE = """
 model: {name: "null", checkpoint: "null", max_steps: 1}
@@ -62,6 +62,12 @@ def descendants(root: int) -> set[int]:
     return found - {root}
 
 
+def name_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -69,9 +75,8 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_up_serves_until_it_is_told_to_stop_and_leaves_nothing(process: subprocess.Popen[str]) -> None:
-    address = ready_address(process)
+def translate(address: str) -> None:
+    """A few frames, which come back as they went."""
     with Client(address) as client:
         frames = [Frame(bytes([number] * 64), index=number, format=ImageFormat.OPAQUE) for number in range(8)]
         answers = list(
@@ -84,6 +89,28 @@ def test_up_serves_until_it_is_told_to_stop_and_leaves_nothing(process: subproce
         )
     assert [a.frame_index for a in answers if isinstance(a, Translated)] == list(range(8))
     assert all(a.data == bytes([a.frame_index] * 64) for a in answers if isinstance(a, Translated))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_up_serves_until_it_is_told_to_stop_and_leaves_nothing(process: subprocess.Popen[str]) -> None:
+    translate(ready_address(process))
+    assert_stops(process)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_up_starts_anew_at_its_port_when_the_gcs_has_died(process: subprocess.Popen[str]) -> None:
+    address = ready_address(process)
+    first = descendants(process.pid)
+    (gcs,) = (pid for pid in first if name_of(pid) == "gcs_server")
+    os.kill(gcs, signal.SIGKILL)
+    assert ready_address(process) == address
+    translate(address)
+    assert [pid for pid in first if is_alive(pid)] == []
+    assert_stops(process)
+
+
+def assert_stops(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C ends it and all that it has started."""
     started = descendants(process.pid)
     assert len(started) > 3
     process.send_signal(signal.SIGINT)

@@ -16,8 +16,9 @@ from rearview.errors import ConfigError
 if TYPE_CHECKING:
     from rearview.client import Client
     from rearview.config import ServiceConfig
+    from rearview.local import LocalService
 
-__all__ = ["Server", "connect", "local_config", "local_server"]
+__all__ = ["Server", "connect", "local_config", "local_server", "local_service"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ def _local_spans(topology: str, operators: tuple[str, ...]) -> list[dict[str, An
 
 @contextlib.contextmanager
 def local_server(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[Server]:
+    """A server for `connect`, of a `local_service`."""
+    with local_service(config, on_progress) as service:
+        yield Server(service.address, ready_s=service.ready_s)
+
+
+@contextlib.contextmanager
+def local_service(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[LocalService]:
     """Start the service, and stop all of it at the end, also after Ctrl-C or a failure."""
     from rearview.local import LocalService
 
@@ -94,7 +102,7 @@ def local_server(config: ServiceConfig, on_progress: Callable[[str], None]) -> I
     with LocalService(config, progress) as service:
         interrupt_on_sigterm()
         try:
-            yield Server(service.address, ready_s=service.ready_s)
+            yield service
         finally:
             # A second Ctrl-C must not leave processes behind.
             former = _set_interrupt(signal.SIG_IGN)

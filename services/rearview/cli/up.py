@@ -34,11 +34,15 @@ def up(
         TopologyChoice, typer.Option(help="Without --config: how the chain is cut.")
     ] = TopologyChoice.FUSED,
 ) -> None:
-    """Start the service on this machine and serve until Ctrl-C; then stop all that was started."""
+    """Start the service on this machine and serve until Ctrl-C; then stop all that was started.
+
+    It starts anew when Ray's control service (GCS) has died or is silent for 20 s: sessions are lost then.
+    """
     from rich.console import Console
 
     from rearview.cli.progress import show_progress
-    from rearview.cli.server import local_config, local_server
+    from rearview.cli.server import local_config, local_service
+    from rearview.cli.watch import LOOK_EVERY_S, Watch, start_anew
 
     interrupt_on_sigterm()
     chosen = port if port is not None or config is not None else DEFAULT_PORT
@@ -46,11 +50,14 @@ def up(
     console = Console()
     progress = show_progress(console)
     stop = threading.Event()
-    with progress, local_server(service_config, progress.step) as server:
+    with progress, local_service(service_config, progress.step) as service:
         progress.step("serving")
-        console.print(f"READY {server.address} after {server.ready_s:.1f} s; Ctrl-C stops", highlight=False)
+        console.print(f"READY {service.address} after {service.ready_s:.1f} s; Ctrl-C stops", highlight=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        while not stop.wait(0.5):  # a wait without end would not let the handler run
-            pass
+        watch = Watch(service.gcs_address)
+        while not stop.wait(LOOK_EVERY_S):  # a wait without end would not let the handler run
+            if watch.is_gone():
+                console.print("Ray's control service is gone: starting anew", highlight=False)
+                start_anew(service.address)
     console.print("stopped")
