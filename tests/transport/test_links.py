@@ -310,3 +310,19 @@ def test_a_body_belongs_to_whoever_takes_it(loop: Loop) -> None:
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_link_whose_socket_is_lost_takes_no_message_before_it_has_closed(loop: Loop) -> None:
+    """Links to one lost host end in turn: the end of the first makes its owner send over the second."""
+
+    async def main() -> None:
+        async with peers() as (server, client):
+            link = await client.pool.get(server.address)
+            link._transport.abort()
+            assert not link.closed
+            with pytest.raises(LinkClosed):
+                link.send(Kind.FRAME, b"")
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())

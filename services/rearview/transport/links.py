@@ -77,7 +77,7 @@ class Link:
     def send(self, kind: Kind, *parts: bytes | memoryview) -> None:
         """Queue one message. Raises LinkClosed; a peer that does not read is closed here."""
         assert self.knows(kind), f"version {self.version} has no {kind.name}"
-        if self._closed:
+        if self._closed or self._transport.is_closing():  # The second a turn before the first.
             raise LinkClosed("link is closed")
         if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self._transport.abort()  # Closing would wait for the peer to read.
