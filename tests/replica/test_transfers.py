@@ -289,6 +289,18 @@ async def test_an_open_whose_source_refuses_holds_nothing(wrong: dict[str, Any],
         assert await mover.open(spec(), 1) is None
 
 
+async def test_a_state_that_stands_elsewhere_than_its_owner_believes_is_refused() -> None:
+    async with started(null_config()) as (_, (owner,)), started(null_config(slots=1)) as (there, (mover,)):
+        session = await opened(owner, 1)
+        await owner.freeze(session)
+        state = owner.sources(session)["state"]
+        for start in (0, 2):
+            begins = {"state": {**state, "start": start}}
+            assert await mover.open(session, 2 + start, begins=begins) == "METHOD_UNSUPPORTED"
+        assert there[0].num_sessions == await engine_holds(there[0]) == 0
+        assert await mover.open(session, 9, begins={"state": {**state, "start": 1}}) is None
+
+
 async def cut(link: Link, content: bytes) -> None:
     link.send(Kind.PART, content[: len(content) // 2])
     await link.drained()

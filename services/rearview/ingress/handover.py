@@ -104,10 +104,10 @@ class Handover:
 
     def begin(self, address: str, epoch: int) -> Mapping[str, Any]:
         """What replicas are told that open the session anew; `address`: of the ingress that has its past."""
+        state = self.note.state
         if self.has_checkpoint:
             source = {"address": address, "session_id": self.note.spec.session_id, "epoch": epoch}
-            return {"state": {"sources": [source]}}
-        state = self.note.state
+            return {"state": {"sources": [source], "start": state.next_ordinal}}
         settings = {str(state.lane_version): encode_settings(state.in_force)}
         return {"start": {"ordinal": state.next_ordinal, "settings": settings}}
 

@@ -130,12 +130,14 @@ class Moves:
         replica.
         """
         source = {"session_id": old.session_id, "epoch": old.epoch}
-        if not shares:
-            return {"state": {"sources": [{**source, "address": each} for each in old.addresses]}}
-        checkpoint = await self._checkpoints.take(session, frozen, runs_on=False)
-        check_in(session, old)
-        session.keep(checkpoint, expects=session.past.expects_checkpoints)
-        return {"state": {"sources": [{**source, "address": self._lanes.address}]}}
+        addresses = old.addresses
+        if shares:
+            checkpoint = await self._checkpoints.take(session, frozen, runs_on=False)
+            check_in(session, old)
+            session.keep(checkpoint, expects=session.past.expects_checkpoints)
+            addresses = (self._lanes.address,)
+        sources = [{**source, "address": each} for each in addresses]
+        return {"state": {"sources": sources, "start": frozen.ordinal + 1}}
 
 
 async def stand_still(session: IngressSession, lane: Lane) -> Frozen:

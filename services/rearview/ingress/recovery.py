@@ -104,7 +104,7 @@ class Recovery:
                 "session_id": session.spec.session_id,
                 "epoch": session.lane.epoch,
             }
-            return {"state": {"sources": [source]}}
+            return {"state": {"sources": [source], "start": follows.start}}
         if follows.start == 0 and follows.continuity is Continuity.EXACT:
             return {}
         first = next(iter(session.feed.inputs.since(follows.start)), None)

@@ -76,8 +76,12 @@ class Moved:
         held.begin_at(self.kept.session.expected, self.kept.session.place, self.kept.announced)
 
 
-def moved(pieces: Sequence[Kept], spec: SessionSpec) -> Moved:
-    """The session `spec` from what each of its former replicas has of it. Raises Refused."""
+def moved(pieces: Sequence[Kept], spec: SessionSpec, start: int | None) -> Moved:
+    """The session `spec` from what each of its former replicas has of it. Raises Refused.
+
+    `start`: the ordinal that its owner will send first; None: it does not say. A window that was lost while
+    its lane froze can have taken more frames in than the owner knows.
+    """
     if not pieces:
         raise unfit("there is nothing to go on from")
     try:
@@ -86,6 +90,8 @@ def moved(pieces: Sequence[Kept], spec: SessionSpec) -> Moved:
         raise unfit(str(error)) from None
     if state.spec != spec:
         raise unfit("what came is a session with other terms")
+    if start not in (None, state.expected):
+        raise unfit(f"what came stands at ordinal {state.expected}, not {start}")
     told = {version: each for piece in pieces for version, each in piece.announced.items()}
     return Moved(Kept(state, {version: told[version] for version in sorted(told)}))
 

@@ -118,7 +118,7 @@ class Transfers:
             limit_s = float(state.get("limit_s", QUIET_LIMIT_S))
             async with self._while_wanted(owner, spec.session_id, request["epoch"]):
                 pulled = [await self._pulled(source, limit_s) for source in state["sources"]]
-            return moved([each for pieces in pulled for each in pieces], spec)
+            return moved([each for pieces in pulled for each in pieces], spec, state.get("start"))
         if (start := request.get("start")) is not None:
             settings = {int(version): decode_settings(each) for version, each in start["settings"].items()}
             if not settings or start["ordinal"] < 0:
