@@ -254,7 +254,8 @@ def main(
             path = report.write(out)
             show(replace(report, figures=made.figures, command=made.command), path)
     journal.done()
-    is_wrong = any(figure.met is False for name in chosen for figure in sections_of(report)[name].figures)
+    parts = [sections_of(report)[name] for name in chosen]
+    is_wrong = any(part.problems or any(figure.met is False for figure in part.figures) for part in parts)
     if not is_wrong and not keep:
         shutil.rmtree(folder)
     raise typer.Exit(1 if is_wrong else 0)
@@ -271,22 +272,22 @@ async def faults(
 
 async def other(name: str, folder: Path, spawner: Spawner, journal: Journal) -> Section:
     """A campaign of one piece after the other."""
-    load, parts, made = Load(), CAMPAIGNS[name], []
+    load, parts, made, problems = Load(), CAMPAIGNS[name], [], []
     assert parts is not None, f"{name} has parts"
     for what, perform_part in parts.pieces.items():
         key = f"{name}: {what}"
         if (known := journal.get(key)) is None:
-            known = await perform_part(folder / what.replace(" ", "-"), spawner)
+            try:
+                known = await perform_part(folder / what.replace(" ", "-"), spawner)
+            except (TimeoutError, OSError) as error:
+                problems.append(f"{what} did not come to its end: {type(error).__name__}")
+                print(f"{key}: {problems[-1]}; kept: {folder}", flush=True)
+                continue
             journal.put(key, known)
         made.append(known)
         print(f"{key}: load {load.look():g}", flush=True)
-    return Section(
-        name,
-        f"rearview chaos --campaign {name}",
-        parts.figures(made),
-        {"pieces": made},
-        (load.low, load.high),
-    )
+    command, span = f"rearview chaos --campaign {name}", (load.low, load.high)
+    return Section(name, command, parts.figures(made), {"pieces": made}, span, problems=problems)
 
 
 if __name__ == "__main__":

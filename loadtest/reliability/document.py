@@ -82,6 +82,7 @@ def _what_was_run(sections: Iterable[Section]) -> Iterator[str]:
         for figure in section.figures:
             value = f"{figure.value:,.6g}" if not figure.unit else figure.value_text
             yield f"| {figure.what} | {figure.setting} | {value} | {figure.target_text} | {figure.met_text} |"
+        yield from (f"\nNot to be relied on: {problem}." for problem in section.problems)
         yield ""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import time
 from collections import Counter
@@ -220,6 +221,7 @@ class Stand:
 
 
 async def _stand(service: Harness, kept: Member, url: str) -> Stand:
+    gc.collect()  # A channel that is closed lets go of its socket when nobody has it any more.
     await asyncio.sleep(2 * FRESH_S)
     members = [*service.replicas(), kept]
     cards = {member.name: card for member in members if (card := service.card(member)) is not None}
