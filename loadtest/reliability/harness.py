@@ -33,7 +33,7 @@ from loadtest.reliability.spawner import Spawner
 __all__ = ["Harness", "Healing", "Member"]
 
 START_S = 180.0
-STOP_S = 8.0
+STOP_S = 30.0
 POLL_S = 0.02
 WATCH_EVERY_S = 0.1
 

@@ -106,8 +106,10 @@ class Outcome:
         }
 
 
-def config_of(plan: RunPlan, folder: Path, redis_url: str | None = None) -> ServiceConfig:
-    """The service of a run."""
+def config_of(
+    plan: RunPlan, folder: Path, redis_url: str | None = None, grace_s: float = GRACE_S
+) -> ServiceConfig:
+    """The service of a run. `grace_s`: how long sessions without a client stay."""
     tenants = folder / "tenants.yaml"
     content = [
         {"name": name, "token_sha256": token_sha256(name), "max_streams": 256, "max_frames_per_s": 1e5}
@@ -128,8 +130,8 @@ def config_of(plan: RunPlan, folder: Path, redis_url: str | None = None) -> Serv
                 for number, operators in enumerate(SPANS[plan.topology])
             ],
             "model": {"checkpoint": "chain:1+0.1", "width": 64, "height": 64},
-            "ingress": {"port": 0, "resume_grace_s": GRACE_S, "idle_timeout_s": 5.0, "drain_grace_s": 2.0},
-            "link": {"orphan_grace_s": GRACE_S, "secret": "of-these-tests-alone", "unix_dir": None},
+            "ingress": {"port": 0, "resume_grace_s": grace_s, "idle_timeout_s": 5.0, "drain_grace_s": 2.0},
+            "link": {"orphan_grace_s": grace_s, "secret": "of-these-tests-alone", "unix_dir": None},
             "directory": directory,
             "tenants_file": str(tenants),
         }
