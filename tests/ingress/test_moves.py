@@ -104,7 +104,7 @@ async def test_without_checkpoints_it_is_said_how_much_is_lost(
 
 async def test_a_checkpoint_that_no_replica_can_read_costs_the_past_and_not_the_session() -> None:
     async with pocket() as service:
-        stream = await start(service, "bank")
+        stream = await start(service.address, "bank")
         await play(stream, range(6), answers=6)
         session = session_of(service, stream)
         await eventually(lambda: session.past.checkpointed == 5)
