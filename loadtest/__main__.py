@@ -7,9 +7,10 @@ import sys
 
 import typer
 
-from loadtest import cache_precision, demo_time, generator, report, throughput, transport
+from loadtest import admission, cache_precision, demo_time, generator, report, throughput, transport
 
 app = typer.Typer(help="Measure the service. Without a command: transport, throughput, report.")
+app.command("admission")(admission.main)
 app.command("generator")(generator.main)
 app.command("transport")(transport.main)
 app.command("throughput")(throughput.main)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from rearview.access import STRICT, AccessConfig, LinkTls, TenantConfig
 from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
 from rearview.errors import ConfigError
+from rearview.placement_config import PlacementConfig
 from rearview.recovery_config import RecoveryConfig
 
 __all__ = [
@@ -178,6 +179,8 @@ class SpanConfig(_Section):
     """Sessions per replica that autoscaling aims at."""
     slots: int = Field(default=16, ge=1, le=4096)
     """Sessions that one replica holds."""
+    spares: int = Field(default=0, ge=0, le=64)
+    """How many of the replicas hold no session, so that those of one that is lost find room at once."""
     num_threads: int = Field(default=1, ge=1, le=256)
     """torch threads of one replica."""
     num_cpus: float = Field(default=0.1, ge=0)
@@ -196,6 +199,8 @@ class SpanConfig(_Section):
     def _check(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"span {self.name}: max_replicas {self.max_replicas} < replicas {self.replicas}")
+        if self.spares >= self.replicas:
+            raise ValueError(f"span {self.name}: spares {self.spares}, of {self.replicas} replicas")
         return self
 
 
@@ -311,6 +316,7 @@ class ServiceConfig(_Section):
     one per denoising step."""
     directory: DirectoryConfig = DirectoryConfig()
     link: LinkConfig = LinkConfig()
+    placement: PlacementConfig = PlacementConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     access: AccessConfig = AccessConfig()
     tenants_file: Path | None = None

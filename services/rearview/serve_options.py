@@ -27,8 +27,8 @@ DOWNSCALE_DELAY_S = 5.0
 class ScaleBySessions:
     """Serve's autoscaling policy: see `control.autoscaling.desired_replicas`. Runs in the controller."""
 
-    def __init__(self, sessions_per_replica: float, slots: int) -> None:
-        self._sessions_per_replica, self._slots = sessions_per_replica, slots
+    def __init__(self, sessions_per_replica: float, slots: int, spares: int = 0) -> None:
+        self._sessions_per_replica, self._slots, self._spares = sessions_per_replica, slots, spares
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Replicas wanted; no state is kept."""
@@ -37,7 +37,8 @@ class ScaleBySessions:
 
         sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
         current = context.current_num_replicas
-        return desired_replicas(sessions, current, self._sessions_per_replica, self._slots), {}
+        aim = self._sessions_per_replica
+        return desired_replicas(sessions, current, aim, self._slots, self._spares), {}
 
 
 def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
@@ -66,7 +67,11 @@ def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
         downscale_delay_s=DOWNSCALE_DELAY_S,
         policy=AutoscalingPolicy(
             policy_function="rearview.serve_options:ScaleBySessions",
-            policy_kwargs={"sessions_per_replica": span.sessions_per_replica, "slots": span.slots},
+            policy_kwargs={
+                "sessions_per_replica": span.sessions_per_replica,
+                "slots": span.slots,
+                "spares": span.spares,
+            },
         ),
     )
 

@@ -40,12 +40,13 @@ def test_sessions_say_how_many_replicas_are_wanted(sessions: list[float], curren
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.lists(st.integers(0, 8), max_size=8), st.floats(0.5, 16.0), st.integers(0, 3))
+@given(st.lists(st.integers(0, 8), max_size=8), st.floats(0.5, 16.0), st.integers(0, 3), st.integers(0, 2))
 def test_whichever_replica_goes_its_sessions_fit_on_those_that_stay(
-    sessions: list[int], per_replica: float, unheard: int
+    sessions: list[int], per_replica: float, unheard: int, spares: int
 ) -> None:
     current = len(sessions) + unheard
-    wanted = desired_replicas(sessions, current, per_replica, slots=8)
-    assert wanted - unheard >= 0
-    assert (wanted - unheard) * 8 >= sum(sessions)
-    assert (wanted - unheard) * per_replica >= sum(sessions)
+    wanted = desired_replicas(sessions, current, per_replica, slots=8, spares=spares)
+    active = wanted - unheard - spares
+    assert active >= 0
+    assert active * 8 >= sum(sessions)
+    assert active * per_replica >= sum(sessions)

@@ -32,12 +32,14 @@ from rearview.control.opening import (
     after,
     begin,
 )
+from rearview.control.placement import Full
 from rearview.errors import Fault, Reason, Refused
 
 pytestmark = pytest.mark.unit
 
 LANE = ("a", "b")
 FULL = Failed(Refused(Reason.NO_CAPACITY, "full"))
+FULL_FOR_CERTAIN = Failed(Full("denoise", 2.0, by_load=False, is_certain=True))
 LOST = Failed(Refused(Reason.REPLICA_LOST, "lost"))
 TAKEN = Failed(Refused(Reason.TAKEN_OVER, "taken"))
 SILENT = Failed(Refused(Reason.DIRECTORY_UNAVAILABLE, "the session directory does not answer"))
@@ -90,6 +92,14 @@ def test_without_room_the_replicas_are_asked_anew_before_the_next_try() -> None:
         Refresh(),
         Choose(),
     ]
+
+
+def test_where_leases_alone_say_that_there_is_no_room_no_replica_is_asked() -> None:
+    actions = play(FULL_FOR_CERTAIN, Evicted(None))
+    assert actions[:2] == [Choose(), Evict(for_slots=True)]
+    assert error_of(actions[-1]) is FULL_FOR_CERTAIN.error
+    actions = play(FULL_FOR_CERTAIN, Evicted(("x", "y")), Leased(lease(2, ("x", "y"))), LaneOpened())
+    assert actions[-1] == Admit(lease(2, ("x", "y")))
 
 
 def test_the_third_failure_makes_room_and_the_evicted_lane_is_taken() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from rearview.contract.chain import Span
+from rearview.contract.cost import FrameCost
 from rearview.engine.networks.model import Model, NullModel
 from support.tiny import write_tiny_checkpoint
 
@@ -28,6 +30,18 @@ def plant_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Model], None]:
         monkeypatch.setattr("rearview.replica.build.load_model", lambda *_: model)
 
     return plant
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas have measured 10 ms for a denoising step, and nothing else: a session of 30 FPS and two steps
+    takes 0.6 of one.
+    """
+
+    def frame_cost(costs: object, model: object, memory: object, span: Span, examples: object) -> FrameCost:
+        return FrameCost(64 * 64, 0.0, 0.01, 0.01, span.steps)
+
+    monkeypatch.setattr("rearview.replica.build._frame_cost", frame_cost)
 
 
 @pytest.fixture

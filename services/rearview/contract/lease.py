@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["NO_LOAD", "UNLIMITED", "Claim", "Lease", "LeaseRequest", "Load", "Owner", "Quota", "Usage"]
+__all__ = [
+    "NO_LOAD",
+    "NO_USAGE",
+    "UNLIMITED",
+    "Claim",
+    "Lease",
+    "LeaseRequest",
+    "Load",
+    "Owner",
+    "Quota",
+    "Usage",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,9 @@ class Usage:
 
     sessions: int
     load: Load
+
+
+NO_USAGE = Usage(0, NO_LOAD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from rearview.control.placement import Replica, place
+from rearview.contract.lease import Usage
+from rearview.control.placement import ANY, Asked, Replica, place
 
 __all__ = ["Fleet", "LaneId", "LaneState", "Phase"]
 
@@ -90,6 +91,6 @@ class Fleet:
             if any(each.address == address and each.replica_id in state.awaited for each in state.replicas)
         ]
 
-    def choose(self, sessions_by_replica: Mapping[str, int]) -> tuple[str, ...]:
-        """A replica per span for a new session. Raises Refused(NO_CAPACITY)."""
-        return place(self.spans, self.replicas.values(), sessions_by_replica)
+    def choose(self, usage: Mapping[str, Usage], asked: Asked = ANY) -> tuple[str, ...]:
+        """A replica per span for a session. Raises Full."""
+        return place(self.spans, self.replicas.values(), usage, asked)

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TypeAlias, assert_never
 
 from rearview.contract.lease import Lease
+from rearview.control.placement import Full
 from rearview.errors import Reason, Refused
 
 __all__ = [
@@ -83,6 +84,11 @@ class Opening:
     def is_full(self) -> bool:
         """Whether the last try found no room."""
         return isinstance(self.error, Refused) and self.error.reason is Reason.NO_CAPACITY
+
+    @property
+    def is_full_for_certain(self) -> bool:
+        """Whether nothing that replicas might say would change that."""
+        return isinstance(self.error, Full) and self.error.is_certain
 
     @property
     def is_over_quota(self) -> bool:
@@ -294,7 +300,7 @@ def _go_on(opening: Opening) -> Outcome:
     if opening.step is Step.REFRESHING:
         return replace(opening, step=Step.CHOOSING), Choose()
     opening = replace(opening, tries_left=opening.tries_left - 1)
-    if opening.tries_left <= 0:
+    if opening.tries_left <= 0 or opening.is_full_for_certain:
         return _evict(opening)
     if opening.is_full:
         return replace(opening, step=Step.REFRESHING), Refresh()

@@ -53,7 +53,7 @@ class Engine:
         retained_bytes: int = RETAINED_BYTES,
     ) -> None:
         """`retained_bytes`: of outputs that are kept per session until they are acknowledged."""
-        self.span = span
+        self.span, self.frame_cost = span, scheduler.costs.frame
         self._model, self._memory, self._scheduler = model, memory, scheduler
         self._rule = ReadyRule(model, memory, scheduler.costs, order)
         self._clock, self._retained_bytes = clock, retained_bytes

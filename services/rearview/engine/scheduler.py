@@ -22,6 +22,7 @@ from itertools import accumulate, pairwise
 from math import inf
 
 from rearview.contract.chain import OperatorKind
+from rearview.contract.cost import FrameCost
 from rearview.engine.rows import LaterRow, Row
 
 __all__ = ["CostTable", "Scheduler"]
@@ -38,6 +39,8 @@ class CostTable:
     """Per group: seconds of one forward by number of rows. A larger batch counts as no cheaper."""
     write_s: float = 0.0
     """Extra seconds per write (`Row.writes`)."""
+    frame: FrameCost | None = None
+    """The same of a whole frame, for placement: nothing here depends on it."""
 
     def seconds(self, group: Hashable, rows: int, writes: int = 0) -> float:
         """Cost of a forward. An unknown group is free, so that nothing is held back for it."""
@@ -49,6 +52,10 @@ class CostTable:
         if group in self._points:
             return self.seconds(group, rows, writes)
         return max((self.seconds(known, rows, writes) for known in self._points), default=float(rows))
+
+    def row_s(self, group: Hashable) -> float:
+        """Seconds of one row, in a forward as full as pays best among those measured."""
+        return min((self.seconds(group, rows) / rows for rows in self.forward_s.get(group, ())), default=0.0)
 
     @cached_property
     def _points(self) -> Mapping[Hashable, Sequence[tuple[int, float]]]:

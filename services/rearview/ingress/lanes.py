@@ -18,13 +18,15 @@ from typing import Any, assert_never
 from numpy.typing import NDArray
 
 from rearview.config import LinkConfig
+from rearview.contract.cost import FrameCost
 from rearview.contract.events import Events, no_events
 from rearview.contract.frame import Frame
+from rearview.contract.lease import Usage
 from rearview.contract.session import SessionSpec
 from rearview.control import lane_events as words
 from rearview.control import lanes as decide
 from rearview.control.fleet import Fleet, LaneId
-from rearview.control.placement import Replica
+from rearview.control.placement import ANY, Asked, Replica
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.lane import Lane, Returning
 from rearview.ingress.pulse import Pulses
@@ -132,18 +134,18 @@ class Lanes:
         self._happened(words.Described([_replica(each) for each in self._pulses.trusted(descriptions)]))
 
     @property
-    def complete(self) -> bool:
-        """Whether every span has a replica."""
-        return self._fleet.is_complete
+    def fleet(self) -> Fleet:
+        """What is known of replicas and lanes."""
+        return self._fleet
 
-    def choose(self, sessions_by_replica: Mapping[str, int]) -> tuple[str, ...]:
-        """A replica per span for a new session. Raises Refused(NO_CAPACITY)."""
-        return self._fleet.choose(sessions_by_replica)
+    def choose(self, usage: Mapping[str, Usage], asked: Asked = ANY) -> tuple[str, ...]:
+        """A replica per span for a session. Raises Full."""
+        return self._fleet.choose(usage, asked)
 
     async def open(
         self, spec: SessionSpec, epoch: int, replicas: Sequence[str], begin: Mapping[str, Any] = NOTHING
     ) -> Lane:
-        """Take a slot on each replica. `begin`: what they are told of the past of a session that goes on.
+        """Take a slot on each replica. `begin`: what they are told of its load and its past.
 
         Raises Refused or Fault; then, or when cancelled, no slot is held.
         """
@@ -337,7 +339,9 @@ async def _slot(link: Link, kind: Kind, content: dict[str, Any]) -> Mapping[str,
 
 def _replica(described: Mapping[str, Any]) -> Replica:
     d = described
-    return Replica(d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
+    cost = None if d.get("cost") is None else FrameCost(**{**d["cost"], "steps": tuple(d["cost"]["steps"])})
+    told = (d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
+    return Replica(*told, cost, d.get("share", 0.0), d.get("pixels_per_s", 0.0))
 
 
 def _lost(content: Mapping[str, Any], version: int) -> words.Event:

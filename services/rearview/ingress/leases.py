@@ -9,11 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 
-from rearview.contract.lease import Lease, LeaseRequest, Owner
+from rearview.contract.lease import Lease, LeaseRequest, Owner, Usage
 from rearview.control import leases as decide
 from rearview.control.leases import Holding
 from rearview.directory.protocol import Directory, DirectoryEmpty, DirectoryUnavailable, LeaseLost
 from rearview.errors import RearviewError
+from rearview.ingress.shared import Shared
 from rearview.telemetry.logging import log_fault
 
 __all__ = ["Leases"]
@@ -44,8 +45,8 @@ class Leases:
         self._directory, self._id = directory, ingress_id
         self._lease_s, self._interval_s = lease_s, lease_s / decide.RENEWALS_PER_LEASE
         self._on_granted, self._on_taken, self._held = on_granted, on_taken, held
-        self._address = ""
-        self._announce_due_s = 0.0
+        self._usage = Shared(directory.usage_by_replica)
+        self._address, self._announce_due_s = "", 0.0
         self._serves = True
         """Whether the directory served when it was last asked."""
         self._holdings: dict[str, Holding] = {}
@@ -58,10 +59,9 @@ class Leases:
         self._address = address
         await self._announce()
 
-    async def sessions_by_replica(self) -> Mapping[str, int]:
-        """How many leases that count have a replica in their lane. Raises DirectoryUnavailable."""
-        usage = await self._noticing(self._directory.usage_by_replica())
-        return {replica_id: used.sessions for replica_id, used in usage.items()}
+    async def usage_by_replica(self) -> Mapping[str, Usage]:
+        """What the leases that count take of each replica. Raises DirectoryUnavailable."""
+        return await self._noticing(self._usage())
 
     async def acquire(self, wanted: LeaseRequest, replicas: tuple[str, ...]) -> Lease:
         """A lease for a new session. Raises LeaseHeld, QuotaExceeded or DirectoryUnavailable.
@@ -172,6 +172,7 @@ class Leases:
         """Wait for what the directory was asked. Each call ends by itself."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._usage.settle()
 
     async def _acquire(self, wanted: LeaseRequest, replicas: tuple[str, ...]) -> Lease:
         await self.released()  # What ended before this began counts no more.

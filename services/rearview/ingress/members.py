@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rearview.ingress.lanes import Lanes
+from rearview.ingress.shared import Shared
 
 __all__ = ["Members", "Roster"]
 
@@ -27,12 +28,11 @@ class Roster:
 
     def __init__(self, members: Members, lanes: Lanes) -> None:
         self._members, self._lanes = members, lanes
+        self._shared = Shared(self._ask)
 
     async def refresh(self) -> Sequence[Mapping[str, Any]]:
         """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
-        descriptions = await self._members()
-        self._lanes.update(descriptions)
-        return descriptions
+        return await self._shared()
 
     async def try_refresh(self, timeout_s: float = TIMEOUT_S) -> None:
         """`refresh`, but what is known stays in use where no answer comes."""
@@ -42,11 +42,16 @@ class Roster:
         except Exception as error:  # No replica yet, or Serve is away.
             logger.info("replicas could not be asked: %s", type(error).__name__)
 
+    async def _ask(self) -> Sequence[Mapping[str, Any]]:
+        descriptions = await self._members()
+        self._lanes.update(descriptions)
+        return descriptions
+
     async def wait_until_complete(self) -> None:
         """Return when every span has a replica: before that nothing can be served."""
-        while not self._lanes.complete:
+        while not self._lanes.fleet.is_complete:
             await self.try_refresh()
-            await asyncio.sleep(0 if self._lanes.complete else START_INTERVAL_S)
+            await asyncio.sleep(0 if self._lanes.fleet.is_complete else START_INTERVAL_S)
 
     async def run(self) -> None:
         """Ask for ever."""

@@ -22,6 +22,7 @@ from rearview.contract.events import Events, SessionMoved
 from rearview.contract.stream import Continuity
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.checkpoints import Checkpoints
+from rearview.ingress.choosing import Choosing, declared
 from rearview.ingress.feed import Feed
 from rearview.ingress.freezing import Frozen, freeze, thaw
 from rearview.ingress.lane import Lane
@@ -47,12 +48,13 @@ class Moves:
         self,
         lanes: Lanes,
         leases: Leases,
+        choosing: Choosing,
         checkpoints: Checkpoints,
         *,
         at_a_time: int,
         events: Events,
     ) -> None:
-        self._lanes, self._leases = lanes, leases
+        self._lanes, self._leases, self._choosing = lanes, leases, choosing
         self._checkpoints, self._events = checkpoints, events
         self._places = asyncio.Semaphore(at_a_time)
         self._tasks = SessionTasks()
@@ -74,21 +76,22 @@ class Moves:
         while session.lane is lane:
             try:
                 async with self._places:
-                    await self.move(session)
+                    await self.move(session, lane)
             except (RearviewError, TimeoutError) as error:
                 logger.info("a session stays: %s", getattr(error, "message", type(error).__name__))
                 await asyncio.sleep(AGAIN_S)
 
-    async def move(self, session: IngressSession) -> None:
-        """Move the session to other replicas. Raises RearviewError and TimeoutError; it then goes on where it
-        is.
+    async def move(self, session: IngressSession, lane: Lane, to: tuple[str, ...] = ()) -> None:
+        """Move the session to other replicas, `to` some if they are named, unless it has left `lane` by now.
+        Raises RearviewError and TimeoutError; it then goes on where it is.
         """
         async with session.gate.standing_still:
-            await self._move(session)
+            if session.lane is lane:
+                await self._move(session, to)
 
-    async def _move(self, session: IngressSession) -> None:
+    async def _move(self, session: IngressSession, to: tuple[str, ...]) -> None:
         old, started_s = session.lane, time.monotonic()
-        replicas = self._lanes.choose(await self._leases.sessions_by_replica())
+        replicas = to or await self._choosing.to_go_on(session.spec, session.lease)
         if replicas == old.replicas:
             raise Refused(Reason.NO_CAPACITY, "there is no other lane", retry_after_s=AGAIN_S)
         session.lease = await self._leases.move(session.lease, old.replicas)
@@ -108,7 +111,8 @@ class Moves:
     ) -> Lane:
         """The new lane, with the session's past. If there is none, the old one is as it was, or lost."""
         shares = bool(set(replicas) & set(old.replicas))
-        begin = await self._begin(session, old, frozen, shares=shares)
+        past = await self._begin(session, old, frozen, shares=shares)
+        begin = {**past, **declared(session.lease.load, goes_on=True)}
         new: Lane | None = None
         try:
             new = await self._lanes.open(session.spec, session.lease.epoch, replicas, begin)

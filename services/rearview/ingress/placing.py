@@ -11,6 +11,7 @@ from rearview.contract.lease import Lease, LeaseRequest
 from rearview.contract.session import SessionSpec
 from rearview.control import opening as decide
 from rearview.failpoints import reach
+from rearview.ingress.choosing import Choosing, declared
 from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
@@ -44,6 +45,7 @@ class Placing:
         self,
         lanes: Lanes,
         leases: Leases,
+        choosing: Choosing,
         *,
         refresh: Callable[[float], Awaitable[None]],
         evict: Callable[[str, bool], tuple[str, ...] | None],
@@ -52,7 +54,7 @@ class Placing:
         """`refresh(timeout_s)` asks the replicas who they are; `evict(tenant, for_slots)` ends a session of
         the tenant that nobody feeds, and returns its replicas, None if there was none.
         """
-        self._lanes, self._leases = lanes, leases
+        self._lanes, self._leases, self._choosing = lanes, leases, choosing
         self._refresh, self._evict, self._is_draining = refresh, evict, is_draining
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -115,14 +117,15 @@ class Placing:
     async def _do(self, attempt: _Attempt, action: decide.Action) -> decide.Event:
         match action:
             case decide.Choose():
-                return decide.Chosen(self._lanes.choose(await self._leases.sessions_by_replica()))
+                return decide.Chosen(await self._choose(attempt))
             case decide.Acquire(replicas):
                 reach("directory.set.before")
                 lease = await self._lease(attempt, replicas)
                 reach("directory.set.after")
                 return decide.Leased(lease)
             case decide.OpenLane(lease):
-                attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane, attempt.begin)
+                begin = {**attempt.begin, **declared(lease.load, goes_on=not attempt.is_new)}
+                attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane, begin)
                 return decide.LaneOpened()
             case decide.Undo(lease):
                 if attempt.lane is not None:
@@ -142,6 +145,11 @@ class Placing:
                 raise AssertionError(f"{action} is not to be performed")
             case _:
                 assert_never(action)
+
+    async def _choose(self, attempt: _Attempt) -> tuple[str, ...]:
+        if isinstance(attempt.wants, Lease):
+            return await self._choosing.to_go_on(attempt.spec, attempt.wants)
+        return await self._choosing.for_new(attempt.spec, attempt.wants.load)
 
     async def _lease(self, attempt: _Attempt, replicas: tuple[str, ...]) -> Lease:
         if isinstance(attempt.wants, LeaseRequest):

@@ -31,6 +31,7 @@ from rearview.ingress.admission import read_served
 from rearview.ingress.adoption import Adoptions, Resumption, unknown, wrong_token
 from rearview.ingress.catalogue import Catalogue
 from rearview.ingress.checkpoints import Checkpoints
+from rearview.ingress.choosing import Choosing
 from rearview.ingress.credentials import Credentials
 from rearview.ingress.edge import Edge
 from rearview.ingress.handover import Handovers
@@ -44,9 +45,11 @@ from rearview.ingress.moves import Moves
 from rearview.ingress.options import SessionOptions, Terms
 from rearview.ingress.parking import Parking
 from rearview.ingress.placing import Placing
+from rearview.ingress.rebalancing import Rebalancing
 from rearview.ingress.recovery import Recovery
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record, Sessions
+from rearview.ingress.spares import Spares
 from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
@@ -73,8 +76,7 @@ class Ingress:
         directory: Directory | None = None,
     ) -> None:
         """`directory`: one that ingresses of this process share; None: the one of `config`."""
-        self.config = config
-        self.admission = Admission(read_served(config))
+        self.config, self.admission = config, Admission(read_served(config))
         self.metrics = Metrics(new_registry())
         self.sessions = Sessions(
             config.ingress.resume_grace_s,
@@ -106,16 +108,19 @@ class Ingress:
             on_taken=self._on_taken,
             held=self._held,
         )
+        self._spares = Spares(self._directory, ingress_id, config, self._lanes, self._leases)
+        self._choosing = Choosing(self._lanes, self._leases, self._spares, config.placement)
         self._placing = Placing(
             self._lanes,
             self._leases,
+            self._choosing,
             refresh=self._roster.try_refresh,
             evict=self.sessions.evict,
             is_draining=lambda: self.draining,
         )
         self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
-        self._outlive_lanes()
+        self._outlive_lanes(ingress_id)
         self._outlive_ingresses(node)
         self._edge = self._shared()
         self._background: set[asyncio.Task[None]] = set()
@@ -127,20 +132,25 @@ class Ingress:
         await self._lanes.start()
         await self._roster.wait_until_complete()
         await self._leases.begin(self._lanes.address)
+        await self._spares.try_look()
         self._background = {
             asyncio.create_task(self._roster.run()),
             asyncio.create_task(self._leases.run()),
+            asyncio.create_task(self._spares.run()),
+            asyncio.create_task(self._rebalancing.run()),
         }
 
     async def stop(self) -> None:
         """End every session and let go of everything."""
         self.draining = True
         self.sessions.close_all(StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
-        for each in (self._adoptions, self._parking, self._checkpoints, self._moves, self._recovery):
+        moving = (self._rebalancing, self._moves, self._recovery)
+        for each in (self._adoptions, self._parking, self._checkpoints, *moving):
             await each.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._spares.stop()
         await self._lanes.stop()
         await self._placing.settle()
         await self._leases.settle()
@@ -211,24 +221,17 @@ class Ingress:
     async def _held(self) -> Collection[str]:
         return {session_id for each in await self.refresh() for session_id in each["sessions"]}
 
-    def _outlive_lanes(self) -> None:
+    def _outlive_lanes(self, ingress_id: str) -> None:
         """What a session needs to go on in another lane."""
-        config = self.config.recovery
-        self._recovery = Recovery(self._placing, self._lanes, config, events=self.events, end=self._end)
-        self._parking = Parking(
-            self._lanes,
-            self._leases,
-            self._checkpoints,
-            self._recovery,
-            after_s=config.park_after_s,
-        )
+        config, lanes, leases, kept = self.config.recovery, self._lanes, self._leases, self._checkpoints
+        self._recovery = Recovery(self._placing, lanes, config, events=self.events, end=self._end)
+        self._parking = Parking(lanes, leases, kept, self._recovery, after_s=config.park_after_s)
         self._moves = Moves(
-            self._lanes,
-            self._leases,
-            self._checkpoints,
-            at_a_time=config.at_a_time,
-            events=self.events,
+            lanes, leases, self._choosing, kept, at_a_time=config.at_a_time, events=self.events
         )
+        moves, every_s = self._moves, self.config.placement.rebalance_every_s
+        refresh, mine = self._roster.try_refresh, (self._directory, ingress_id)
+        self._rebalancing = Rebalancing(*mine, self._choosing, moves, self.sessions, refresh, every_s)
 
     def _outlive_ingresses(self, node: str) -> None:
         """What it needs to go on at another ingress."""
@@ -257,7 +260,7 @@ class Ingress:
         return record
 
     def _on_closed(self, session: IngressSession) -> None:
-        for each in (self._parking, self._checkpoints, self._moves, self._recovery):
+        for each in (self._parking, self._checkpoints, self._moves, self._rebalancing, self._recovery):
             each.forget(session)
         self._lanes.close(session.lane)
         self._leases.let_go(session.spec.session_id)
@@ -279,7 +282,8 @@ class Ingress:
         if record is None or record.session.lane.epoch != epoch:
             return
         if why.reason is Reason.REPLICA_LOST:
-            self._moves.forget(record.session)
+            for each in (self._moves, self._rebalancing):
+                each.forget(record.session)
             self._recovery.lane_lost(record.session, why)
         else:
             self.sessions.close(record, why)

@@ -54,12 +54,13 @@ class SessionTasks:
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, owner: Owner, coroutine: Coroutine[Any, Any, None]) -> None:
+    def start(self, owner: Owner, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run it in place of what runs for the session."""
         self.cancel(owner)
         task = asyncio.create_task(coroutine)
         self._running[owner.spec.session_id] = task
         task.add_done_callback(lambda done: self._done(owner, done))
+        return task
 
     def runs(self, owner: Owner) -> bool:
         """Whether something does for the session."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from rearview.config import CacheConfig, ModelConfig, ServiceConfig, SpanConfig
 from rearview.contract.card import ModelCard, has_motion, is_opaque, size_multiple
-from rearview.contract.chain import Span
+from rearview.contract.chain import OperatorKind, Span
+from rearview.contract.cost import FrameCost
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
@@ -18,7 +19,7 @@ from rearview.engine.engine import Engine
 from rearview.engine.memory.build import CacheOptions, Layouts, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
-from rearview.engine.networks.model import Model
+from rearview.engine.networks.model import Model, row_group
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import latent_shape, load_model, pick_device, pick_dtype
 from rearview.engine.weights.formats import Additions, LoraFile
@@ -51,11 +52,13 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
     size = (config.model.width, config.model.height, config.model.max_steps)
     sizes = [size for size in BATCH_SIZES[device.type != "cpu"] if size <= span_config.max_batch]
     tables = []
-    for spec in _examples(config, memory, SessionSpec("", *size, settings)):
+    examples = list(_examples(config, memory, SessionSpec("", *size, settings)))
+    for spec in examples:
         payloads = example_payloads(config.model.checkpoint, span, spec, additions(config.model))
         tables.append(measure_costs(model, memory, span, spec, payloads, sizes, tuple(config.model.adapters)))
     forward_s = {group: times for table in tables for group, times in table.forward_s.items()}
     costs = CostTable(forward_s, max(table.write_s for table in tables))
+    costs = replace(costs, frame=_frame_cost(costs, model, memory, span, examples))
     return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
 
 
@@ -81,6 +84,27 @@ def _examples(config: ServiceConfig, memory: Memories, plain: SessionSpec) -> It
     yield banked
     if config.cache and memory.names & {"cache", "depth"}:
         yield replace(banked, cache=default_cache(config.cache))
+
+
+def _frame_cost(
+    costs: CostTable, model: Model, memory: Memories, span: Span, examples: Sequence[SessionSpec]
+) -> FrameCost:
+    """`examples`: the plain session, and the one with a temporal cache if there may be any."""
+
+    def seconds(spec: SessionSpec, *kinds: OperatorKind) -> float:
+        operators = {each.kind: each for each in span.operators if each.kind in kinds}
+        groups = (row_group(model, memory, spec, spec.settings, each) for each in operators.values())
+        return sum(map(costs.row_s, groups))
+
+    def step_seconds(spec: SessionSpec) -> float:
+        writes_s = 0.0 if spec.bank is None else costs.write_s / spec.bank.interval
+        return seconds(spec, OperatorKind.DENOISE) + writes_s
+
+    plain, cached = examples[0], examples[-1]
+    once_s = seconds(plain, OperatorKind.ENCODE, OperatorKind.DECODE)
+    return FrameCost(
+        plain.width * plain.height, once_s, step_seconds(plain), step_seconds(cached), span.steps
+    )
 
 
 def _memory(

@@ -147,6 +147,14 @@ class Sessions(Generic[L]):
         """Sessions without an owner, in order of id."""
         return sorted(held.session_id for held in self if held.orphaned_until_s is not None)
 
+    def describe(self) -> Mapping[str, Any]:
+        """Which there are."""
+        return {
+            "sessions": sorted(held.session_id for held in self),
+            "orphans": self.orphans,
+            "frames_by_session": {held.session_id: held.frames for held in self},
+        }
+
     @property
     def num_owned(self) -> int:
         """Those that keep their slot. An orphan yields its own: while it may be adopted its lease counts."""

@@ -25,6 +25,7 @@ from rearview.engine.rows import StepResult
 from rearview.engine.sessions import Standing
 from rearview.errors import NotFound, Reason, Refused
 from rearview.failpoints import reach
+from rearview.replica.admitted import Admitted
 from rearview.replica.build import build_engine
 from rearview.replica.fingerprint import origin_of
 from rearview.replica.inflow import Handler, Inflow
@@ -73,11 +74,9 @@ class Stage:
         """`clock`, `call_later`: by which orphans are closed; the event loop's own if they are not given.
         `on_end`: ends the process of a replica that was given up.
         """
-        self._config = config
-        self._span_index = span_index
+        self._config, self._span_index = config, span_index
         self._span = config.spans[span_index]
-        self._replica_id = replica_id
-        self._node = node
+        self._replica_id, self._node = replica_id, node
         loop = asyncio.get_running_loop()
         self._clock, self._call_later = clock or loop.time, call_later or loop.call_later
         self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
@@ -93,13 +92,12 @@ class Stage:
         self._runner: EngineRunner | None = None
         self._pulse: Pulse | None = None
         self._on_end = on_end
-        self._address = ""
+        self._address, self._metrics_port = "", 0
         self._metrics = Metrics(new_registry())
         self._events = MetricsListener(self._metrics)
         is_last = span_index + 1 == len(config.spans)
         self._outflow = Outflow(self._sessions, self._span.name, self._events, is_last=is_last)
         self._metrics_server: MetricsServer | None = None
-        self._metrics_port = 0
 
     async def start(self) -> None:
         """Load the model and take links."""
@@ -115,6 +113,8 @@ class Stage:
             steps=Span.parse(self._span.name, self._span.operators).steps,
             origin=await asyncio.to_thread(origin_of, self._config.model),
         )
+        cost = await runner.call(lambda engine: engine.frame_cost)
+        self._admitted = Admitted(self._span.name, cost, self._config.placement.max_load)
         self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
@@ -133,9 +133,8 @@ class Stage:
             "node": self._node,
             "slots": self._span.slots,
             "free_slots": 0 if self._draining else self._span.slots - self._sessions.num_owned,
-            "sessions": sorted(held.session_id for held in self._sessions),
-            "orphans": self._sessions.orphans,
-            "frames_by_session": {held.session_id: held.frames for held in self._sessions},
+            **self._admitted.describe(),
+            **self._sessions.describe(),
             "pid": os.getpid(),
             "draining": self._draining,
             "metrics_url": f"http://{reachable(self._config.access.metrics.host)}:{self._metrics_port}/metrics",
@@ -205,10 +204,12 @@ class Stage:
         codec = _codec(self._config, request, spec)
         if self._draining or self._runner is None:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
+        self._admitted.check(spec, request)
         if (former := self._sessions.begin(spec.session_id, epoch)) is not None:
             if former.owner is not owner:
                 _tell_lost(former.owner, spec.session_id, former.epoch)
             self._forget(spec.session_id)
+        self._admitted.add(spec, request)
         self._changed()
         try:
             next_link = await _link_to(self._pool, request["next"])
@@ -281,6 +282,7 @@ class Stage:
             self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
+        self._admitted.remove(session_id)
         self._engine.post(lambda engine: engine.close(session_id))
         self._transfers.stepped()
         self._changed()

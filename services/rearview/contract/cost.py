@@ -1,0 +1,42 @@
+"""What a frame takes of a replica: measured when it starts, told with its description, used by placement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rearview.contract.lease import Load
+
+__all__ = ["FrameCost"]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCost:
+    """Seconds that one frame takes of a replica, with forwards as full as pays best among those timed.
+
+    Of other sizes a frame counts by its pixels, which is a little less than attention takes of larger ones;
+    guidance that doubles rows is not counted, since a session may change it with every frame.
+    """
+
+    pixels: int
+    """Of the picture that was timed."""
+    once_s: float
+    """Of what every frame passes here: encoding, decoding."""
+    step_s: float
+    """Of each denoising step that is here."""
+    cached_step_s: float
+    """The same, in a session with a temporal cache."""
+    steps: tuple[int, ...]
+    """Indices of the denoising steps that are here."""
+
+    def share(self, load: Load, max_steps: int, *, is_cached: bool) -> float:
+        """What a session of `load` takes of the replica's time, 1.0 being all of it. It counts with all the
+        denoising steps that it may ask for.
+        """
+        num_steps = sum(step < max_steps for step in self.steps)
+        frame_s = self.once_s + num_steps * (self.cached_step_s if is_cached else self.step_s)
+        return frame_s * load.pixels_per_s / self.pixels
+
+    def most(self, pixels_per_s: float) -> float:
+        """The most that sessions of so many pixels per second, of which nothing else is known, take."""
+        frame_s = self.once_s + len(self.steps) * max(self.step_s, self.cached_step_s)
+        return frame_s * pixels_per_s / self.pixels

@@ -1,0 +1,63 @@
+"""Which replicas a session is to go to, by what replicas report and leases say. Decided in `control/`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rearview.contract.lease import Lease, Load
+from rearview.contract.session import SessionSpec
+from rearview.control.placement import Asked, without
+from rearview.control.rebalance import Movable, Shift, rebalance
+from rearview.ingress.lanes import Lanes
+from rearview.ingress.leases import Leases
+from rearview.ingress.spares import Spares
+from rearview.placement_config import PlacementConfig
+
+__all__ = ["Choosing", "declared"]
+
+ALL = 1.0
+"""A replica's whole time."""
+TAKES = 4
+"""Tries to find a lane whose spares nobody else has taken meanwhile."""
+
+
+class Choosing:
+    """Chooses lanes. For one event loop. All raise Full and DirectoryUnavailable."""
+
+    def __init__(self, lanes: Lanes, leases: Leases, spares: Spares, config: PlacementConfig) -> None:
+        self._lanes, self._leases, self._spares = lanes, leases, spares
+        self._max_load = config.max_load
+
+    async def for_new(self, spec: SessionSpec, load: Load) -> tuple[str, ...]:
+        """A replica per span, none a spare, each with a slot and with time for what the session declares."""
+        usage = await self._leases.usage_by_replica()
+        asked = Asked(
+            load, spec.max_steps, spec.cache is not None, self._max_load, spares=self._spares.reserved
+        )
+        return self._lanes.choose(usage, asked)
+
+    async def to_go_on(self, spec: SessionSpec, lease: Lease) -> tuple[str, ...]:
+        """A replica per span for a session that leaves others: any that has a slot. Spares are taken."""
+        usage = without(await self._leases.usage_by_replica(), lease)  # It is in nobody's way but its own.
+        asked = Asked(lease.load, spec.max_steps, spec.cache is not None, self._max_load or ALL, goes_on=True)
+        lane: tuple[str, ...] = ()
+        for _ in range(TAKES):
+            spares, taken = self._spares.free, self._spares.others
+            before, lane = lane, self._lanes.choose(usage, replace(asked, spares=spares, taken=taken))
+            if lane == before or await self._spares.take(lane):
+                break  # Else others have taken some of it: there may be room elsewhere.
+        return lane
+
+    async def to_shift(self, sessions: Iterable[Movable], now: float) -> Shift | None:
+        """The move of one of the sessions that is worth most; None if none is worth it. Keeps off spares."""
+        usage, kept_off = await self._leases.usage_by_replica(), self._spares.reserved
+        replicas = self._lanes.fleet.replicas.values()
+        return rebalance((each for each in replicas if each.replica_id not in kept_off), usage, sessions, now)
+
+
+def declared(load: Load, *, goes_on: bool) -> Mapping[str, Any]:
+    """What OPEN tells of a session's load, and whether the session exists already."""
+    told = {"frames_per_s": load.frames_per_s, "pixels_per_s": load.pixels_per_s, "goes_on": goes_on}
+    return {"declared": told}
