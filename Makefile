@@ -51,7 +51,7 @@ fi || fail 'packages could not be installed: is the package index reachable?'; \
 rm -f $(VENV)/.ready-*
 endef
 
-.PHONY: help demo test same-pictures lint format stubs proto proto-image soak chaos bench constraints clean
+.PHONY: help demo test same-pictures lint format stubs proto proto-image soak chaos nodes bench constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,10 @@ soak: $(TEST_READY) ## the long tests
 chaos: $(TEST_READY) ## hurt the service again and again: RUNS runs (default 128), then docs/reliability.md
 	@$(BIN)/rearview chaos --campaign all --runs $(or $(RUNS),128) --streams 12 --seconds 6 --pace 1.5 \
 	  --resume build/chaos.jsonl $(ARGS); status=$$?; \
+	  $(BIN)/python -m loadtest.reliability.document && exit $$status
+
+nodes: $(TEST_READY) ## hurt the nodes of a Ray, and its GCS for a minute, then docs/reliability.md
+	@$(BIN)/python -m loadtest.reliability.nodes $(ARGS); status=$$?; \
 	  $(BIN)/python -m loadtest.reliability.document && exit $$status
 
 bench: $(TEST_READY) ## measure the service with open-loop load

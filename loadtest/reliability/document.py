@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from loadtest.figures import RESULTS, ResultFile
+from loadtest.reliability import nodes
 from loadtest.reliability.chaos import TWO_AT_ONCE
 from loadtest.reliability.planted import BUGS
 from loadtest.reliability.sections import NAME, Section, sections_of
@@ -64,7 +65,7 @@ def markdown(result: ResultFile) -> str:
     if "faults" in parts:
         kinds = parts["faults"].detail["summary"]
         lines += [*_kinds(kinds), *_two(kinds)]
-    return "\n".join([*lines, *_again()])
+    return "\n".join([*lines, *_nodes(), *_again()])
 
 
 def _what_was_run(sections: Iterable[Section]) -> Iterator[str]:
@@ -131,6 +132,12 @@ def _two(summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f" {entry['violations']} findings."
         )
     yield ""
+
+
+def _nodes() -> Iterator[str]:
+    path = RESULTS / f"{nodes.NAME}.json"
+    if path.exists():
+        yield from nodes.section(ResultFile.read(path))
 
 
 def _again() -> Iterator[str]:
