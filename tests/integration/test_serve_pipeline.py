@@ -1,14 +1,19 @@
-"""The pipeline over a real Ray Serve: same pictures as the local engine, one lane per session."""
+"""The pipeline over a real Ray Serve: same pictures as the local engine, one lane per session, and sessions
+that outlive their replicas, whatever becomes of those. One service for all tests: each leaves it whole.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from rearview.config import ServiceConfig, load_config
 from rearview.contract.card import ModelCard
@@ -46,7 +51,8 @@ def config(checkpoint: Path) -> ServiceConfig:
             },
             "topology": "pipeline",
             "spans": [{"name": name, "operators": ops, "replicas": 2} for name, ops in halves],
-            "ingress": {"port": 0, "drain_grace_s": 1, "resume_grace_s": 1},
+            # Streams say nothing while a replica starts, which may take long on a busy machine.
+            "ingress": {"port": 0, "drain_grace_s": 1, "resume_grace_s": 1, "idle_timeout_s": 120},
         }
     )
 
@@ -141,6 +147,31 @@ def test_metrics_of_every_process_answer(service: LocalService) -> None:
     assert sum('rearview_span_compute_seconds_count{span="' in text for text in texts) == 4
 
 
+def wait_for_another_than(service: LocalService, gone: str, within_s: float) -> None:
+    """Wait until there are as many replicas as there should be, and this one is not among them."""
+
+    def is_whole() -> bool:
+        ids = {stage["replica_id"] for stage in service.stages}
+        return len(ids) == 4 and gone not in ids
+
+    eventually(is_whole, within_s=within_s)
+
+
+def test_a_replica_that_is_drained_by_hand_is_replaced_and_its_sessions_go_on(
+    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
+) -> None:
+    stream, image = open_stream(service.address, request(1)), [random_frames(1)[0].numpy().tobytes()]
+    assert len(stream.translate(image * 3, pb.IMAGE_FORMAT_RGB)) == 3
+    holder = next(stage["replica_id"] for stage in service.stages if stage["sessions"])
+    command = [sys.executable, "-m", "rearview.cli.main", "drain", holder[:8]]
+    address = ray.get_runtime_context().gcs_address
+    subprocess.run([*command, "--address", address], check=True, timeout=120)
+    assert holder not in {stage["replica_id"] for stage in service.stages}
+    assert len(stream.translate(image * 3, pb.IMAGE_FORMAT_RGB, first=3)) == 3
+    stream.finish()
+    wait_for_another_than(service, holder, within_s=60)
+
+
 def test_sessions_of_a_killed_replica_go_on_in_another_and_it_is_replaced(
     service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
 ) -> None:
@@ -152,9 +183,20 @@ def test_sessions_of_a_killed_replica_go_on_in_another_and_it_is_replaced(
     for stream in streams:
         assert len(stream.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
         stream.finish()
+    wait_for_another_than(service, victim["replica_id"], within_s=60)
 
-    def replaced() -> bool:
-        ids = [s["replica_id"] for s in service.stages]
-        return len(ids) == 4 and victim["replica_id"] not in ids
 
-    eventually(replaced, within_s=60)
+def test_a_stopped_replica_is_waited_for_by_nobody_and_is_killed_and_replaced(
+    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
+) -> None:
+    stream, image = open_stream(service.address, request(1)), [random_frames(1)[0].numpy().tobytes()]
+    assert len(stream.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
+    victim = next(s for s in service.stages if stream.opened.session_id in s["sessions"])
+    os.kill(victim["pid"], signal.SIGSTOP)
+    other = open_stream(service.address, request(2))
+    assert len(other.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
+    assert len(stream.translate(image, pb.IMAGE_FORMAT_RGB, first=1)) == 1
+    eventually(lambda: not Path(f"/proc/{victim['pid']}").exists(), within_s=60)
+    for each in (stream, other):
+        each.finish()
+    wait_for_another_than(service, victim["replica_id"], within_s=120)
