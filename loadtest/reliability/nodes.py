@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -368,7 +369,7 @@ def main(
         spawner = stack.enter_context(Spawner())
         scene = Scene(ray_nodes, service, resources, outage_s)
         found = asyncio.run(perform_all(plans, scene, folder, spawner))
-    command = " ".join(["python -m loadtest.reliability.nodes", *sys.argv[1:]])
+    command = f"python -m loadtest.reliability.nodes {shlex.join(sys.argv[1:])}".strip()
     report = result(found, nodes, outage_s, command)
     show(report, report.write(out))
     is_wrong = any(run["violations"] for run in found)
