@@ -165,3 +165,21 @@ async def test_replicas_that_know_a_newer_epoch_than_the_directory_are_believed(
             owner = await service.directory.owner_of(opened.session_id)
             assert owner is not None
             assert owner.lease.epoch == 3
+
+
+async def test_a_directory_that_came_back_empty_learns_from_replicas_whose_ingress_is_dead() -> None:
+    async with several(2, null_config(spans=SPANS, directory={"lease_s": 60})) as service:
+        async with RawStream(service.addresses[0]) as first:
+            opened = await first.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+            await first.frame(0, b"0")
+            await first.read_answers(1)
+            await crash(service.servers[0])
+        service.directory._entries.clear()
+        service.directory._is_open = False
+        service.ingress(1)._leases._woken.set()
+        service.ingress(1)._leases._announce_due_s = 0.0
+        await eventually(lambda: service.directory._is_open)
+        async with RawStream(service.addresses[1]) as second:
+            await second.resume(opened, 1)
+            await second.frame(1, b"1")
+            assert index((await second.read_answers(1))[0]) == 1

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rearview.config import ServiceConfig
 from rearview.contract.frame import PICTURE, Frame
+from rearview.contract.lease import Lease
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.errors import Fault, NotFound, Reason, Refused
@@ -58,6 +59,10 @@ class Fleet:
 
 def new_spec() -> SessionSpec:
     return SessionSpec(uuid.uuid4().hex, 64, 64, 2, Settings(prompt="a"))
+
+
+def lease(session_id: str, epoch: int, replicas: tuple[str, ...]) -> Lease:
+    return Lease(session_id, "t", replicas, "i", epoch, 0.0, 0.0)
 
 
 def lanes_of(config: ServiceConfig, found: list[Fleet]) -> Lanes:
@@ -287,7 +292,7 @@ async def test_another_ingress_adopts_a_session_and_goes_on_where_it_stood() -> 
         for ordinal in range(3):
             f.send(lane, ordinal)
         await eventually(lambda: len(f.frames) == 3)
-        adopted, standing = await other.lanes.attach(lane.session_id, 4, lane.replicas)
+        adopted, standing = await other.lanes.attach(lease(lane.session_id, 4, lane.replicas))
         assert (adopted.epoch, adopted.replicas) == (4, lane.replicas)
         assert [each["expected"] for each in standing] == [3, 3, 3]
         await eventually(lambda: f.lost_lanes == [(lane.session_id, 3, Reason.TAKEN_OVER)])
@@ -307,7 +312,7 @@ async def test_a_session_that_is_not_there_cannot_be_adopted() -> None:
     async with fleet() as f:
         f.describe()
         with pytest.raises(NotFound) as missing:
-            await f.lanes.attach(new_spec().session_id, 2, f.lanes.choose({}))
+            await f.lanes.attach(lease(new_spec().session_id, 2, f.lanes.choose({})))
         assert missing.value.reason is Reason.SESSION_UNKNOWN
         assert f.used == [0, 0, 0]
 
@@ -316,7 +321,7 @@ async def test_a_session_of_a_newer_epoch_cannot_be_adopted() -> None:
     async with fleet() as f, another(f) as other:
         lane = await f.open(epoch=3)
         with pytest.raises(Refused) as fenced:
-            await other.lanes.attach(lane.session_id, 2, lane.replicas)
+            await other.lanes.attach(lease(lane.session_id, 2, lane.replicas))
         assert fenced.value.reason is Reason.TAKEN_OVER
         f.send(lane, 0)
         await eventually(lambda: len(f.frames) == 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -67,8 +67,8 @@ class Kept:
     leases: Leases
     granted: list[Lease] = field(default_factory=list)
     taken: list[tuple[str, Reason]] = field(default_factory=list)
-    held: set[str] = field(default_factory=set)
-    """Sessions that replicas hold, of whatever ingress."""
+    held: dict[str, Lease | None] = field(default_factory=dict)
+    """Sessions that replicas hold, of whatever ingress, and leases that they know."""
 
     async def keep(self) -> Lease:
         lease = await self.leases.acquire(WANTED, LANE)
@@ -84,7 +84,7 @@ async def kept(lease_s: float = LEASE_S) -> AsyncIterator[Kept]:
     def on_taken(session_id: str, why: RearviewError) -> None:
         found[0].taken.append((session_id, why.reason))
 
-    async def held() -> set[str]:
+    async def held() -> Mapping[str, Lease | None]:
         return found[0].held
 
     leases = Leases(
@@ -153,7 +153,7 @@ async def test_a_lease_that_the_directory_forgot_is_there_again_under_its_epoch(
 async def test_a_directory_that_came_back_empty_is_told_at_once_by_an_open_that_it_refuses() -> None:
     async with kept(lease_s=30.0) as k:
         await k.keep()
-        k.held = {"s"}
+        k.held = {"s": None}
         await eventually(lambda: k.leases._announce_due_s > 0)  # Else it would find out by itself.
         k.directory.come_back_empty()
         with pytest.raises(DirectoryUnavailable):
@@ -166,7 +166,7 @@ async def test_a_directory_that_came_back_empty_is_told_at_once_by_an_open_that_
 async def test_an_empty_directory_waits_for_the_sessions_of_other_ingresses() -> None:
     async with kept() as k:
         lease = await k.keep()
-        k.held = {"s", "theirs"}
+        k.held = {"s": None, "theirs": None}
         k.directory._lease_s = 30.0
         k.directory.come_back_empty()
         await eventually(lambda: "s" in k.directory._entries)
@@ -175,6 +175,19 @@ async def test_an_empty_directory_waits_for_the_sessions_of_other_ingresses() ->
         assert not k.directory._is_open
         await k.directory.renew(replace(lease, session_id="theirs", ingress="i2"))
         await eventually(lambda: k.directory._is_open)
+
+
+async def test_an_empty_directory_is_told_what_only_replicas_know() -> None:
+    async with kept() as k:
+        lease = await k.keep()
+        theirs = replace(lease, session_id="theirs", ingress="dead", epoch=7)
+        k.held = {"s": replace(lease, ingress=""), "theirs": theirs}
+        k.directory._lease_s = 30.0
+        k.directory.come_back_empty()
+        await eventually(lambda: k.directory._is_open)
+        known = {each.session_id: (each.ingress, each.epoch) for each in await k.directory.list(None)}
+        assert known == {"s": ("i1", 1), "theirs": ("dead", 7)}
+        assert k.taken == []
 
 
 async def test_a_lease_of_a_session_that_has_ended_is_not_told_again() -> None:

@@ -149,7 +149,7 @@ class Adoptions:
         try:
             while True:
                 try:
-                    lane, replies = await self._lanes.attach(asked.session_id, taken.epoch, taken.lane)
+                    lane, replies = await self._lanes.attach(taken)
                 except Refused as error:
                     taken = await self._take_anew(taken, error)
                     continue

@@ -57,7 +57,7 @@ class Catalogue:
         taken = await self._leases.take(lease)
         if taken.lane:  # Else it is parked.
             with contextlib.suppress(NotFound):  # Its replicas have forgotten it before its lease has.
-                lane, _ = await self._lanes.attach(session_id, taken.epoch, taken.lane, closes=True)
+                lane, _ = await self._lanes.attach(taken, closes=True)
                 self._lanes.close(lane)
         await self._leases.release(taken)
 

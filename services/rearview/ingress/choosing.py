@@ -14,6 +14,7 @@ from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.spares import Spares
 from rearview.placement_config import PlacementConfig
+from rearview.transport.wire import encode_lease
 
 __all__ = ["Choosing", "declared"]
 
@@ -57,7 +58,8 @@ class Choosing:
         return rebalance((each for each in replicas if each.replica_id not in kept_off), usage, sessions, now)
 
 
-def declared(load: Load, *, goes_on: bool) -> Mapping[str, Any]:
-    """What OPEN tells of a session's load, and whether the session exists already."""
+def declared(lease: Lease, *, goes_on: bool) -> Mapping[str, Any]:
+    """What OPEN tells of a session's load and lease, and whether the session exists already."""
+    load = lease.load
     told = {"frames_per_s": load.frames_per_s, "pixels_per_s": load.pixels_per_s, "goes_on": goes_on}
-    return {"declared": told}
+    return {"declared": told, "lease": encode_lease(lease)}

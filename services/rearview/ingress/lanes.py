@@ -21,7 +21,7 @@ from rearview.config import LinkConfig
 from rearview.contract.cost import FrameCost
 from rearview.contract.events import Events, no_events
 from rearview.contract.frame import Frame
-from rearview.contract.lease import Usage
+from rearview.contract.lease import Lease, Usage
 from rearview.contract.session import SessionSpec
 from rearview.control import lane_events as words
 from rearview.control import lanes as decide
@@ -39,6 +39,7 @@ from rearview.transport.wire import (
     Kind,
     decode_json,
     encode_json,
+    encode_lease,
     encode_spec,
     frame_head,
 )
@@ -153,16 +154,14 @@ class Lanes:
         lane, _ = await self._ask(wanted, {"session": encode_spec(spec), **begin})
         return lane
 
-    async def attach(
-        self, session_id: str, epoch: int, replicas: Sequence[str], *, closes: bool = False
-    ) -> tuple[Lane, Sequence[Mapping[str, Any]]]:
-        """Adopt a session that these replicas hold, under an epoch that fences its former owner; that one's
-        stream ends TAKEN_OVER, or CLOSED if this one only `closes` it. Returns also where it stands on each;
+    async def attach(self, lease: Lease, *, closes: bool = False) -> tuple[Lane, Sequence[Mapping[str, Any]]]:
+        """Adopt the session that the lease's replicas hold. Its epoch fences the former owner, whose stream
+        ends TAKEN_OVER, or CLOSED if this one only `closes` it. Returns also where it stands on each;
         pictures that were kept come meanwhile. Raises as `open` does, and NotFound; then the lane is gone.
         """
-        wanted = words.LaneWanted(LaneId(session_id, epoch), tuple(replicas), adopts=True)
-        content = {"session_id": session_id, "takes_over": True, "closes": closes}
-        return await self._ask(wanted, content)
+        wanted = words.LaneWanted(LaneId(lease.session_id, lease.epoch), lease.lane, adopts=True)
+        content = {"session_id": lease.session_id, "takes_over": True, "closes": closes}
+        return await self._ask(wanted, {**content, "lease": encode_lease(lease)})
 
     async def _ask(
         self, event: words.LaneWanted, content: Mapping[str, Any]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 
 from rearview.contract.lease import Lease, LeaseRequest, Owner, Usage
@@ -35,12 +35,11 @@ class Leases:
         *,
         on_granted: Callable[[Lease], None],
         on_taken: Callable[[str, RearviewError], None],
-        held: Callable[[], Awaitable[Collection[str]]],
+        held: Callable[[], Awaitable[Mapping[str, Lease | None]]],
     ) -> None:
-        """`on_granted`: a lease that is kept was renewed.
+        """`on_granted`: a lease was renewed. `on_taken(session_id, why)`: another ingress has the session.
 
-        `on_taken(session_id, why)`: another ingress holds the session now.
-        `held`: the sessions that replicas hold, whoever owns them.
+        `held`: the sessions that replicas hold, whoever owns them, and leases as far as those know.
         """
         self._directory, self._id = directory, ingress_id
         self._lease_s, self._interval_s = lease_s, lease_s / decide.RENEWALS_PER_LEASE
@@ -77,8 +76,7 @@ class Leases:
 
     async def move(self, lease: Lease, replicas: tuple[str, ...]) -> Lease:
         """The lease of a session that is kept, with another lane and a higher epoch, which fences the lane
-        before. Kept from now on in place of `lease`. Raises LeaseLost and DirectoryUnavailable. Goes on when
-        cancelled.
+        before. Raises LeaseLost and DirectoryUnavailable; goes on when cancelled.
         """
         return await asyncio.shield(self._spawn(self._move(lease, replicas)))
 
@@ -230,7 +228,9 @@ class Leases:
         for session_id, holding in tuple(self._holdings.items()):
             self._holdings[session_id], _ = decide.after(holding, decide.Forgotten(), now)
             await self._tick(session_id)
-        serves = await self._directory.reopen(await self._held())
+        held = await self._held()
+        await self._directory.publish([lease for lease in held.values() if lease is not None])
+        serves = await self._directory.reopen(held)
         logger.warning("the session directory came back empty; it %s", "serves" if serves else "waits")
         return serves
 

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from rearview.contract.lease import Lease
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.shared import Shared
+from rearview.transport.wire import decode_lease
 
 __all__ = ["Members", "Roster"]
 
@@ -33,6 +35,16 @@ class Roster:
     async def refresh(self) -> Sequence[Mapping[str, Any]]:
         """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
         return await self._shared()
+
+    async def held(self) -> Mapping[str, Lease | None]:
+        """The sessions that replicas hold, and their leases as far as replicas know them."""
+        found: dict[str, Lease | None] = {}
+        for described in await self.refresh():
+            known = described.get("leases", {})  # A replica of the release before knows none.
+            for session_id in described["sessions"]:
+                told = known.get(session_id)
+                found[session_id] = found.get(session_id) if told is None else decode_lease(told)
+        return found
 
     async def try_refresh(self, timeout_s: float = TIMEOUT_S) -> None:
         """`refresh`, but what is known stays in use where no answer comes."""

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -112,7 +113,7 @@ class Moves:
         """The new lane, with the session's past. If there is none, the old one is as it was, or lost."""
         shares = bool(set(replicas) & set(old.replicas))
         past = await self._begin(session, old, frozen, shares=shares)
-        begin = {**past, **declared(session.lease.load, goes_on=True)}
+        begin = {**past, **declared(replace(session.lease, lane=replicas), goes_on=True)}
         new: Lane | None = None
         try:
             new = await self._lanes.open(session.spec, session.lease.epoch, replicas, begin)

@@ -124,7 +124,7 @@ class Placing:
                 reach("directory.set.after")
                 return decide.Leased(lease)
             case decide.OpenLane(lease):
-                begin = {**attempt.begin, **declared(lease.load, goes_on=not attempt.is_new)}
+                begin = {**attempt.begin, **declared(lease, goes_on=not attempt.is_new)}
                 attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane, begin)
                 return decide.LaneOpened()
             case decide.Undo(lease):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -106,7 +106,7 @@ class Ingress:
             config.directory.lease_s,
             on_granted=self._on_granted,
             on_taken=self._on_taken,
-            held=self._held,
+            held=self._roster.held,
         )
         self._spares = Spares(self._directory, ingress_id, config, self._lanes, self._leases)
         self._choosing = Choosing(self._lanes, self._leases, self._spares, config.placement)
@@ -217,9 +217,6 @@ class Ingress:
     def advice(self, session: IngressSession) -> str:
         """What to tell a user about the prompt in force: empty if the model knows a style in it."""
         return self.admission.served.card.advice(session.settings.wording)
-
-    async def _held(self) -> Collection[str]:
-        return {session_id for each in await self.refresh() for session_id in each["sessions"]}
 
     def _outlive_lanes(self, ingress_id: str) -> None:
         """What a session needs to go on in another lane."""

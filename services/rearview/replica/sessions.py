@@ -70,6 +70,8 @@ class Held(Generic[L]):
     next: L | None
     """Where its frames go. None: the link is gone, or an adoption is under way; outputs are kept."""
     codec: FrameCodec
+    lease: Mapping[str, Any] | None = None
+    """Its lease when it was opened or adopted, as it travels: for a directory that comes back empty."""
     place: int = NO_PLACE
     """The highest place among the frames that were admitted."""
     index: int = -1
@@ -153,6 +155,7 @@ class Sessions(Generic[L]):
             "sessions": sorted(held.session_id for held in self),
             "orphans": self.orphans,
             "frames_by_session": {held.session_id: held.frames for held in self},
+            "leases": {held.session_id: held.lease for held in self if held.lease is not None},
         }
 
     @property
@@ -225,7 +228,9 @@ class Sessions(Generic[L]):
             raise NotFound(Reason.SESSION_UNKNOWN, "there is no such session here")
         return held
 
-    def attach(self, session_id: str, epoch: int, owner: L) -> tuple[L, int] | None:
+    def attach(
+        self, session_id: str, epoch: int, owner: L, lease: Mapping[str, Any] | None = None
+    ) -> tuple[L, int] | None:
         """Adopt the session; returns the link of the owner that is fenced by it, to be told, with its epoch.
         Raises as `check_attach` does.
         """
@@ -233,6 +238,7 @@ class Sessions(Generic[L]):
         assert epoch >= held.epoch, f"epoch {epoch} adopts what epoch {held.epoch} has"
         fenced = (held.owner, held.epoch) if epoch > held.epoch and held.owner is not owner else None
         held.epoch, held.owner, held.orphaned_until_s = epoch, owner, None
+        held.lease = lease
         return fenced
 
     def owner_closed(self, link: L, now: float) -> int:

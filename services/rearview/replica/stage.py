@@ -226,7 +226,7 @@ class Stage:
                 self._forget(spec.session_id)
             raise
         reach("replica.activate.before")
-        held = Held(spec.session_id, epoch, owner, next_link, codec)
+        held = Held(spec.session_id, epoch, owner, next_link, codec, lease=request.get("lease"))
         past.held(held)
         self._sessions.opened(held)
         self._changed()
@@ -247,7 +247,7 @@ class Stage:
             raise Refused(Reason.REPLICA_LOST, "who asked is gone")
         target = next_link or held.next
         anew = next_link is not None or epoch > held.epoch
-        if (fenced := self._sessions.attach(session_id, epoch, owner)) is not None:
+        if (fenced := self._sessions.attach(session_id, epoch, owner, request.get("lease"))) is not None:
             _tell_lost(fenced[0], session_id, fenced[1], **({"closed": 1} if request.get("closes") else {}))
         self._transfers.adopted(held)
         held.next = None if anew else held.next  # What was kept goes first.

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from rearview.contract.frame import Frame, Timing
+from rearview.contract.lease import Lease
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.errors import InvalidRequest
@@ -146,6 +147,7 @@ KNOWN_OUTLINES = 256
 _NO_TRACE = bytes(16)
 _SETTINGS = TypeAdapter(Settings)
 _SPEC = TypeAdapter(SessionSpec)
+_LEASE = TypeAdapter(Lease)
 
 
 class _Plane(NamedTuple):
@@ -356,6 +358,20 @@ def decode_settings(content: Mapping[str, Any]) -> Settings:
         raise WireError(f"settings: {error.error_count()} fields cannot be read") from None
     except InvalidRequest as error:
         raise WireError(f"settings: {error}") from None
+
+
+def encode_lease(lease: Lease) -> dict[str, Any]:
+    """A lease as JSON content."""
+    content: dict[str, Any] = _LEASE.dump_python(lease, mode="json")
+    return content
+
+
+def decode_lease(content: Mapping[str, Any]) -> Lease:
+    """Undo `encode_lease`. Raises WireError."""
+    try:
+        return _LEASE.validate_python(content)
+    except ValidationError as error:
+        raise WireError(f"lease: {error.error_count()} fields cannot be read") from None
 
 
 def encode_spec(spec: SessionSpec) -> dict[str, Any]:
