@@ -112,6 +112,8 @@ class LocalService:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Serve's controller reads it: a replica that fails its health check has nothing left to finish.
         os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")
+        # Ray's own is 15: beside other work replicas would starve until they are taken for dead.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
         import ray.serve  # It sets its logger's level.
 
