@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis.asyncio
 
@@ -174,6 +176,7 @@ def figures(pieces: Sequence[Mapping[str, Any]]) -> list[Figure]:
 
 def _ends_figures(piece: Mapping[str, Any]) -> list[Figure]:
     setting = f"chain model, {piece['sessions']} sessions of {len(piece['ends'])} ends after {WARM_UP} others"
+    setting += ", without the pool of connections to the directory"
     growth = max(piece["growth_mib"].values())
     counts = {
         **{f"{name} left, worst process": max(piece[name].values()) for name in ("fds", "threads", "tasks")},
@@ -223,12 +226,28 @@ class Stand:
 async def _stand(service: Harness, kept: Member, url: str) -> Stand:
     gc.collect()  # A channel that is closed lets go of its socket when nobody has it any more.
     await asyncio.sleep(2 * FRESH_S)
-    members = [*service.replicas(), kept]
-    cards = {member.name: card for member in members if (card := service.card(member)) is not None}
+    cards: dict[str, Mapping[str, Any]] = {}
+    for member in (*service.replicas(), kept):
+        if (card := service.card(member)) is not None:
+            pooled = _connections(member.pid, urlsplit(url).port or 0)
+            cards[member.name] = {**card, "fds": card["fds"] - pooled}
     snapshot = await service.snapshot()
     async with redis.asyncio.from_url(url) as client:
         keys = sum([await client.ttl(key) == -1 async for key in client.scan_iter(count=1000)])
     return Stand(cards, sum(snapshot.slots.values()), snapshot.leases, keys)
+
+
+def _connections(pid: int, port: int) -> int:
+    """Sockets of a process that lead to a port: those of its pool to the directory, which is bounded and as
+    large as the busiest moment needed.
+    """
+    mine = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # Closed since it was listed.
+            mine.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    lines = Path(f"/proc/{pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return sum(each[9] in mine and int(each[2].split(":")[1], 16) == port for each in fields)
 
 
 async def _until_back(service: Harness, kept: Member, url: str, before: Stand) -> Stand:
