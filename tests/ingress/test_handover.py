@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -137,6 +138,45 @@ async def test_of_its_own_ingress_and_another_one_wins_in_the_end() -> None:
             ends = await asyncio.gather(one.read_to_end(), other.read_to_end())
         assert sum(end.reason is None for end in ends) == 1
         assert {end.reason for end in ends} <= {None, Reason.TAKEN_OVER, Reason.SESSION_UNKNOWN}
+
+
+async def test_while_it_is_on_its_way_all_others_are_told_to_wait() -> None:
+    async with several(3, null_config(recovery=PARKED)) as service:
+        stream = RawStream(service.addresses[0])
+        opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        await parked(service, stream)
+        asked, goes = asyncio.Event(), asyncio.Event()
+        placing = service.ingress(1)._placing
+        place = placing.place_again
+
+        async def slow(*args: Any) -> Any:
+            asked.set()
+            await goes.wait()
+            return await place(*args)
+
+        placing.place_again = slow  # type: ignore[method-assign]
+        async with RawStream(service.addresses[1]) as taker:
+            await ask(taker, opened, 0)
+            await asked.wait()
+            leases = service.ingress(0)._leases
+            held = leases._holdings[opened.session_id]
+            leases._holdings[opened.session_id] = replace(held, due_s=0.0)
+            await leases._tick(opened.session_id)
+            assert opened.session_id in service.ingress(0).sessions, "it may come back"
+            for address in (service.addresses[0], service.addresses[2]):
+                async with RawStream(address) as other:
+                    await ask(other, opened, 0)
+                    end = await other.read_to_end()
+                    assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
+                    assert end.retry_after_s is not None
+            goes.set()
+            assert (await taker.read()) is not None, await taker.end()
+            await taker.frame(0, b"0")
+            await taker.read_answers(1)
+        async with RawStream(service.addresses[0]) as back:
+            await back.resume(opened, 1)
+            await back.frame(1, b"1")
+            assert index((await back.read_answers(1))[0]) == 1
 
 
 @given(st.binary(max_size=200))

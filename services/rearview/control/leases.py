@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from rearview.contract.lease import Lease
-from rearview.errors import RearviewError, Reason, StreamEnded
+from rearview.errors import RearviewError, Reason, Refused, StreamEnded
 
 __all__ = [
     "Action",
@@ -29,10 +29,14 @@ __all__ = [
     "Unanswered",
     "after",
     "held",
+    "is_taken",
+    "not_renewed",
+    "on_its_way",
 ]
 
 RENEWALS_PER_LEASE = 3
 """Two renewals may fail before a lease expires."""
+ON_ITS_WAY_S = 0.1
 AGAIN_S = 1.0
 """After a renewal that was not answered. A directory that is known to be away costs nothing to ask."""
 
@@ -134,6 +138,40 @@ class EndSession:
 
 Action: TypeAlias = Renew | Release | EndSession
 Outcome: TypeAlias = tuple[Holding, Action | None]
+
+
+def not_renewed(lease: Lease, current: Lease | None, ingress: str, text: str) -> Event:
+    """What it means that `ingress` could not renew a lease, since `current` is in force. `text` may be shown
+    to the session's client.
+    """
+    if current is not None and current.ingress == ingress:
+        return Granted(current)  # It has moved the session meanwhile.
+    if current is not None and _is_on_its_way(lease, current):
+        return Unanswered()
+    return Taken(lease.epoch, text)
+
+
+def is_taken(lease: Lease, current: Lease, ingress: str) -> bool:
+    """Whether another than `ingress` holds the session since it was granted `lease`. Raises Refused if it is
+    on its way.
+    """
+    if current.epoch <= lease.epoch or current.ingress == ingress:
+        return False
+    if _is_on_its_way(lease, current):
+        raise on_its_way()
+    return True
+
+
+def on_its_way() -> Refused:
+    """What a client is told that asks for a session meanwhile."""
+    return Refused(Reason.REPLICA_LOST, "the session is on its way", retry_after_s=ON_ITS_WAY_S)
+
+
+def _is_on_its_way(parked: Lease, current: Lease) -> bool:
+    """Whether a session that was parked under one lease is being taken over, and not yet in a lane: it may
+    still be handed back.
+    """
+    return not current.lane and current.epoch == parked.epoch + 1
 
 
 def after(holding: Holding, event: Event, now: float) -> Outcome:

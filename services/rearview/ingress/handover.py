@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from rearview.config import LinkConfig
 from rearview.contract.lease import Lease
+from rearview.control.leases import on_its_way
 from rearview.errors import DropReason, NotFound, Reason, Refused
 from rearview.ingress.book import Book, Outcome, Receipt
 from rearview.ingress.checkpoints import Checkpoints
@@ -161,6 +162,8 @@ class Handovers:
         self._placing, self._leases = placing, leases
         self._checkpoints, self._sessions = checkpoints, sessions
         self._links, self._node = links, node
+        self._coming: set[str] = set()
+        """Sessions that are being taken over."""
 
     async def source(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """What others pull from here: replicas a session's past, ingresses its edge if it is parked. Raises
@@ -170,6 +173,8 @@ class Handovers:
             async for part in self._checkpoints.source(request):
                 yield part
             return
+        if request["session_id"] in self._coming:
+            raise on_its_way()
         record = self._sessions.get(request["session_id"])
         session = None if record is None else record.session
         if session is None or not session.past.is_parked:
@@ -182,14 +187,17 @@ class Handovers:
         Raises NotFound, Refused and LeaseLost; it then stays there, if the directory can be told so.
         """
         handover = await self._pulled(parked, address)
-        taken = await self._leases.take(parked)
-        self._leases.keep(taken)
-        begin = handover.begin(address, parked.epoch)
+        self._coming.add(parked.session_id)
         try:
+            taken = await self._leases.take(parked)
+            self._leases.keep(taken)
+            begin = handover.begin(address, parked.epoch)
             lease, lane = await self._placing.place_again(handover.note.spec, taken, begin)
         except BaseException:
             await self._leases.hand_back(parked)
             raise
+        finally:
+            self._coming.discard(parked.session_id)
         return handover, lease, lane
 
     async def _pulled(self, parked: Lease, address: str) -> Handover:

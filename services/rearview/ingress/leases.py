@@ -120,13 +120,13 @@ class Leases:
 
     async def is_taken(self, lease: Lease) -> bool:
         """Whether somebody else is known to hold the session since this lease was granted. A directory that
-        does not answer, or has forgotten, takes nothing from anybody.
+        does not answer, or has forgotten, takes nothing from anybody. Raises Refused if it is on its way.
         """
         try:
             known = await self.owner_of(lease.session_id)
         except DirectoryUnavailable:
             return False
-        return known is not None and known.lease.epoch > lease.epoch and known.lease.ingress != self._id
+        return known is not None and decide.is_taken(lease, known.lease, self._id)
 
     def keep(self, lease: Lease) -> None:
         """Renew it from now on, until `let_go`."""
@@ -201,10 +201,7 @@ class Leases:
         try:
             return decide.Granted(await self._directory.renew(lease))
         except LeaseLost as error:
-            current = error.current
-            if current is not None and current.ingress == self._id:
-                return decide.Granted(current)  # This ingress has moved it meanwhile.
-            return decide.Taken(lease.epoch, error.message)
+            return decide.not_renewed(lease, error.current, self._id, error.message)
         except DirectoryUnavailable:
             return decide.Unanswered()
         except Exception as error:  # The edge of a renewal: the others, and the next one, go on.

@@ -35,8 +35,10 @@ FLUSH_S = 1.5
 """How long calls have to send why they end; those that watch the health never end by themselves."""
 WATCH_PERIOD_S = 0.25
 """How often files of tokens are looked at: a call ends well within a second of its token."""
-KEEPALIVE_MS = 5_000
-PING_TIMEOUT_MS = 5_000
+MAX_KEEPALIVE_S = 5.0
+KEEPALIVE_SHARE = 0.35
+"""Of the time after which a silent stream is idle. A client that is frozen is known by twice that, before its
+session would be ended for want of frames."""
 _SERVICES = (
     translation_service_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
@@ -137,6 +139,7 @@ class IngressServer:
 
 def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
     largest, peers = config.limits.max_message_bytes, config.access.peers
+    keepalive_ms = round(1000 * min(MAX_KEEPALIVE_S, KEEPALIVE_SHARE * config.ingress.idle_timeout_s))
     return [
         ("grpc.max_concurrent_streams", peers.max_calls_per_connection),
         ("grpc.max_allowed_incoming_connections", peers.max_connections),
@@ -145,8 +148,8 @@ def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", int(config.ingress.replicas > 1)),
         ("grpc.max_receive_message_length", OVERSIZE * largest),
         ("grpc.max_send_message_length", largest),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
-        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms),
+        ("grpc.http2.ping_timeout_ms", keepalive_ms),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
     ]

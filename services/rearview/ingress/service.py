@@ -189,7 +189,8 @@ class Ingress:
         """A session that this ingress feeds, or one that it takes over. Raises as `Adoptions.adopt` does."""
         record = self.sessions.get(asked.session_id)
         if record is not None and await self._leases.is_taken(record.session.lease):
-            self._lanes.give_away(record.session.lane)  # This process has slept, and does not know yet.
+            # This process has slept, or the session was parked here: it does not know yet.
+            self._on_taken(asked.session_id, StreamEnded(Reason.TAKEN_OVER, "the session was taken over"))
         record = self.sessions.get(asked.session_id)
         if record is None:
             if self.draining:
