@@ -182,6 +182,17 @@ def test_frames_of_which_nobody_knows_can_stay_open() -> None:
     assert (book.released, book.owes) == (5, True)
 
 
+def test_a_frame_that_nobody_knows_is_numbered_after_the_one_before_it() -> None:
+    """Frames of the lane tell their numbers when they come; a client need not say those of the others."""
+    lane = {place: Receipt(place, place, (0, 0), 0.0) for place in (2, 5)}
+    book = Book.rebuilt(received=6, outcomes={}, received_answers=2, now=10.0, receipts=lane)
+    for place in (5, 2):
+        book.recognise(place, 100 + place, (0, 0))
+        book.settle(place, b"%d" % place, 11.0)
+    fault = DropReason.FAULT
+    assert kept(book) == [(102, b"2"), (103, fault), (104, fault), (105, b"5")]
+
+
 def test_a_book_is_rebuilt_where_nothing_is_kept() -> None:
     book = Book.rebuilt(received=3, outcomes={}, received_answers=0, now=0.0)
     assert kept(book) == [(place, DropReason.FAULT) for place in range(3)]

@@ -271,7 +271,8 @@ def _state(note: Note, next_ordinal: int, last_index: int, received: int, answer
 def _receipt(place: int, first: int, indices: Sequence[int], now: float, *, is_counted: bool) -> Receipt:
     """Of a frame in the lane: what the client does not tell, the frame will."""
     at = place - first
-    return Receipt(place, indices[at] if at < len(indices) else place, (0, 0), now, is_counted)
+    index = indices[at] if at < len(indices) else place
+    return Receipt(place, index, (0, 0), now, is_counted=is_counted)
 
 
 def _sent(ordinal: int, receipt: Receipt, note: Note, now: float) -> Sent:

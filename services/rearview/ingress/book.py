@@ -37,6 +37,8 @@ class Receipt:
     presentation_offset: tuple[int, int]
     """Seconds and nanoseconds, echoed."""
     received_s: float
+    is_numbered: bool = True
+    """Else `frame_index` is a guess, until the answer to the frame before it is released."""
     is_counted: bool = False
     """Whether another ingress has told of the outcome: each is counted once."""
 
@@ -81,6 +83,8 @@ class Book:
         """Answers in order, from place `_first_kept` on."""
         self._first_kept = first
         self._sent = first
+        self._last_index: int | None = None
+        """The client's number of the frame whose answer was released last."""
 
     @classmethod
     def rebuilt(
@@ -108,7 +112,8 @@ class Book:
         index = received_answers - 1
         for at, place in enumerate(range(received_answers, received)):
             index = indices[at] if at < len(indices) else index + 1
-            book._open.append(known.get(place) or Receipt(place, index, (0, 0), now))
+            told = at < len(indices)
+            book._open.append(known.get(place) or Receipt(place, index, (0, 0), now, is_numbered=told))
             index = book._open[-1].frame_index
         for place in range(received_answers, received):
             outcome = outcomes.get(place, None if place in known else unknown)
@@ -143,8 +148,15 @@ class Book:
             self.translated += 1
         self._known[place] = answer
         while self._open and self._open[0].place in self._known:
-            self._released.append(self._known.pop(self._open.popleft().place))
+            self._release(self._known.pop(self._open.popleft().place))
         return answer
+
+    def _release(self, answer: Answer) -> None:
+        receipt = answer.receipt
+        if not receipt.is_numbered and self._last_index is not None:
+            answer = replace(answer, receipt=replace(receipt, frame_index=self._last_index + 1))
+        self._last_index = answer.receipt.frame_index
+        self._released.append(answer)
 
     def answer(self, place: int) -> Answer | None:
         """The answer to the frame of that place; None if it is not released yet.
