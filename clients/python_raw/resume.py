@@ -13,11 +13,12 @@ from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 
 SILENCE_S = 3.0  # A server says something every 2 s: one that is silent for longer is gone.
 LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+REFUSED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)  # To resume: the session stays.
 
 
 async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[pb.Frame]) -> AsyncIterator:
     """One answer to each frame, `pb.TranslatedFrame` or `pb.Dropped`, in order."""
-    opened, received, attempt = pb.Opened(), 0, 0
+    opened, received, attempt, lost = pb.Opened(), 0, 0, LOST
     while received < len(frames):
         mine = {"session_id": opened.session_id, "resume_token": opened.resume_token}
         resume = pb.Resume(received_answers=received, **mine)
@@ -30,7 +31,7 @@ async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[p
                     response = await asyncio.wait_for(call.read(), SILENCE_S)
                     kind = response.WhichOneof("message")
                     if kind == "opened":  # What the server has not received goes out again.
-                        opened, sent = response.opened, response.opened.received_frames
+                        opened, sent, lost = response.opened, response.opened.received_frames, LOST
                     while sent < min(len(frames), response.frame_credit):
                         await call.write(pb.TranslateRequest(frame=frames[sent]))
                         sent += 1
@@ -41,17 +42,16 @@ async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[p
                 await call.done_writing()  # Closes the session.
                 await asyncio.wait_for(call.read(), SILENCE_S)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
-                if call.done() and not call.cancelled() and await call.code() not in LOST:
+                if call.done() and not call.cancelled() and await call.code() not in lost:
                     raise
-                attempt += 1
+                attempt, lost = attempt + 1, LOST + REFUSED if opened.session_id else LOST
                 await asyncio.sleep(0.1)
 
 
 async def main(addresses: str, prompt: str, *paths: str) -> None:
     start = pb.Open(settings=pb.Settings(prompt=prompt), drop_policy=pb.DROP_POLICY_LOSSLESS)
-    frames = [pb.Frame(frame_index=number, format=pb.IMAGE_FORMAT_JPEG) for number in range(len(paths))]
-    for frame, path in zip(frames, paths, strict=True):
-        frame.image = Path(path).read_bytes()  # noqa: ASYNC240
+    images = enumerate(Path(path).read_bytes() for path in paths)  # noqa: ASYNC240
+    frames = [pb.Frame(frame_index=n, image=image, format=pb.IMAGE_FORMAT_JPEG) for n, image in images]
     async for answer in translate(addresses.split(","), start, frames):
         print(answer.frame_index, len(getattr(answer, "image", b"")), "bytes")
 

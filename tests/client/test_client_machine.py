@@ -14,7 +14,7 @@ from rearview.client import (
 )
 from rearview.client.losses import Loss
 from rearview.client.machine import Connect, HalfClose, Machine, Phase, Wait, Write
-from rearview.errors import Fault, NotFound, Reason, Refused, StreamEnded
+from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused, StreamEnded
 from rearview.v1 import translation_service_pb2 as pb
 
 pytestmark = pytest.mark.unit
@@ -115,6 +115,52 @@ def test_a_connection_that_stood_begins_the_search_anew() -> None:
     client.connect()
     client.lose()
     assert client.machine.phase is Phase.RESUMING
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refused(Reason.NO_CAPACITY, "full", retry_after_s=0.1),
+        Refused(Reason.TENANT_STREAMS_EXHAUSTED, "full", retry_after_s=0.1),
+        StreamEnded(Reason.TAKEN_OVER, "another attempt came first"),
+    ],
+)
+def test_a_resume_that_is_refused_for_now_leaves_the_session_to_the_next_attempt(
+    refusal: RearviewError,
+) -> None:
+    client = opened()
+    client.frame()
+    client.write_all()
+    client.lose()
+    client.now += 1.0
+    assert isinstance(client.machine.connect(client.now), Connect)
+    client.machine.lost(Loss(refusal, False), client.now)
+    assert client.machine.phase is Phase.RESUMING
+    assert isinstance(client.machine.connect(client.now + 0.04), Wait)
+    client.settle()
+    assert frame_indices(client) == [0]
+
+
+def test_a_resume_that_is_refused_for_ever_is_given_up_after_the_grace_time() -> None:
+    client = opened(reconnect=Reconnect())
+    client.lose()
+    while isinstance(action := client.machine.connect(client.now), Connect | Wait):
+        if isinstance(action, Connect):
+            refusal = Refused(Reason.NO_CAPACITY, "full", retry_after_s=1.0)
+            client.machine.lost(Loss(refusal, False), client.now)
+        else:
+            assert action.until_s is not None
+            client.now = action.until_s
+    assert 157 < client.now <= 160
+    with pytest.raises(StreamEnded, match="the session is lost, 0 frames are unanswered: full"):
+        client.machine.take()
+
+
+@pytest.mark.parametrize("reason", [Reason.TAKEN_OVER, Reason.NO_CAPACITY])
+def test_the_same_refusals_end_a_session_whose_connection_had_begun(reason: Reason) -> None:
+    client = opened()
+    client.lose(Loss(StreamEnded(reason, "over", retry_after_s=0.1), False))
+    assert client.machine.phase is Phase.ENDED
 
 
 @pytest.mark.parametrize("is_answered", [True, False])

@@ -265,13 +265,21 @@ async def test_resuming_is_given_up_after_the_grace_time() -> None:
     assert server.log.num_resumes >= 3
 
 
-async def test_a_resume_waits_as_long_as_the_server_asks() -> None:
-    faults = Faults(cut_after_answers=[2], refuse_resume=[(Reason.DRAINING, 0.15)])
+@pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.NO_CAPACITY])
+async def test_a_resume_waits_as_long_as_the_server_asks(reason: Reason) -> None:
+    faults = Faults(cut_after_answers=[2], refuse_resume=[(reason, 0.15)])
     async with serving(faults) as (_, client):
         started = asyncio.get_running_loop().time()
         answers = await translate(client, 5)
         assert asyncio.get_running_loop().time() - started >= 0.15
     assert frame_indices(answers) == list(range(5))
+
+
+async def test_a_resume_that_another_attempt_has_overtaken_is_tried_again() -> None:
+    faults = Faults(cut_after_answers=[2], refuse_resume=[(Reason.TAKEN_OVER, None)])
+    async with serving(faults) as (server, client):
+        assert frame_indices(await translate(client, 5)) == list(range(5))
+    assert server.log.num_resumes == 2
 
 
 @pytest.mark.parametrize(

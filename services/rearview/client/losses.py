@@ -28,10 +28,20 @@ class Loss:
         elsewhere = (Reason.DRAINING, Reason.REPLICA_LOST)
         return self.is_transient and (isinstance(self.error, Unreachable) or self.error.reason in elsewhere)
 
-    def is_final(self, *, is_open: bool) -> bool:
-        """Whether another attempt cannot help a session that was opened, or was not."""
+    def is_final(self, *, is_open: bool, has_begun: bool) -> bool:
+        """Whether another attempt cannot help a session that was opened, or was not.
+
+        `has_begun`: the connection that was lost had said `opened`.
+        """
+        if is_open and not has_begun and self._is_of_attempt:
+            return False
         # A fault of the server's while opening would only come again.
         return not self.is_transient or (not is_open and isinstance(self.error, Fault))
+
+    @property
+    def _is_of_attempt(self) -> bool:
+        """Whether a resume was refused and not its session: no room yet, or another attempt came first."""
+        return self.error.retry_after_s is not None or self.error.reason is Reason.TAKEN_OVER
 
 
 def not_resumed(error: RearviewError, num_unanswered_frames: int) -> RearviewError:

@@ -311,7 +311,7 @@ class Machine:
         if opened is not None and isinstance(loss.error, NotFound):
             is_done = self._is_half_closed and self._ledger.is_empty  # only the final OK was lost
             self.end(None if is_done else given_up)
-        elif loss.is_final(is_open=opened is not None):
+        elif loss.is_final(is_open=opened is not None, has_begun=link is not None):
             self.end(loss.error)
         else:
             self._attempts.stood(0.0 if link is None else now - link.begun_s)
