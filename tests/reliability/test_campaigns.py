@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from loadtest.reliability import leaks, pocket, repeated
-from loadtest.reliability.ends import ENDS, schedule
+from loadtest.reliability.ends import ENDS
 from loadtest.reliability.pocket import Round
 from loadtest.reliability.repeated import BLOWS, Blow
 from loadtest.reliability.spawner import Spawner
-from loadtest.reliability.viewers import Seen, difference, picture
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +52,3 @@ def test_nothing_is_left_of_sessions_with_all_kinds_of_end(tmp_path: Path, spawn
     assert max(left.fds.values()) == 0
     assert max(left.growth_mib.values()) < leaks.MAX_GROWTH_MIB
     assert set(left.ends) >= ENDS.keys() - {"drained", "client killed"}
-
-
-def test_every_end_has_its_turn() -> None:
-    assert set(schedule(len(ENDS))) == set(ENDS)
-    assert schedule(1000).count("drained") == 14
-
-
-def test_a_picture_is_judged_by_what_was_said_before_it() -> None:
-    reference = [picture(index) for index in range(4)]
-    seen = Seen(pictures={0: reference[0], 1: reference[2]}, came_s={0: 1.0, 1: 2.0})
-    assert seen.broken(reference) == (1, 0.0)
-    seen.said = [(0.5, "exact")]
-    assert seen.broken(reference) == (1, 0.0)
-    seen.said = [(1.5, "approximate")]
-    assert seen.broken(reference) == (0, difference(reference[1], reference[2]))
