@@ -35,7 +35,7 @@ FLUSH_S = 1.5
 """How long calls have to send why they end; those that watch the health never end by themselves."""
 WATCH_PERIOD_S = 0.25
 """How often files of tokens are looked at: a call ends well within a second of its token."""
-MAX_KEEPALIVE_S = 5.0
+MIN_KEEPALIVE_S, MAX_KEEPALIVE_S = 1.0, 5.0
 KEEPALIVE_SHARE = 0.35
 """Of the time after which a silent stream is idle. A client that is frozen is known by twice that, before its
 session would be ended for want of frames."""
@@ -139,7 +139,8 @@ class IngressServer:
 
 def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
     largest, peers = config.limits.max_message_bytes, config.access.peers
-    keepalive_ms = round(1000 * min(MAX_KEEPALIVE_S, KEEPALIVE_SHARE * config.ingress.idle_timeout_s))
+    keepalive_s = max(MIN_KEEPALIVE_S, KEEPALIVE_SHARE * config.ingress.idle_timeout_s)
+    keepalive_ms = round(1000 * min(MAX_KEEPALIVE_S, keepalive_s))
     return [
         ("grpc.max_concurrent_streams", peers.max_calls_per_connection),
         ("grpc.max_allowed_incoming_connections", peers.max_connections),

@@ -23,9 +23,11 @@ ROUNDING = 1 + 1e-9
 class Admitted:
     """The loads of one replica's sessions. For one event loop."""
 
-    def __init__(self, span: str, cost: FrameCost | None, max_load: float | None) -> None:
+    def __init__(self, span: str, max_load: float | None) -> None:
         """`max_load`: the share of the replica's time that new sessions may take it to; None: any."""
-        self._span, self._cost, self._max_load = span, cost, max_load
+        self._span, self._max_load = span, max_load
+        self.cost: FrameCost | None = None
+        """What a frame costs here; None: it was not measured."""
         self._loads: dict[str, tuple[float, float]] = {}
         """By session: its share of the replica's time, and its pixels per second."""
 
@@ -58,15 +60,15 @@ class Admitted:
     def describe(self) -> Mapping[str, Any]:
         """What placement needs to know."""
         return {
-            "cost": None if self._cost is None else asdict(self._cost),
+            "cost": None if self.cost is None else asdict(self.cost),
             "share": sum(share for share, _ in self._loads.values()),
             "pixels_per_s": sum(pixels for _, pixels in self._loads.values()),
         }
 
     def _share(self, spec: SessionSpec, load: Load) -> float:
-        if self._cost is None:
+        if self.cost is None:
             return 0.0
-        return self._cost.share(load, spec.max_steps, is_cached=spec.cache is not None)
+        return self.cost.share(load, spec.max_steps, is_cached=spec.cache is not None)
 
 
 def _load(request: Mapping[str, Any]) -> Load:

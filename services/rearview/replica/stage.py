@@ -81,6 +81,7 @@ class Stage:
         self._clock, self._call_later = clock or loop.time, call_later or loop.call_later
         self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
         self._requests = Requests(self._span.name)
+        self._admitted = Admitted(self._span.name, config.placement.max_load)
         self._handlers: Mapping[Kind, Handler] = {}
         self._draining = self._stopping = False
         self._empty = asyncio.Event()
@@ -113,8 +114,7 @@ class Stage:
             steps=Span.parse(self._span.name, self._span.operators).steps,
             origin=await asyncio.to_thread(origin_of, self._config.model),
         )
-        cost = await runner.call(lambda engine: engine.frame_cost)
-        self._admitted = Admitted(self._span.name, cost, self._config.placement.max_load)
+        self._admitted.cost = await runner.call(lambda engine: engine.frame_cost)
         self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
