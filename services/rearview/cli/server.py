@@ -14,11 +14,38 @@ from rearview.cli.failure import interrupt_on_sigterm
 from rearview.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rearview.client import Client
+    from rearview.client import Client, Tls
     from rearview.config import ServiceConfig
     from rearview.local import LocalService
 
-__all__ = ["Server", "connect", "local_config", "local_server", "local_service"]
+__all__ = ["Server", "TlsChoice", "connect", "local_config", "local_server", "local_service"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsChoice:
+    """What the `--tls` options say. Raises ConfigError for a certificate or a key alone."""
+
+    on: bool = False
+    """Any file or name switches it on too."""
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ConfigError("--tls-cert and --tls-key go together")
+
+    def tls(self) -> Tls | bool:
+        """For `Client`. Raises ConfigError for a file that cannot be read."""
+        from rearview.client import Tls
+
+        for option, path in (("ca", self.ca), ("cert", self.cert), ("key", self.key)):
+            if path is not None and not os.access(path, os.R_OK):
+                raise ConfigError(f"--tls-{option} {path}: cannot be read")
+        if (self.ca, self.cert, self.name) == (None, None, None):
+            return self.on
+        return Tls(ca_file=self.ca, cert_file=self.cert, key_file=self.key, server_name=self.name)
 
 
 @dataclass(frozen=True)
@@ -27,24 +54,22 @@ class Server:
 
     address: str
     token: str | None = None
-    tls: bool = False
-    tls_ca: Path | None = None
+    tls: TlsChoice = TlsChoice()
     ready_s: float | None = None
     """Set if the service was started for this command."""
 
     @classmethod
-    def named(cls, address: str, token_file: Path | None, tls: bool, tls_ca: Path | None) -> Server:
+    def named(cls, address: str, token_file: Path | None, tls: TlsChoice) -> Server:
         """A running server. Raises ConfigError for a token that cannot be read."""
-        return cls(address, _read_token(token_file), tls or tls_ca is not None, tls_ca)
+        return cls(address, _read_token(token_file), tls)
 
 
 def connect(server: Server, *, patience_s: float = 3.0) -> Client:
     """A client for `server`, which is given up if it cannot be reached for `patience_s`."""
-    from rearview.client import Client, Reconnect, Tls
+    from rearview.client import Client, Reconnect
 
-    tls: Tls | bool = Tls(ca_file=server.tls_ca) if server.tls_ca else server.tls
     reconnect = Reconnect(open_timeout_s=patience_s)
-    return Client(server.address, server.token, tls=tls, reconnect=reconnect)
+    return Client(server.address, server.token, tls=server.tls.tls(), reconnect=reconnect)
 
 
 def local_config(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.server import Server, TlsChoice, connect
 
 if TYPE_CHECKING:
     from rearview.client import Client, SessionInfo
@@ -24,6 +25,11 @@ ServerOption = Annotated[str, typer.Option("--server", help="host:port.")]
 TokenOption = Annotated[Path | None, typer.Option("--token-file", help="File with the tenant's token.")]
 TlsOption = Annotated[bool, typer.Option("--tls", help="Speak TLS.")]
 CaOption = Annotated[Path | None, typer.Option("--tls-ca", help="PEM of who signed the server.")]
+CertOption = Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate of this client.")]
+KeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM key of --tls-cert.")]
+NameOption = Annotated[
+    str | None, typer.Option("--tls-name", help="Name in the server's certificate, if not the address.")
+]
 
 
 @app.command("list")
@@ -33,9 +39,13 @@ def list_sessions(
     token_file: TokenOption = None,
     tls: TlsOption = False,
     tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    tls_name: NameOption = None,
 ) -> None:
     """List the tenant's sessions, oldest first."""
-    found = _call(server, token_file, tls, tls_ca, lambda client: client.list_sessions())
+    choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
+    found = _call(server, token_file, choice, lambda client: client.list_sessions())
     if not found:
         typer.echo("no sessions")
         return
@@ -60,9 +70,13 @@ def get_session(
     token_file: TokenOption = None,
     tls: TlsOption = False,
     tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    tls_name: NameOption = None,
 ) -> None:
     """Show one session."""
-    info = _call(server, token_file, tls, tls_ca, lambda client: client.get_session(session_id))
+    choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
+    info = _call(server, token_file, choice, lambda client: client.get_session(session_id))
     for name, value in _lines(info):
         typer.echo(f"{name:<18}{value}")
 
@@ -75,23 +89,24 @@ def close_session(
     token_file: TokenOption = None,
     tls: TlsOption = False,
     tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    tls_name: NameOption = None,
 ) -> None:
     """End a session and the stream that feeds it."""
-    _call(server, token_file, tls, tls_ca, lambda client: client.close_session(session_id))
+    choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
+    _call(server, token_file, choice, lambda client: client.close_session(session_id))
     typer.echo(f"closed {session_id}")
 
 
 def _call(
     server: str,
     token_file: Path | None,
-    tls: bool,
-    tls_ca: Path | None,
+    tls: TlsChoice,
     work: Callable[[Client], Awaitable[_T]],
 ) -> _T:
-    from rearview.cli.server import Server, connect
-
     async def call() -> _T:
-        async with connect(Server.named(server, token_file, tls, tls_ca)) as client:
+        async with connect(Server.named(server, token_file, tls)) as client:
             return await work(client)
 
     return asyncio.run(call())

@@ -15,6 +15,7 @@ import typer
 
 from rearview.cli.choices import Look, Past, one_of, parse_size
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.server import Server, TlsChoice
 from rearview.contract.memories import BankPolicy, Rewarm
 from rearview.contract.methods import Method
 from rearview.contract.settings import Guidance
@@ -22,7 +23,6 @@ from rearview.contract.settings import Guidance
 if TYPE_CHECKING:
     from rearview.cli.progress import Steps
     from rearview.cli.report import Report
-    from rearview.cli.server import Server
     from rearview.cli.translation import Job
     from rearview.client import ControlApplied, Image
 
@@ -108,6 +108,9 @@ def translate(
     token_file: Annotated[Path | None, _server("File with the tenant's token.")] = None,
     tls: Annotated[bool, _server("Speak TLS.", "--tls")] = False,
     tls_ca: Annotated[Path | None, _server("PEM of who signed the server.")] = None,
+    tls_cert: Annotated[Path | None, _server("PEM certificate of this client.")] = None,
+    tls_key: Annotated[Path | None, _server("PEM key of --tls-cert.")] = None,
+    tls_name: Annotated[str | None, _server("Name in the server's certificate, if not the address.")] = None,
     drop_policy: Annotated[
         Policy | None, _server("Default: lossless for files, latest for a camera.")
     ] = None,
@@ -149,7 +152,8 @@ def translate(
         camera=camera,
         fps=fps,
     )
-    named = Named(address=server, token_file=token_file, tls=tls, tls_ca=tls_ca)
+    choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
+    named = Named(address=server, token_file=token_file, tls=choice)
     _translate(files.job(look, past, drop_policy), named, report)
 
 
@@ -190,16 +194,13 @@ class Named:
 
     address: str | None
     token_file: Path | None
-    tls: bool
-    tls_ca: Path | None
+    tls: TlsChoice
 
     def server(self) -> Server | None:
         """None: one is to be started here. Raises ConfigError for a token that cannot be read."""
-        from rearview.cli.server import Server
-
         if self.address is None:
             return None
-        return Server.named(self.address, self.token_file, self.tls, self.tls_ca)
+        return Server.named(self.address, self.token_file, self.tls)
 
 
 def _translate(job: Job, named: Named, report: Path | None) -> None:
