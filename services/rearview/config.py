@@ -181,6 +181,8 @@ class SpanConfig(_Section):
     """Sessions that one replica holds."""
     spares: int = Field(default=0, ge=0, le=64)
     """How many of the replicas hold no session, so that those of one that is lost find room at once."""
+    max_surge_percent: int = Field(default=0, ge=0, le=100)
+    """How many more replicas an update may start before old ones stop. Above 0 it waits for room for one."""
     num_threads: int = Field(default=1, ge=1, le=256)
     """torch threads of one replica."""
     num_cpus: float = Field(default=0.1, ge=0)

@@ -54,7 +54,8 @@ def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
         scale = {"autoscaling_config": _autoscaling(span)}
     if span.metrics_port:
         scale["max_replicas_per_node"] = 1
-    return {"ray_actor_options": actor, **scale, **common_options(config)}
+    surge = {"max_surge_percent": span.max_surge_percent}
+    return {"ray_actor_options": actor, **scale, **surge, **common_options(config)}
 
 
 def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
