@@ -53,7 +53,7 @@ class Server:
     """Where to connect, and as whom."""
 
     address: str
-    token: str | None = None
+    token: str | Callable[[], str] | None = None
     tls: TlsChoice = TlsChoice()
     ready_s: float | None = None
     """Set if the service was started for this command."""
@@ -61,7 +61,7 @@ class Server:
     @classmethod
     def named(cls, address: str, token_file: Path | None, tls: TlsChoice) -> Server:
         """A running server. Raises ConfigError for a token that cannot be read."""
-        return cls(address, _read_token(token_file), tls)
+        return cls(address, _token_of(token_file), tls)
 
 
 def connect(server: Server, *, patience_s: float = 3.0) -> Client:
@@ -141,9 +141,22 @@ def _set_interrupt(handler: Any) -> Any:
     return signal.default_int_handler
 
 
-def _read_token(path: Path | None) -> str | None:
+def _token_of(path: Path | None) -> Callable[[], str] | None:
+    """Reads the file anew for each call; while that fails, the token before holds. Raises ConfigError."""
     if path is None:
         return None
+    token = _read_token(path)
+
+    def present() -> str:
+        nonlocal token
+        with contextlib.suppress(ConfigError):
+            token = _read_token(path)
+        return token
+
+    return present
+
+
+def _read_token(path: Path) -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -23,6 +23,7 @@ from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session
 from rearview.client.sessions import SessionInfo
+from rearview.client.tokens import Token
 from rearview.contract.memories import (
     BankOptions,
     BankPolicy,
@@ -77,6 +78,7 @@ __all__ = [
     "SpanTiming",
     "Timings",
     "Tls",
+    "Token",
     "Translated",
     "Unreachable",
     "WeightedPrompt",

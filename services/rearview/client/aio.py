@@ -31,6 +31,8 @@ from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.routes import Routes, addresses_of
 from rearview.client.session import Session
+from rearview.client.tokens import Metadata, Token, Tokens
+from rearview.errors import RearviewError
 from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1.session_service_pb2_grpc import SessionServiceStub
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
@@ -83,14 +85,16 @@ class Client:
     """The service at `address`: "host:port" or "unix:path", several with commas between them, or a sequence.
     Sessions go on at the next address when one does not answer. Use it with `async with`.
 
-    `token` is the tenant's bearer token; `tls` switches TLS on (True: the system's authorities).
+    `token` is the tenant's bearer token, or a function, async or not, that is asked for it before each call:
+    a session whose token ends goes on with the next one. `tls` switches TLS on (True: the system's
+    authorities).
     Opening and calls raise `rearview.errors` exceptions; `Unreachable` is the one for the way there.
     """
 
     def __init__(
         self,
         address: str | Sequence[str],
-        token: str | None = None,
+        token: Token = None,
         *,
         tls: Tls | bool = False,
         reconnect: Reconnect | None = None,
@@ -98,7 +102,7 @@ class Client:
     ) -> None:
         self._addresses = addresses_of(address)
         self._reconnect = reconnect or Reconnect()
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._tokens = Tokens(token)
         self._tls = Tls() if tls is True else tls or None
         self._options = [*CHANNEL_OPTIONS, *options]
         self._routes: Routes | None = None
@@ -127,10 +131,11 @@ class Client:
         """A new session; `async with` opens it. Raises RearviewError there: refused, invalid, unreachable."""
         routes = self._open_routes()
 
-        def connect() -> Call:
+        async def connect() -> Call:
+            shown = await self._tokens.metadata()
             route = routes.take()
-            call = TranslationServiceStub(route.channel).Translate(metadata=self._metadata)
-            return Call(call, partial(routes.leave, route))
+            call = TranslationServiceStub(route.channel).Translate(metadata=shown)
+            return Call(call, partial(routes.leave, route), partial(self._tokens.judge, shown=shown))
 
         return Session(connect, self.close_session, options, self._reconnect, ", ".join(self._addresses))
 
@@ -171,13 +176,22 @@ class Client:
         await self._unary("CloseSession", session_pb.CloseSessionRequest(session_id=session_id))
 
     async def _unary(self, method: str, request: object) -> Any:
-        """Ask at each address, until one answers."""
+        """Ask at each address, until one answers; once more if the token was just replaced."""
+        shown = await self._tokens.metadata()
+        try:
+            return await self._ask(method, request, shown)
+        except RearviewError as error:
+            if not await self._tokens.may_come_again(error, shown):
+                raise
+        return await self._ask(method, request, await self._tokens.metadata())
+
+    async def _ask(self, method: str, request: object, shown: Metadata) -> Any:
         routes = self._open_routes()
         for left in reversed(range(len(routes))):
             route, failed = routes.take(), False
             try:
                 call = getattr(SessionServiceStub(route.channel), method)
-                return await call(request, metadata=self._metadata, timeout=_UNARY_TIMEOUT_S)
+                return await call(request, metadata=shown, timeout=_UNARY_TIMEOUT_S)
             except grpc.aio.AioRpcError as failure:
                 error = error_of(failure, route.address)
                 failed = isinstance(error, Unreachable)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import grpc
 
+from rearview.client.faults import loss_of
+from rearview.client.losses import Loss
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["Call"]
@@ -23,11 +25,16 @@ _T = TypeVar("_T")
 class Call:
     """`Translate`. One task may write while another reads; cancelling either cancels the call."""
 
-    def __init__(self, call: Any, on_left: Callable[..., None] = lambda **_: None) -> None:
+    def __init__(
+        self,
+        call: Any,
+        on_left: Callable[..., None] = lambda **_: None,
+        judge: Callable[[Loss], Awaitable[Loss]] | None = None,
+    ) -> None:
         """`on_left(failed=…)` is told once that the call is not used any more, and whether its server was
-        not there.
+        not there. `judge` has the last word on what its failure means.
         """
-        self._call, self._on_left = call, on_left
+        self._call, self._on_left, self._judge = call, on_left, judge
         self._is_left = False
         self._failure: grpc.aio.AioRpcError | None = None
         self._is_ok = False
@@ -52,6 +59,11 @@ class Call:
                 return None
             raise self._failure or failure from None
         return None if response is grpc.aio.EOF else response
+
+    async def loss(self, failure: grpc.aio.AioRpcError, address: str) -> Loss:
+        """What its failure means for the session."""
+        loss = loss_of(failure, address)
+        return loss if self._judge is None else await self._judge(loss)
 
     async def accepted(self) -> None:
         """Return when the server has shown that it is there, or the call has ended."""

@@ -19,7 +19,7 @@ import grpc
 
 from rearview.client.answers import Answer, Image, Opened
 from rearview.client.call import Call
-from rearview.client.faults import loss_of, no_answer
+from rearview.client.faults import no_answer
 from rearview.client.ledger import Input
 from rearview.client.machine import Connect, HalfClose, Machine, Phase, Wait
 from rearview.client.options import OpenOptions, SettingOptions, change_of
@@ -41,7 +41,7 @@ class Session:
 
     def __init__(
         self,
-        connect: Callable[[], Call],
+        connect: Callable[[], Awaitable[Call]],
         close: Callable[[str], Awaitable[None]],
         options: OpenOptions,
         reconnect: Reconnect,
@@ -179,7 +179,7 @@ class Session:
 
     async def _serve(self, connect: Connect) -> None:
         """One gRPC call, from first message to its end."""
-        call = self._connect()
+        call = await self._connect()
         writer: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(connect.accept_s):
@@ -191,7 +191,7 @@ class Session:
             writer = asyncio.create_task(_or_cancel(call, self._write(call)))
             await self._read(call)
         except grpc.aio.AioRpcError as failure:
-            loss = loss_of(failure, self._address)
+            loss = await call.loss(failure, self._address)
             call.leave(failed=loss.is_elsewhere)
             self._machine.lost(loss, self._now())
         except TimeoutError:

@@ -26,6 +26,7 @@ from rearview.client.exchange import Item
 from rearview.client.options import OpenOptions, SettingOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.sessions import SessionInfo
+from rearview.client.tokens import Token
 from rearview.contract.stream import ImageFormat
 
 __all__ = ["Client", "Session"]
@@ -64,7 +65,7 @@ class Client:
     def __init__(
         self,
         address: str | Sequence[str],
-        token: str | None = None,
+        token: Token = None,
         *,
         tls: Tls | bool = False,
         reconnect: Reconnect | None = None,
