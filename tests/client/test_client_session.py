@@ -364,6 +364,18 @@ async def test_leaving_a_session_early_closes_it_on_the_server() -> None:
             await session.send(picture(1))
 
 
+async def test_whoever_is_cancelled_while_it_leaves_a_session_stays_cancelled() -> None:
+    async def leave(client: Client) -> None:
+        async with client.open():
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    async with serving() as (_, client):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(leave(client))
+
+
 async def test_a_failing_source_of_frames_ends_the_session_with_its_error() -> None:
     def source() -> Iterator[Image]:
         yield picture(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from rearview.client import Reconnect, SettingsChange, Translated
 from rearview.client.sync import Client
-from rearview.errors import NotFound, Reason, Refused
+from rearview.errors import NotFound, Reason, Refused, StreamEnded
 from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(30)]
@@ -54,6 +56,38 @@ def test_leaving_the_iteration_early_ends_the_session(server: FakeServer) -> Non
         next(answers)
         answers.close()  # type: ignore[attr-defined]
         assert client.list_sessions() == []
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_a_source_that_gives_nothing_more_does_not_hold_the_client_up(
+    server: FakeServer, is_refused: bool
+) -> None:
+    """Either the server ends the session, or the user leaves it."""
+    images: queue.Queue[np.ndarray] = queue.Queue()
+    is_waiting = threading.Event()
+    if is_refused:
+        server.faults.end_after_answers = (1, Reason.IDLE)
+
+    def source() -> Iterator[np.ndarray]:
+        yield from FRAMES[:4]
+        is_waiting.set()
+        yield images.get()
+
+    def translate() -> None:
+        with Client(server.address, reconnect=QUICK) as client:
+            answers = client.translate_frames(source())
+            with contextlib.suppress(StreamEnded), contextlib.closing(answers):  # type: ignore[type-var]
+                next(answers)
+                assert is_waiting.wait(10) or is_refused
+                if is_refused:
+                    next(answers)
+
+    user = threading.Thread(target=translate, daemon=True)
+    user.start()
+    user.join(10)
+    is_stuck = user.is_alive()
+    images.put(FRAMES[4])  # so that a thread that is joined ends
+    assert not is_stuck
 
 
 def test_errors_arrive_as_they_do_in_the_async_client(server: FakeServer) -> None:

@@ -6,20 +6,18 @@ An item of the source is an image, a `Frame` where more is to be said of it, or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
 
 from rearview.client.answers import Answer, Image
+from rearview.client.reading import in_thread
 from rearview.client.session import Session
 from rearview.contract.settings import SettingsChange
 from rearview.contract.stream import ImageFormat
 from rearview.errors import RearviewError, Reason, StreamEnded
 
 __all__ = ["Frame", "Item", "exchange"]
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ async def exchange(
 
 
 async def _send_all(session: Session, frames: Iterable[Item] | AsyncIterable[Item]) -> None:
-    source = frames if isinstance(frames, AsyncIterable) else _in_thread(frames)
+    source = frames if isinstance(frames, AsyncIterable) else in_thread(frames)
     async for item in source:
         if isinstance(item, SettingsChange):
             await session.control(**item.named())
@@ -75,13 +73,3 @@ async def _send_all(session: Session, frames: Iterable[Item] | AsyncIterable[Ite
 def _abort_if_failed(session: Session, sender: asyncio.Task[None]) -> None:
     if not sender.cancelled() and sender.exception() is not None:
         session.abort(StreamEnded(Reason.CLOSED, "the source of frames has failed"))
-
-
-async def _in_thread(items: Iterable[_T]) -> AsyncIterator[_T]:
-    """Read a blocking iterable in a thread, one item at a time."""
-    iterator, end = iter(items), object()
-    while True:
-        item: Any = await asyncio.to_thread(next, iterator, end)
-        if item is end:
-            return
-        yield item

@@ -236,8 +236,7 @@ class Session:
         self._wake()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})  # not awaited itself: its cancellation is not the caller's
         return kept_id
 
 
