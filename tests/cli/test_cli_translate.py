@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from client.clips import audio_packets, picture, times_ms, video_times, write_clip
 from rearview.cli.main import app
-from rearview.cli.server import Server
+from rearview.cli.server import Server, TlsChoice
 from rearview.client.media_writer import write_image
 from rearview.errors import DropReason, Reason
 from rearview.v1 import translation_service_pb2 as pb
@@ -271,7 +271,7 @@ def test_wrong_usage_ends_with_two(server: FakeServer, tmp_path: Path, options: 
 def test_a_token_file_is_read_again_and_the_former_token_holds_while_it_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("first\n")
-    token = Server.named("host:1", path, False, None).token
+    token = Server.named("host:1", path, TlsChoice()).token
     assert callable(token)
     found = [token()]
     for content in ("second\n", "", "third\n"):
