@@ -97,6 +97,7 @@ def test_up_serves_until_it_is_told_to_stop_and_leaves_nothing(process: subproce
     assert_stops(process)
 
 
+@pytest.mark.load  # Two minutes: Ray starts twice, and takes its time to end without its GCS.
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_up_starts_anew_at_its_port_when_the_gcs_has_died(process: subprocess.Popen[str]) -> None:
     address = ready_address(process)
