@@ -327,9 +327,13 @@ def _unanswered() -> grpc.aio.AioRpcError:
     )
 
 
+GRPC_SAYS = ("Internal error from Core", "RST_STREAM")
+
+
 def _is_cut(failure: grpc.aio.AioRpcError) -> bool:
-    """Whether the connection is lost. INTERNAL without a reason is gRPC's own, of a connection that broke."""
-    is_its_own = failure.code() is grpc.StatusCode.INTERNAL and _over(failure).data["reason"] is None
+    """Whether the connection is lost. INTERNAL in gRPC's own words is of a connection that broke."""
+    text = failure.details() or ""
+    is_its_own = failure.code() is grpc.StatusCode.INTERNAL and any(each in text for each in GRPC_SAYS)
     return failure.code() in RESUMABLE or is_its_own
 
 

@@ -106,7 +106,7 @@ def test_up_starts_anew_at_its_port_when_the_gcs_has_died(process: subprocess.Po
     os.kill(gcs, signal.SIGKILL)
     assert ready_address(process) == address
     translate(address)
-    assert [pid for pid in first if is_alive(pid)] == []
+    assert_gone(first)
     assert_stops(process)
 
 
@@ -116,6 +116,10 @@ def assert_stops(process: subprocess.Popen[str]) -> None:
     assert len(started) > 3
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
+    assert_gone(started)
+
+
+def assert_gone(started: set[int]) -> None:
     deadline = time.monotonic() + 10
     while (left := [pid for pid in started if is_alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
