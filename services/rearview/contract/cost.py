@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from rearview.contract.lease import Load
 
-__all__ = ["FrameCost"]
+__all__ = ["FrameCost", "fits"]
+
+ROUNDING = 1 + 1e-9
+"""Sums of shares may be so much over a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,10 @@ class FrameCost:
         """The most that sessions of so many pixels per second, of which nothing else is known, take."""
         frame_s = self.once_s + len(self.steps) * max(self.step_s, self.cached_step_s)
         return frame_s * pixels_per_s / self.pixels
+
+
+def fits(share: float, max_load: float | None) -> bool:
+    """Whether a replica may have given away that share of its time. `max_load`: the limit; None: there is
+    none.
+    """
+    return max_load is None or share <= max_load * ROUNDING

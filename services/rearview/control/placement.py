@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rearview.contract.cost import FrameCost
+from rearview.contract.cost import FrameCost, fits
 from rearview.contract.lease import NO_LOAD, NO_USAGE, Lease, Load, Usage
 from rearview.errors import Reason, Refused
 
@@ -22,8 +22,6 @@ RETRY_AFTER_S = 2.0
 """Retry hint when no lane is free: sessions end, and autoscaling adds replicas, in seconds."""
 LOAD_STEP = 0.05
 """Shares of a replica's time that lie so close together are equal: costs are measured no better."""
-ROUNDING = 1 + 1e-9
-"""Sums of shares may be so much over a limit."""
 
 
 class Full(Refused):
@@ -93,10 +91,10 @@ class Replica:
     def has_time(self, used: Usage, asked: Asked) -> bool:
         """Whether the session fits within `asked.max_load`."""
         load = self.load(used)
-        if asked.max_load is None or load is None or self.cost is None:
+        if load is None or self.cost is None:
             return True
         wanted = self.cost.share(asked.load, asked.max_steps, is_cached=asked.is_cached)
-        return load + wanted <= asked.max_load * ROUNDING
+        return fits(load + wanted, asked.max_load)
 
 
 def place(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rearview.contract.cost import FrameCost
+from rearview.contract.cost import FrameCost, fits
 from rearview.contract.lease import NO_LOAD, Load
 from rearview.contract.session import SessionSpec
 from rearview.errors import Reason, Refused
@@ -17,7 +17,6 @@ from rearview.errors import Reason, Refused
 __all__ = ["Admitted"]
 
 RETRY_AFTER_S = 2.0
-ROUNDING = 1 + 1e-9
 
 
 class Admitted:
@@ -37,10 +36,10 @@ class Admitted:
         A session that goes on from elsewhere fits: it would rather be late than end.
         """
         declared = request.get("declared", {})
-        if self._max_load is None or declared.get("goes_on", False):
+        if declared.get("goes_on", False):
             return
         others = sum(share for each, (share, _) in self._loads.items() if each != spec.session_id)
-        if others + self._share(spec, _load(request)) > self._max_load * ROUNDING:
+        if not fits(others + self._share(spec, _load(request)), self._max_load):
             raise Refused(
                 Reason.NO_CAPACITY,
                 "the replica has no time for so many frames",
