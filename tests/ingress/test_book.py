@@ -149,12 +149,10 @@ def kept(book: Book) -> list[tuple[int, Outcome]]:
     return [(answer.receipt.frame_index, answer.outcome) for answer in answers if answer is not None]
 
 
-def rebuilt(unknown: DropReason | None = DropReason.FAULT) -> Book:
+def rebuilt() -> Book:
     lane = {place: Receipt(place, 100 + place, (place, 0), float(place)) for place in (2, 4, 5, 6, 7)}
     pictures = {place: b"%d" % place for place in (2, 4, 6)}
-    return Book.rebuilt(
-        received=8, outcomes=pictures, received_answers=2, now=10.0, receipts=lane, unknown=unknown
-    )
+    return Book.rebuilt(received=8, outcomes=pictures, received_answers=2, now=10.0, receipts=lane)
 
 
 def test_a_rebuilt_book_goes_on_where_the_client_is() -> None:
@@ -173,13 +171,6 @@ def test_a_rebuilt_book_goes_on_where_the_client_is() -> None:
     lost = (103, DropReason.FAULT)
     assert [one if one[0] != 103 else lost for one in kept(original)] == kept(book)
     assert not book.owes
-
-
-def test_frames_of_which_nobody_knows_can_stay_open() -> None:
-    book = rebuilt(unknown=None)
-    assert book.released == 3
-    book.settle(3, DropReason.LATE, 11.0)
-    assert (book.released, book.owes) == (5, True)
 
 
 def test_a_frame_that_nobody_knows_is_numbered_after_the_one_before_it() -> None:

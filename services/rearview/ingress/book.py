@@ -96,16 +96,14 @@ class Book:
         now: float,
         receipts: Mapping[int, Receipt] | None = None,
         indices: Sequence[int] = (),
-        unknown: DropReason | None = DropReason.FAULT,
     ) -> Book:
         """A book from what others know of it, `received_answers` of which the client has.
 
         `received`: how many frames were received in all, as the first span or the client knows. `outcomes`,
-        by place: what the last span has kept. `receipts`, by place: frames that the spans know of. `indices`:
-        the client's numbers of the others, all frames from place `received_answers` on; where they end, one
-        is taken to be numbered on from the frame before it. `unknown`: the outcome of those others, which
-        never entered a lane. With None they stay open, as those with a receipt and no outcome do. Counters
-        start at nothing: they are in the session's state.
+        by place: what a former owner has kept. `receipts`, by place: frames that the spans know of, which
+        stay open if they have no outcome. `indices`: the client's numbers of all frames from place
+        `received_answers` on; where they end, one is numbered on from the frame before it. What nobody knows
+        never entered a lane: DropReason.FAULT. Counters start at nothing: they are in the session's state.
         """
         assert received_answers <= received, f"{received_answers} answers to {received} frames"
         book, known = cls(first=received_answers), receipts or {}
@@ -116,7 +114,7 @@ class Book:
             book._open.append(known.get(place) or Receipt(place, index, (0, 0), now, is_numbered=told))
             index = book._open[-1].frame_index
         for place in range(received_answers, received):
-            outcome = outcomes.get(place, None if place in known else unknown)
+            outcome = outcomes.get(place, None if place in known else DropReason.FAULT)
             if outcome is not None:
                 book.settle(place, outcome, now)
         return book
