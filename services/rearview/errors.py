@@ -8,8 +8,8 @@
     ├── Fault                      our own fault; the text is for the log, never for a client
     └── ConfigError                a configuration that cannot work, with the names to change
 
-The names of `Reason` are those of `rearview.v1.ErrorReason` without the prefix (a test compares
-them), so this module needs neither gRPC nor the stubs.
+The names of `Reason` are those of `rearview.v1.ErrorReason` without the prefix, but for one that clients
+make themselves (a test compares them), so this module needs neither gRPC nor the stubs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "Refused",
     "StreamEnded",
     "out_of_range",
+    "own_words",
 ]
 
 DOMAIN = "rearview.v1"
@@ -39,6 +40,8 @@ DOMAIN = "rearview.v1"
 class Reason(Enum):
     """Why a call was refused or ended (`rearview.v1.ErrorReason`)."""
 
+    UNREACHABLE = 0
+    """Made by the client, never sent: nothing that speaks `rearview.v1` answers at the address."""
     TOKEN_INVALID = 1
     MESSAGE_EMPTY = 2
     NOT_OPEN = 3
@@ -87,6 +90,7 @@ class DropReason(Enum):
 
 
 STATUS_OF_REASON: Mapping[Reason, str] = {
+    Reason.UNREACHABLE: "UNAVAILABLE",
     Reason.TOKEN_INVALID: "UNAUTHENTICATED",
     Reason.MESSAGE_EMPTY: "INVALID_ARGUMENT",
     Reason.NOT_OPEN: "FAILED_PRECONDITION",
@@ -198,3 +202,8 @@ class Fault(RearviewError):
 
 class ConfigError(ValueError):
     """A configuration that cannot work; the text names the options to change."""
+
+
+def own_words(message: str) -> str:
+    """What a check of ours said, without the words that pydantic puts before it."""
+    return message.removeprefix("Value error, ")

@@ -30,7 +30,7 @@ from rearview.schema import EnumMap, Row, Table, duration, from_message, seconds
 from rearview.schema.enums import DROP_POLICIES, ENUMS, GUIDANCES, NOTICE_KINDS, SESSION_STATES
 from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Listed, Nested
 from rearview.schema.tables import FEATURE_BANK, OPEN, SETTINGS, TABLES, TEMPORAL_CACHE
-from rearview.v1 import error_reason_pb2, session_service_pb2
+from rearview.v1 import error_reason_pb2, model_service_pb2, session_service_pb2
 from rearview.v1 import translation_service_pb2 as pb
 
 pytestmark = pytest.mark.unit
@@ -41,7 +41,12 @@ IN_FORCE: list[tuple[type[Change[Any]], type]] = [
     (CacheOptions, CacheSettings),
     (SimilarityOptions, SimilaritySettings),
 ]
-FILES = (pb.DESCRIPTOR, session_service_pb2.DESCRIPTOR, error_reason_pb2.DESCRIPTOR)
+FILES = (
+    pb.DESCRIPTOR,
+    model_service_pb2.DESCRIPTOR,
+    session_service_pb2.DESCRIPTOR,
+    error_reason_pb2.DESCRIPTOR,
+)
 
 
 def named(kind: type) -> set[str]:

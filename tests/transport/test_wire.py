@@ -207,6 +207,8 @@ def test_a_session_and_its_settings_come_out_as_they_went_in() -> None:
     spec = SessionSpec(SESSION, 64, 72, 4, settings, "alpha", 2.5, bank, CacheSettings(scene_cut=Rewarm.KEEP))
     assert decode_settings(decode_json(encode_json(encode_settings(settings)))) == settings
     assert decode_spec(decode_json(encode_json(encode_spec(spec)))) == spec
+    limited = SessionSpec(SESSION, 64, 64, 2, settings, max_kept_bytes=1 << 20)
+    assert decode_spec(encode_spec(limited)).max_kept_bytes == 1 << 20
 
 
 def test_a_session_with_senseless_fields_is_an_error() -> None:

@@ -34,7 +34,7 @@ class Work:
     """Of the forward; empty: a command, such as an open."""
     rows: int
     busy_s: float
-    """For how long, not counting what its process did not get to run."""
+    """For how long, not counting what its process, or a thread of it, did not get to run."""
     expected_s: float | None
     """What it costs. None: nothing like it has been done here before."""
 

@@ -6,10 +6,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rearview.contract.sampler import is_distilled_to_one_step
 from rearview.errors import ConfigError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CHAIN_CHECKPOINT",
     "NULL_CHECKPOINT",
     "ModelCard",
+    "bundled_names",
     "checkpoint_folder",
     "has_motion",
     "is_chain",
@@ -24,6 +26,7 @@ __all__ = [
     "is_opaque",
     "is_single_file",
     "own_motion",
+    "settings_in",
     "size_multiple",
 ]
 
@@ -36,6 +39,10 @@ a forward of a denoising step takes 5 ms and 1 ms for each row."""
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
 DEFAULT_MULTIPLE = 64
 """Of Stable Diffusion 1.5: its VAE divides a side by 8, its UNet by 8 again."""
+ONE_STEP = {"strength": 0.5, "steps": 1}
+"""Of SD-Turbo: from the middle of the schedule, as its authors run it over pictures."""
+EMBEDDED_SCALE = 8.0
+"""Of LCM's own weights: in the middle of the range that they were distilled over."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -53,10 +60,13 @@ class ModelCard:
     """
     bank: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `BankConfig` that the checkpoint was trained with. Empty: it knew no bank."""
+    guidance_scale: float = 1.0
+    embeds_scale: bool = False
+    """Whether the UNet is conditioned on the scale of guidance, and guides itself (LCM Dreamshaper)."""
 
     @classmethod
     def read(cls, checkpoint: str) -> ModelCard:
-        """The card of a checkpoint; one without a card has the defaults. Raises ConfigError.
+        """The card of a checkpoint; one without a card has what its settings say. Raises ConfigError.
 
         A single file has no card, and one on the hub is not downloaded for it.
         """
@@ -66,13 +76,16 @@ class ModelCard:
             if not Path(checkpoint).is_file():
                 raise ConfigError(f"model.checkpoint {checkpoint!r} is not a file")
             return cls()
-        path = checkpoint_folder(checkpoint) / "rearview.json"
+        folder = checkpoint_folder(checkpoint)
+        plain = cls(**_defaults(folder))
+        path = folder / "rearview.json"
         if not path.exists():
-            return cls()
+            return plain
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             styles = content["styles"].items()
-            return cls(
+            return replace(
+                plain,
                 strength=_checked(float(content["default_strength"]), "default_strength", 0.0, 1.0),
                 steps=int(_checked(int(content["default_steps"]), "default_steps", 0, math.inf)),
                 styles={name: str(style["prompt"]) for name, style in styles},
@@ -88,6 +101,24 @@ class ModelCard:
         if not self.phrases or any(phrase in text for known in self.phrases.values() for phrase in known):
             return ""
         return "no known style in the prompt; known: " + ", ".join(sorted(self.styles))
+
+
+def _defaults(folder: Path) -> dict[str, Any]:
+    """What follows from the settings of scheduler and UNet."""
+    scheduler = settings_in(folder / "scheduler" / "scheduler_config.json")
+    said: dict[str, Any] = dict(ONE_STEP) if is_distilled_to_one_step(scheduler) else {}
+    if settings_in(folder / "unet" / "config.json").get("time_cond_proj_dim") is not None:
+        said |= {"embeds_scale": True, "guidance_scale": EMBEDDED_SCALE}
+    return said
+
+
+def settings_in(path: Path) -> Mapping[str, Any]:
+    """A JSON object; empty if there is none. The loader refuses what it needs and cannot read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _checked(value: float, name: str, above: float, most: float) -> float:
@@ -124,6 +155,11 @@ def is_hub_id(checkpoint: str) -> bool:
     """
     is_path = Path(checkpoint).exists() or Path(checkpoint).parent.is_dir()
     return HUB_ID.fullmatch(checkpoint) is not None and not is_single_file(checkpoint) and not is_path
+
+
+def bundled_names() -> list[str]:
+    """The checkpoints that come with the package."""
+    return sorted(folder.name for folder in BUNDLED_CHECKPOINTS.iterdir() if folder.is_dir())
 
 
 def checkpoint_folder(checkpoint: str, option: str = "model.checkpoint") -> Path:

@@ -70,6 +70,10 @@ class Span:
         """The networks that the span needs."""
         return frozenset(operator.kind for operator in self.operators)
 
+    def ends(self, steps: int) -> bool:
+        """Whether no denoising step of a frame that has so many comes after it."""
+        return OperatorKind.DECODE in self.kinds or steps - 1 in self.steps
+
     @cached_property
     def steps(self) -> tuple[int, ...]:
         """Indices of its denoising steps."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rearview.contract.lease import Load
+from rearview.contract.settings import Settings
 
 __all__ = ["FrameCost", "fits"]
 
 ROUNDING = 1 + 1e-9
 """Sums of shares may be so much over a limit."""
+DEFAULT = Settings()
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCost:
     """Seconds that one frame takes of a replica, with forwards as full as pays best among those timed.
 
-    Of other sizes a frame counts by its pixels, which is a little less than attention takes of larger ones;
-    guidance that doubles rows is not counted, since a session may change it with every frame.
+    Of other sizes a frame counts by its pixels, which is a little less than attention takes of larger ones.
     """
 
     pixels: int
@@ -31,16 +32,18 @@ class FrameCost:
     steps: tuple[int, ...]
     """Indices of the denoising steps that are here."""
 
-    def share(self, load: Load, max_steps: int, *, is_cached: bool) -> float:
+    def share(self, load: Load, max_steps: int, *, is_cached: bool, settings: Settings = DEFAULT) -> float:
         """What a session of `load` takes of the replica's time, 1.0 being all of it. It counts with all the
-        denoising steps that it may ask for.
+        denoising steps that it may ask for, twice where the guidance of `settings` predicts twice.
         """
-        num_steps = sum(step < max_steps for step in self.steps)
-        frame_s = self.once_s + num_steps * (self.cached_step_s if is_cached else self.step_s)
+        rows = sum(settings.rows_at(step) for step in self.steps if step < max_steps)
+        frame_s = self.once_s + rows * (self.cached_step_s if is_cached else self.step_s)
         return frame_s * load.pixels_per_s / self.pixels
 
     def most(self, pixels_per_s: float) -> float:
-        """The most that sessions of so many pixels per second, of which nothing else is known, take."""
+        """The most that sessions of so many pixels per second, of which nothing else is known, take without
+        guidance.
+        """
         frame_s = self.once_s + len(self.steps) * max(self.step_s, self.cached_step_s)
         return frame_s * pixels_per_s / self.pixels
 

@@ -34,6 +34,7 @@ __all__ = [
     "ImageCoded",
     "LinkBytes",
     "OpenRefused",
+    "OutputsForgotten",
     "ReplicaCondemned",
     "SessionClosed",
     "SessionMoved",
@@ -181,6 +182,14 @@ class FrameLeftSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputsForgotten:
+    """A replica has let go of outputs that nobody had acknowledged: a session or its tenant kept too many."""
+
+    span: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionMoved:
     """A session goes on in another lane."""
 
@@ -224,6 +233,7 @@ Event: TypeAlias = (
     | SlotsTaken
     | BatchRun
     | FrameLeftSpan
+    | OutputsForgotten
     | SessionMoved
     | CheckpointTaken
     | ReplicaCondemned

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["ANCHOR", "DEPTH", "LATENT", "NO_PLACE", "PICTURE", "Frame", "Timing"]
+__all__ = ["ANCHOR", "ANSWER", "DEPTH", "LATENT", "NO_PLACE", "PICTURE", "UNSEEN", "Frame", "Timing"]
 
 PICTURE = "picture"
 """(H, W, 3) uint8; with the null model opaque bytes (N,)."""
@@ -24,8 +24,14 @@ DEPTH = "depth"
 ANCHOR = "anchor"
 """(C, h, w): the clean latent that guidance gets away from."""
 
+ANSWER = "answer"
+"""(N,) uint8: the picture, encoded as its client gets it."""
+
 NO_PLACE = -1
 """Place of a frame that no client has sent: it fills a warm-up."""
+UNSEEN = -2
+"""Place of a frame that is sent again, to another lane, though its client has the picture: what it leaves in
+memory counts, and nobody takes what comes of it."""
 
 T = TypeVar("T")
 U = TypeVar("U")

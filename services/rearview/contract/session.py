@@ -30,3 +30,6 @@ class SessionSpec:
     """None: spatial attention sees the frame itself alone."""
     cache: CacheSettings | None = None
     """None: there is no temporal attention."""
+    max_kept_bytes: int = field(default=1 << 30, compare=False)
+    """Pictures that a replica of the last span keeps of the tenant's sessions until they are acknowledged. A
+    word to replicas, as it was when the session was opened: no picture depends on it."""

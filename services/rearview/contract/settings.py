@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TypedDict
 
 from rearview.contract.change import Change
+from rearview.contract.timesteps import LCM_GRID, timestep_indices
 from rearview.errors import out_of_range
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SettingsChange",
     "WeightedPrompt",
     "check_adapters",
+    "check_guidance",
 ]
 
 DEFAULT_JPEG_QUALITY = 85
@@ -38,6 +40,9 @@ class NoiseRule(Enum):
     """(seed, step): the same for every frame of the session, as in StreamDiffusion. Least flicker."""
     FRESH = 2
     """(seed, ordinal, step): new for every frame."""
+    FIRST = 3
+    """(seed, first step) for every frame, and none for the steps after it: StreamDiffusion's
+    `do_add_noise=False`. More of the input is left."""
 
 
 class Guidance(Enum):
@@ -110,6 +115,9 @@ class Settings:
     jpeg_quality: int = DEFAULT_JPEG_QUALITY
     """JPEG quality of the answers, 1 to 100. It acts in the ingress: no picture depends on it, and the engine
     hears of a change of it only together with another change."""
+    timestep_indices: tuple[int, ...] = ()
+    """The entries of the 50-step grid to visit, noisiest (lowest) first, one for each of `steps`, instead of
+    those that `strength` gives. Empty: those of `strength`."""
 
     def __post_init__(self) -> None:
         # Comparisons with NaN are false, so NaN is never allowed.
@@ -121,10 +129,17 @@ class Settings:
             "prompts": len(self.prompts) <= MAX_PROMPTS
             and all(0.0 < one.weight <= MAX_PROMPT_WEIGHT for one in self.prompts)
             and not (self.prompt and self.prompts),
+            "timestep_indices": not self.timestep_indices
+            or (len(self.timestep_indices) == self.steps and _ascends(self.timestep_indices)),
         }
         for name, is_allowed in allowed.items():
             if not is_allowed:
                 raise out_of_range(name, f"{name} is out of range")
+
+    @property
+    def visited(self) -> tuple[int, ...]:
+        """Which entries of the 50-step grid a frame visits, noisiest first."""
+        return self.timestep_indices or timestep_indices(self.strength, self.steps)
 
     @property
     def pictured(self) -> Settings:
@@ -134,12 +149,20 @@ class Settings:
     def as_change(self) -> SettingsChange:
         """The change that leads here from anywhere: settings that were read, to be sent again."""
         named = {one.name: getattr(self, one.name) for one in fields(SettingsChange)}
+        named["timestep_indices"] = self.timestep_indices or None
         return SettingsChange(**{**named, "prompt" if self.prompts else "prompts": None})
 
     @property
     def acting_guidance(self) -> Guidance:
         """The kind of guidance that changes anything."""
         return self.guidance if self.guidance_scale > 1.0 else Guidance.NONE
+
+    def rows_at(self, step: int) -> int:
+        """Samples that a frame is in that denoising step: 2 where the UNet also predicts under the negative
+        prompt, in every step (FULL) or in the first one (INITIALIZE).
+        """
+        guidance = self.acting_guidance
+        return 1 + (guidance is Guidance.FULL or (guidance is Guidance.INITIALIZE and step == 0))
 
     @property
     def mix(self) -> tuple[WeightedPrompt, ...]:
@@ -174,7 +197,8 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class SettingsChange(Change[Settings]):
     """A change of settings: the fields of `Settings`, None keeps one. `prompt` and `prompts` replace each
-    other; to name both is refused.
+    other; to name both is refused. So do `timestep_indices`, which say `steps` too, and `strength` or `steps`
+    alone; an empty list says nothing.
     """
 
     prompt: str | None = None
@@ -190,6 +214,7 @@ class SettingsChange(Change[Settings]):
     blend_frames: int | None = None
     adapters: str | None = None
     jpeg_quality: int | None = None
+    timestep_indices: tuple[int, ...] | None = None
 
     def apply(self, settings: Settings) -> Settings:
         """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt."""
@@ -198,7 +223,17 @@ class SettingsChange(Change[Settings]):
             named.setdefault("prompts", ())
         elif self.prompts:
             named["prompt"] = ""
+        if self.timestep_indices:
+            named["timestep_indices"] = tuple(self.timestep_indices)
+            named.setdefault("steps", len(self.timestep_indices))
+        elif self.strength is not None or self.steps is not None:
+            named["timestep_indices"] = ()
         return replace(settings, **named)
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether it says what pictures shall look like."""
+        return bool(self.prompt or self.prompts)
 
 
 class SettingOptions(TypedDict, total=False):
@@ -217,6 +252,7 @@ class SettingOptions(TypedDict, total=False):
     blend_frames: int | None
     adapters: str | None
     jpeg_quality: int | None
+    timestep_indices: Sequence[int] | None
 
 
 def check_adapters(adapters: str, known: Collection[str]) -> None:
@@ -224,3 +260,16 @@ def check_adapters(adapters: str, known: Collection[str]) -> None:
     if adapters and adapters not in known:
         sets = ", ".join(sorted(filter(None, known))) or "none"
         raise out_of_range("adapters", f"there is no such adapter set; there are: {sets}")
+
+
+def check_guidance(settings: Settings, *, embeds_scale: bool) -> None:
+    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) for guidance beside a scale that the UNet embeds: such
+    weights were distilled from guided ones, and guide themselves.
+    """
+    if embeds_scale and settings.guidance is not Guidance.NONE:
+        text = "this model has guidance built in: take guidance none, and set guidance_scale alone"
+        raise out_of_range("guidance", text)
+
+
+def _ascends(indices: Sequence[int]) -> bool:
+    return list(indices) == sorted(indices) and indices[0] >= 0 and indices[-1] < LCM_GRID

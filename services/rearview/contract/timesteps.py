@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 __all__ = ["LCM_GRID", "timestep_indices"]
 
@@ -10,6 +11,7 @@ LCM_GRID = 50
 """Timesteps in the grid that LCM was distilled on ("original steps")."""
 
 
+@lru_cache(maxsize=1024)
 def timestep_indices(strength: float, steps: int) -> tuple[int, ...]:
     """Which entries of the 50-step grid a frame visits, noisiest first.
 

@@ -21,7 +21,6 @@ from enum import Enum
 
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Settings
-from rearview.contract.timesteps import timestep_indices
 
 __all__ = [
     "Changes",
@@ -54,16 +53,12 @@ class Changes:
 
 def rewarms(before: Settings, after: Settings, cache: CacheSettings) -> Iterable[Rewarm]:
     """What a change of settings asks of a session's cache, change by change; none if nothing has changed."""
-    if _timesteps(before) != _timesteps(after):
+    if before.visited != after.visited:
         yield Rewarm.RESET
     if before.style != after.style:
         yield cache.prompt_change
     if before.scene != after.scene:
         yield cache.scene_cut
-
-
-def _timesteps(settings: Settings) -> Sequence[int]:
-    return timestep_indices(settings.strength, settings.steps)
 
 
 def window_of(since: int, ordinal: int, frames: int) -> range:

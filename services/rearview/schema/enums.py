@@ -95,7 +95,7 @@ NOTICE_KINDS = EnumMap(NoticeKind, pb.Notice.Kind.DESCRIPTOR, frozenset({NoticeK
 SESSION_STATES = EnumMap(
     SessionState, sessions_pb.Session.State.DESCRIPTOR, frozenset({SessionState.UNKNOWN})
 )
-REASONS = EnumMap(Reason, errors_pb.ErrorReason.DESCRIPTOR)
+REASONS = EnumMap(Reason, errors_pb.ErrorReason.DESCRIPTOR, frozenset({Reason.UNREACHABLE}))
 DROP_REASONS = EnumMap(DropReason, errors_pb.DropReason.DESCRIPTOR)
 
 ENUMS: tuple[EnumMap[Any], ...] = (

@@ -142,7 +142,7 @@ class Nested:
 
 @dataclass(frozen=True)
 class Listed:
-    """Several of them, as a tuple."""
+    """Several of them, as a tuple. One that says nothing, as what a newer peer knows, is left out."""
 
     each: Converter
 
@@ -150,4 +150,5 @@ class Listed:
         return [self.each.write(one) for one in value]
 
     def read(self, value: Any, field: str, *, refuses: bool) -> tuple[Any, ...]:
-        return tuple(self.each.read(one, field, refuses=refuses) for one in value)
+        read = (self.each.read(one, field, refuses=refuses) for one in value)
+        return tuple(one for one in read if one is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rearview.contract.memories import BankOptions, CacheOptions, CacheSettings
+from rearview.contract.model import Model, Style
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import Settings, SettingsChange, WeightedPrompt
 from rearview.contract.similarity import SimilarityOptions
@@ -19,9 +20,10 @@ from rearview.schema.enums import (
     REWARMS,
 )
 from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Listed, Nested, Row, Table
+from rearview.v1 import model_service_pb2 as models_pb
 from rearview.v1 import translation_service_pb2 as pb
 
-__all__ = ["FEATURE_BANK", "OPEN", "SETTINGS", "SIMILARITY_FILTER", "TABLES", "TEMPORAL_CACHE"]
+__all__ = ["FEATURE_BANK", "MODEL", "OPEN", "SETTINGS", "SIMILARITY_FILTER", "TABLES", "TEMPORAL_CACHE"]
 
 WEIGHTED_PROMPT = Table(
     pb.WeightedPrompt,
@@ -48,6 +50,7 @@ SETTINGS = Table(
         Row("prompts", "prompts", Listed(Nested(WEIGHTED_PROMPT, WeightedPrompt))),
         Row("blend_frames", "blend_frames", PLAIN),
         Row("adapters", "adapters", PLAIN),
+        Row("timestep_indices", "timestep_indices", Listed(PLAIN)),
         Row("jpeg_quality", "jpeg_quality", PLAIN),
     ),
     inside=frozenset({"blend", "scene"}),
@@ -109,6 +112,41 @@ OPEN = Table(
     ),
 )
 
+STYLE = Table(
+    models_pb.Style,
+    (Style,),
+    (
+        Row("name", "name", PLAIN),
+        Row("prompt", "prompt", PLAIN),
+        Row("phrases", "phrases", Listed(PLAIN)),
+    ),
+)
+
+MODEL = Table(
+    models_pb.Model,
+    (Model,),
+    (
+        Row("name", "name", PLAIN),
+        Row("width", "width", PLAIN),
+        Row("height", "height", PLAIN),
+        Row("side_multiple", "side_multiple", PLAIN),
+        Row("motion_side_multiple", "motion_side_multiple", PLAIN),
+        Row("min_side", "min_side", PLAIN),
+        Row("strength", "strength", FLOAT32),
+        Row("steps", "steps", PLAIN),
+        Row("max_steps", "max_steps", PLAIN),
+        Row("methods", "methods", Listed(METHODS)),
+        Row("default_method", "default_method", METHODS),
+        Row("formats", "formats", Listed(IMAGE_FORMATS)),
+        Row("styles", "styles", Listed(Nested(STYLE, Style))),
+        Row("takes_any_prompt", "takes_any_prompt", PLAIN),
+        Row("adapters", "adapters", Listed(PLAIN)),
+        Row("max_image_bytes", "max_image_bytes", PLAIN),
+        Row("max_pixels", "max_pixels", PLAIN),
+        Row("max_prompt_bytes", "max_prompt_bytes", PLAIN),
+    ),
+)
+
 TABLES: tuple[Table[Any], ...] = (
     WEIGHTED_PROMPT,
     SETTINGS,
@@ -116,4 +154,6 @@ TABLES: tuple[Table[Any], ...] = (
     TEMPORAL_CACHE,
     SIMILARITY_FILTER,
     OPEN,
+    STYLE,
+    MODEL,
 )

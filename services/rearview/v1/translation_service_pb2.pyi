@@ -89,6 +89,10 @@ class _NoiseRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoiseRule.V
     """One noise per step for all frames of the session: least flicker."""
     NOISE_RULE_FRESH: _NoiseRule.ValueType  # 2
     """A new noise per frame and step."""
+    NOISE_RULE_FIRST: _NoiseRule.ValueType  # 3
+    """One noise for all frames of the session, in the first step alone: more of the
+    input is left.
+    """
 
 class NoiseRule(_NoiseRule, metaclass=_NoiseRuleEnumTypeWrapper):
     """How the noise of a denoising step is chosen."""
@@ -99,6 +103,10 @@ NOISE_RULE_FIXED: NoiseRule.ValueType  # 1
 """One noise per step for all frames of the session: least flicker."""
 NOISE_RULE_FRESH: NoiseRule.ValueType  # 2
 """A new noise per frame and step."""
+NOISE_RULE_FIRST: NoiseRule.ValueType  # 3
+"""One noise for all frames of the session, in the first step alone: more of the
+input is left.
+"""
 Global___NoiseRule: _TypeAlias = NoiseRule  # noqa: Y015
 
 class _Guidance:
@@ -360,6 +368,7 @@ class Settings(_message.Message):
     BLEND_FRAMES_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     JPEG_QUALITY_FIELD_NUMBER: _builtins.int
+    TIMESTEP_INDICES_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
     Replaces `prompts`.
@@ -407,6 +416,14 @@ class Settings(_message.Message):
         weights; the order is of no meaning.
         """
 
+    @_builtins.property
+    def timestep_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The timesteps to visit, instead of those that `strength` gives: 1 to
+        `max_steps` entries of the 50-step grid, ascending, 0 the noisiest and 49 the
+        last. With it `steps` is their number, and naming another is refused. Empty:
+        keeps its value, until `strength` or `steps` is named without it.
+        """
+
     def __init__(
         self,
         *,
@@ -423,10 +440,11 @@ class Settings(_message.Message):
         blend_frames: _builtins.int | None = ...,
         adapters: _builtins.str | None = ...,
         jpeg_quality: _builtins.int | None = ...,
+        timestep_indices: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
     _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015
