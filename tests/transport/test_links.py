@@ -39,6 +39,24 @@ async def test_messages_of_every_size_arrive_whole_and_in_order(node: str) -> No
         assert server.messages == [(Kind.FRAME, body) for body in sent]
 
 
+async def test_a_large_picture_is_handed_to_the_socket_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, joined, handed = memoryview(bytes(1 << 20)), [], []
+    async with peers() as (server, client):
+        link = await client.pool.get(server.address)
+        write, writelines = link._transport.write, link._transport.writelines
+        monkeypatch.setattr(link._transport, "write", lambda part: (handed.append(part), write(part)))
+        monkeypatch.setattr(
+            link._transport, "writelines", lambda parts: (joined.append(parts), writelines(parts))
+        )
+        link.send(Kind.FRAME, b"header", picture)
+        assert handed[-1] is picture
+        assert not joined
+        link.send(Kind.FRAME, b"header", picture[:1000])
+        assert len(joined) == 1
+        await eventually(lambda: len(server.messages) == 2)
+        assert server.messages[0] == (Kind.FRAME, b"header" + picture)
+
+
 async def test_messages_go_both_ways_on_one_link() -> None:
     async with peers() as (server, client):
         await client.pool.get(server.address)

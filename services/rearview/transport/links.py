@@ -14,9 +14,7 @@ import contextlib
 import itertools
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -25,7 +23,7 @@ from rearview.transport.codec import SPOKEN, Versions
 from rearview.transport.handshake import VERSION_1_ALONE, LinkClosed, OldPeer, WrongSecret, accept, dial
 from rearview.transport.messages import MessageProtocol, message_prefix
 from rearview.transport.secrets import secrets_of
-from rearview.transport.sockets import Address, detect_dead_peer, reachable
+from rearview.transport.sockets import SOCKET, Address, detect_dead_peer, reachable, socket_folder
 from rearview.transport.tls import client_context, server_context
 from rearview.transport.wire import SINCE, Body, Kind, WireError, decode_json, encode_json
 
@@ -42,6 +40,9 @@ ACCEPTING_TURNS = 3
 """Of the loop, from a connection to its handler."""
 MAX_UNSENT_BYTES = 64 << 20
 """A peer that leaves more than this unread is taken for dead: frames in flight are bounded by far less."""
+LARGE_BYTES = 1 << 17
+"""A message from this size on is written part by part: asyncio would join its parts, and copy what the socket
+does not take at once twice more. Of a smaller one that costs less than another call of the system."""
 
 OnMessage = Callable[["Link", Kind, Body], None]
 OnClosed = Callable[["Link"], None]
@@ -83,7 +84,13 @@ class Link:
             self._transport.abort()  # Closing would wait for the peer to read.
             self.close()
             raise LinkClosed("peer does not read")
-        self._transport.writelines((message_prefix(kind, sum(map(len, parts))), *parts))
+        num_bytes = sum(map(len, parts))
+        written = (message_prefix(kind, num_bytes), *parts)
+        if num_bytes < LARGE_BYTES:
+            self._transport.writelines(written)
+            return
+        for part in written:
+            self._transport.write(part)
 
     async def request(self, kind: Kind, content: dict[str, Any]) -> dict[str, Any]:
         """Send a request and wait for its reply. Raises LinkClosed."""
@@ -207,7 +214,7 @@ class LinkServer:
         """`versions`: those to speak; None: those of this release."""
         self._config, self._node, self._versions = config, node, versions or SPOKEN
         self._on_message, self._on_closed = on_message, on_closed
-        self._folder = Path(tempfile.mkdtemp(prefix="rearview-", dir=config.unix_dir))
+        self._folder = socket_folder(config.unix_dir)
         self._links: set[Link] = set()
         self._servers: list[asyncio.Server] = []
         self._handshakes: dict[asyncio.StreamWriter, None] = {}
@@ -219,7 +226,7 @@ class LinkServer:
         """
         secrets_of(self._config)
         context = server_context(self._config.tls)
-        path = self._folder / "link"
+        path = self._folder / SOCKET
         self._servers = [
             await asyncio.start_unix_server(self._accept, path),
             await asyncio.start_server(

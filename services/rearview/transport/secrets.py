@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from rearview.config import LinkConfig
+from rearview.environment import environment
 from rearview.errors import ConfigError
 from rearview.files import Refreshed, Watched
 
-__all__ = ["MIN_SECRET_BYTES", "Secrets", "secrets_of"]
+__all__ = ["MIN_SECRET_BYTES", "Secrets", "new_secret", "secrets_of", "with_secret"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,17 @@ MAX_SECRETS = 2
 
 Secrets = tuple[bytes, ...]
 """At least one; that in force comes first."""
+
+
+def new_secret() -> str:
+    """One that nobody knows yet."""
+    return secrets.token_hex(32)
+
+
+def with_secret(config: LinkConfig, made: Callable[[], str] = new_secret) -> LinkConfig:
+    """With a secret for a whole service: the configuration's, the environment's, or one that is made."""
+    secret = config.secret or environment("LINK_SECRET") or made()
+    return config.model_copy(update={"secret": secret})
 
 
 def secrets_of(config: LinkConfig) -> Secrets:

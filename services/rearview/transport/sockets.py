@@ -7,11 +7,19 @@ import contextlib
 import functools
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Address", "detect_dead_peer", "reachable"]
+from rearview.errors import ConfigError
+from rearview.machine import short_folder
 
-TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds, seconds, probes and milliseconds."""
+__all__ = ["Address", "detect_dead_peer", "reachable", "socket_folder"]
+
+SOCKET = "link"
+"""Name of the Unix socket in its folder."""
+TCP_OPTIONS = {
+    "TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000
+}  # fmt: skip
+"""Seconds, the same as macOS calls them, seconds, probes and milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,14 @@ def reachable(host: str) -> str:
     with contextlib.suppress(OSError):
         return socket.gethostbyname(socket.gethostname())
     return host
+
+
+def socket_folder(parent: str | None) -> Path:
+    """A new private folder for the Unix socket. Raises ConfigError for a `link.unix_dir` that cannot be."""
+    try:
+        return short_folder("rearview-", len(f"/{SOCKET}"), parent)
+    except OSError as error:
+        raise ConfigError(f"link.unix_dir: {error}") from None
 
 
 def detect_dead_peer(writer: asyncio.StreamWriter) -> None:

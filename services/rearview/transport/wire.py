@@ -97,6 +97,8 @@ class Kind(IntEnum):
     """Nothing more comes of it; with a reason, it was refused."""
     NOTE = 15
     """To the first span: what whoever adopts a session must know and no frame tells."""
+    ANSWER = 16
+    """A frame to the last span: its picture as its client gets it, to keep in place of the pixels."""
     HEARTBEAT = 20
     """From a replica to whoever has dialled it: it is alive, and what its engine does (`beat`)."""
     CONDEMN = 21
