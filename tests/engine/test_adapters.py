@@ -25,7 +25,7 @@ from rearview.engine.weights.adapters import NO_ADAPTERS
 from rearview.engine.weights.checkpoint import load_denoisers, load_model
 from rearview.engine.weights.formats import Additions, LoraFile
 from rearview.errors import ConfigError, InvalidRequest, Reason
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.frames import planes_of
 from support.loras import (
     CONV,
@@ -138,6 +138,19 @@ def test_every_format_adds_scale_times_alpha_over_rank(
     for layer, factors in lora.items():
         expected = plain[f"{layer}.weight"] + factor * factors.product
         torch.testing.assert_close(merged[f"{layer}.weight"], expected, rtol=0, atol=1e-5)
+
+
+def test_a_prefix_of_training_on_several_devices_is_dropped(
+    checkpoint: Path, plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    lora = random_lora(plain, ALL, rank=3)
+    file = write_kohya(tmp_path / "style.safetensors", lora, 6.0)
+    named = {f"module.{key}": value for key, value in load_file(file).items()}
+    save_file(named, tmp_path / "module.safetensors")
+    sets = {name: [LoraFile(str(tmp_path / f"{name}.safetensors"))] for name in ("style", "module")}
+    denoisers = load(checkpoint, Additions(adapters=sets))
+    expected = {key: value.clone() for key, value in under(denoisers, "style").items()}
+    assert all(torch.equal(value, expected[key]) for key, value in under(denoisers, "module").items())
 
 
 def test_loras_of_one_set_add_up_and_the_fused_one_is_in_every_set(

@@ -14,14 +14,7 @@ from rearview.contract.chain import Operator, Span
 from rearview.engine.networks.decode import decode
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel, NullModel
-from rearview.engine.weights.checkpoint import (
-    latent_shape,
-    load_denoiser,
-    load_model,
-    load_vae,
-    pick_device,
-    pick_dtype,
-)
+from rearview.engine.weights.checkpoint import latent_shape, load_denoiser, load_model, load_vae
 from rearview.errors import ConfigError
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, whole_chain
 
@@ -99,7 +92,7 @@ def test_an_unsupported_class_is_refused_by_name(folder: Path, part: str) -> Non
         load(folder)
 
 
-def test_a_guidance_distilled_unet_is_refused_by_name(folder: Path) -> None:
+def test_a_unet_without_the_weights_of_its_embedded_scale_is_refused_by_name(folder: Path) -> None:
     change(folder / "unet" / "config.json", time_cond_proj_dim=256)
     with pytest.raises(ConfigError, match="cond_proj"):
         load_denoiser(folder, CPU, DTYPE)
@@ -140,10 +133,3 @@ def test_autoencoder_kl_encodes_to_the_mode_and_decodes(tmp_path: Path) -> None:
     torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-5)
     assert picture.shape == image.shape
     assert latent_shape(str(tmp_path), SIZE, SIZE) == tuple(first.shape[1:])
-
-
-def test_devices_and_dtypes_are_picked_by_name() -> None:
-    assert pick_device("cpu") == CPU
-    assert pick_dtype("float64", CPU) is torch.float64
-    assert pick_dtype("auto", torch.device("cuda")) is torch.float16
-    assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)

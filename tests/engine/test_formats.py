@@ -341,3 +341,46 @@ def test_pickled_weights_of_a_folder_are_loaded(folder: Path, tmp_path: Path) ->
         torch.save(load_file(file), old / part / name)
         file.unlink()
     assert_same(weights_of(str(old)), weights_of(str(folder)))
+
+
+NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+PICKLE_NAMES = {**NAMES, "text_encoder": "pytorch_model"}
+
+
+def write_variant(folder: Path, part: str, kind: str) -> None:
+    """A part's weights in half precision alone, under one of the names under which they are published."""
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = {key: value.half().contiguous() for key, value in load_file(file).items()}
+    file.unlink()
+    name = NAMES[part]
+    if kind == "bin":
+        torch.save(weights, folder / part / f"{PICKLE_NAMES[part]}.fp16.bin")
+        return
+    if kind == "whole":
+        save_file(weights, folder / part / f"{name}.fp16.safetensors", metadata={"format": "pt"})
+        return
+    shards = (
+        [f"{name}.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+        if kind == "shards"
+        else [f"{name}-0000{i}-of-00002.fp16.safetensors" for i in (1, 2)]
+    )
+    keys = sorted(weights)
+    halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+    for shard, held in zip(shards, halves, strict=True):
+        save_file({key: weights[key] for key in held}, folder / part / shard, metadata={"format": "pt"})
+    places = {key: shard for shard, held in zip(shards, halves, strict=True) for key in held}
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (folder / part / f"{name}.safetensors.index.fp16.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("kind", ["whole", "shards", "shards named otherwise", "bin"])
+@pytest.mark.parametrize("part", NAMES)
+def test_half_precision_of_every_part_is_found_under_every_name(
+    folder: Path, tmp_path: Path, part: str, kind: str
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "half"))
+    write_variant(copy, part, kind)
+    found, wanted = weights_of(str(copy)), weights_of(str(folder))
+    assert found.keys() == wanted.keys()
+    assert all(torch.allclose(value, wanted[key], atol=1e-2) for key, value in found.items())
+    assert any(not torch.equal(value, wanted[key]) for key, value in found.items())

@@ -64,13 +64,14 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
             eos_token_id=1,
         )
     ).save_pretrained(folder / "text_encoder")
-    _tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer")
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     return folder
 
 
-def _tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
+    """300 tokens: the bytes, and the bytes that end a word."""
     folder.mkdir(parents=True)
     letters = sorted(ByteLevel.alphabet())
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters[:149], *(f"{x}</w>" for x in letters[:149])]

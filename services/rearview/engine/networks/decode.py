@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rearview.engine.devices import memory_format
+
 __all__ = ["decode", "decode_levels", "pictures_of"]
 
 
@@ -22,7 +24,9 @@ def decode_levels(vae: Any, latents_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
     """What `pictures_of` makes pictures of: (B, 3, H, W) float32, levels of 255."""
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     latents = (latents_BCHW / vae.config.scaling_factor + shift).to(dtype)
-    images: Tensor = vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample.float()
+    images: Tensor = vae.decode(
+        latents.contiguous(memory_format=memory_format(latents.device))
+    ).sample.float()
     return images.add_(1.0).mul_(127.5)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rearview.engine.devices import memory_format
 from rearview.engine.memory.depth.pool import next_range
 from rearview.engine.networks.depth import DepthEstimator, depth_picture, range_of
 
@@ -44,7 +45,7 @@ def _pixels(images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _latents(vae: Any, pixels_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
-    encoded = vae.encode(pixels_BCHW.contiguous(memory_format=torch.channels_last))
+    encoded = vae.encode(pixels_BCHW.contiguous(memory_format=memory_format(pixels_BCHW.device)))
     latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     result: Tensor = (latents.to(_state_dtype(dtype)) - shift) * vae.config.scaling_factor

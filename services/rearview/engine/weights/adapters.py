@@ -261,7 +261,9 @@ def _split(key: str, path: Path) -> tuple[str, str]:
     for pattern, role in ROLES:
         layer = pattern.sub("", key)
         if layer != key:
-            layer = layer.removeprefix("base_model.model.").replace(".processor.", ".")
+            # `module.` is what training on several devices leaves.
+            layer = layer.removeprefix("module.").removeprefix("base_model.model.").removeprefix("module.")
+            layer = layer.replace(".processor.", ".")
             return (layer + ".0" if layer.endswith(".to_out") else layer), role
     raise ConfigError(
         f"{path}: {key} is not of a LoRA that can be merged (LyCORIS and DoRA are not supported)"

@@ -6,6 +6,7 @@ is a ConfigError at start: no network runs with weights that were not loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from safetensors import SafetensorError
 
 from rearview.contract.card import NULL_CHECKPOINT, is_chain, is_opaque, own_motion
 from rearview.contract.chain import OperatorKind, Span
+from rearview.contract.sampler import sampler_of
+from rearview.engine.devices import memory_format
 from rearview.engine.networks.chain import ChainModel, ForwardTime
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.denoise import Denoiser
@@ -35,6 +38,7 @@ from rearview.engine.weights.formats import (
     read_weights,
 )
 from rearview.engine.weights.motion_formats import is_motion, is_table, read_motion
+from rearview.engine.weights.vae_formats import SingleVae
 from rearview.errors import ConfigError
 
 __all__ = [
@@ -44,8 +48,6 @@ __all__ = [
     "load_depth",
     "load_model",
     "load_vae",
-    "pick_device",
-    "pick_dtype",
 ]
 
 
@@ -56,30 +58,6 @@ LOADING_ERRORS = (
 """What the libraries raise over files that are not what they should be."""
 UNREACHED_IN_DPT = "neck.fusion_stage.layers.0.residual_layer1."
 """The first fusion has no residual to add: published files leave these weights out."""
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`: CUDA if there is any, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto`: float16 on CUDA; bfloat16 on CPUs that multiply it in hardware; else float32."""
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16() else torch.float32
-
-
-def _has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    flags = Path("/proc/cpuinfo")
-    return capability.startswith("AVX512") and flags.exists() and "avx512_bf16" in flags.read_text()
 
 
 def load_model(
@@ -121,9 +99,21 @@ def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> 
     else:
         text = f"{name} is not supported; use AutoencoderTiny or AutoencoderKL"
         raise ConfigError(f"{source.place('vae')}: {text}")
+    if source.single_vae is not None:
+        return _ready(_load_single_vae(Vae, source.single_vae, dtype), device, source.place("vae"))
     if source.single_file("vae") is not None and name != "AutoencoderKL":
         raise ConfigError("a single file holds an AutoencoderKL: name another VAE in model.vae")
     return _ready(_load(Vae, source, "vae", dtype), device, source.place("vae"))
+
+
+def _load_single_vae(network: Any, vae: SingleVae, dtype: torch.dtype) -> Any:
+    parts = [read_weights(file)[0] for file in vae.files]
+    weights = (
+        vae.taesd((parts[0], parts[1])) if len(parts) == 2 else from_original("vae", parts[0], vae.config)
+    )
+    with torch.device("meta"):
+        empty = network.from_config(vae.config)
+    return _assigned(empty, weights, dtype, f"model.vae: {vae.files[0]} cannot be loaded")
 
 
 def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEstimator:
@@ -177,9 +167,6 @@ def load_denoisers(
     if (name := source.config("unet").get("_class_name")) != "UNet2DConditionModel":
         raise ConfigError(f"{source.place('unet')}: {name} is not supported; use UNet2DConditionModel")
     unet = _ready(_load(UNet2DConditionModel, source, "unet", dtype), device, source.place("unet"))
-    if unet.config.time_cond_proj_dim is not None:
-        text = "guidance-distilled UNets (time_cond_proj_dim) are not supported"
-        raise ConfigError(f"{source.place('unet')}: {text}")
     text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
     _check_finite(text_encoder, source.place("text_encoder"))
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
@@ -215,9 +202,9 @@ def _source(place: Source | Path) -> Source:
 
 def _schedule(source: Source, additions: Additions) -> Schedule:
     config = source.config("scheduler", "scheduler_config.json")
-    return Schedule(
-        {**config, "beta_schedule": additions.beta_schedule} if additions.beta_schedule else config
-    )
+    if additions.beta_schedule:
+        config = {**config, "beta_schedule": additions.beta_schedule}
+    return Schedule(config, sampler_of(config, lcm_lora=bool(additions.lcm_lora)))
 
 
 def _with_motion(unet: Any, path: Path, additions: Additions, dtype: torch.dtype) -> Any:
@@ -287,7 +274,13 @@ def _load(network: Any, source: Source, part: str, dtype: torch.dtype) -> Any:
 def _load_text_encoder(network: Any, source: Source, dtype: torch.dtype) -> Any:
     folder, file = source.place("text_encoder"), source.single_file("text_encoder")
     if file is None:
-        loaded, report = _local(network.from_pretrained, folder, dtype=dtype, output_loading_info=True)
+        loaded, report = _local(
+            network.from_pretrained,
+            folder,
+            dtype=dtype,
+            variant=_variant(folder),
+            output_loading_info=True,
+        )
         return _checked(loaded, folder, report["missing_keys"])
     empty = network(_local(network.config_class.from_pretrained, folder))
     weights = from_original("text_encoder", read_weights(file)[0], source.config("text_encoder"))
@@ -302,11 +295,15 @@ def _filled(network: Any, file: Path, part: str, weights: dict[str, torch.Tensor
     """`network` with all of `weights` and no others."""
     if not weights:
         raise ConfigError(f"model.checkpoint: {file} holds no {part}")
+    return _assigned(network, weights, dtype, f"{file} does not fit model.single_file_config in {part}")
+
+
+def _assigned(network: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, misfit: str) -> Any:
+    """`network` with these weights. `misfit`: what is said if they are not all that it has."""
     try:
         network.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{file} does not fit model.single_file_config in {part}: {reason}") from None
+        raise ConfigError(f"{misfit}: {' '.join(str(error).split())[:300]}") from None
     return network.to(dtype)
 
 
@@ -319,9 +316,9 @@ def _local(load: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
 
 
 def _variant(folder: Path) -> str | None:
-    """`fp16` if a folder has its weights only so."""
-    names = [file.name for file in folder.glob("*.safetensors")]
-    return "fp16" if names and all(".fp16." in name for name in names) else None
+    """`fp16` if a folder has its weights only so: whole or in shards, as safetensors or pickled."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return "fp16" if files and all(re.search(r"\.fp16[.-]", file.name) for file in files) else None
 
 
 def _checked(network: Any, folder: Path, missing: Sequence[str]) -> Any:
@@ -332,8 +329,7 @@ def _checked(network: Any, folder: Path, missing: Sequence[str]) -> Any:
 
 def _ready(network: Any, device: torch.device, place: Path, unreached: str | None = None) -> Any:
     """`unreached`: first part of the names of weights that are not there and not used."""
-    # channels_last is what both oneDNN and cuDNN convolve fastest in.
-    network = network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    network = network.eval().requires_grad_(False).to(device=device, memory_format=memory_format(device))
     _check_finite(network, place, unreached)
     return network
 

@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rearview.contract.card import checkpoint_folder, is_hub_id, is_single_file, own_motion
+from rearview.contract.family import check_checkpoint, check_folder, check_whole
+from rearview.engine.weights.vae_formats import SingleVae, find_single_vae
 from rearview.errors import ConfigError
 
 __all__ = [
@@ -39,12 +41,17 @@ __all__ = [
 SD15_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """Under which diffusers and peft save a LoRA."""
-SETTINGS_FILES = ("rearview.json", "*/*.json", "tokenizer/*.txt")
+SETTINGS_FILES = ("rearview.json", "model_index.json", "*/*.json", "tokenizer/*.txt")
 WEIGHT_NAMES = {
     **dict.fromkeys(("unet", "vae", "motion_adapter"), "diffusion_pytorch_model"),
     "text_encoder": "model",
 }
 PICKLE_NAMES = {**WEIGHT_NAMES, "text_encoder": "pytorch_model"}
+HUB_ENDINGS = (
+    (".safetensors", "-0*.safetensors"),
+    (".fp16.safetensors", ".fp16-0*.safetensors", "-0*.fp16.safetensors"),
+)
+"""Of the weights on the hub, in full precision if there is any."""
 
 READING_ERRORS = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, AssertionError),
@@ -67,7 +74,7 @@ class Additions:
     """What replaces parts of a checkpoint or is added to it."""
 
     vae: str = ""
-    """Folder or hub id of a VAE to use instead of the checkpoint's own. Empty: its own."""
+    """Folder, file or hub id of a VAE to use instead of the checkpoint's own. Empty: its own."""
     lcm_lora: str = ""
     """LoRA that is fused into the weights, for few-step sampling. Empty: none."""
     adapters: Mapping[str, Sequence[LoraFile]] = field(default_factory=dict)
@@ -92,11 +99,15 @@ class Source:
     """Weights of all networks in the original Stable Diffusion layout."""
     vae: Path | None = None
     """Folder of another VAE."""
+    single_vae: SingleVae | None = None
+    """Another VAE that has no folder."""
     motion: Path | None = None
     """Folder or file of the motion modules."""
 
     def place(self, part: str) -> Path:
-        """Folder of a part. Raises ConfigError if there is none."""
+        """Folder of a part, or the file of a VAE. Raises ConfigError if there is none."""
+        if part == "vae" and self.single_vae is not None:
+            return self.single_vae.files[0]
         folder = self.vae if part == "vae" and self.vae is not None else self.folder / part
         if not folder.is_dir():
             raise ConfigError(f"{self.folder} has no part {part}: name another one in model.checkpoint")
@@ -104,6 +115,8 @@ class Source:
 
     def config(self, part: str, name: str = "config.json") -> dict[str, Any]:
         """The settings of a part. Raises ConfigError."""
+        if part == "vae" and self.single_vae is not None:
+            return dict(self.single_vae.config)
         return read_config(self.place(part) / name)
 
     def single_file(self, part: str) -> Path | None:
@@ -118,14 +131,18 @@ def find_checkpoint(checkpoint: str, parts: Sequence[str] = (), additions: Addit
     downloaded again. Motion modules are part of the UNet.
     """
     additions = additions or Additions()
-    vae = _find_vae(additions.vae) if additions.vae else None
+    single_vae = find_single_vae(additions.vae) if additions.vae else None
+    vae = _find_vae(additions.vae) if additions.vae and single_vae is None else None
     motion = find_motion(checkpoint, additions.motion) if "unet" in parts else None
-    parts = [part for part in parts if part != "vae" or vae is None]
+    parts = [part for part in parts if part != "vae" or not additions.vae]
     if is_single_file(checkpoint):
         file = _existing_file("model.checkpoint", Path(checkpoint))
         folder = _find_folder("model.single_file_config", additions.single_file_config, ())
-        return Source(folder, file, vae, motion)
-    return Source(_find_folder("model.checkpoint", checkpoint, parts), None, vae, motion)
+        check_checkpoint(checkpoint)
+        return Source(folder, file, vae, single_vae, motion)
+    folder = _find_folder("model.checkpoint", checkpoint, parts)
+    check_folder(folder)
+    return Source(folder, None, vae, single_vae, motion)
 
 
 def find_lora(option: str, path: str) -> Path:
@@ -182,6 +199,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """
     try:
         if path.suffix == ".safetensors":
+            check_whole(path)
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -207,7 +225,10 @@ def from_original(part: str, weights: Mapping[str, Tensor], config: Mapping[str,
     if part == "unet":
         converted = original.convert_ldm_unet_checkpoint(dict(weights), config)
     elif part == "vae":
-        held = {key: value for key, value in weights.items() if key.startswith(tuple(original.LDM_VAE_KEYS))}
+        prefixes = tuple(prefix for prefix in original.LDM_VAE_KEYS if prefix)
+        held = {key: value for key, value in weights.items() if key.startswith(prefixes)}
+        if not held and "decoder.conv_in.weight" in weights:  # A file of a VAE alone.
+            held = dict(weights)
         converted = original.convert_ldm_vae_checkpoint(held, config) if held else {}
     elif original.is_open_clip_model(weights):
         converted = _from_open_clip(weights, config)
@@ -275,12 +296,18 @@ def _existing_file(option: str, path: Path) -> Path:
 
 
 def _hub_checkpoint(option: str, repo: str, parts: Sequence[str]) -> Path:
-    """Settings and the weights of `parts`: as safetensors, else pickled."""
-    safe = [
-        f"{part}/{WEIGHT_NAMES[part]}{end}" for part in parts for end in (".safetensors", "-0*.safetensors")
-    ]
-    folder = _hub_folder(option, repo, (*SETTINGS_FILES, *safe))
-    pickled = [f"{part}/{PICKLE_NAMES[part]}.bin" for part in parts if not _has_safetensors(folder / part)]
+    """Settings, and once they are of a supported family the weights of `parts`: as safetensors, in full
+    precision or else in half, else pickled.
+    """
+    folder = _hub_folder(option, repo, SETTINGS_FILES)
+    check_folder(folder)
+    missing = list(parts)
+    for endings in HUB_ENDINGS:
+        if missing:
+            names = [f"{part}/{WEIGHT_NAMES[part]}{end}" for part in missing for end in endings]
+            folder = _hub_folder(option, repo, names)
+            missing = [part for part in missing if not _has_safetensors(folder / part)]
+    pickled = [f"{part}/{PICKLE_NAMES[part]}{end}" for part in missing for end in (".bin", ".fp16.bin")]
     return _hub_folder(option, repo, pickled) if pickled else folder
 
 
