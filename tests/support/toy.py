@@ -13,6 +13,7 @@ from zlib import crc32
 import torch
 from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.frame import Frame
+from rearview.contract.retained import RETAINED_BYTES
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
@@ -24,7 +25,6 @@ from rearview.engine.networks.model import Forward
 from rearview.engine.player import Player
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.sessions import RETAINED_BYTES
 from torch import Tensor
 
 from support.frames import content, entering, planes_of

@@ -47,6 +47,9 @@ class ToyUpdate:
     def tensors(self) -> tuple[Tensor, ...]:
         return ()
 
+    def over(self, tensors: Sequence[Tensor]) -> ToyUpdate:
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class ToyView:
@@ -62,6 +65,13 @@ class ToyView:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.seen_S,)
+
+    @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def over(self, tensors: Sequence[Tensor], pooled: Sequence[Tensor]) -> ToyView:
+        return ToyView(tensors[0], self.update)
 
     def beside(self, indices: Sequence[int]) -> ToyView:
         return ToyView(torch.cat([self.seen_S, self.seen_S[list(indices)]]), self.update)

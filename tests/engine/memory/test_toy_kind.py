@@ -53,6 +53,13 @@ class Means:
     def tensors(self) -> tuple[Tensor, ...]:
         return self.mean_BP, self.count_B
 
+    @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def over(self, tensors: Sequence[Tensor], pooled: Sequence[Tensor] = ()) -> Means:
+        return Means(*tensors)
+
     def beside(self, indices: Sequence[int]) -> Means:
         rows = [*range(len(self.count_B)), *indices]
         return Means(self.mean_BP[rows], self.count_B[rows])
@@ -286,7 +293,7 @@ def test_what_it_costs_and_what_keeps_rows_apart_reach_the_scheduler() -> None:
     each.admit(entering("a", 0, clip(0)[0]), 0.0)
     for _ in range(2):
         each.step(0.0)
-    (row,) = each._ready()
+    (row,) = each._ready.queues
     assert row.operator.kind is OperatorKind.DECODE
     assert row.writes == 1
     assert row.group == (OperatorKind.DECODE, (("mean", 8),))
@@ -295,7 +302,7 @@ def test_what_it_costs_and_what_keeps_rows_apart_reach_the_scheduler() -> None:
 def ready(each: Engine) -> Iterator[Row]:
     each.open(spec_of("a"))
     each.admit(entering("a", 0, clip(0)[0]), 0.0)
-    return each._ready()
+    return iter(each._ready.queues)
 
 
 def test_the_known_kinds_are_still_refused_where_there_are_none() -> None:

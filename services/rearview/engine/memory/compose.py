@@ -95,6 +95,10 @@ class Memories:
         """See `Memory.num_writes`."""
         return sum(memory.num_writes(row) for memory in self._serving[row.operator.kind])
 
+    def changes_past(self, row: Row) -> bool:
+        """See `Memory.changes_past`."""
+        return any(memory.changes_past(row) for memory in self._serving[row.operator.kind])
+
     def gather(self, rows: Sequence[Row]) -> Views:
         """What these rows, all of one group, read. Changes nothing."""
         views = Views()

@@ -42,6 +42,9 @@ class Update(Protocol):
     def tensors(self) -> tuple[Tensor, ...]:
         """May be part of the network's own activations: valid until the next forward."""
 
+    def over(self, tensors: Sequence[Tensor]) -> Self:
+        """An update of the same key, of others of the same shapes."""
+
 
 class View(Protocol):
     """What the samples of one forward read from one kind of memory. Valid until the next `scatter`."""
@@ -52,7 +55,14 @@ class View(Protocol):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What differs from forward to forward. The pools themselves, at fixed addresses, are no part."""
+        """What differs from forward to forward."""
+
+    @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        """Where the pasts lie that are read in place: always the same tensors, at the same addresses."""
+
+    def over(self, tensors: Sequence[Tensor], pooled: Sequence[Tensor]) -> Self:
+        """A view of the same key over others of the same shapes."""
 
     def beside(self, indices: Sequence[int]) -> Self:
         """A view of these samples followed by a second one of some, which write nothing: predictions under
@@ -139,6 +149,12 @@ class Memory(ABC, Generic[ViewT_co, UpdateT_contra]):
         the scheduler alone; `prepare` decides by itself what is written.
         """
         return 0
+
+    def changes_past(self, row: Row) -> bool:
+        """Whether the row's commit would change the session's past. If it would not, and earlier rows under
+        the same settings commit or are lost meanwhile, it would not then either.
+        """
+        return True
 
     @abstractmethod
     def gather(self, rows: Sequence[Row]) -> ViewT_co | None:

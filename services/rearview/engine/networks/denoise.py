@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from rearview.contract.frame import ANCHOR, DEPTH, LATENT
+from rearview.contract.settings import Settings, check_guidance
+from rearview.engine.devices import memory_format
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import Updates, Views
-from rearview.engine.networks.attention.readers import Readers
+from rearview.engine.networks.call import EagerCall, UNetCall, UNetInputs
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
-from rearview.engine.networks.sampling import Schedule, StepCoefficients, noise
+from rearview.engine.networks.sampling import Schedule, StepCoefficients
+from rearview.engine.networks.scale_embedding import embed_scales
 from rearview.engine.rows import Row
 
 __all__ = ["Denoiser"]
@@ -37,10 +40,14 @@ class Denoiser:
     ) -> None:
         """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank."""
         self.unet = unet
+        self.call: UNetCall = EagerCall(unet)
+        """Stands between rows and the UNet."""
         self.bank_layout = bank_layout
         self.schedule = schedule
         self.conditioning = conditioning
         self._dtype = dtype
+        config = getattr(unet, "config", None)
+        self._scale_channels: int | None = getattr(config, "time_cond_proj_dim", None)
 
     def __call__(
         self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row], views: Views
@@ -64,12 +71,23 @@ class Denoiser:
         clean_BCHW, updates = self._predict(x_BCHW, depth_BCHW, samples, steps, anchors, views)
         guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, steps)
         bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, steps)
-        return self._leave(bounded_BCHW, depths, samples, anchors), updates
+        return self._leave(bounded_BCHW, x_BCHW, depths, samples, anchors), updates
 
     @property
     def has_depth(self) -> bool:
         """Whether the UNet is conditioned on depth, in sessions with a temporal cache."""
         return bool(getattr(self.unet, "has_depth", False))
+
+    def prepare(self, settings: Settings) -> None:
+        """Encode the prompts of new settings ahead. Raises InvalidRequest for guidance that cannot be."""
+        check_guidance(settings, embeds_scale=self._scale_channels is not None)
+        self.conditioning.prepare(settings)
+
+    def embedded_scales(self, scales: Sequence[float]) -> dict[str, Tensor]:
+        """The UNet's further argument if it is conditioned on the scale of guidance: one scale per row."""
+        if self._scale_channels is None:
+            return {}
+        return {"timestep_cond": embed_scales(scales, self._scale_channels).to(self.unet.device, self._dtype)}
 
     def _predict(
         self,
@@ -91,32 +109,36 @@ class Denoiser:
             steps = steps + [steps[i] for i in negative]
             depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
             views = views.beside(negative)
-        readers = Readers(views)
-        arguments = readers.arguments
-        if depth_BCHW is not None:
-            arguments["depth"] = depth_BCHW.to(self._dtype)
-        output_BCHW = self.unet(
-            x_BCHW.to(self._dtype).contiguous(memory_format=torch.channels_last),
+        inputs = UNetInputs(
+            x_BCHW.to(self._dtype).contiguous(memory_format=memory_format(x_BCHW.device)),
             torch.tensor([step.timestep for step in steps], device=x_BCHW.device),
-            encoder_hidden_states=torch.cat(embeds),
-            return_dict=False,
-            **arguments,
-        )[0].to(x_BCHW.dtype)
-        clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW, steps)
+            torch.cat(embeds),
+            self.embedded_scales([row.settings.guidance_scale for row in rows]).get("timestep_cond"),
+            None if depth_BCHW is None else depth_BCHW.to(self._dtype),
+        )
+        output_BCHW, updates = self.call(inputs, views)
+        clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), steps)
         anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
-        return clean_BCHW[: len(rows)], readers.collect()
+        return clean_BCHW[: len(rows)], updates
 
     def _enter(self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row]) -> Tensor:
         """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
         return torch.stack(
             [
-                self._renoise(each[LATENT], row, 0) if row.operator.step == 0 else each[LATENT]
+                self.schedule.noisy(each[LATENT], each[LATENT], row.settings, row.ordinal, 0)
+                if row.operator.step == 0
+                else each[LATENT]
                 for each, row in zip(planes, rows, strict=True)
             ]
         )
 
     def _leave(
-        self, clean_BCHW: Tensor, depths: Sequence[Tensor], rows: Sequence[Row], anchors: Anchors
+        self,
+        clean_BCHW: Tensor,
+        x_BCHW: Tensor,
+        depths: Sequence[Tensor],
+        rows: Sequence[Row],
+        anchors: Anchors,
     ) -> list[Mapping[str, Tensor]]:
         """Noise the samples that have another step before them. `depths`: of all samples, or of none."""
         outputs: list[Mapping[str, Tensor]] = []
@@ -124,18 +146,16 @@ class Denoiser:
             if row.operator.step + 1 >= row.settings.steps:
                 outputs.append({LATENT: latent})
                 continue
-            planes = {LATENT: self._renoise(latent, row, row.operator.step + 1)}
+            following = self.schedule.noisy(
+                latent, x_BCHW[index], row.settings, row.ordinal, row.operator.step + 1
+            )
+            planes = {LATENT: following}
             if depths:
                 planes[DEPTH] = depths[index]
             if anchored(row.settings):
                 planes[ANCHOR] = anchors[index]
             outputs.append(planes)
         return outputs
-
-    def _renoise(self, clean_CHW: Tensor, row: Row, step: int) -> Tensor:
-        to = self.schedule.steps(row.settings)[step]
-        epsilon = noise(row.settings, row.ordinal, step, tuple(clean_CHW.shape)).to(clean_CHW)
-        return to.alpha * clean_CHW + to.beta * epsilon
 
 
 def _check_planes(planes: Mapping[str, Tensor], row: Row, *, has_depth: bool) -> None:

@@ -48,6 +48,8 @@ class Forward:
 
     def broken_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Those of the forward's `rows` that have such a sample: neither pictures nor updates are good."""
+        if not self.broken:
+            return []
         ends = accumulate(len(row.frames) for row in rows)
         return [row for row, end in zip(rows, ends, strict=True) if self._breaks(row, end)]
 
@@ -107,6 +109,11 @@ class DiffusionModel:
         return self._depth
 
     @property
+    def denoisers(self) -> Mapping[str, Denoiser]:
+        """By adapter set; none if the span has no denoising step."""
+        return self._adapted
+
+    @property
     def vae(self) -> torch.nn.Module | None:
         """None if the span has neither encode nor decode."""
         return self._vae
@@ -123,15 +130,25 @@ class DiffusionModel:
         )
 
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
+        """By operator and size, and in denoising by adapter set: a forward has one set of weights. Timesteps,
+        prompts, guidance and seeds may differ in it.
+        """
         size = operator.kind, spec.height, spec.width
         return (*size, settings.adapters) if operator.kind is OperatorKind.DENOISE else size
 
     def prepare(self, settings: Settings) -> None:
+        """Encode the prompts of `settings`, if the span denoises. Raises InvalidRequest for an adapter set
+        that is not there.
+        """
         if self._adapted:
-            self._denoiser_under(settings).conditioning.prepare(settings)
+            self._denoiser_under(settings).prepare(settings)
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], views: Views) -> Forward:
+        """One operator for rows of one group: PICTURE planes become LATENT (encode), LATENT those of the next
+        step (denoise), LATENT become PICTURE (decode); on the host before and after. A window row is as many
+        samples as it has frames. Values that are not finite are told in `Forward.broken`, not raised.
+        """
         kind = rows[0].operator.kind
         if kind is OperatorKind.DENOISE:
             planes = _moved(_planes(rows), self._device)

@@ -64,13 +64,19 @@ class TemporalAttention(nn.Module):
         self._tables: tuple[Any, PositionTables] | None = None
 
     def forward(self, x_SNC: Tensor, attend: TemporalAttend) -> Tensor:
+        """Attention along time. `x_SNC`: S pixels of N frames; returns the same shape.
+
+        `attend` is what knows of other frames: it gets the present queries, keys and values and the tables of
+        positions, and decides which frames each sample sees. Nothing is remembered here.
+        """
         query, key, value = self.to_q(x_SNC), self.to_k(x_SNC), self.to_v(x_SNC)
         output: Tensor = self.to_out[0](attend(self.layer, query, key, value, self.tables()))
         return output
 
     def tables(self) -> PositionTables:
         """Made once for the weights as they are; anew in every forward that is trained."""
-        if torch.is_grad_enabled() and self.to_q.weight.requires_grad:
+        is_trained = torch.is_grad_enabled() and self.to_q.weight.requires_grad
+        if is_trained or torch.compiler.is_compiling():  # A compiler folds them into constants itself.
             return self._new_tables()
         weights = (self.to_q.weight, self.to_k.weight, self.to_v.weight)
         state = tuple((w.data_ptr(), w.dtype, None if w.is_inference() else w._version) for w in weights)

@@ -121,19 +121,21 @@ class StreamingUNet(nn.Module):
         encoder_hidden_states: Tensor,
         return_dict: bool = False,
         cross_attention_kwargs: Mapping[str, Any] | None = None,
+        timestep_cond: Tensor | None = None,
         depth: Tensor | None = None,
         attend: TemporalAttend | None = None,
     ) -> tuple[Tensor]:
         """Predictions (S, C, H, W) for noisy latents (S, C, H, W) at a timestep each, (S,) or one for all.
 
         `encoder_hidden_states` (S, T, C). `cross_attention_kwargs["memory"]`: an `AttentionMemory` for
-        spatial attention. `attend`: attention over time, pixel by pixel. `depth`: depth latents
+        spatial attention. `timestep_cond` (S, C): embedded scales of guidance, for a UNet that is conditioned
+        on them. `attend`: attention over time, pixel by pixel. `depth`: depth latents
         (S, C, H, W), needed iff there is a depth branch and `attend`. As diffusers' UNet returns it with
         `return_dict=False`, which is all that there is.
         """
         assert not return_dict, "this UNet returns a tuple"
         steps_S = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
-        time = self.time_embedding(self.time_proj(steps_S).to(sample.dtype))
+        time = self.time_embedding(self.time_proj(steps_S).to(sample.dtype), timestep_cond)
         shared = _Shared(time, encoder_hidden_states, cross_attention_kwargs, attend)
         x = self.conv_in(sample)
         if self.flow_conv_in is not None and attend is not None:
@@ -253,5 +255,5 @@ def _check_plain(unet: Any) -> None:
             raise ValueError(f"a UNet with {type(block).__name__} cannot have motion modules")
         if hasattr(block, "motion_modules"):
             raise ValueError("this UNet has motion modules already")
-    if unet.config.center_input_sample or unet.config.time_cond_proj_dim is not None:
-        raise ValueError("a UNet that centres its input or is conditioned on guidance is not supported")
+    if unet.config.center_input_sample:
+        raise ValueError("a UNet that centres its input is not supported")

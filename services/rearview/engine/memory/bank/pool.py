@@ -90,6 +90,7 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         self._device = device or torch.device("cpu")
         self._slots = SlotPool(shape.num_slots)
         self._specs: dict[str, SessionSpec] = {}
+        self._places = {step: place for place, step in enumerate(shape.steps)}
         rows = shape.num_slots * len(shape.steps)
         self._storage = [self._new_storage(layer, rows) for layer in layout.layers]
         self._layers = list(zip(layout.layers, self._storage, strict=True))
@@ -124,6 +125,10 @@ class FeatureBank(Memory[BankView, BankUpdate]):
     def num_writes(self, row: Row) -> int:
         """1 if one of the row's frames is written, else 0."""
         return sum(sample.writes for sample in self._samples(row))
+
+    def changes_past(self, row: Row) -> bool:
+        settings, record = row.frame.spec.bank, self._records[self._pool_row(row)]
+        return settings is not None and record_after(record, settings, self._samples(row)) != record
 
     def gather(self, rows: Sequence[Row]) -> BankView | None:
         """The samples' view, or None if none of them has a bank: their forward is then the plain one."""
@@ -269,7 +274,7 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         return dict(zip(self._shape.steps, self._rows_of(session_id), strict=True))
 
     def _pool_row(self, row: Row) -> int:
-        return self._rows_by_step(row.session_id)[row.operator.step]
+        return self._slots.slot(row.session_id) * len(self._places) + self._places[row.operator.step]
 
     def _samples(self, row: Row) -> tuple[BankSample, ...]:
         return bank_samples(self._records[self._pool_row(row)], row.frame.spec.bank, row)

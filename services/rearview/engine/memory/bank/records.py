@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rearview.contract.memories import BankSettings, PromptChange
-from rearview.contract.timesteps import timestep_indices
 from rearview.engine.memory.export import Json, check_number
 from rearview.engine.rows import Row
 
@@ -53,7 +52,7 @@ class BankSample(NamedTuple):
 def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRecord:
     """The record as this frame finds it: its bank may count as empty, its prompt as new."""
     prompt = _digest(row.settings.style)
-    timestep_index = timestep_indices(row.settings.strength, row.settings.steps)[row.operator.step]
+    timestep_index = row.settings.visited[row.operator.step]
     is_changed = record.prompt not in ("", prompt)
     is_cleared = is_changed and settings.prompt_change is PromptChange.CLEAR
     is_moved = timestep_index != record.timestep_index and not settings.keep_on_timestep_change

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rearview.contract.memories import BankSettings
+from rearview.engine.devices import upload
 from rearview.engine.memory.bank.layers import BankLayer
 from rearview.engine.memory.bank.merge import bank_tokens, max_bank_tokens
 from rearview.engine.memory.protocol import Kind
@@ -94,6 +95,21 @@ class BankView:
         """All that differs from forward to forward."""
         return self.rows_B, self.strength_B, self.threshold_B, self.visible_RB
 
+    @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        """By layer."""
+        return tuple(tensor for layer in self.storage for tensor in layer.tensors)
+
+    def over(self, tensors: Sequence[Tensor], pooled: Sequence[Tensor]) -> BankView:
+        """See `View.over`."""
+        rows_B, strength_B, threshold_B, visible_RB = tensors
+        rest = iter(pooled)
+        storage = tuple(
+            LayerStorage(next(rest), next(rest), None if layer.outputs is None else next(rest))
+            for layer in self.storage
+        )
+        return BankView(self.key, self.layers, storage, rows_B, strength_B, threshold_B, visible_RB)
+
     def beside(self, indices: Sequence[int]) -> BankView:
         """A view of these samples followed by copies of some that remember nothing and write nothing.
 
@@ -130,6 +146,11 @@ class BankUpdate:
     def tensors(self) -> tuple[Tensor, ...]:
         """By layer, in the order of the forward."""
         return tuple(tensor for layer in self.layers for tensor in layer)
+
+    def over(self, tensors: Sequence[Tensor]) -> BankUpdate:
+        """See `Update.over`."""
+        rest = iter(tensors)
+        return BankUpdate(tuple(tuple(next(rest) for _ in layer) for layer in self.layers))
 
 
 BANK = Kind[BankView, BankUpdate]("bank")
@@ -174,7 +195,7 @@ class BankReader:
         assert layer == self._recorded, f"layer {layer} after {self._recorded} others"
         self._recorded += 1
         if self._key.leaves:
-            own = len(key_BNC) - self._key.strangers
+            own = key_BNC.shape[0] - self._key.strangers
             kinds = (key_BNC, value_BNC, output_BNC)[: len(self._view.storage[layer].tensors)]
             self._left.append(tuple(kind[:own] for kind in kinds))
 
@@ -229,7 +250,7 @@ def plan_view(
     exact = torch.promote_types(pool.dtype, torch.float32)
 
     def tensor(values: object, dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype).to(pool.device, non_blocking=True)
+        return upload(torch.tensor(values, dtype=dtype), pool.device)
 
     thresholds = [NEVER if plan.settings is None else plan.settings.fusion_threshold for plan in plans]
     return BankView(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rearview.contract.memories import BankPolicy, BankSettings, MergeMetric
+from rearview.engine.devices import upload
 from rearview.engine.memory.bank.layers import BankLayer
 from rearview.engine.memory.bank.merge import (
     bank_tokens,
@@ -114,8 +115,8 @@ def _groups(writes: Sequence[SampleWrite], device: torch.device) -> Iterator[_Gr
     for group in members.values():
         yield _Group(
             group,
-            torch.tensor([write.sample for write in group]).to(device, non_blocking=True),
-            torch.tensor([write.pool_row for write in group]).to(device, non_blocking=True),
+            upload(torch.tensor([write.sample for write in group]), device),
+            upload(torch.tensor([write.pool_row for write in group]), device),
         )
 
 

@@ -31,6 +31,7 @@ from rearview.engine.memory.cache.view import (
     plan_windows,
 )
 from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.cache.write import CacheWrite, Streamed, frame_writes, window_writes
 from rearview.engine.memory.export import Chunk, Incoming, check_tensors
 from rearview.engine.memory.protocol import Memory, Write
 from rearview.engine.memory.slots import SlotPool
@@ -120,6 +121,9 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
         """The sinks: W, for sessions with a cache."""
         return 0 if spec.cache is None else self._window.sink_frames
 
+    def changes_past(self, row: Row) -> bool:
+        return row.frame.spec.cache is not None
+
     def gather(self, rows: Sequence[Row]) -> CacheView | None:
         """The samples' view, or None if the rows have no cache. All of them have one or none has; all are
         windows or none is.
@@ -141,15 +145,14 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
     @torch.inference_mode()
     def prepare(self, rows: Sequence[Row], update: CacheUpdate) -> Write:
         """`update`: of the forward of these rows, in their order."""
-        writes = []
-        for index, new in enumerate(update.layers):
-            start = 0
-            for row in rows:
-                samples = slice(start, start + len(row.frames))
-                pool = self._pools[row.operator.step][index]
-                for tensor, content_SNC in zip(pool.tensors, new, strict=True):
-                    writes.append(self._write(row, tensor, content_SNC[samples]))
-                start = samples.stop
+        if rows[0].window:
+            writes = list(window_writes([self._place(row) for row in rows], update, self._pools))
+        else:
+            frames = [
+                Streamed(sample, self._place(row), self._window.slot(self._number(row)))
+                for sample, row in enumerate(rows)
+            ]
+            writes = list(frame_writes(frames, update, self._pools))
         numbers = {self._place(row): 0 if row.window else self._number(row) + 1 for row in rows}
         return partial(self._commit, writes, numbers)
 
@@ -256,23 +259,10 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
         assert frames == self._window.sink_frames, f"a window of {frames} frames"
         return [self._place(row)] * frames
 
-    def _write(self, row: Row, tensor: Tensor, content_FNC: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Where in a pool's tensor a row's frames go, what goes there, and what they leave empty."""
-        heads_NHFD = content_FNC.unflatten(-1, (tensor.shape[2], tensor.shape[4])).permute(1, 2, 0, 3)
-        pixels, frames = heads_NHFD.shape[0], heads_NHFD.shape[2]
-        slot = tensor[self._slots.slot(row.session_id), :pixels]
-        first = 0 if row.window else self._window.slot(self._number(row))
-        place = slot[:, :, first : first + frames]
-        return place, _stored(heads_NHFD, self._dtype), slot[:, :, frames:] if row.window else None
-
     @torch.inference_mode()
-    def _commit(
-        self, writes: Sequence[tuple[Tensor, Tensor, Tensor | None]], numbers: dict[Place, int]
-    ) -> None:
-        for place, content, emptied in writes:
-            place.copy_(content)
-            if emptied is not None:
-                emptied.zero_()
+    def _commit(self, writes: Sequence[CacheWrite], numbers: dict[Place, int]) -> None:
+        for write in writes:
+            write.copy()
         for (step, slot), n in numbers.items():
             self._streamed[step][slot] = n
 
@@ -298,16 +288,6 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
         """The part of a slot that holds frames; views."""
         pixels, filled = self._pixels(spec, layer), self._window.filled(n)
         return pool.keys[slot, :pixels, :, :filled], pool.values[slot, :pixels, :, :filled]
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """As it is stored: what exceeds the type's range is cut off, since it would be infinite there, or NaN in
-    float8, and spoil every picture that sees it.
-    """
-    limit = torch.finfo(dtype).max
-    if limit >= torch.finfo(tensor.dtype).max:
-        return tensor
-    return tensor.clamp(-limit, limit).to(dtype)
 
 
 def _refused(spec: SessionSpec, text: str, **metadata: str) -> InvalidRequest:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rearview.engine.devices import upload
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.protocol import Kind
 from rearview.engine.networks.attention.temporal import attend_frames, attend_stored
@@ -107,6 +108,17 @@ class CacheView:
         seen = (self.position_S, self.positions_SL, self.visible_SL)
         return self.order_S, self.back_S, *seen, self.twins_T
 
+    @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        """By step and layer."""
+        return tuple(tensor for layers in self.pools.values() for each in layers for tensor in each.tensors)
+
+    def over(self, tensors: Sequence[Tensor], pooled: Sequence[Tensor]) -> CacheView:
+        """See `View.over`."""
+        pairs = iter(zip(pooled[::2], pooled[1::2], strict=True))
+        pools = {step: [LayerPool(*next(pairs)) for _ in layers] for step, layers in self.pools.items()}
+        return CacheView(self.key, self.window, pools, *tensors)
+
     def beside(self, indices: Sequence[int]) -> CacheView:
         """A view of these samples followed by copies of some, for predictions under another prompt."""
         assert not self.key.twins, "a view that has twins already"
@@ -137,6 +149,10 @@ class CacheUpdate:
     def tensors(self) -> tuple[Tensor, ...]:
         """By layer, in the order of the forward."""
         return tuple(tensor for layer in self.layers for tensor in layer)
+
+    def over(self, tensors: Sequence[Tensor]) -> CacheUpdate:
+        """See `Update.over`."""
+        return CacheUpdate(tuple(zip(tensors[::2], tensors[1::2], strict=True)))
 
 
 CACHE = Kind[CacheView, CacheUpdate]("cache")
@@ -235,7 +251,7 @@ def plan_stream(
     """The view of single frames. `numbers`: n of each, its number among the streamed frames."""
 
     def tensor(values: object) -> Tensor:
-        return torch.tensor(values).to(device, non_blocking=True)
+        return upload(torch.tensor(values), device)
 
     seen = (
         tensor([window.position(n) for n in numbers]),
@@ -257,7 +273,7 @@ def plan_windows(
 def _stream(
     key: CacheKey, window: CacheWindow, pools: Pools, seen: tuple[Tensor, Tensor, Tensor], twins: Tensor
 ) -> CacheView:
-    order = torch.tensor(_reading(key).order).to(twins.device, non_blocking=True)
+    order = upload(torch.tensor(_reading(key).order), twins.device)
     return CacheView(key, window, pools, order, order.argsort(), *seen, twins)
 
 

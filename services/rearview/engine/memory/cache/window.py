@@ -8,6 +8,7 @@ one that comes next. Methods 3.6, for any W and R.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["CacheWindow"]
 
@@ -40,18 +41,32 @@ class CacheWindow:
 
     def positions(self, n: int) -> tuple[int, ...]:
         """Of every slot as the n-th streamed frame sees it. A slot that is empty counts as at its own."""
-        full = n >= self.ring_frames - 1
-        ring = (
-            self.frames - 1 - (n - place) % self.ring_frames if full else self.sink_frames + place
-            for place in range(self.ring_frames)
-        )
-        return *range(self.sink_frames), *ring
+        return _positions(self, self._phase(n))
 
     def visible(self, n: int) -> tuple[bool, ...]:
         """Which slots the n-th streamed frame sees before it is written: the one it will take is past."""
-        filled = self.filled(n)
-        return tuple(slot < filled and slot != self.slot(n) for slot in range(self.frames))
+        return _visible(self, self._phase(n))
 
     def filled(self, n: int) -> int:
         """Slots that hold a frame after n streamed ones: always the first ones."""
         return min(self.sink_frames + n, self.frames)
+
+    def _phase(self, n: int) -> int:
+        """A smaller number that stands for n: once the ring is full, all comes round again."""
+        return n if n < self.ring_frames else self.ring_frames + n % self.ring_frames
+
+
+@lru_cache(maxsize=256)
+def _positions(window: CacheWindow, n: int) -> tuple[int, ...]:
+    full = n >= window.ring_frames - 1
+    ring = (
+        window.frames - 1 - (n - place) % window.ring_frames if full else window.sink_frames + place
+        for place in range(window.ring_frames)
+    )
+    return *range(window.sink_frames), *ring
+
+
+@lru_cache(maxsize=256)
+def _visible(window: CacheWindow, n: int) -> tuple[bool, ...]:
+    filled, own = window.filled(n), window.slot(n)
+    return tuple(slot < filled and slot != own for slot in range(window.frames))

@@ -31,6 +31,15 @@ class ChainView:
         """All of it."""
         return self.chain_B16, self.count_B
 
+    @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        """None: what is read was copied."""
+        return ()
+
+    def over(self, tensors: Sequence[Tensor], pooled: Sequence[Tensor]) -> ChainView:
+        """See `View.over`."""
+        return ChainView(*tensors)
+
     def beside(self, indices: Sequence[int]) -> ChainView:
         """The chains of some samples once more."""
         chosen = torch.tensor(indices, dtype=torch.int64)
@@ -53,6 +62,10 @@ class ChainUpdate:
     def tensors(self) -> tuple[Tensor, ...]:
         """All of it."""
         return (self.chain_B16,)
+
+    def over(self, tensors: Sequence[Tensor]) -> ChainUpdate:
+        """See `Update.over`."""
+        return ChainUpdate(*tensors)
 
 
 CHAIN = Kind[ChainView, ChainUpdate]("chain")

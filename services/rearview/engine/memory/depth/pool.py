@@ -84,6 +84,9 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         """Where there is depth: a frame's range depends on that of the frame before it."""
         return spec.cache is not None
 
+    def changes_past(self, row: Row) -> bool:
+        return row.frame.spec.cache is not None
+
     def gather(self, rows: Sequence[Row]) -> DepthView | None:
         """Ranges before these frames; None where rows have no depth."""
         deep = [row.frame.spec.cache is not None for row in rows]

@@ -29,6 +29,15 @@ class DepthView:
         """All of it."""
         return (self.range_B2,)
 
+    @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        """None: what is read was copied."""
+        return ()
+
+    def over(self, tensors: Sequence[Tensor], pooled: Sequence[Tensor]) -> DepthView:
+        """See `View.over`."""
+        return DepthView(*tensors)
+
     def beside(self, indices: Sequence[int]) -> DepthView:
         """The ranges of some samples once more."""
         chosen = torch.tensor(indices, dtype=torch.int64).to(self.range_B2.device)
@@ -49,6 +58,10 @@ class DepthUpdate:
     def tensors(self) -> tuple[Tensor, ...]:
         """All of it."""
         return (self.range_B2,)
+
+    def over(self, tensors: Sequence[Tensor]) -> DepthUpdate:
+        """See `Update.over`."""
+        return DepthUpdate(*tensors)
 
 
 DEPTH_RANGE = Kind[DepthView, DepthUpdate]("depth")

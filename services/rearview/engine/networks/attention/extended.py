@@ -90,7 +90,8 @@ def _attend(
             query_BHND, key_BHMD, value_BHMD, attn_mask=bias
         )
         return out, lse
-    if mask_BM is None and query_BHND.dtype in (torch.float16, torch.bfloat16):
+    is_half = query_BHND.dtype in (torch.float16, torch.bfloat16)
+    if query_BHND.device.type == "cuda" and mask_BM is None and is_half:
         flash = torch.ops.aten._scaled_dot_product_flash_attention(query_BHND, key_BHMD, value_BHMD)
         return flash[0], flash[1]
     return _attend_explicitly(query_BHND, key_BHMD, value_BHMD, mask_BM)

@@ -1,0 +1,100 @@
+"""A UNet call as a function of tensors alone, which can be captured, exported and compiled.
+
+What is no tensor is the call's *shape*: which inputs there are, and for each kind of memory the key of its
+view. Calls of equal shapes, numbers of samples and sizes have tensors of equal shapes and run the same
+operators, so one graph serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from torch import Tensor, nn
+
+from rearview.engine.memory.protocol import Updates, Views
+from rearview.engine.networks.call import EagerCall, UNetInputs
+
+__all__ = ["CallShape", "FlatCall", "FlatUNet", "shape_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallShape:
+    """All of a call that is no tensor, and the shapes of those that are."""
+
+    given: tuple[bool, bool]
+    """See `UNetInputs.given`."""
+    views: tuple[tuple[str, Hashable], ...]
+    """Name of each kind of memory and key of its view, in the order of the views."""
+    sizes: tuple[tuple[int, ...], ...]
+    """Shapes of the inputs."""
+
+    @property
+    def samples(self) -> int:
+        """B."""
+        return self.sizes[0][0]
+
+
+def shape_of(inputs: UNetInputs, views: Views) -> CallShape:
+    """The shape of a call."""
+    return CallShape(
+        inputs.given,
+        tuple((name, view.key) for name, view in views.items()),
+        tuple(tuple(tensor.shape) for tensor in inputs.tensors),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatCall:
+    """A call taken apart: its changing tensors first, then the memories' own."""
+
+    given: tuple[bool, bool]
+    views: Views
+    """Examples: of which the keys count."""
+
+    @staticmethod
+    def changing(inputs: UNetInputs, views: Views) -> tuple[Tensor, ...]:
+        """What differs from call to call."""
+        return (*inputs.tensors, *(tensor for view in views.values() for tensor in view.tensors))
+
+    @staticmethod
+    def pooled(views: Views) -> tuple[Tensor, ...]:
+        """What is read in place."""
+        return tuple(tensor for view in views.values() for tensor in view.pooled)
+
+    def over(self, changing: Sequence[Tensor], pooled: Sequence[Tensor]) -> tuple[UNetInputs, Views]:
+        """The call of these tensors."""
+        rest, places = iter(changing), iter(pooled)
+        inputs = UNetInputs.of(self.given, list(islice(rest, 3 + sum(self.given))))
+        views = Views(
+            {
+                name: view.over(list(islice(rest, len(view.tensors))), list(islice(places, len(view.pooled))))
+                for name, view in self.views.items()
+            }
+        )
+        return inputs, views
+
+
+class FlatUNet(nn.Module):
+    """A UNet under one call's shape: takes its changing tensors and the pooled ones, returns the prediction
+    and then what the samples leave.
+    """
+
+    def __init__(self, unet: nn.Module, inputs: UNetInputs, views: Views) -> None:
+        """`inputs`, `views`: a call of that shape."""
+        super().__init__()
+        self.unet = unet
+        self._call = FlatCall(inputs.given, views)
+        self._num_changing = len(FlatCall.changing(inputs, views))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        count = self._num_changing
+        inputs, views = self._call.over(tensors[:count], tensors[count:])
+        prediction, updates = EagerCall(self.unet)(inputs, views)
+        return (prediction, *left_by(updates))
+
+
+def left_by(updates: Updates) -> tuple[Tensor, ...]:
+    """The tensors of a call's updates, kind by kind."""
+    return tuple(tensor for update in updates.values() for tensor in update.tensors)
