@@ -11,8 +11,9 @@ import pytest
 import torch
 from rearview.contract.chain import Operator, Span, chain
 from rearview.contract.frame import Frame
+from rearview.contract.retained import RETAINED_BYTES
 from rearview.engine.engine import Engine, Order
-from rearview.engine.sessions import FRAME_BYTES, RETAINED_BYTES, Retained
+from rearview.engine.retained import FRAME_BYTES, Retained
 from support.frames import content, entering
 from support.tiny import whole_chain
 from support.toy import (
@@ -104,10 +105,10 @@ def test_acknowledged_outputs_are_forgotten_and_no_others() -> None:
     engine.open(toy_spec("a"))
     admit(engine, "a", *range(6))
     drain(engine)
-    engine.acknowledge("a", 3)
-    engine.acknowledge("gone", 3)
+    engine.retained.acknowledge("a", 3)
+    engine.retained.acknowledge("gone", 3)
     assert asked_again(engine, *range(6)) == [4, 5]
-    engine.acknowledge("a", 9)
+    engine.retained.acknowledge("a", 9)
     assert asked_again(engine, *range(6)) == []
     assert engine._sessions["a"].flight.retained.num_bytes == 0
 

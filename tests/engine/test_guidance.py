@@ -16,6 +16,7 @@ from rearview.contract.settings import Guidance, NoiseRule, Settings
 from rearview.engine.engine import Order
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import Views
+from rearview.engine.networks.call import EagerCall
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.guidance import negative_rows
 from rearview.engine.networks.sampling import Schedule, noise
@@ -113,7 +114,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(x))
         return unet(x, *arguments, **options)
 
-    monkeypatch.setattr(denoiser, "unet", spy)
+    monkeypatch.setattr(denoiser, "call", EagerCall(spy))
     return calls
 
 

@@ -11,6 +11,7 @@ from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
 from rearview.engine.engine import Engine
+from rearview.engine.queues import RowQueues
 from rearview.engine.rows import Row, window_group
 from rearview.engine.scheduler import CostTable
 from support.frames import entering
@@ -51,7 +52,7 @@ def admit(
 
 
 def ready(engine: Engine) -> list[Row]:
-    return list(engine._ready())
+    return list(engine._ready.queues)
 
 
 def run_encoding(engine: Engine) -> None:
@@ -121,12 +122,13 @@ def test_shadow_windows_share_a_forward_though_their_own_frames_deadlines_are_pa
     for name in names:
         admit(engine, cached(name), SINK, SINK, -9.0, version=1)
     while rows := [row for row in ready(engine) if not row.shadow]:
+        engine._ready.take(rows[:1], 0.0)
         engine._run(rows[:1], 0.0)
     for name in names:
         admit(engine, cached(name), 2 * SINK, 1, 9.0, version=1)
     shadows = [row for row in ready(engine) if row.shadow]
     assert len(shadows) == STEPS * len(names)
-    chosen = engine._scheduler.choose(shadows, 0.0)
+    chosen = engine._scheduler.choose(RowQueues(shadows), 0.0)
     assert {row.session_id for row in chosen} == set(names)
 
 

@@ -67,20 +67,32 @@ def play_moving(clip: Clip, legs: Sequence[Sequence[Engine]], at: Sequence[int])
             player.flush(name)
             left |= {frame.ordinal: frame for frame in player.left()}
             continue
-        while (last := frozen(player.engines, name)) >= sent and sent < len(clip.frames):
-            send(player, sent)
-            sent += 1
-        for held in range(sent, min(sent + HELD, len(clip.frames))):
-            send(player, held)
-        left |= {frame.ordinal: frame for frame in player.left()}
-        assert max(left, default=-1) < sent, f"frame {max(left)} was not held"
-        if not all(engine.is_quiet(name) for engine in player.engines):
-            assert last >= len(clip.frames), "the clip ends in a warm-up"
-            break
+        is_quiet = False
+        while not is_quiet:
+            while (last := frozen(player.engines, name)) >= sent and sent < len(clip.frames):
+                send(player, sent)
+                sent += 1
+            for held in range(sent, min(sent + HELD, len(clip.frames))):
+                send(player, held)
+            left |= {frame.ordinal: frame for frame in player.left()}
+            is_quiet = all(engine.is_quiet(name) for engine in player.engines)
+            assert is_quiet or last < len(clip.frames), "the clip ends in a warm-up"
+            # A loss may have moved the last ordinal: of those that were held some have run.
+            moved = frozen(player.engines, name)
+            assert is_quiet or moved > last, "it is not quiet, and nothing is missing"
+            assert max(left, default=-1) <= moved, f"frame {max(left)} was not held"
+            sent = max(sent, _expected(player.engines, name))
         move(player.engines, players[number + 1].engines, name)
     for engine in {id(engine): engine for player in players for engine in player.engines}.values():
         engine.check_integrity()
     return [left[ordinal] for ordinal in sorted(left)]
+
+
+def _expected(engines: Sequence[Engine], session_id: str) -> int:
+    """The next ordinal that the first of them lets in."""
+    standing = engines[0].standing(session_id)
+    assert standing is not None
+    return standing.expected
 
 
 def _one_round(player: Player) -> list[Frame[Tensor]]:

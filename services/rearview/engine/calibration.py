@@ -1,10 +1,15 @@
-"""Measuring a model's cost table at start-up, which also warms it up."""
+"""Measuring a model's cost table at start-up, which also warms it up.
+
+What is measured (`Timings`) is plain numbers by kind of operator, which may outlive the process; the table
+speaks of groups, which only a loaded model knows. Where a forward takes seconds it is timed once, and alone.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,21 +17,121 @@ from torch import Tensor
 from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame
 from rearview.contract.session import SessionSpec
+from rearview.engine.course import Course
+from rearview.engine.devices import synchronize
 from rearview.engine.memory.compose import Memories
-from rearview.engine.networks.model import Model, row_group
+from rearview.engine.networks.model import Forward, Model, row_group
 from rearview.engine.rows import FrameInFlight, Row, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.weights.checkpoint import latent_shape
 from rearview.engine.weights.formats import Additions
 
-__all__ = ["example_payloads", "measure_costs"]
+__all__ = [
+    "OnCalibration",
+    "Planes",
+    "Timing",
+    "Timings",
+    "cost_table",
+    "example_payloads",
+    "measure",
+    "measure_costs",
+    "row_seconds",
+]
 
 Planes = Mapping[str, Tensor]
+OnCalibration = Callable[[OperatorKind, float], None]
+"""Is told what is measured, and how many seconds are left of it at most."""
 
 REPEATS = 2
-"""The faster of so many runs counts: the first ones also allocate."""
+"""The fastest of at least so many runs counts: the first ones also allocate."""
+MOST_REPEATS = 5
+CHEAP_S = 0.2
+"""Up to `MOST_REPEATS` runs are timed as long as they take less than this together: beside another process
+that wants the cores, one of a millisecond can take fifty.
+"""
+SLOW_S = 1.5
+"""A forward that takes longer needs no second look: what allocates takes little beside it, and on a device
+that slow a batch gains nothing.
+"""
 MAX_INTERVAL = 4096
 """Ordinals among which a row that writes, and one that does not, are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one kind of operator, by number of samples in a forward."""
+
+    row_s: Mapping[int, float]
+    window_s: Mapping[int, float]
+    """The same of windows of frames that warm up together; empty where none do."""
+    write_s: float
+    """Seconds more of a write; 0 where none is ever due."""
+
+
+Timings = Mapping[OperatorKind, Timing]
+"""Of the operators of a span, in sessions of one kind."""
+
+
+def measure(
+    model: Model,
+    memory: Memories,
+    span: Span,
+    spec: SessionSpec,
+    payloads: Sequence[Planes],
+    batch_sizes: Sequence[int] = (1, 2),
+    on_progress: OnCalibration | None = None,
+) -> Timings:
+    """Time forwards of each kind of operator in the span, and a write; of a memory that warms up also those
+    of windows. What every row writes is part of its forward's seconds.
+
+    `payloads`: one example per operator of the span. Nothing is left in memory.
+    """
+    benches = _benches(model, memory, span, spec, payloads, on_progress)
+    memory.allocate(spec)
+    found = {kind: bench.measure(batch_sizes) for kind, bench in benches.items()}
+    memory.free(spec.session_id)
+    return found
+
+
+def row_seconds(
+    model: Model, memory: Memories, span: Span, spec: SessionSpec, payloads: Sequence[Planes]
+) -> Mapping[OperatorKind, float]:
+    """Seconds of a forward of one row, by kind: enough to warm up, and to doubt what was measured before."""
+    benches = _benches(model, memory, span, spec, payloads, None)
+    memory.allocate(spec)
+    found = {kind: bench.row_seconds() for kind, bench in benches.items()}
+    memory.free(spec.session_id)
+    return found
+
+
+def cost_table(
+    timings: Timings,
+    model: Model,
+    memory: Memories,
+    span: Span,
+    spec: SessionSpec,
+    adapter_sets: Sequence[str] = (),
+    *,
+    ran_here: bool = True,
+) -> CostTable:
+    """What was measured, by group. `adapter_sets`: rows under these cost what rows without do, since only
+    the weights differ. `ran_here`: whether it was measured in this process.
+    """
+    table: dict[Hashable, Mapping[int, float]] = {}
+    ran: dict[Hashable, Collection[int]] = {}
+    for operator in span.operators:
+        timing = timings[operator.kind]
+        for adapters in ("", *adapter_sets):
+            settings = replace(spec.settings, adapters=adapters or spec.settings.adapters)
+            group = row_group(model, memory, spec, settings, operator)
+            found = {group: timing.row_s} | (
+                {window_group(group): timing.window_s} if timing.window_s else {}
+            )
+            for key, seconds in found.items():
+                table.setdefault(key, seconds)
+                if ran_here and not adapters:
+                    ran.setdefault(key, tuple(seconds))
+    return CostTable(table, max((timing.write_s for timing in timings.values()), default=0.0), ran)
 
 
 def measure_costs(
@@ -38,30 +143,9 @@ def measure_costs(
     batch_sizes: Sequence[int] = (1, 2),
     adapter_sets: Sequence[str] = (),
 ) -> CostTable:
-    """Time forwards of each kind of operator in the span, in seconds by number of rows, and a write; of a
-    memory that warms up also those of windows, by number of samples. What every row writes is part of its
-    forward's seconds.
-
-    `payloads`: one example per operator of the span. Nothing is left in memory. `adapter_sets`: rows
-    under these cost what rows without do, since only the weights differ.
-    """
-    table: dict[Hashable, dict[int, float]] = {}
-    seen: set[OperatorKind] = set()
-    write_s = 0.0
-    memory.allocate(spec)
-    for operator, payload in zip(span.operators, payloads, strict=True):
-        if operator.kind in seen:
-            continue
-        seen.add(operator.kind)
-        bench = _Bench(model, memory, spec, operator, payload)
-        costs, more_s = bench.measure(batch_sizes)
-        write_s = max(write_s, more_s)
-        table |= costs
-        for adapters in adapter_sets:
-            under = row_group(model, memory, spec, replace(spec.settings, adapters=adapters), operator)
-            table |= {window_group(under) if known != bench.group else under: costs[known] for known in costs}
-    memory.free(spec.session_id)
-    return CostTable(table, write_s)
+    """`measure`, as a table."""
+    timings = measure(model, memory, span, spec, payloads, batch_sizes)
+    return cost_table(timings, model, memory, span, spec, adapter_sets)
 
 
 def example_payloads(
@@ -80,71 +164,139 @@ def example_payloads(
     return [by_kind[operator.kind] for operator in span.operators]
 
 
+def _benches(
+    model: Model,
+    memory: Memories,
+    span: Span,
+    spec: SessionSpec,
+    payloads: Sequence[Planes],
+    on_progress: OnCalibration | None,
+) -> Mapping[OperatorKind, _Bench]:
+    """One for each kind of operator: what differs between steps costs nothing."""
+    found: dict[OperatorKind, _Bench] = {}
+    for operator, payload in zip(span.operators, payloads, strict=True):
+        if operator.kind not in found:
+            found[operator.kind] = _Bench(model, memory, spec, operator, payload, on_progress)
+    return found
+
+
 class _Bench:
     """Rows of one session and one operator. Frames of one session are not in one forward: so forwards are of
     one row many times, and what a row commits is timed apart.
     """
 
     def __init__(
-        self, model: Model, memory: Memories, spec: SessionSpec, operator: Operator, payload: Planes
+        self,
+        model: Model,
+        memory: Memories,
+        spec: SessionSpec,
+        operator: Operator,
+        payload: Planes,
+        on_progress: OnCalibration | None,
     ) -> None:
         self._model, self._memory, self._spec = model, memory, spec
         self._operator, self._payload = operator, payload
-        self.group = row_group(model, memory, spec, spec.settings, operator)
+        self._on_progress = on_progress
+        self._group = row_group(model, memory, spec, spec.settings, operator)
+        self._left = self._least = 0
+        """Samples that are still to run: at most, and where each of them takes seconds; those of cheap
+        forwards, which run more often, aside.
+        """
 
-    def measure(self, batch_sizes: Sequence[int]) -> tuple[dict[Hashable, dict[int, float]], float]:
-        """Seconds by group and samples, and seconds more of a write; 0 where none is ever due."""
-        costs: dict[Hashable, dict[int, float]] = {}
+    def measure(self, batch_sizes: Sequence[int]) -> Timing:
         frames = self._memory.warm_up_frames(self._spec)
-        if frames and self._operator.kind is OperatorKind.DENOISE:
+        warms_up = frames > 0 and self._operator.kind is OperatorKind.DENOISE
+        self._least = 2 + (frames if warms_up else 1)
+        self._left = self._least + REPEATS * (sum(batch_sizes) + (frames if warms_up else 0))
+        window_s: dict[int, float] = {}
+        if warms_up:
             window = self._window(frames)
-            sizes = {size * frames: size for size in batch_sizes[:1]}
-            costs[window.group] = self._seconds(window, sizes, self._commit_seconds(window))
+            known_s, commit_s = self._commit_seconds(window)
+            window_s = self._seconds(
+                window, {size * frames: size for size in batch_sizes[:1]}, known_s, commit_s
+            )
         else:
             self._commit_seconds(self._row(0))
         writes, reads = self._find(lambda num: num > 0), self._find(lambda num: num == 0)
-        read_s = 0.0 if reads is None else self._commit_seconds(reads)
-        write_s = 0.0 if writes is None else self._commit_seconds(writes)
+        known_s, read_s = (None, 0.0) if reads is None else self._commit_seconds(reads)
+        write_s = 0.0 if writes is None else self._commit_seconds(writes)[1]
         row = reads or self._row(1)
-        costs[self.group] = self._seconds(row, {size: size for size in batch_sizes}, read_s)
-        return costs, max(0.0, write_s - read_s) if writes is not None else 0.0
+        row_s = self._seconds(row, {size: size for size in batch_sizes}, known_s, read_s)
+        return Timing(row_s, window_s, max(0.0, write_s - read_s) if writes is not None else 0.0)
+
+    def row_seconds(self) -> float:
+        """The fastest of a few forwards."""
+        row = self._row(0)
+        return _fastest(lambda: self._forward_seconds([row]))
 
     def _find(self, is_wanted: Callable[[int], bool]) -> Row | None:
         """The first row after what was written before, of whose number of writes that is true."""
         rows = map(self._row, range(1, MAX_INTERVAL + 1))
         return next((row for row in rows if is_wanted(self._memory.num_writes(row))), None)
 
-    def _seconds(self, row: Row, sizes: Mapping[int, int], commit_s: float) -> dict[int, float]:
-        """By samples, for a number of rows each."""
-        return {
-            samples: min(self._forward_seconds([row] * size) for _ in range(REPEATS)) + size * commit_s
-            for samples, size in sizes.items()
-        }
+    def _seconds(
+        self, row: Row, sizes: Mapping[int, int], known_s: float | None, commit_s: float
+    ) -> dict[int, float]:
+        """By samples, for a number of rows each. `known_s`: what one row took, if that is known."""
+        found: dict[int, float] = {}
+        for samples, size in sizes.items():
+            rows, known = [row] * size, [known_s] if known_s is not None and size == 1 else []
+            forward_s = _fastest(partial(self._forward_seconds, rows), known)
+            found[samples] = forward_s + size * commit_s
+            if forward_s > SLOW_S:
+                break
+        return found
 
     def _forward_seconds(self, rows: Sequence[Row]) -> float:
-        return _seconds_of(lambda: self._model.forward(rows, self._memory.gather(rows)))
+        return self._timed(rows, lambda: self._model.forward(rows, self._memory.gather(rows)))
 
-    def _commit_seconds(self, row: Row) -> float:
-        """Of what one row leaves, onto what was written before."""
+    def _commit_seconds(self, row: Row) -> tuple[float | None, float]:
+        """Of the row's forward, None if there is no need for one; and of what it leaves, onto what was
+        written before.
+        """
         views = self._memory.gather([row])
         if not views:
-            return 0.0
-        updates = self._model.forward([row], views).updates
-        return min(_seconds_of(lambda: self._memory.scatter([row], updates)) for _ in range(REPEATS))
+            return None, 0.0
+        done: list[Forward] = []
+        forward_s = self._timed([row], lambda: done.append(self._model.forward([row], views)))
+        updates = done[0].updates
+        commit_s = _fastest(lambda: _seconds_of(lambda: self._memory.scatter([row], updates)))
+        return forward_s, commit_s
+
+    def _timed(self, rows: Sequence[Row], forward: Callable[[], object]) -> float:
+        seconds, samples = _seconds_of(forward), sum(row.width for row in rows)
+        self._left, self._least = max(0, self._left - samples), max(0, self._least - samples)
+        if self._on_progress is not None:
+            left = self._least if seconds > SLOW_S else self._left
+            self._on_progress(self._operator.kind, left * seconds / samples)
+        return seconds
 
     def _row(self, ordinal: int) -> Row:
-        came = Frame("", ordinal, self._payload)
-        frame = FrameInFlight(self._spec, self._spec.settings, came, self._payload, (self._operator,))
-        return Row((frame,), self._operator, self.group, float("inf"))
+        came, course = Frame("", ordinal, self._payload), Course(self._spec.settings, [self._operator])
+        frame = FrameInFlight(self._spec, self._spec.settings, came, self._payload, course)
+        return Row((frame,), self._operator, self._group, float("inf"))
 
     def _window(self, frames: int) -> Row:
         window = tuple(self._row(n).frame for n in range(frames))
-        return Row(window, self._operator, window_group(self.group), float("inf"), warms_up=True)
+        return Row(window, self._operator, window_group(self._group), float("inf"), warms_up=True)
+
+
+def _fastest(run_s: Callable[[], float], known: Sequence[float] = ()) -> float:
+    """Of runs that return their seconds: as many as it pays to look at. `known`: runs that were timed."""
+    tries = list(known)
+    while not _is_enough(tries):
+        tries.append(run_s())
+    return min(tries)
+
+
+def _is_enough(tries: Sequence[float]) -> bool:
+    if not tries or tries[-1] > SLOW_S:
+        return bool(tries)
+    return len(tries) >= (MOST_REPEATS if sum(tries) < CHEAP_S else REPEATS)
 
 
 def _seconds_of(run: Callable[[], object]) -> float:
     started_s = time.perf_counter()
     run()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - started_s

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from torch import Tensor
@@ -27,10 +27,13 @@ from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.export import Chunk
 from rearview.engine.networks.model import Forward, Model
 from rearview.engine.ready import Order, ReadyRule
+from rearview.engine.ready_rows import ReadyRows
+from rearview.engine.retained import RETAINED_BYTES, Retention
 from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
 from rearview.engine.scheduler import Scheduler
-from rearview.engine.sessions import RETAINED_BYTES, Session, SessionState, Standing, begun_at, new_session
+from rearview.engine.sessions import Session, SessionState, Standing, begun_at, new_session
 from rearview.engine.underway import Underway
+from rearview.engine.unseen import leaves_nothing
 from rearview.failpoints import reach
 
 __all__ = ["Engine", "Order"]
@@ -55,8 +58,8 @@ class Engine:
         """`retained_bytes`: of outputs that are kept per session until they are acknowledged."""
         self.span, self.frame_cost = span, scheduler.costs.frame
         self._model, self._memory, self._scheduler = model, memory, scheduler
-        self._rule = ReadyRule(model, memory, scheduler.costs, order)
-        self._clock, self._retained_bytes = clock, retained_bytes
+        self._ready = ReadyRows(ReadyRule(model, memory, scheduler.costs, order))
+        self._clock, self.retained = clock, Retention(span, retained_bytes)
         self._sessions: dict[str, Session] = {}
         self._emissions: list[Frame[Tensor]] = []
         self._underway = Underway(scheduler.costs)
@@ -65,12 +68,14 @@ class Engine:
         """Take a slot. Raises Refused(NO_CAPACITY), and then nothing has changed."""
         assert spec.session_id not in self._sessions, "session is already open"
         self._memory.allocate(spec)
-        self._sessions[spec.session_id] = new_session(spec, self.span, self._memory, self._retained_bytes)
+        self._sessions[spec.session_id] = new_session(spec, self.span, self._memory, self.retained.open(spec))
         self._prepare(spec.settings)
 
     def close(self, session_id: str) -> None:
         """Forget the session and what it holds, frames in flight included. Unknown ones are ignored."""
         if self._sessions.pop(session_id, None) is not None:
+            self._ready.closed(session_id)
+            self.retained.close(session_id)
             self._memory.free(session_id)
             # A session that opens again under this id must not answer for this one.
             self._emissions = [left for left in self._emissions if left.session_id != session_id]
@@ -132,11 +137,7 @@ class Engine:
         """No frame will follow: what stream-batch order holds back may run."""
         if session_id in self._sessions:
             self._sessions[session_id].flushing = True
-
-    def acknowledge(self, session_id: str, ordinal: int) -> None:
-        """Outputs up to `ordinal` have been received: none of them will be asked for again."""
-        if session_id in self._sessions:
-            self._sessions[session_id].flight.retained.acknowledge(ordinal)
+            self._ready.changed(self._sessions[session_id])
 
     def standing(self, session_id: str) -> Standing | None:
         """Where the session stands, for whoever adopts it; None: there is no such session."""
@@ -165,7 +166,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return bool(self._emissions) or self._rule.any(self._sessions.values())
+        return bool(self._emissions) or bool(self._ready.queues)
 
     @property
     def free_slots(self) -> int:
@@ -179,22 +180,18 @@ class Engine:
 
     def step(self, now: float) -> StepResult:
         """Run one batch of ready rows; returns every frame that has left the span since the last call."""
-        ready = list(self._ready())
-        rows = self._scheduler.choose(ready, now)
-        chosen = {id(row) for row in rows}
-        age_s = now - min((row.frame.ready_s for row in ready if id(row) not in chosen), default=now)
+        rows = self._scheduler.choose(self._ready.queues, now)
+        age_s = self._ready.take(rows, now)
         batch = self._run(rows, now) if rows else None
         emissions, self._emissions = self._emissions, []
-        return StepResult(emissions, batch, age_s)
+        return StepResult(emissions, batch, age_s, self.retained.take_forgotten())
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps."""
         self._memory.check_integrity()
+        self._ready.check_integrity(self._sessions.values())
         for session in self._sessions.values():
             session.check_integrity()
-
-    def _ready(self) -> Iterator[Row]:
-        return self._rule.rows(self._sessions.values())
 
     def _prepare(self, settings: Settings) -> None:
         try:
@@ -206,20 +203,25 @@ class Engine:
         spec = state.spec
         assert spec.session_id not in self._sessions, "session is already open"
         self._memory.allocate(spec)
-        session = new_session(spec, self.span, self._memory, self._retained_bytes)
+        session = new_session(spec, self.span, self._memory, self.retained.open(spec))
         try:
             session.resume(state)
             if past is not None:
                 self._memory.import_(spec.session_id, past)
         except BaseException:
             self._memory.free(spec.session_id)
+            self.retained.close(spec.session_id)
             raise
         self._sessions[spec.session_id] = session
+        self._ready.changed(session)
         for settings in session.settings.values():
             self._prepare(settings)
 
     def _let_in(self, session: Session, now: float) -> None:
+        self._ready.changed(session)
         for frame in session.let_in(now):
+            if frame.is_unseen and leaves_nothing(frame, session, self._memory):
+                frame.passes()
             self._emit_if_done(session, frame)
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
@@ -272,7 +274,7 @@ class Engine:
         if not frame.done:
             return
         del session.frames[frame.ordinal]
-        emission = frame.came.left(frame.planes, Timing(self.span.name, frame.queue_s, frame.compute_s))
+        emission = frame.came.left(frame.carries, Timing(self.span.name, frame.queue_s, frame.compute_s))
         session.flight.retained.keep(emission)
         self._emissions.append(emission)
         if emission.is_lost:  # A window may end later for it: frames that are held are then part of it.

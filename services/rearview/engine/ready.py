@@ -3,19 +3,19 @@
 Row (n, k) is ready when (n, k-1) is done and no earlier ordinal in flight still has step k before it. Encode
 and decode keep no order, unless the session's memory needs it. Before a step whose cache is cold the first
 frames wait for each other, and go on as one row; a shadow window comes before the frame that follows it
-(`windows.py`). Nothing here changes anything.
+(`windows.py`). Nothing here changes anything: `ready_rows.py` keeps what was found until a session changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Hashable, Iterator
 from enum import Enum
 
 from rearview.contract.chain import Operator, OperatorKind
+from rearview.engine.course import LaterRow, Stage, bit_of
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model, row_group
-from rearview.engine.rows import FrameInFlight, LaterRow, Row, row_width, window_group
+from rearview.engine.rows import FrameInFlight, Row, row_width, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.sessions import Session
 from rearview.engine.windows import Turn
@@ -33,32 +33,39 @@ class Order(Enum):
 
 
 class ReadyRule:
-    """What makes rows of sessions' frames."""
+    """What makes rows of a session's frames."""
 
     def __init__(self, model: Model, memory: Memories, costs: CostTable, order: Order) -> None:
         self._model, self._memory, self._costs, self._order = model, memory, costs, order
 
-    def rows(self, sessions: Iterable[Session]) -> Iterator[Row]:
-        """The rows that may run, in any company of equal groups."""
-        for session in sessions:
-            for turn in self._turns(session):
-                yield self._row(session, turn)
-
-    def any(self, sessions: Iterable[Session]) -> bool:
-        """Whether there are any."""
-        return any(True for session in sessions for _ in self._turns(session))
-
-    def _turns(self, session: Session) -> Iterator[Turn]:
-        preceded: set[Operator] = set()
+    def turns(self, session: Session) -> Iterator[Turn]:
+        """What may run: each becomes a row."""
+        preceded = 0
         for turn in session.windows.before_all(session):
             yield turn
-            preceded.add(turn.operator)
+            preceded |= bit_of(turn.operator)
         for frame in session.frames.values():
-            if frame.operator not in preceded:
+            course, position = frame.course, frame.position
+            if not course.bits[position] & preceded:
                 found = session.windows.turn(frame, session)
                 if found is not None and (found.warms_up or not self._is_held_back(session, frame)):
                     yield found
-            preceded.update(session.ordered.intersection(frame.remaining))
+            preceded |= course.ahead[position]
+
+    def row(self, session: Session, turn: Turn) -> Row:
+        """The row of a turn."""
+        last, known = turn.frames[-1], turn.frames[-1].course.stages
+        stage = known.get(last.position) if self.is_alone(session, turn) else self._stage(session, turn)
+        if stage is None:
+            stage = known[last.position] = self._stage(session, turn)
+        due_s, kind = last.deadline_s - stage.later_s, (turn.warms_up, turn.shadow)
+        row = Row(turn.frames, last.operator, stage.group, due_s, 0, stage.later, *kind)
+        row.writes = self._memory.num_writes(row)
+        return row
+
+    def is_alone(self, session: Session, turn: Turn) -> bool:
+        """Whether nothing but its frame decides what the row is, now and as long as it waits."""
+        return not turn.warms_up and session.windows.goes_alone(turn.frames[-1])
 
     def _is_held_back(self, session: Session, frame: FrameInFlight) -> bool:
         """In stream-batch order step k of frame n waits until frame n + k is encoded: they share forwards."""
@@ -69,24 +76,10 @@ class ReadyRule:
             return session.expected <= frame.ordinal + frame.operator.step
         return newest.operator.kind is OperatorKind.ENCODE and frame.operator.kind is OperatorKind.DENOISE
 
-    def _row(self, session: Session, turn: Turn) -> Row:
-        last = turn.frames[-1]
-        group = self._group(last, last.operator)
-        later = tuple(self._later(session, turn))
-        row = Row(
-            turn.frames,
-            last.operator,
-            window_group(group) if turn.warms_up else group,
-            last.deadline_s - sum(self._costs.seconds(*each) for each in later),
-            later=later,
-            warms_up=turn.warms_up,
-            shadow=turn.shadow,
-        )
-        writes = self._memory.num_writes(row)
-        return replace(row, writes=writes) if writes else row
-
-    def _group(self, frame: FrameInFlight, operator: Operator) -> Hashable:
-        return row_group(self._model, self._memory, frame.spec, frame.settings, operator)
+    def _stage(self, session: Session, turn: Turn) -> Stage:
+        group, later = self._group(turn.frames[-1], turn.operator), tuple(self._later(session, turn))
+        later_s = sum(self._costs.seconds(*each) for each in later)
+        return Stage(window_group(group) if turn.warms_up else group, later, later_s)
 
     def _later(self, session: Session, turn: Turn) -> Iterator[LaterRow]:
         """What is still before the frames of a row, or before the one that waits for a shadow window."""
@@ -101,3 +94,6 @@ class ReadyRule:
                 yield LaterRow(window_group(group), width * frames)
             else:
                 yield LaterRow(group, width * together)
+
+    def _group(self, frame: FrameInFlight, operator: Operator) -> Hashable:
+        return row_group(self._model, self._memory, frame.spec, frame.settings, operator)

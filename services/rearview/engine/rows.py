@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import Guidance, Settings
+from rearview.contract.settings import Settings
 from rearview.contract.warmup import Changes
+from rearview.engine.course import Course, LaterRow
 
 __all__ = [
     "MAX_FAILURES",
     "Batch",
     "FrameInFlight",
-    "LaterRow",
     "Row",
     "Running",
     "StepResult",
@@ -45,10 +44,10 @@ class FrameInFlight:
     """As it entered the span."""
     planes: Mapping[str, Tensor] | None
     """What it carries now. None: it was lost."""
-    operators: tuple[Operator, ...]
-    """Those of the span that this frame has (a frame with fewer steps has fewer)."""
+    course: Course
+    """The operators of the span that this frame has (a frame with fewer steps has fewer)."""
     position: int = 0
-    """Index in `operators` of the next one."""
+    """Index in `course` of the next one."""
     ready_s: float = 0.0
     """When its next row became ready (or the frame arrived)."""
     queue_s: float = 0.0
@@ -57,6 +56,8 @@ class FrameInFlight:
     """Times that its next row has failed; from the first on it runs alone."""
     changes: Changes = field(default_factory=Changes)
     """Of a session with a temporal cache."""
+    is_unseen: bool = False
+    """Whether all that comes of it is what it leaves in memory here: nobody takes its picture."""
 
     @property
     def ordinal(self) -> int:
@@ -68,17 +69,30 @@ class FrameInFlight:
         return self.came.deadline_s
 
     @property
+    def carries(self) -> Mapping[str, Tensor] | None:
+        """What it takes along where it leaves. None: it was lost."""
+        return {} if self.is_unseen and self.planes is not None else self.planes
+
+    @property
     def done(self) -> bool:
-        return self.planes is None or self.position == len(self.operators)
+        return self.planes is None or self.position == len(self.course.operators)
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        return self.course.operators
 
     @property
     def operator(self) -> Operator:
-        return self.operators[self.position]
+        return self.course.operators[self.position]
 
     @property
     def remaining(self) -> tuple[Operator, ...]:
         """The operators of the span that are still before this frame."""
         return self.operators[self.position :]
+
+    def passes(self) -> None:
+        """None of what is before it has to run."""
+        self.position = len(self.operators)
 
     def ran(self, started_s: float, finished_s: float) -> None:
         """A forward with its row has succeeded."""
@@ -88,21 +102,9 @@ class FrameInFlight:
         self.ready_s = finished_s
 
 
-class LaterRow(NamedTuple):
-    """A row that a frame has still before it."""
-
-    group: Hashable
-    width: int = 1
-
-
 def row_width(operator: Operator, settings: Settings) -> int:
-    """Samples that a frame takes in its network's batch: 2 where the UNet also predicts under the negative
-    prompt, in every step (FULL) or in the first one (INITIALIZE).
-    """
-    if operator.kind is not OperatorKind.DENOISE:
-        return 1
-    guidance = settings.acting_guidance
-    return 1 + (guidance is Guidance.FULL or (guidance is Guidance.INITIALIZE and operator.step == 0))
+    """Samples that a frame takes in its network's batch."""
+    return settings.rows_at(operator.step) if operator.kind is OperatorKind.DENOISE else 1
 
 
 def window_group(group: Hashable) -> Hashable:
@@ -110,11 +112,12 @@ def window_group(group: Hashable) -> Hashable:
     return "window", group
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
     """One (session, frames, operator), ready to run: one frame, or those of a window.
 
-    Reads only; the engine commits.
+    A value, which nobody changes once it waits: it is not `frozen` for the reason that `Frame` is not. No two
+    rows are equal.
     """
 
     frames: tuple[FrameInFlight, ...] = field(repr=False)
@@ -132,11 +135,17 @@ class Row:
     """Whether it is a window: what its commit puts into a temporal cache replaces all that was there."""
     shadow: bool = False
     """Whether it reads a window once more, only for that."""
+    frame: FrameInFlight = field(init=False, repr=False)
+    """That of its deadline and failures: the last one."""
+    width: int = field(init=False)
+    """Samples that it takes in its network's batch."""
 
-    @property
-    def frame(self) -> FrameInFlight:
-        """That of its deadline and failures: the last one."""
-        return self.frames[-1]
+    def __post_init__(self) -> None:
+        self.frame = self.frames[-1]
+        if len(self.frames) == 1:
+            self.width = row_width(self.operator, self.frame.settings)
+        else:
+            self.width = sum(row_width(self.operator, frame.settings) for frame in self.frames)
 
     @property
     def window(self) -> tuple[FrameInFlight, ...]:
@@ -148,11 +157,6 @@ class Row:
         if not self.warms_up:
             return (self,)
         return tuple(replace(self, frames=(frame,), warms_up=False) for frame in self.frames)
-
-    @property
-    def width(self) -> int:
-        """Samples that it takes in its network's batch."""
-        return sum(row_width(self.operator, frame.settings) for frame in self.frames)
 
     @property
     def session_id(self) -> str:
@@ -202,3 +206,5 @@ class StepResult:
     """None: no row was ready."""
     queue_age_s: float = 0.0
     """How long the oldest row has waited that was ready and not chosen; 0 with none."""
+    forgotten: int = 0
+    """Outputs that were let go of since the last one although nobody had acknowledged them."""

@@ -15,19 +15,19 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind, Span
-from rearview.contract.frame import NO_PLACE, Frame
+from rearview.contract.frame import NO_PLACE, UNSEEN, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.contract.warmup import Changes
+from rearview.engine.course import Course
 from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.export import NO_STEP, Chunk
+from rearview.engine.retained import Retained
 from rearview.engine.rows import FrameInFlight
 from rearview.engine.windows import ShadowInput, Windows, WindowsState, new_windows, windows_from
 
 __all__ = [
-    "RETAINED_BYTES",
     "InFlight",
-    "Retained",
     "Session",
     "SessionState",
     "Standing",
@@ -37,46 +37,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-RETAINED_BYTES = 8 * 2**20
-"""Outputs kept per session until they are acknowledged: ten pictures of 512 x 512, 250 latents."""
-FRAME_BYTES = 1024
-"""What a retained frame counts beside its planes: so a limit in bytes is also one in frames."""
-
-
-class Retained:
-    """Outputs of a session, to answer a frame that is sent a second time."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self.num_bytes = max_bytes, 0
-        self._frames: OrderedDict[int, Frame[Tensor]] = OrderedDict()
-
-    def keep(self, frame: Frame[Tensor]) -> None:
-        """Keep an output; the oldest ones that are too much are forgotten, itself if it alone is."""
-        self._frames[frame.ordinal] = frame
-        self.num_bytes += _bytes_of(frame)
-        while self.num_bytes > self._max_bytes:
-            self._forget(next(iter(self._frames)))
-
-    def acknowledge(self, ordinal: int) -> None:
-        """Nobody will ask for outputs up to `ordinal` again."""
-        for known in [known for known in self._frames if known <= ordinal]:
-            self._forget(known)
-
-    def get(self, ordinal: int) -> Frame[Tensor] | None:
-        """None if it is not kept (any more)."""
-        return self._frames.get(ordinal)
-
-    def all(self) -> Sequence[Frame[Tensor]]:
-        """What is kept, by ordinal."""
-        return [self._frames[ordinal] for ordinal in sorted(self._frames)]
-
-    def _forget(self, ordinal: int) -> None:
-        self.num_bytes -= _bytes_of(self._frames.pop(ordinal))
-
-
-def _bytes_of(frame: Frame[Tensor]) -> int:
-    return FRAME_BYTES + sum(plane.nbytes for plane in (frame.planes or {}).values())
 
 
 @dataclass(slots=True)
@@ -206,6 +166,8 @@ class Session:
     committed: dict[int, int] = field(default_factory=dict)
     """Denoising step to the last ordinal that committed it."""
     flushing: bool = False
+    _courses: dict[bool, Course] = field(default_factory=dict)
+    """Of the newest frames, those whose picture somebody takes and the others: settings seldom change."""
 
     @property
     def frames(self) -> OrderedDict[int, FrameInFlight]:
@@ -326,12 +288,24 @@ class Session:
         return settings
 
     def _in_flight(self, came: Frame[Tensor], settings: Settings, changes: Changes) -> FrameInFlight:
-        operators = tuple(
-            operator
-            for operator in self.span.operators
-            if operator.kind is not OperatorKind.DENOISE or operator.step < settings.steps
+        unseen = came.place == UNSEEN
+        course = self._courses.get(unseen)
+        if course is None or course.settings is not settings:
+            course = self._courses[unseen] = self._course(settings, unseen=unseen)
+        # Only a span before the last step makes something that the next one needs.
+        is_unseen = unseen and self.span.ends(settings.steps)
+        return FrameInFlight(
+            self.spec, settings, came, came.planes, course, changes=changes, is_unseen=is_unseen
         )
-        return FrameInFlight(self.spec, settings, came, came.planes, operators, changes=changes)
+
+    def _course(self, settings: Settings, *, unseen: bool) -> Course:
+        operators = [
+            each
+            for each in self.span.operators
+            if (each.kind is not OperatorKind.DENOISE or each.step < settings.steps)
+            and not (unseen and each.kind is OperatorKind.DECODE)
+        ]
+        return Course(settings, operators, self.ordered)
 
     def _kept(self, given: ShadowInput, step: int) -> FrameInFlight:
         """An input of a shadow window as a frame of this engine. Nobody waits for it: it has no deadline."""
@@ -341,12 +315,12 @@ class Session:
         return frame
 
 
-def new_session(spec: SessionSpec, span: Span, memory: Memories, retained_bytes: int) -> Session:
-    """One that begins. `retained_bytes`: of outputs that are kept until they are acknowledged."""
+def new_session(spec: SessionSpec, span: Span, memory: Memories, retained: Retained) -> Session:
+    """One that begins. `retained`: where its outputs are kept until they are acknowledged."""
     ordered = frozenset(
         operator
         for operator in span.operators
         if operator.kind is OperatorKind.DENOISE or memory.keeps_order(spec, operator)
     )
     windows = new_windows(memory.warm_up_frames(spec), spec, span.steps)
-    return Session(spec, span, ordered, windows, InFlight(Retained(retained_bytes)), {0: spec.settings})
+    return Session(spec, span, ordered, windows, InFlight(retained), {0: spec.settings})

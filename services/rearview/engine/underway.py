@@ -21,8 +21,8 @@ class Underway:
         self.running: Running | None = None
         """The forward under way."""
         self._costs = costs
-        self._done: dict[Hashable, set[int]] = {}
-        """By group, the numbers of samples with which a forward has succeeded."""
+        self._done = {group: set(sizes) for group, sizes in costs.ran.items()}
+        """By group, the numbers of samples with which a forward has succeeded, calibration's included."""
 
     @contextmanager
     def forward(self, rows: Sequence[Row]) -> Iterator[None]:

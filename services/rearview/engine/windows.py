@@ -109,6 +109,9 @@ class Windows(Protocol):
     def turn(self, head: FrameInFlight, flight: Flight) -> Turn | None:
         """What `head` goes in, the first frame before its operator; None: it waits for others."""
 
+    def goes_alone(self, frame: FrameInFlight) -> bool:
+        """Whether `frame` will be in no window with others, whatever happens."""
+
     def frames_at(self, frame: FrameInFlight, operator: Operator) -> int:
         """How many frames there are in the window in which `frame` will run `operator`, unless all frames
         before it are lost; 0 if it will run alone.
@@ -149,6 +152,9 @@ class NoWindows:
 
     def turn(self, head: FrameInFlight, flight: Flight) -> Turn | None:
         return Turn((head,))
+
+    def goes_alone(self, frame: FrameInFlight) -> bool:
+        return True
 
     def frames_at(self, frame: FrameInFlight, operator: Operator) -> int:
         return 0
@@ -227,9 +233,11 @@ class WarmUps:
             return self._shadow(step, flight)
         return Turn((head,))
 
+    def goes_alone(self, frame: FrameInFlight) -> bool:
+        return frame.ordinal >= frame.changes.reset_at + self.plan.frames
+
     def frames_at(self, frame: FrameInFlight, operator: Operator) -> int:
-        is_early = frame.ordinal < frame.changes.reset_at + self.plan.frames
-        if not is_early or operator.kind is not OperatorKind.DENOISE:
+        if self.goes_alone(frame) or operator.kind is not OperatorKind.DENOISE:
             return 0
         return self.plan.frames if self.steps[operator.step].plan.is_cold(frame.changes) else 0
 

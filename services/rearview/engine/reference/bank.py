@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from rearview.contract.memories import BankPolicy, BankSettings, MergeMetric, PromptChange
 from rearview.contract.settings import Settings
-from rearview.contract.timesteps import timestep_indices
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.bank.merge import permutation
 
@@ -42,7 +41,7 @@ class PlainBank:
 
     def view(self, frame: Settings, ordinal: int, step: int) -> PlainView:
         """Begin one forward of one frame. Applies what a changed prompt or timestep does."""
-        timestep_index = timestep_indices(frame.strength, frame.steps)[step]
+        timestep_index = frame.visited[step]
         if self.prompt.setdefault(step, frame.style) != frame.style:
             self.prompt[step], self.changed_at[step] = frame.style, ordinal
             if self.settings.prompt_change is PromptChange.CLEAR:
@@ -100,8 +99,7 @@ class PlainView:
             else:
                 kept = [*past, fresh][-settings.max_frames :]
             self._bank.frames[self._step, layer] = kept
-        indices = timestep_indices(self._frame.strength, self._frame.steps)
-        self._bank.timestep_index[self._step] = indices[self._step]
+        self._bank.timestep_index[self._step] = self._frame.visited[self._step]
 
     def _past(self, layer: int) -> list[Features]:
         return self._bank.frames.get((self._step, layer), [])

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import Settings
-from rearview.contract.timesteps import timestep_indices
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.motion_module import TemporalAttend
-from rearview.engine.networks.sampling import StepCoefficients, noise
+from rearview.engine.networks.sampling import StepCoefficients
 from rearview.engine.reference.cache import PlainCache
 from rearview.engine.reference.frame import clean_of, guided, predicts_negative
 
@@ -45,6 +44,8 @@ class Carried(NamedTuple):
     negative: Tensor
     """What guidance gets away from: the encoded frame, until a negative prompt has made something of it."""
     depth: Tensor | None = None
+    x: Tensor | None = None
+    """What entered the step before."""
 
 
 StepFunction = Callable[[int, Sequence[Sample[T]], bool], Sequence[T]]
@@ -64,7 +65,7 @@ def denoise_clip(
     frame. Returns what leaves the last step; None where the clip ends before it is warm.
     """
     results: list[T | None] = list(entering)
-    resets = [n for n in range(1, len(settings)) if _visited(settings[n]) != _visited(settings[n - 1])]
+    resets = [n for n in range(1, len(settings)) if settings[n].visited != settings[n - 1].visited]
     turns = [n for n in range(1, len(settings)) if _is_turn(settings[n - 1], settings[n], cache)]
     resets = sorted({*resets, *(n for n in turns if Rewarm.RESET in _rules(settings, n, cache))})
     shadows = [n for n in turns if n not in resets]
@@ -83,15 +84,15 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
     def run(step: int, samples: Sequence[Sample[Carried]], together: bool) -> list[Carried]:
         view = cache.window(step) if together else cache.frame(step)
         constants = [denoiser.schedule.steps(sample.settings)[step] for sample in samples]
-        noisy = [_noisy(sample, step, at) for sample, at in zip(samples, constants, strict=True)]
+        entering = [_entering(denoiser, sample, step) for sample in samples]
         embeds = [denoiser.conditioning.embed_frame(each.settings, each.ordinal) for each in samples]
         depths = [sample.payload.depth for sample in samples if sample.payload.depth is not None]
         depth = torch.cat(depths) if depths else None
         texts = torch.cat(embeds)
-        outputs = _predict(denoiser, torch.cat(noisy), constants, texts, dtype, view.attend, depth)
+        outputs = _predict(denoiser, torch.cat(entering), constants, texts, dtype, view.attend, depth)
         left = []
-        for place, (sample, x, at) in enumerate(zip(samples, noisy, constants, strict=True)):
-            settings, (_, negative, depth) = sample.settings, sample.payload
+        for place, (sample, x, at) in enumerate(zip(samples, entering, constants, strict=True)):
+            settings, (_, negative, depth, _) = sample.settings, sample.payload
             if predicts_negative(settings, step):
                 text, attend = (
                     denoiser.conditioning.embed(settings.negative_prompt),
@@ -100,7 +101,7 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
                 away = _predict(denoiser, x, [at], text, dtype, attend, depth)
                 negative = clean_of(denoiser, x, away, at)
             clean = guided(denoiser, settings, at, x, outputs[place : place + 1], negative)
-            left.append(Carried(clean, negative, depth))
+            left.append(Carried(clean, negative, depth, x))
         view.commit()
         return left
 
@@ -148,10 +149,6 @@ def _places(present: Sequence[int], start: int, frames: int) -> list[int]:
     return [max((n for n in present if n <= at), default=present[0]) for at in range(start, start + frames)]
 
 
-def _visited(settings: Settings) -> tuple[int, ...]:
-    return timestep_indices(settings.strength, settings.steps)
-
-
 def _is_turn(before: Settings, after: Settings, cache: CacheSettings) -> bool:
     return bool({Rewarm.RESET, Rewarm.SHADOW} & _rules([before, after], 1, cache))
 
@@ -163,10 +160,10 @@ def _rules(settings: Sequence[Settings], ordinal: int, cache: CacheSettings) -> 
     return changed | ({cache.scene_cut} if before.scene != after.scene else set())
 
 
-def _noisy(sample: Sample[Carried], step: int, at: StepCoefficients) -> Tensor:
-    clean = sample.payload.clean
-    epsilon = noise(sample.settings, sample.ordinal, step, tuple(clean.shape[1:])).to(clean)
-    return at.alpha * clean + at.beta * epsilon
+def _entering(denoiser: Denoiser, sample: Sample[Carried], step: int) -> Tensor:
+    clean, before = sample.payload.clean, sample.payload.x
+    before = clean if before is None else before
+    return denoiser.schedule.noisy(clean[0], before[0], sample.settings, sample.ordinal, step)[None]
 
 
 def _predict(

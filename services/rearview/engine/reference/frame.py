@@ -1,8 +1,9 @@
 """The plain path: one session, one frame, one step at a time. Read this first: it is the oracle of the tests.
 
 No rows, batches, pools or spans. `engine.py` must give the same pictures; this file is checked against
-diffusers' own img2img pipeline with `LCMScheduler` and the same noise. Guidance is in terms of noise, as the
-method's authors define it; the engine's is in terms of clean latents. Latents are (1, C, h, w).
+diffusers' own img2img pipelines (`LCMScheduler`, `EulerDiscreteScheduler`) with the same noise. Guidance is
+in terms of noise, as the method's authors define it; the engine's is in terms of clean latents. Latents are
+(1, C, h, w).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rearview.contract.settings import Guidance, Settings
 from rearview.engine.networks.decode import decode
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.encode import encode
-from rearview.engine.networks.sampling import StepCoefficients, noise
+from rearview.engine.networks.sampling import StepCoefficients
 from rearview.engine.reference.bank import PlainBank
 
 __all__ = ["clean_of", "denoise_latent", "guided", "predicts_negative", "translate_frame"]
@@ -41,11 +42,13 @@ def denoise_latent(
 ) -> Tensor:
     """All denoising steps of one encoded frame; returns the clean latent. Reads and writes `bank`."""
     prompt = denoiser.conditioning.embed_frame(settings, ordinal)
-    clean = away = z
+    scale = denoiser.embedded_scales([settings.guidance_scale])
+    clean = away = x = z
     for index, step in enumerate(denoiser.schedule.steps(settings)):
-        x = step.alpha * clean + step.beta * noise(settings, ordinal, index, tuple(z.shape[1:])).to(z)
+        x = denoiser.schedule.noisy(clean[0], x[0], settings, ordinal, index)[None]
         view = None if bank is None else bank.view(settings, ordinal, index)
-        output = _predict(denoiser, x, step, prompt, dtype, view)
+        past = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
+        output = _predict(denoiser, x, step, prompt, dtype, **scale, **past)
         if view is not None:
             view.commit()
         if predicts_negative(settings, index):
@@ -56,11 +59,10 @@ def denoise_latent(
 
 
 def _predict(
-    denoiser: Denoiser, x: Tensor, step: StepCoefficients, text: Tensor, dtype: torch.dtype, past: Any = None
+    denoiser: Denoiser, x: Tensor, step: StepCoefficients, text: Tensor, dtype: torch.dtype, **more: Any
 ) -> Tensor:
     at = torch.tensor([step.timestep], device=x.device)
-    seen = {} if past is None else {"cross_attention_kwargs": {"memory": past}}
-    output: Tensor = denoiser.unet(x.to(dtype), at, encoder_hidden_states=text, return_dict=False, **seen)[0]
+    output: Tensor = denoiser.unet(x.to(dtype), at, encoder_hidden_states=text, return_dict=False, **more)[0]
     return output.to(x.dtype)
 
 
