@@ -94,7 +94,7 @@ class Ballast(Memory[None, None]):  # type: ignore[type-var]
 
 @pytest.fixture(autouse=True)
 def every_engine_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(config: ServiceConfig, span: SpanConfig) -> Engine:
+    def build(config: ServiceConfig, span: SpanConfig, on_progress: object) -> Engine:
         memory = Memories([Ballast(span.slots)], span.slots)
         whole = Span.parse(span.name, span.operators)
         return Engine(whole, NullModel(), memory, Scheduler(CostTable(), 16))

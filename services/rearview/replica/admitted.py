@@ -6,17 +6,50 @@ The replica is the last word on its capacity: an ingress may not know yet of wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rearview.contract.cost import FrameCost, fits
 from rearview.contract.lease import NO_LOAD, Load
 from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.errors import Reason, Refused
+from rearview.transport.wire import decode_settings
 
-__all__ = ["Admitted"]
+__all__ = ["Admitted", "Declared"]
 
 RETRY_AFTER_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a session says that it takes."""
+
+    spec: SessionSpec
+    load: Load
+    settings: Settings
+    """The newest: their guidance decides how often a frame is predicted."""
+    goes_on: bool
+    """It comes from elsewhere: it would rather be late than end."""
+
+    @classmethod
+    def told(cls, spec: SessionSpec, request: Mapping[str, Any]) -> Declared:
+        """As OPEN tells it; an owner of a release before says less. Raises WireError."""
+        told = request.get("declared", {})
+        settings = told.get("settings")
+        return cls(
+            spec,
+            Load(told["frames_per_s"], told["pixels_per_s"]) if told else NO_LOAD,
+            spec.settings if settings is None else decode_settings(settings),
+            told.get("goes_on", False),
+        )
+
+    def share(self, cost: FrameCost | None) -> float:
+        """Of the replica's time."""
+        if cost is None:
+            return 0.0
+        spec = self.spec
+        return cost.share(self.load, spec.max_steps, is_cached=spec.cache is not None, settings=self.settings)
 
 
 class Admitted:
@@ -27,19 +60,15 @@ class Admitted:
         self._span, self._max_load = span, max_load
         self.cost: FrameCost | None = None
         """What a frame costs here; None: it was not measured."""
-        self._loads: dict[str, tuple[float, float]] = {}
-        """By session: its share of the replica's time, and its pixels per second."""
+        self._sessions: dict[str, Declared] = {}
+        """By id."""
 
-    def check(self, spec: SessionSpec, request: Mapping[str, Any]) -> None:
-        """Raises Refused(NO_CAPACITY) for a new session that does not fit.
-
-        A session that goes on from elsewhere fits: it would rather be late than end.
-        """
-        declared = request.get("declared", {})
-        if declared.get("goes_on", False):
+    def check(self, asked: Declared) -> None:
+        """Raises Refused(NO_CAPACITY) for a new session that does not fit."""
+        if asked.goes_on:
             return
-        others = sum(share for each, (share, _) in self._loads.items() if each != spec.session_id)
-        if not fits(others + self._share(spec, _load(request)), self._max_load):
+        others = [each for name, each in self._sessions.items() if name != asked.spec.session_id]
+        if not fits(sum(each.share(self.cost) for each in (*others, asked)), self._max_load):
             raise Refused(
                 Reason.NO_CAPACITY,
                 "the replica has no time for so many frames",
@@ -47,30 +76,23 @@ class Admitted:
                 metadata={"span": self._span, "limit": "load"},
             )
 
-    def add(self, spec: SessionSpec, request: Mapping[str, Any]) -> None:
+    def add(self, declared: Declared) -> None:
         """The session is open, or on its way."""
-        load = _load(request)
-        self._loads[spec.session_id] = (self._share(spec, load), load.pixels_per_s)
+        self._sessions[declared.spec.session_id] = declared
+
+    def changed(self, session_id: str, settings: Settings) -> None:
+        """The session goes on under others. It is never refused for them. Unknown ones are ignored."""
+        if session_id in self._sessions:
+            self._sessions[session_id] = replace(self._sessions[session_id], settings=settings)
 
     def remove(self, session_id: str) -> None:
         """The session has ended. Unknown ones are ignored."""
-        self._loads.pop(session_id, None)
+        self._sessions.pop(session_id, None)
 
     def describe(self) -> Mapping[str, Any]:
         """What placement needs to know."""
         return {
             "cost": None if self.cost is None else asdict(self.cost),
-            "share": sum(share for share, _ in self._loads.values()),
-            "pixels_per_s": sum(pixels for _, pixels in self._loads.values()),
+            "share": sum(each.share(self.cost) for each in self._sessions.values()),
+            "pixels_per_s": sum(each.load.pixels_per_s for each in self._sessions.values()),
         }
-
-    def _share(self, spec: SessionSpec, load: Load) -> float:
-        if self.cost is None:
-            return 0.0
-        return self.cost.share(load, spec.max_steps, is_cached=spec.cache is not None)
-
-
-def _load(request: Mapping[str, Any]) -> Load:
-    """An owner that says nothing of it is of the release before."""
-    declared = request.get("declared")
-    return NO_LOAD if declared is None else Load(declared["frames_per_s"], declared["pixels_per_s"])

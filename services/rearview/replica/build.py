@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,19 +14,23 @@ from rearview.contract.cost import FrameCost
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
-from rearview.engine.calibration import example_payloads, measure_costs
+from rearview.engine.calibration import Planes, Timings, cost_table, example_payloads, measure, row_seconds
+from rearview.engine.devices import pick_device, pick_dtype
 from rearview.engine.engine import Engine
 from rearview.engine.memory.build import CacheOptions, Layouts, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model, row_group
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.weights.checkpoint import latent_shape, load_model, pick_device, pick_dtype
+from rearview.engine.weights.checkpoint import latent_shape, load_model
 from rearview.engine.weights.formats import Additions, LoraFile
 from rearview.errors import ConfigError
+from rearview.replica.kept import KeptTimings, key_of
 
-__all__ = ["build_engine"]
+__all__ = ["OnProgress", "build_engine"]
 
+OnProgress = Callable[[str], None]
+"""Is told in a few words what takes seconds. On the thread that builds."""
 
 STORAGE = {
     "float32": torch.float32,
@@ -34,11 +38,15 @@ STORAGE = {
     "bfloat16": torch.bfloat16,
     "float8": torch.float8_e4m3fn,
 }
+TELL_FROM_S = 3.0
+"""What takes less is not worth a word."""
 BATCH_SIZES = ((1, 2), (1, 2, 4, 8, 16, 32))
 """Rows that are timed at start-up: on a CPU, where batches gain little and cost seconds; elsewhere."""
 
 
-def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
+def build_engine(
+    config: ServiceConfig, span_config: SpanConfig, on_progress: OnProgress | None = None
+) -> Engine:
     """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
     torch.set_num_threads(span_config.num_threads)
     span = Span.parse(span_config.name, span_config.operators)
@@ -50,16 +58,65 @@ def build_engine(config: ServiceConfig, span_config: SpanConfig) -> Engine:
         "warm-up", ModelCard.read(config.model.checkpoint).strength, steps=config.model.max_steps
     )
     size = (config.model.width, config.model.height, config.model.max_steps)
-    sizes = [size for size in BATCH_SIZES[device.type != "cpu"] if size <= span_config.max_batch]
-    tables = []
     examples = list(_examples(config, memory, SessionSpec("", *size, settings)))
-    for spec in examples:
-        payloads = example_payloads(config.model.checkpoint, span, spec, additions(config.model))
-        tables.append(measure_costs(model, memory, span, spec, payloads, sizes, tuple(config.model.adapters)))
+    measuring = _Measuring(config, span_config, span, model, memory, device)
+    timings, ran_here = measuring.of(examples, on_progress or _silent)
+    adapters = tuple(config.model.adapters)
+    tables = [
+        cost_table(times, model, memory, span, spec, adapters, ran_here=ran_here)
+        for times, spec in zip(timings, examples, strict=True)
+    ]
     forward_s = {group: times for table in tables for group, times in table.forward_s.items()}
-    costs = CostTable(forward_s, max(table.write_s for table in tables))
+    ran = {group: sizes for table in tables for group, sizes in table.ran.items()}
+    costs = CostTable(forward_s, max(table.write_s for table in tables), ran)
     costs = replace(costs, frame=_frame_cost(costs, model, memory, span, examples))
     return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What the span's forwards cost: as an earlier start has measured it, if that still holds, else anew."""
+
+    config: ServiceConfig
+    span_config: SpanConfig
+    span: Span
+    model: Model
+    memory: Memories
+    device: torch.device
+
+    def of(self, examples: Sequence[SessionSpec], on_progress: OnProgress) -> tuple[Sequence[Timings], bool]:
+        """One for each of the `examples`, and whether they were measured in this process."""
+        if is_opaque(self.config.model.checkpoint):  # Measured sooner than read.
+            return [self._measured(spec, on_progress) for spec in examples], True
+        kept = KeptTimings(key_of(self.config, self.span_config, self.device))
+        found = kept.read(len(examples))
+        if found is not None:
+            plain = examples[0]
+            now = row_seconds(self.model, self.memory, self.span, plain, self._payloads(plain))
+            if kept.holds(found[0], now):
+                return found, False
+        measured = [self._measured(spec, on_progress) for spec in examples]
+        kept.write(measured)
+        return measured, True
+
+    def _measured(self, spec: SessionSpec, on_progress: OnProgress) -> Timings:
+        def tell(kind: OperatorKind, left_s: float) -> None:
+            if left_s >= TELL_FROM_S:
+                on_progress(
+                    f"measuring once what a frame costs ({self.span.name}: {kind.value}), {left_s:.0f} s left"
+                )
+
+        offered = BATCH_SIZES[self.device.type != "cpu"]
+        sizes = [size for size in offered if size <= self.span_config.max_batch]
+        return measure(self.model, self.memory, self.span, spec, self._payloads(spec), sizes, tell)
+
+    def _payloads(self, spec: SessionSpec) -> Sequence[Planes]:
+        model = self.config.model
+        return example_payloads(model.checkpoint, self.span, spec, additions(model))
+
+
+def _silent(text: str) -> None:
+    pass
 
 
 def additions(model: ModelConfig) -> Additions:

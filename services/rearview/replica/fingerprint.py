@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rearview.config import ModelConfig
 from rearview.contract.card import BUNDLED_CHECKPOINTS, is_single_file
-from rearview.engine.weights.checkpoint import pick_device, pick_dtype
+from rearview.engine.devices import pick_device, pick_dtype
 from rearview.replica.state import Origin
 
 __all__ = ["origin_of"]

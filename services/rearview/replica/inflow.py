@@ -15,6 +15,7 @@ from torch import Tensor
 from rearview.contract.events import Direction, Events, LinkBytes
 from rearview.contract.frame import Frame
 from rearview.engine.engine import Engine
+from rearview.replica.admitted import Admitted
 from rearview.replica.outflow import Outflow
 from rearview.replica.planes import on_tensors
 from rearview.replica.runner import EngineRunner
@@ -40,11 +41,17 @@ class Inflow:
     """Takes it in. For one event loop."""
 
     def __init__(
-        self, sessions: Sessions[Link], engine: EngineRunner, outflow: Outflow, span: str, events: Events
+        self,
+        sessions: Sessions[Link],
+        engine: EngineRunner,
+        outflow: Outflow,
+        span: str,
+        events: Events,
+        admitted: Admitted,
     ) -> None:
         """`span`: name of the replica's."""
         self._sessions, self._engine, self._outflow = sessions, engine, outflow
-        self._span, self._events = span, events
+        self._span, self._events, self._admitted = span, events, admitted
 
     def frame(self, link: Link, body: Body) -> None:
         """Take FRAME."""
@@ -62,7 +69,14 @@ class Inflow:
         session_id, epoch, ordinal = decode_ack(body)
         held = self._sessions.get(session_id, epoch)
         if held is not None and held.next is link:  # What a former next hop has, this one may lack.
-            self._engine.post_later(lambda engine: engine.acknowledge(session_id, ordinal))
+            self._engine.post_later(lambda engine: engine.retained.acknowledge(session_id, ordinal))
+
+    def answer(self, link: Link, body: Body) -> None:
+        """Take ANSWER. There is time until somebody asks."""
+        held = self._sessions.get(*frame_head(body))
+        if held is not None:
+            frame = on_tensors(held.codec.decode(body, time.monotonic()))
+            self._engine.post_later(lambda engine: engine.retained.keep(frame))
 
     def note(self, link: Link, body: Body) -> None:
         """Take NOTE."""
@@ -75,6 +89,7 @@ class Inflow:
         if held is None:
             return
         version, settings = content["version"], decode_settings(content["settings"])
+        self._admitted.changed(held.session_id, settings)
         self._engine.post(lambda engine: engine.update(held.session_id, version, settings))
         self._outflow.announce(held, version, content["settings"])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rearview.contract.events import BatchRun, Direction, Events, FrameLeftSpan, LinkBytes
+from rearview.contract.events import BatchRun, Direction, Events, FrameLeftSpan, LinkBytes, OutputsForgotten
 from rearview.contract.frame import Frame
 from rearview.engine.rows import StepResult
 from rearview.engine.sessions import Standing
@@ -44,6 +44,8 @@ class Outflow:
         """Pass on what one step of the engine did."""
         if result.batch is not None:
             self._events(BatchRun(self._span, result.batch.rows, result.queue_age_s))
+        if result.forgotten:
+            self._events(OutputsForgotten(self._span, result.forgotten))
         now = time.monotonic()
         for frame in result.emissions:
             held = self._sessions.get(frame.session_id)

@@ -12,10 +12,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rearview.contract.beat import BEAT_S, Beat, Work
 from rearview.control.liveness import Attention, Limits
+from rearview.machine import run_delays_s
 from rearview.replica.runner import EngineRunner
 from rearview.transport.beat import encode_beat
 from rearview.transport.links import LinkPool, LinkServer
@@ -46,11 +47,30 @@ def end_process(why: str) -> None:
     os._exit(EXIT_CONDEMNED)
 
 
+class Starvation:
+    """For how long the process's threads wanted to run and could not, since a beginning: on a machine with
+    more to do than processors, the thread that beats is woken at once and those that compute wait.
+    """
+
+    def __init__(self, delays_s: Callable[[], Mapping[int, float]] = run_delays_s) -> None:
+        self._delays_s = delays_s
+        self._before: Mapping[int, float] = {}
+
+    def begin(self) -> None:
+        """From now on."""
+        self._before = self._delays_s()
+
+    def seconds(self) -> float:
+        """Of the thread that waited longest."""
+        now = self._delays_s().items()
+        return max((delay_s - self._before.get(thread, 0.0) for thread, delay_s in now), default=0.0)
+
+
 class Vitals:
     """What an engine's thread is seen to do, at each beat. For one thread; `now`: the runner's clock."""
 
-    def __init__(self, runner: EngineRunner, now: float) -> None:
-        self._runner = runner
+    def __init__(self, runner: EngineRunner, now: float, starvation: Starvation | None = None) -> None:
+        self._runner, self._starvation = runner, starvation or Starvation()
         self._attention = Attention(BEAT_S, now)
         self._beaten_s = now
         self._late_s, self._late_at_s = 0.0, now
@@ -76,12 +96,14 @@ class Vitals:
     def _work(self, now: float) -> Work | None:
         running, began_s = self._runner.running, self._runner.busy_since_s
         had_s = self._attention.at(now)
-        if began_s != self._began_s:
-            self._began_s = began_s
-            self._had_s = had_s if began_s is None else had_s - min(now - began_s, BEAT_S)
+        is_new, self._began_s = began_s != self._began_s, began_s
         if began_s is None:
             return None
-        busy_s = had_s - self._had_s
+        if is_new:
+            self._had_s = had_s - min(now - began_s, BEAT_S)
+            self._starvation.begin()
+        starved_s = 0.0 if is_new else self._starvation.seconds()
+        busy_s = max(0.0, had_s - self._had_s - starved_s)
         if running is None:
             return Work("", 0, busy_s, None)
         return Work(running.operator, running.rows, busy_s, running.expected_s)

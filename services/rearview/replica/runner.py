@@ -177,7 +177,7 @@ class EngineRunner:
                 self._busy_since_s = now = self._clock()
                 result = engine.step(now)
                 self._progressed()
-                if result.emissions or result.batch is not None:
+                if result.emissions or result.batch is not None or result.forgotten:
                     self._tell(self._deliver, result)
         except _StopRunner:
             return

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -25,9 +24,10 @@ from rearview.engine.rows import StepResult
 from rearview.engine.sessions import Standing
 from rearview.errors import NotFound, Reason, Refused
 from rearview.failpoints import reach
-from rearview.replica.admitted import Admitted
-from rearview.replica.build import build_engine
+from rearview.replica.admitted import Admitted, Declared
+from rearview.replica.build import OnProgress, build_engine
 from rearview.replica.fingerprint import origin_of
+from rearview.replica.identity import identity
 from rearview.replica.inflow import Handler, Inflow
 from rearview.replica.outflow import Outflow
 from rearview.replica.pasts import Past
@@ -40,6 +40,7 @@ from rearview.telemetry.exposition import MetricsServer, serve_metrics
 from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.metrics import Metrics, new_registry
 from rearview.transport.codec import SPOKEN, FrameCodec
+from rearview.transport.heap import keep_freed_memory
 from rearview.transport.links import Link, LinkClosed, LinkPool, LinkServer, reachable
 from rearview.transport.wire import (
     Body,
@@ -70,13 +71,15 @@ class Stage:
         clock: Callable[[], float] | None = None,
         call_later: CallLater | None = None,
         on_end: OnEnd = only_told,
+        on_progress: OnProgress | None = None,
     ) -> None:
         """`clock`, `call_later`: by which orphans are closed; the event loop's own if they are not given.
-        `on_end`: ends the process of a replica that was given up.
+        `on_end`: ends the process of a replica that was given up. `on_progress`: told of a long start.
         """
         self._config, self._span_index = config, span_index
+        self._on_end, self._on_progress = on_end, on_progress
         self._span = config.spans[span_index]
-        self._replica_id, self._node = replica_id, node
+        self._identity, self._node = identity(config.model, self._span, replica_id, node), node
         loop = asyncio.get_running_loop()
         self._clock, self._call_later = clock or loop.time, call_later or loop.call_later
         self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
@@ -92,7 +95,6 @@ class Stage:
         self._pool = LinkPool(config.link, node, on_message=self._on_message, on_closed=self._on_next_closed)
         self._runner: EngineRunner | None = None
         self._pulse: Pulse | None = None
-        self._on_end = on_end
         self._address, self._metrics_port = "", 0
         self._metrics = Metrics(new_registry())
         self._events = MetricsListener(self._metrics)
@@ -102,40 +104,36 @@ class Stage:
 
     async def start(self) -> None:
         """Load the model and take links."""
-        runner = EngineRunner(partial(build_engine, self._config, self._span), self._on_step)
+        keep_freed_memory()
+        config, span = self._config, self._span
+        runner = EngineRunner(partial(build_engine, config, span, self._on_progress), self._on_step)
         await runner.ready()
         self._runner = runner
         self._transfers = Transfers(
             self._sessions,
             runner,
             self._requests,
-            links=self._config.link,
+            links=config.link,
             node=self._node,
-            steps=Span.parse(self._span.name, self._span.operators).steps,
-            origin=await asyncio.to_thread(origin_of, self._config.model),
+            steps=Span.parse(span.name, span.operators).steps,
+            origin=await asyncio.to_thread(origin_of, config.model),
         )
         self._admitted.cost = await runner.call(lambda engine: engine.frame_cost)
         self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
-        self._metrics_server = serve_metrics(
-            self._metrics.registry, self._span.metrics_port, self._config.access.metrics
-        )
+        self._metrics_server = serve_metrics(self._metrics.registry, span.metrics_port, config.access.metrics)
         self._metrics_port = self._metrics_server.port
-        self._events(SlotsOffered(self._span.name, self._span.slots))
+        self._events(SlotsOffered(span.name, span.slots))
 
     def describe(self) -> Mapping[str, Any]:
         """What placement and operators need to know of this replica."""
         return {
-            "replica_id": self._replica_id,
-            "span": self._span.name,
+            **self._identity,
             "address": self._address,
-            "node": self._node,
-            "slots": self._span.slots,
             "free_slots": 0 if self._draining else self._span.slots - self._sessions.num_owned,
             **self._admitted.describe(),
             **self._sessions.describe(),
-            "pid": os.getpid(),
             "draining": self._draining,
             "metrics_url": f"http://{reachable(self._config.access.metrics.host)}:{self._metrics_port}/metrics",
         }
@@ -175,11 +173,12 @@ class Stage:
 
     def _routes(self, runner: EngineRunner, transfers: Transfers, pulse: Pulse) -> Mapping[Kind, Handler]:
         """What takes each kind of message; others are of no concern to a replica."""
-        inflow = Inflow(self._sessions, runner, self._outflow, self._span.name, self._events)
+        inflow = Inflow(self._sessions, runner, self._outflow, self._span.name, self._events, self._admitted)
         answer = self._requests.answer
         return {
             Kind.FRAME: inflow.frame,
             Kind.ACK: inflow.acknowledge,
+            Kind.ANSWER: inflow.answer,
             Kind.SETTINGS: inflow.settings,
             Kind.NOTE: inflow.note,
             Kind.OPEN: answer(Kind.OPEN, self._try_open),
@@ -204,12 +203,13 @@ class Stage:
         codec = _codec(self._config, request, spec)
         if self._draining or self._runner is None:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
-        self._admitted.check(spec, request)
+        declared = Declared.told(spec, request)
+        self._admitted.check(declared)
         if (former := self._sessions.begin(spec.session_id, epoch)) is not None:
             if former.owner is not owner:
                 _tell_lost(former.owner, spec.session_id, former.epoch)
             self._forget(spec.session_id)
-        self._admitted.add(spec, request)
+        self._admitted.add(declared)
         self._changed()
         try:
             next_link = await _link_to(self._pool, request["next"])
