@@ -6,7 +6,7 @@ A section of a deployment (`access:`), and an entry of the tenants file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,7 @@ __all__ = ["STRICT", "AccessConfig", "JwtConfig", "LinkTls", "MetricsAccess", "P
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 """Of every section: an unknown key is an error."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class TenantConfig(BaseModel):
@@ -23,19 +24,33 @@ class TenantConfig(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Who is billed, limited and isolated."""
-    token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 (hex) of the bearer token, which is stored nowhere. None: comes with signed tokens alone."""
+    token_sha256: Sha256 | tuple[Sha256, ...] | None = None
+    """SHA-256 (hex) of the bearer token, which is stored nowhere; or a list, while one token takes the place
+    of another. None: comes with signed tokens alone."""
     max_streams: int = Field(default=4, ge=1)
     """Sessions at a time, over all ingresses; one whose connection was lost counts as long as it is kept."""
     max_frames_per_s: float = Field(default=240.0, gt=0)
     """Frames per second that the tenant's sessions may declare together (`frame_rate`), over all ingresses;
-    and that it may send to one of them. One second's worth may come at once."""
+    and that it may send to one of them. One second's worth may come at once, though large frames are read
+    one by one. What is beyond it is dropped, and more than as much again is not read: the connection holds
+    its sender back. Controls have twice the rate, and wait beyond it."""
     max_pixels: int = Field(default=1024 * 1024, ge=64 * 64)
     """Width times height of one frame."""
     max_pixels_per_s: float | None = Field(default=None, gt=0)
     """Pixels per second that they may declare together. None: no limit but those of frames."""
+    max_kept_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Images that one ingress keeps of the tenant's sessions, to send them again where a replica is lost;
+    beyond it their frames wait. Their checkpoints may take as much besides; sessions beyond that have
+    none. And pictures that one replica of the last span keeps of them until they are acknowledged: beyond it
+    the oldest goes of the session that keeps most."""
     weight: float = Field(default=1.0, gt=0)
     """Share of a replica beside other tenants."""
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Of all tokens that are the tenant's."""
+        known = self.token_sha256 or ()
+        return (known,) if isinstance(known, str) else known
 
 
 class JwtConfig(BaseModel):

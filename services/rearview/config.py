@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from rearview.access import STRICT, AccessConfig, LinkTls, TenantConfig
 from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
-from rearview.errors import ConfigError
+from rearview.errors import ConfigError, own_words
 from rearview.placement_config import PlacementConfig
 from rearview.recovery_config import RecoveryConfig
 
@@ -73,7 +73,7 @@ class ModelConfig(_Section):
     single_file_config: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """For a single file: folder or hub id in diffusers format with its settings and tokenizer."""
     vae: str = ""
-    """Folder or hub id of a VAE instead of the checkpoint's own (`madebyollin/taesd`). Empty: its own."""
+    """Folder, file or hub id (`madebyollin/taesd`) of a VAE instead of the checkpoint's. Empty: its own."""
     lcm_lora: str = ""
     """LoRA fused into the weights, for few steps (`latent-consistency/lcm-lora-sdv1-5`). Empty: none."""
     motion: str = ""
@@ -90,9 +90,9 @@ class ModelConfig(_Section):
     """Named adapter sets: a session may ask for one (`Settings.adapters`). Each takes the memory of the
     layers that it changes; sessions with different sets do not share forwards."""
     device: str = "auto"
-    """`auto`: CUDA if there is any, else CPU. Or a torch device."""
+    """`auto`: the first that there is of CUDA, MPS (Apple), XPU (Intel) and CPU. Or a torch device."""
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
-    """Of the networks. `auto`: float16 on CUDA; bfloat16 on CPUs that have it in hardware; else float32."""
+    """Of the networks. `auto`: float16; on CPUs bfloat16 if they have it in hardware, else float32."""
     max_steps: int = Field(default=2, ge=1, le=4)
     """Denoising steps that the chain has: the longest that a session may ask for."""
     width: int = Field(default=256, ge=64, le=1024, multiple_of=8)
@@ -216,7 +216,7 @@ class IngressConfig(_Section):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of `/metrics` of the ingress; 0 takes a free one."""
     replicas: int = Field(default=1, ge=1, le=64)
-    """Ingress replicas; they share the port by SO_REUSEPORT. More than one needs `directory.redis_url`."""
+    """Ingress replicas; on Linux they can share the port. More than one needs `directory.redis_url`."""
     num_cpus: float = Field(default=0.1, ge=0)
     """Ray CPUs reserved for one ingress replica (logical)."""
     resources: dict[str, float] = Field(default_factory=dict)
@@ -286,7 +286,7 @@ class LinkConfig(_Section):
     unix_dir: str | None = None
     """Folder of the Unix sockets used inside a node; default: a private folder under the temp dir."""
     secret: str = ""
-    """Shared secret of all replicas of the service. Empty: made at start by `build_app`."""
+    """Shared secret of all replicas of the service. Empty: made at start, and kept as long as the Ray is."""
     secret_file: Path | None = None
     """Holds it instead: the secret, and on a second line the one before, which is still taken. Read again
     when it changes."""
@@ -393,7 +393,7 @@ def load_config(source: Path | Mapping[str, Any]) -> ServiceConfig:
         return ServiceConfig.model_validate(content or {})
     except ValidationError as error:
         lines = (
-            f"{'.'.join(str(part) for part in item['loc']) or 'configuration'}: {item['msg']}"
+            f"{'.'.join(str(part) for part in item['loc']) or 'configuration'}: {own_words(item['msg'])}"
             for item in error.errors()
         )
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None

@@ -35,34 +35,66 @@ def test_a_tenants_quota_is_what_its_entry_says() -> None:
 def test_one_seconds_worth_of_frames_may_come_at_once() -> None:
     subject = admission()
     limited = tenant(max_frames_per_s=30.0)
-    assert [subject.take_frame(limited, 5.0) for _ in range(31)] == [True] * 30 + [False]
+    assert [not subject.take_frame(limited, 5.0) for _ in range(31)] == [True] * 30 + [False]
 
 
 def test_the_rate_holds_over_time() -> None:
     subject = admission()
     limited = tenant(max_frames_per_s=30.0)
-    taken = sum(subject.take_frame(limited, step / 100) for step in range(1_000))
+    taken = sum(not subject.take_frame(limited, step / 100) for step in range(1_000))
     assert taken == pytest.approx(30 * 10 + 30, abs=1)
 
 
 def test_a_frame_at_the_rate_is_never_refused() -> None:
     subject = admission()
     limited = tenant(max_frames_per_s=30.0)
-    assert all(subject.take_frame(limited, step / 30) for step in range(3_000))
+    assert not any(subject.take_frame(limited, step / 30) for step in range(3_000))
 
 
 def test_a_rate_below_one_frame_per_second_still_passes_frames() -> None:
     subject = admission()
     limited = tenant(max_frames_per_s=0.5)
-    assert [subject.take_frame(limited, now) for now in (0.0, 1.0, 2.0, 3.0, 4.0)] == [True, False] * 2 + [
-        True
-    ]
+    waits_s = [subject.take_frame(limited, now) for now in (0.0, 1.0, 2.0, 3.0, 4.0)]
+    assert waits_s == [0.0, 1.0, 0.0, 1.0, 0.0]
 
 
 def test_one_tenants_rate_does_not_count_for_another() -> None:
     subject = admission()
-    assert subject.take_frame(tenant("alpha", max_frames_per_s=1.0), 0.0)
-    assert subject.take_frame(tenant("beta", max_frames_per_s=1.0), 0.0)
+    assert not subject.take_frame(tenant("alpha", max_frames_per_s=1.0), 0.0)
+    assert not subject.take_frame(tenant("beta", max_frames_per_s=1.0), 0.0)
+
+
+def test_controls_beyond_the_rate_are_counted_and_make_the_next_wait_longer() -> None:
+    subject = admission()
+    limited = tenant(max_frames_per_s=5.0)
+    waits_s = [subject.count_control(limited, 5.0) for _ in range(12)]
+    assert waits_s == pytest.approx([0.0] * 9 + [0.1, 0.2, 0.3])
+    assert subject.count_control(limited, 5.2) == pytest.approx(0.2)
+    assert not subject.count_control(tenant("beta", max_frames_per_s=5.0), 5.2)
+
+
+def test_large_messages_that_come_at_once_are_read_one_by_one_at_the_tenants_rate() -> None:
+    subject, limited = admission(max_image_bytes=1 << 20), tenant(max_frames_per_s=20.0)
+    now, read_s = 5.0, []
+    for _ in range(22):
+        read_s.append(now)
+        now += subject.count_shares(limited, subject.message_share(1 << 20), now)
+    assert read_s[:2] == [5.0, 5.0]  # One may have been held up.
+    assert read_s[2:] == pytest.approx([5.0 + n / 20 for n in range(1, 21)])
+
+
+def test_messages_at_the_tenants_rate_never_wait_whatever_their_size() -> None:
+    subject, limited = admission(max_image_bytes=1 << 20), tenant(max_frames_per_s=20.0)
+    share = subject.message_share(3 << 20)
+    assert share == 1.0  # However large it is.
+    assert max(subject.count_shares(limited, share, step / 20) for step in range(1_000)) < 1e-9
+
+
+def test_small_messages_may_be_many_at_once_and_a_tenants_streams_share_what_is_left() -> None:
+    subject, limited = admission(max_image_bytes=1 << 20), tenant(max_frames_per_s=20.0)
+    waits_s = [subject.count_shares(limited, subject.message_share(1 << 16), 5.0) for _ in range(18)]
+    assert waits_s == pytest.approx([0.0] * 16 + [1 / 320, 2 / 320])
+    assert not subject.count_shares(tenant("beta", max_frames_per_s=20.0), 1.0, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rearview.contract.beat import BEAT_S, Beat, Cause, Work
 from rearview.control.liveness import TICK_S, Attention, Dead, Doubted, Judge, Limits, Verdict
 from rearview.engine.rows import Running
-from rearview.replica.pulse import Vitals
+from rearview.machine import run_delays_s, this_machine
+from rearview.replica.pulse import Starvation, Vitals
 
 pytestmark = pytest.mark.unit
 
@@ -165,7 +168,7 @@ class Engine:
 
 def test_a_pulse_counts_what_one_forward_takes_and_not_those_before() -> None:
     engine = Engine()
-    vitals = Vitals(engine, 0.0)
+    vitals = Vitals(engine, 0.0, Starvation(dict))
     assert vitals.take(0.2).work is None
     busy: list[float] = []
     for number in range(10):
@@ -180,8 +183,34 @@ def test_a_pulse_counts_what_one_forward_takes_and_not_those_before() -> None:
     assert vitals.take(3.4).work == Work("", 0, pytest.approx(1.25), None)
 
 
+def test_time_in_which_the_engine_wanted_a_processor_and_had_none_is_not_its_own() -> None:
+    """Fifteen processes on two cores: the thread that beats is woken at once, and the forward waits."""
+    delays_s, engine = {1: 5.0, 2: 0.5}, Engine()
+    vitals = Vitals(engine, 0.0, Starvation(lambda: dict(delays_s)))
+    engine.begin(0.15, 0.01)
+    for number in range(1, 20):
+        beat = vitals.take(0.2 * number)
+        assert beat.work is not None
+        assert not LIMITS.is_hung(beat.work)
+        delays_s[2] += 0.17  # It ran for 0.03 s.
+    assert beat.work.busy_s == pytest.approx(0.05 + 18 * 0.03)
+    delays_s[3] = 0.1  # A thread that is new; and nobody waits any more: the forward hangs.
+    assert [LIMITS.is_hung(vitals.take(0.2 * number).work) for number in range(20, 24)] == [False] * 2 + [
+        True
+    ] * 2
+
+
+def test_how_long_threads_waited_is_read_from_the_system(tmp_path: Path) -> None:
+    for thread, text in (("7", "100 2500000000 3"), ("8", "nonsense"), ("9", "1 0 1")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(text)
+    assert run_delays_s(tmp_path) == {7: 2.5, 9: 0.0}
+    assert run_delays_s(tmp_path / "none") == {}
+    assert threading.get_native_id() in run_delays_s() or not this_machine().has_proc
+
+
 def test_a_pulse_knows_that_its_process_was_stopped() -> None:
-    vitals = Vitals(Engine(), 0.0)
+    vitals = Vitals(Engine(), 0.0, Starvation(dict))
     vitals.take(0.2)
     assert not vitals.was_stopped(0.5)
     assert vitals.was_stopped(1.5), "it has just woken, and has not beaten yet"
@@ -215,7 +244,7 @@ class Replica:
     """On their way to the judge."""
 
     def __post_init__(self) -> None:
-        self.vitals = Vitals(self.engine, 0.0)
+        self.vitals = Vitals(self.engine, 0.0, Starvation(dict))
 
     def run(self, now: float) -> None:
         if self.stopped:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.contract.cost import FrameCost
 from rearview.contract.lease import NO_LOAD, Load, Usage
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
 from rearview.control.placement import LOAD_STEP, Asked, Full, Replica, place
 from rearview.errors import Reason, Refused
 
@@ -181,6 +184,25 @@ def test_a_session_counts_with_the_steps_that_it_may_ask_for_and_the_cache_that_
     shares = [cost.share(load, steps, is_cached=False) for steps in (1, 2, 3, 4)]
     assert shares == pytest.approx([0.01, 0.11, 0.21, 0.21])
     assert cost.share(load, 3, is_cached=True) == cost.most(load.pixels_per_s) == pytest.approx(0.61)
+
+
+def test_guidance_that_predicts_twice_counts_twice_in_its_steps() -> None:
+    cost = FrameCost(int(PIXELS), 0.001, 0.010, 0.030, steps=(0, 1))
+    guided = Settings(guidance=Guidance.FULL, guidance_scale=2.0)
+    first = replace(guided, guidance=Guidance.INITIALIZE)
+    idle = replace(guided, guidance_scale=1.0)
+    shares = []
+    for under in (Settings(), guided, first, idle):
+        spec = SessionSpec("0" * 32, 64, 64, 2, under)
+        shares.append(Asked.of(spec, Load(10.0, 10 * PIXELS)).share(cost))
+    assert shares == pytest.approx([0.21, 0.41, 0.31, 0.21])
+
+
+def test_a_session_that_goes_on_counts_by_its_newest_settings() -> None:
+    cost = FrameCost(int(PIXELS), 0.001, 0.010, 0.030, steps=(0, 1))
+    guided = Settings(guidance=Guidance.FULL, guidance_scale=2.0)
+    spec, load = SessionSpec("0" * 32, 64, 64, 2), Load(10.0, 10 * PIXELS)
+    assert Asked.of(spec, load, guided).share(cost) == pytest.approx(0.41)
 
 
 def test_that_leases_fill_a_span_is_certain_and_that_a_report_does_is_not() -> None:

@@ -268,6 +268,6 @@ PLANTED: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     monkeypatch.setattr(*PLANTED[bug])
-    many = settings(SETTINGS, max_examples=300, phases=[Phase.generate], print_blob=False)
+    many = settings(SETTINGS, max_examples=3000, phases=[Phase.generate], print_blob=False)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(Losses, settings=many)

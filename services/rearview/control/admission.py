@@ -1,4 +1,4 @@
-"""What a tenant may: frames per second and pixels of a frame; and what session a request makes.
+"""What a tenant may: frames and controls per second, pixels of a frame; and what session a request makes.
 
 `now` is monotonic seconds. How many sessions a tenant has, and what they declare together, is counted by the
 directory, over all ingresses, against `quota_of` the tenant. Capacity is decided by placement.
@@ -14,12 +14,18 @@ from rearview.contract.card import ModelCard
 from rearview.contract.lease import Quota
 from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import DEFAULT_JPEG_QUALITY, Settings, SettingsChange, check_adapters
+from rearview.contract.settings import (
+    DEFAULT_JPEG_QUALITY,
+    Settings,
+    SettingsChange,
+    check_adapters,
+    check_guidance,
+)
 from rearview.control.methods import Offer, choose_method
+from rearview.control.rates import Bucket
 from rearview.errors import InvalidRequest, Reason
 
 __all__ = [
-    "BURST_S",
     "MAX_FRAME_BUDGET_S",
     "MAX_FRAME_RATE",
     "MIN_SIDE",
@@ -31,8 +37,8 @@ __all__ = [
     "quota_of",
 ]
 
-BURST_S = 1.0
-"""Seconds' worth of frames that may come at once."""
+CONTROLS_PER_FRAME = 2.0
+"""How many a tenant may send: a slider on a screen of 60 Hz, beside video of 30 frames a second."""
 MAX_FRAME_RATE = 240.0
 """Highest `frame_rate` of a session, frames per second."""
 MAX_FRAME_BUDGET_S = 60.0
@@ -55,37 +61,47 @@ class Served:
     """Pixels of which both sides of a session with a temporal cache are a multiple."""
 
 
-@dataclass
-class _Bucket:
-    """A token bucket of frames."""
-
-    tokens: float
-    updated_s: float
-
-    def take(self, rate: float, now: float) -> bool:
-        capacity = max(1.0, rate * BURST_S)
-        elapsed_s = max(0.0, now - self.updated_s)
-        self.tokens = min(capacity, self.tokens + elapsed_s * rate)
-        self.updated_s = max(now, self.updated_s)
-        if self.tokens < 1.0:
-            return False
-        self.tokens -= 1.0
-        return True
-
-
 class Admission:
     """The frames that tenants send to this ingress, against what they may; and what the deployment serves."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
-        # Kept when a tenant's last stream ends, else reconnecting would refill it.
-        self._buckets: dict[str, _Bucket] = {}
+        # Kept when a tenant's last stream ends, else reconnecting would refill them.
+        self._frames: dict[str, Bucket] = {}
+        self._controls: dict[str, Bucket] = {}
+        self._shares: dict[str, Bucket] = {}
 
-    def take_frame(self, tenant: TenantConfig, now: float) -> bool:
-        """Whether one more frame of the tenant fits its rate; uses a token if so."""
-        rate = tenant.max_frames_per_s
-        bucket = self._buckets.setdefault(tenant.name, _Bucket(max(1.0, rate * BURST_S), now))
-        return bucket.take(rate, now)
+    def take_frame(self, tenant: TenantConfig, now: float) -> float:
+        """Seconds after which one more frame of the tenant fits its rate; 0: it fits, and uses it."""
+        bucket = self._frames.setdefault(tenant.name, Bucket())
+        wait_s = bucket.wait_s(tenant.max_frames_per_s, now)
+        if not wait_s:
+            bucket.spend()
+        return wait_s
+
+    def count_control(self, tenant: TenantConfig, now: float) -> float:
+        """A control has come, whether it fits the tenant's rate or not. Seconds after which the next one
+        does.
+        """
+        bucket = self._controls.setdefault(tenant.name, Bucket())
+        rate = CONTROLS_PER_FRAME * tenant.max_frames_per_s
+        bucket.wait_s(rate, now)
+        bucket.spend()
+        return bucket.wait_s(rate, now)
+
+    def message_share(self, num_bytes: int) -> float:
+        """What a message of so many bytes is of a large frame: one at most."""
+        return min(1.0, num_bytes / self.served.limits.max_image_bytes)
+
+    def count_shares(self, tenant: TenantConfig, shares: float, now: float) -> float:
+        """So much of a large or heavy frame has come. Seconds after which the next one may: those that come
+        at once are read one by one, at the tenant's rate. Frames that keep to that rate never wait, and of
+        small and light ones many may come at once.
+        """
+        bucket, rate = self._shares.setdefault(tenant.name, Bucket(burst_s=0.0)), tenant.max_frames_per_s
+        bucket.wait_s(rate, now)
+        bucket.spend(shares)
+        return bucket.wait_s(rate, now, tokens=0.0)
 
     def session(self, session_id: str, tenant: TenantConfig, request: OpenRequest) -> SessionSpec:
         """The session that is asked for, every default filled in. Raises InvalidRequest."""
@@ -112,13 +128,15 @@ class Admission:
             tenant.weight,
             bank=bank,
             cache=cache,
+            max_kept_bytes=tenant.max_kept_bytes,
         )
 
     def change(self, settings: Settings, change: SettingsChange, max_steps: int) -> Settings:
         """`settings` after a control in a session with so many steps at most. Raises InvalidRequest."""
         check_settings(max_steps=max_steps, strength=change.strength, steps=change.steps, seed=change.seed)
         changed = change.apply(settings)
-        self._check_words(changed)
+        check_settings(max_steps=max_steps, steps=changed.steps)
+        self._check_look(changed)
         return changed
 
     def check_resolution(self, tenant: TenantConfig, width: int, height: int) -> None:
@@ -160,14 +178,16 @@ class Admission:
         defaults = Settings(
             strength=card.strength,
             steps=min(card.steps, max_steps),
+            guidance_scale=card.guidance_scale,
             jpeg_quality=request.jpeg_quality or DEFAULT_JPEG_QUALITY,
         )
         settings = request.settings.apply(defaults)
-        self._check_words(settings)
+        self._check_look(settings)
         check_settings(max_steps=max_steps, steps=settings.steps)
         return settings
 
-    def _check_words(self, settings: Settings) -> None:
+    def _check_look(self, settings: Settings) -> None:
+        check_guidance(settings, embeds_scale=self.served.card.embeds_scale)
         check_adapters(settings.adapters, self.served.model.adapters)
         for text in settings.texts:
             self.check_prompt(text)

@@ -40,6 +40,13 @@ class Offer:
             return Method.LIVE2DIFF
         return Method.STREAMV2V if self.bank is not None and self.bank.default else Method.PER_FRAME
 
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Those that a session may choose."""
+        has_cache = self.cache is not None and self.has_motion
+        has = {Method.STREAMV2V: self.bank is not None, Method.LIVE2DIFF: has_cache}
+        return (Method.PER_FRAME, *(method for method, is_served in has.items() if is_served))
+
     def warm_up_frames(self, spec: SessionSpec) -> int:
         """How many frames of the session warm up together; 0: none."""
         return 0 if spec.cache is None or self.cache is None else self.cache.sink_frames

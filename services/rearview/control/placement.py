@@ -10,10 +10,12 @@ on it, and the caller places anew.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rearview.contract.cost import FrameCost, fits
 from rearview.contract.lease import NO_LOAD, NO_USAGE, Lease, Load, Usage
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.errors import Reason, Refused
 
 __all__ = ["ANY", "RETRY_AFTER_S", "Asked", "Full", "Replica", "place", "without"]
@@ -43,6 +45,8 @@ class Asked:
     max_steps: int = 1
     is_cached: bool = False
     """Whether it has a temporal cache."""
+    settings: Settings = field(default_factory=Settings)
+    """Their guidance decides how often a frame is predicted."""
     max_load: float | None = None
     """The share of its time that a replica may have given away, this session included. None: any."""
     goes_on: bool = False
@@ -51,6 +55,15 @@ class Asked:
     """Replicas that are kept for sessions that go on."""
     taken: frozenset[str] = frozenset()
     """Spares whose room somebody else is filling."""
+
+    @classmethod
+    def of(cls, spec: SessionSpec, load: Load, settings: Settings | None = None) -> Asked:
+        """What a session of `load` asks for. `settings`: of one that goes on, the newest."""
+        return cls(load, spec.max_steps, spec.cache is not None, settings or spec.settings)
+
+    def share(self, cost: FrameCost) -> float:
+        """Of a replica's time."""
+        return cost.share(self.load, self.max_steps, is_cached=self.is_cached, settings=self.settings)
 
 
 ANY = Asked()
@@ -93,8 +106,7 @@ class Replica:
         load = self.load(used)
         if load is None or self.cost is None:
             return True
-        wanted = self.cost.share(asked.load, asked.max_steps, is_cached=asked.is_cached)
-        return fits(load + wanted, asked.max_load)
+        return fits(load + asked.share(self.cost), asked.max_load)
 
 
 def place(

@@ -91,7 +91,7 @@ def _part(replica: Replica, asked: Asked, *, by_load: bool) -> float:
     """What the session would take of it."""
     if not by_load or replica.cost is None:
         return 1 / replica.slots
-    return replica.cost.share(asked.load, asked.max_steps, is_cached=asked.is_cached)
+    return asked.share(replica.cost)
 
 
 def _has_slot(replica: Replica, usage: Mapping[str, Usage]) -> bool:
