@@ -1,4 +1,4 @@
-"""On nothing but gRPC and the stubs: goes on elsewhere when its connection or its server is gone.
+"""On nothing but gRPC and the stubs: goes on elsewhere if connection or server is gone. For 256x256 JPEGs:
 python clients/python_raw/resume.py 127.0.0.1:50051,127.0.0.1:50052 "oil painting" in/*.jpg
 """
 
@@ -11,14 +11,14 @@ import grpc
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 
-SILENCE_S = 3.0  # A server says something every 2 s: one that is silent for longer is gone.
+SILENCE_S, TRIES = 3.0, 300  # A server speaks every 2 s. So many tries without an answer take 30 s or more.
 LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 REFUSED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)  # To resume: the session stays.
 
 
 async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[pb.Frame]) -> AsyncIterator:
     """One answer to each frame, `pb.TranslatedFrame` or `pb.Dropped`, in order."""
-    opened, received, attempt, lost = pb.Opened(), 0, 0, LOST
+    opened, received, attempt, end, lost = pb.Opened(), 0, 0, TRIES, LOST
     while received < len(frames):
         mine = {"session_id": opened.session_id, "resume_token": opened.resume_token}
         resume = pb.Resume(received_answers=received, **mine)
@@ -36,13 +36,13 @@ async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[p
                         await call.write(pb.TranslateRequest(frame=frames[sent]))
                         sent += 1
                     if kind in ("frame", "dropped"):
-                        received += 1
+                        received, end = received + 1, attempt + TRIES
                         yield getattr(response, kind)
                         await call.write(pb.TranslateRequest(credit=pb.Credit(received_answers=received)))
                 await call.done_writing()  # Closes the session.
                 await asyncio.wait_for(call.read(), SILENCE_S)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
-                if call.done() and not call.cancelled() and await call.code() not in lost:
+                if attempt >= end or (call.done() and not call.cancelled() and await call.code() not in lost):
                     raise
                 attempt, lost = attempt + 1, LOST + REFUSED if opened.session_id else LOST
                 await asyncio.sleep(0.1)
@@ -52,8 +52,8 @@ async def main(addresses: str, prompt: str, *paths: str) -> None:
     start = pb.Open(settings=pb.Settings(prompt=prompt), drop_policy=pb.DROP_POLICY_LOSSLESS)
     images = enumerate(Path(path).read_bytes() for path in paths)  # noqa: ASYNC240
     frames = [pb.Frame(frame_index=n, image=image, format=pb.IMAGE_FORMAT_JPEG) for n, image in images]
-    async for answer in translate(addresses.split(","), start, frames):
-        print(answer.frame_index, len(getattr(answer, "image", b"")), "bytes")
+    async for one in translate(addresses.split(","), start, frames):
+        print(one.frame_index, len(one.image) if hasattr(one, "image") else pb.DropReason.Name(one.reason))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ async def test_an_ingress_that_lives_loses_the_session_to_the_other() -> None:
             assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, Reason.TAKEN_OVER)
             await second.frame(1, b"1")
             assert index((await second.read_answers(1))[0]) == 1
-            assert len(service.ingress(0).sessions) == 0
+            assert len(service.ingresses[0].sessions) == 0
             await second.half_close()
             assert (await second.read_to_end()).code is grpc.StatusCode.OK
         await eventually(lambda: all(stage.num_sessions == 0 for stage in service.stages))
@@ -176,8 +176,8 @@ async def test_a_directory_that_came_back_empty_learns_from_replicas_whose_ingre
             await crash(service.servers[0])
         service.directory._entries.clear()
         service.directory._is_open = False
-        service.ingress(1)._leases._woken.set()
-        service.ingress(1)._leases._announce_due_s = 0.0
+        service.ingresses[1]._leases._woken.set()
+        service.ingresses[1]._leases._announce_due_s = 0.0
         await eventually(lambda: service.directory._is_open)
         async with RawStream(service.addresses[1]) as second:
             await second.resume(opened, 1)

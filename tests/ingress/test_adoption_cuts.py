@@ -19,8 +19,9 @@ from rearview.client import (
 from rearview.client.aio import Frame
 from rearview.errors import DropReason
 from rearview.v1 import translation_service_pb2 as pb
-from support.ingresses import Ingresses, crash, cut_at, several
+from support.ingresses import crash, cut_at, several
 from support.raw_stream import OPERATORS, eventually, null_config
+from support.service import InProcessService
 
 from clients.python_raw.resume import translate
 
@@ -69,7 +70,7 @@ def assert_whole(answers: list[Translated | Dropped], policy: DropPolicy) -> Non
             assert answer.reason in (DropReason.SUPERSEDED, DropReason.FAULT)
 
 
-def described(service: Ingresses) -> list[Mapping[str, Any]]:
+def described(service: InProcessService) -> list[Mapping[str, Any]]:
     return [stage.describe() for stage in service.stages]
 
 

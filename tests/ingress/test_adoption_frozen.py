@@ -83,8 +83,8 @@ async def test_an_ingress_that_wakes_up_gives_the_session_to_whoever_has_it_now(
             await send(session, range(2, 4))
             assert await read(session, 2) == expected(range(2, 4))
             frozen.thaw()
-            for record in service.ingress(0).sessions:
-                service.ingress(0).sessions.detach(record, record.stream)
+            for record in service.ingresses[0].sessions:
+                service.ingresses[0].sessions.detach(record, record.stream)
             await service.servers[0]._server.stop(None)
             await send(session, range(4, 6))
             assert await read(session, 2) == expected(range(4, 6))
@@ -116,8 +116,8 @@ async def test_behind_one_port_a_new_connection_finds_the_ingress_that_is_left()
         ):
             await send(session, range(3))
             assert await read(session, 3) == expected(range(3))
-            owner = next(n for n in (0, 1) if session.opened.session_id in service.ingress(n).sessions)
+            owner = next(n for n in (0, 1) if session.opened.session_id in service.ingresses[n].sessions)
             await crash(service.servers[owner])
             await send(session, range(3, 6))
             assert await read(session, 3) == expected(range(3, 6))
-            assert session.opened.session_id in service.ingress(1 - owner).sessions
+            assert session.opened.session_id in service.ingresses[1 - owner].sessions

@@ -105,6 +105,24 @@ def test_every_tenant_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPat
         assert compared == [sha256(t) for t in TOKENS.values()]
 
 
+def test_a_token_is_changed_while_both_are_good() -> None:
+    first, second = (f"alpha-token-number-{n}" for n in (1, 2))
+
+    def names(*tokens: str) -> list[bool]:
+        known = Tenants([TenantConfig(name="alpha", token_sha256=tuple(map(sha256, tokens)))])
+        found = []
+        for token in (first, second):
+            try:
+                found.append(
+                    known.authenticate([("authorization", f"Bearer {token}")]).tenant.name == "alpha"
+                )
+            except InvalidRequest:
+                found.append(False)
+        return found
+
+    assert [names(first), names(first, second), names(second)] == [[True, False], [True, True], [False, True]]
+
+
 def test_without_a_file_everyone_is_local() -> None:
     everyone = Tenants.load(None)
     assert everyone.authenticate([]).tenant == LOCAL_TENANT
@@ -133,6 +151,10 @@ def test_with_a_file_nobody_is_local(tmp_path: Path) -> None:
         (f"[{{name: a, token_sha256: {sha256('x')}}}, {{name: a, token_sha256: {sha256('y')}}}]", "name"),
         (f"[{{name: a, token_sha256: {sha256('x')}}}, {{name: b, token_sha256: {sha256('x')}}}]", "sha256"),
         ("- {name: a, token_sha256: not-a-hash-but-a-token}", "token_sha256"),
+        ("- {name: a, token_sha256: [not-a-hash-but-a-token]}", "token_sha256"),
+        ("- {name: a, token_sha256: []}", "token_sha256"),
+        (f"- {{name: a, token_sha256: [{sha256('x')}, {sha256('x')}]}}", "sha256"),
+        (f"[{{name: a, token_sha256: [{sha256('x')}]}}, {{name: b, token_sha256: {sha256('x')}}}]", "sha256"),
         ("- [", "cannot be read"),
         ("\xff\xfe\x00", "cannot be read"),
     ],

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 from rearview.access import JwtConfig
+from rearview.client.call import Call
 from rearview.errors import InvalidRequest, Reason
 from rearview.ingress.auth import MAX_TOKEN_BYTES, Tenants
 from rearview.v1 import session_service_pb2 as sessions_pb
@@ -273,16 +274,15 @@ async def code_of(
     channel: grpc.aio.Channel, method: str, request: bytes, headers: Headers
 ) -> grpc.StatusCode:
     """How the call ends, or OK if it is answered."""
-    call = channel.stream_stream(method)(metadata=headers)
+    call = Call(channel.stream_stream(method)(metadata=headers))
+    await call.write(request)
     try:
-        await call.write(request)
         answer = await call.read()
-    except (grpc.aio.AioRpcError, grpc.aio.UsageError):
-        return await call.code()
-    if answer is not grpc.aio.EOF:
-        call.cancel()
-        return grpc.StatusCode.OK
-    return await call.code()
+    except grpc.aio.AioRpcError as failure:
+        return failure.code()
+    if answer is not None:
+        call.leave()
+    return grpc.StatusCode.OK
 
 
 async def tried(
@@ -305,13 +305,13 @@ async def test_no_header_comes_in_on_any_method(service: InProcessService) -> No
     codes = await tried(service, HEADERS)
     assert {case: code for case, code in codes.items() if code is not grpc.StatusCode.UNAUTHENTICATED} == {}
     assert len(codes) == len(HEADERS) * len(METHODS)
-    assert len(service.ingress.sessions) == 0
+    assert len(service.sessions) == 0
 
 
 async def test_no_signed_token_comes_in_on_any_method(service: InProcessService, registry: Registry) -> None:
     codes = await tried(service, {name: bearer(token(registry)) for name, token in SIGNED.items()})
     assert {case: code for case, code in codes.items() if code is not grpc.StatusCode.UNAUTHENTICATED} == {}
-    assert len(service.ingress.sessions) == 0
+    assert len(service.sessions) == 0
 
 
 async def test_good_tokens_come_in_on_every_method(service: InProcessService, registry: Registry) -> None:
@@ -391,7 +391,7 @@ async def test_a_resume_token_is_of_use_once_its_session_is_closed_to_nobody(
         opened = await stream.start()
         await stream.half_close()
         await stream.read_to_end()
-    await eventually(lambda: len(service.ingress.sessions) == 0)
+    await eventually(lambda: len(service.sessions) == 0)
     async with RawStream(service.address, ALPHA) as replay:
         resume = pb.Resume(session_id=opened.session_id, resume_token=opened.resume_token)
         await replay.write(pb.TranslateRequest(resume=resume))
@@ -440,7 +440,7 @@ async def test_the_metrics_port_is_behind_its_token_beside_all_this(registry: Re
             except urllib.error.HTTPError as error:
                 return error.code
 
-        urls = [service.server.metrics_url, *(stage.describe()["metrics_url"] for stage in service.stages)]
+        urls = [*service.metrics_urls, *(stage.describe()["metrics_url"] for stage in service.stages)]
         for url in urls:
             for token in (None, ALPHA, registry.issuer.token(), sha256("scraper")):
                 assert await asyncio.to_thread(scrape, url, token) == 401

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from rearview.ingress.signed_tokens import SignedTokens
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import End, RawStream, assert_nothing_held, eventually, null_config, running
+from support.service import InProcessService
 from support.tokens import Registry, replace
 
 pytestmark = pytest.mark.integration
@@ -54,7 +56,7 @@ async def test_fault_20_a_tenant_that_is_taken_out_loses_its_streams_and_session
         async with RawStream(service.address, "beta-token") as lost:
             opened = await lost.start()
             lost.call.cancel()
-        await eventually(lambda: service.ingress.sessions[opened.session_id].stream is None)
+        await eventually(lambda: service.sessions[opened.session_id].stream is None)
         del registry.tenants["beta"]
         registry.write()
         assert (await ended(stream, time.monotonic())).reason is Reason.TOKEN_REVOKED
@@ -72,6 +74,8 @@ async def test_a_token_that_is_replaced_ends_its_streams_and_the_new_one_resumes
         registry.tenants["beta"] = "fresh-token"
         registry.write()
         assert (await ended(stream, time.monotonic())).reason is Reason.TOKEN_REVOKED
+        for address in service.addresses:
+            await eventually(lambda address=address: is_let_in(address, "fresh-token"))  # type: ignore[misc]
         async with RawStream(service.address, "fresh-token") as back:
             await back.resume(opened, 0)
             await back.frame(1)
@@ -98,16 +102,19 @@ async def test_a_broken_file_leaves_the_former_one_in_force_and_says_so(
             registry.path.unlink()
         else:
             replace(registry.path, content)
-        value = service.ingress.metrics.registry.get_sample_value
-        labels = {"file": "tenants", "outcome": "broken"}
-        await eventually(lambda: value("rearview_file_reloads_total", labels) == 1)
+        all_of_them = len(service.ingresses)
+
+        def reloads(outcome: str) -> float:
+            return service.counted("rearview_file_reloads_total", file="tenants", outcome=outcome)
+
+        await eventually(lambda: reloads("broken") == all_of_them)
         assert "the former ones hold" in caplog.text
         assert "planted-secret" not in caplog.text
         await stream.frame(1)
         await stream.read_answers(1)
         assert await is_let_in(service.address, "beta-token")
         replace(registry.path, before)
-        await eventually(lambda: value("rearview_file_reloads_total", {**labels, "outcome": "good"}) == 1)
+        await eventually(lambda: reloads("good") == all_of_them)
 
 
 async def test_a_signed_token_that_expires_ends_its_stream_and_a_fresh_one_resumes_it(
@@ -140,16 +147,20 @@ async def test_a_key_that_is_withdrawn_ends_the_streams_of_its_tokens_alone(regi
         await other.read_answers(1)
 
 
+def calls(service: InProcessService) -> list[Any]:
+    return [call for server in service.servers for call in server._running._calls]
+
+
 async def test_a_revoked_call_that_is_not_a_session_ends_too(registry: Registry) -> None:
     sections = registry.sections
     async with running(**sections, ingress={"open_timeout_s": 60}) as service:
         async with RawStream(service.address, "beta-token") as stream:
             await stream.call.wait_for_connection()
-            await eventually(lambda: len(service.server._running._calls) == 1)
+            await eventually(lambda: len(calls(service)) == 1)
             del registry.tenants["beta"]
             registry.write()
             assert (await ended(stream, time.monotonic())).reason is Reason.TOKEN_REVOKED
-        assert not service.server._running._calls
+        assert not calls(service)
 
 
 async def test_a_tenant_without_a_token_of_its_own_comes_with_signed_ones(registry: Registry) -> None:

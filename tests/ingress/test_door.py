@@ -7,20 +7,24 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from rearview.client.call import Call
 from rearview.errors import STATUS_OF_REASON, Reason
 from rearview.ingress.door import OVERSIZE
+from rearview.v1 import model_service_pb2 as models_pb
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
 from support.fuzz import mutants, tries
 from support.planted import SlowPrepare
-from support.raw_stream import End, RawStream, assert_nothing_held, eventually, running
+from support.raw_stream import RawStream, assert_nothing_held, end_of, eventually, running
 from support.service import InProcessService
+from support.tokens import Registry
 
 pytestmark = pytest.mark.integration
 
@@ -40,6 +44,7 @@ REQUESTS: dict[str, list[Message]] = {
         sessions_pb.ListSessionsRequest(page_size=3, page_token="0x1p3/x")
     ],
     "/rearview.v1.SessionService/CloseSession": [sessions_pb.CloseSessionRequest(session_id="0" * 32)],
+    "/rearview.v1.ModelService/DescribeModel": [models_pb.DescribeModelRequest()],
     "/grpc.health.v1.Health/Check": [health_pb2.HealthCheckRequest(service="rearview.v1.SessionService")],
     "/grpc.health.v1.Health/Watch": [health_pb2.HealthCheckRequest(service="rearview.v1.SessionService")],
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": [
@@ -55,13 +60,11 @@ RIGHT = {"OK", *STATUS_OF_REASON.values()} - {"INTERNAL"}
 async def send(channel: grpc.aio.Channel, method: str, content: bytes) -> grpc.StatusCode:
     """How a call with these bytes as its only request ends; OK also if it was answered and goes on."""
     if method.rpartition("/")[2] in STREAMS:
-        stream = channel.stream_stream(method)()
+        stream = Call(channel.stream_stream(method)())
         await stream.write(content)
-        await stream.done_writing()
+        await stream.half_close()
         async with asyncio.timeout(DEADLINE_S):
-            while await stream.read() is not grpc.aio.EOF:
-                pass
-            return await stream.code()
+            return (await end_of(stream)).code
     call = channel.unary_stream(method)(content)
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -108,27 +111,21 @@ async def test_bytes_of_no_message_are_an_invalid_argument_of_every_method(metho
 
 async def test_bytes_of_no_message_end_an_open_stream_and_its_session_with_a_reason() -> None:
     async with running() as service, RawStream(service.address) as stream:
-        raw = stream.channel.stream_stream("/rearview.v1.TranslationService/Translate")()
+        raw = Call(stream.channel.stream_stream("/rearview.v1.TranslationService/Translate")())
         opening = pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a")))
         await raw.write(opening.SerializeToString())
         assert isinstance(await raw.read(), bytes)
         await raw.write(b"\x0a\xff")
-        end = End(await raw.code(), await raw.details(), await _status(raw))
+        end = await end_of(raw)
         assert (end.code, end.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.MESSAGE_INVALID)
         await assert_nothing_held(service)
-
-
-async def _status(call: grpc.aio.Call) -> object:
-    from grpc_status import rpc_status
-
-    return await rpc_status.aio.from_call(call)
 
 
 @asynccontextmanager
 async def small() -> AsyncIterator[tuple[InProcessService, int]]:
     """A service of small messages, and their limit."""
     async with running(limits={"max_image_bytes": 4096, "max_pixels": 64 * 64}) as service:
-        yield service, service.ingress.config.limits.max_message_bytes
+        yield service, service.config.limits.max_message_bytes
 
 
 @pytest.mark.parametrize("times", [1.01, 2.5, OVERSIZE - 0.1])
@@ -143,6 +140,17 @@ async def test_fault_21_a_message_over_the_limit_is_answered_with_reason_and_lim
         await assert_nothing_held(service)
 
 
+async def test_a_unary_request_over_the_limit_is_answered_with_reason_and_limit() -> None:
+    async with small() as (service, limit), grpc.aio.insecure_channel(service.address) as channel:
+        call = Call(channel.stream_stream("/rearview.v1.SessionService/GetSession")())
+        request = sessions_pb.GetSessionRequest(session_id="x" * limit)
+        await call.write(request.SerializeToString())
+        await call.half_close()
+        end = await end_of(call)
+        assert (end.code, end.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.MESSAGE_TOO_LARGE)
+        assert end.metadata["limit_bytes"] == str(limit)
+
+
 async def test_a_message_far_over_the_limit_is_not_taken_in_at_all() -> None:
     async with small() as (service, limit), RawStream(service.address) as stream:
         await stream.start()
@@ -150,6 +158,26 @@ async def test_a_message_far_over_the_limit_is_not_taken_in_at_all() -> None:
         end = await stream.read_to_end()
         assert end.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert str(OVERSIZE * limit) in end.message
+
+
+@pytest.mark.parametrize("name", ["GetSession", "ListSessions", "CloseSession"])
+async def test_a_call_that_is_not_let_in_is_refused_before_its_request_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    async with (
+        running(**Registry(tmp_path).sections) as service,
+        grpc.aio.insecure_channel(service.address) as channel,
+    ):
+        call = channel.stream_unary(f"/rearview.v1.SessionService/{name}")()  # Which sends nothing.
+        code = await asyncio.wait_for(call.code(), DEADLINE_S)
+        assert code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_unary_call_without_a_request_is_told_so() -> None:
+    async with running() as service, grpc.aio.insecure_channel(service.address) as channel:
+        call = channel.stream_unary("/rearview.v1.SessionService/GetSession")()
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_message_of_the_limit_is_taken() -> None:
@@ -264,5 +292,4 @@ async def test_ends_of_calls_are_counted_by_reason() -> None:
     async with running() as service, RawStream(service.address) as stream:
         with pytest.raises(grpc.aio.AioRpcError):
             await stream.sessions.GetSession(sessions_pb.GetSessionRequest(session_id="x"))
-        value = service.ingress.metrics.registry.get_sample_value
-        assert value("rearview_calls_ended_total", {"reason": "session_unknown"}) == 1
+        assert service.counted("rearview_calls_ended_total", reason="session_unknown") == 1

@@ -22,6 +22,7 @@ from rearview.contract.events import (
     ImageCoded,
     LinkBytes,
     OpenRefused,
+    OutputsForgotten,
     ReplicaCondemned,
     SessionClosed,
     SessionMoved,
@@ -57,6 +58,10 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         {'frames_total{outcome="dropped"}': 1, 'frames_dropped_total{reason="late"}': 1},
     ),
     ([FillerSent(), FillerSent()], {"filler_frames_total": 2}),
+    (
+        [OutputsForgotten("fused", 3), OutputsForgotten("fused", 1)],
+        {'outputs_forgotten_total{span="fused"}': 4},
+    ),
     (
         [ImageCoded(Coding.DECODE, 0.002), ImageCoded(Coding.ENCODE, 0.003)],
         {

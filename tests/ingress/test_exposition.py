@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from rearview.access import MetricsAccess
 from rearview.telemetry.exposition import MetricsServer, serve_metrics
 from rearview.telemetry.metrics import Metrics, new_registry
+from support.raw_stream import running
+from support.tokens import Registry
 from support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -120,9 +124,23 @@ def test_without_the_token_there_are_no_metrics(value: str | None) -> None:
         assert b"rearview_streams_open" in scrape(server, Authorization=f"Bearer {TOKEN}")
 
 
-def test_the_port_is_of_this_machine_alone_unless_told_otherwise() -> None:
-    own = socket.gethostbyname(socket.gethostname())
-    with serving() as server:
-        if not own.startswith("127."):
-            with pytest.raises(OSError, match="refused"):
-                socket.create_connection((own, server.port), timeout=2).close()
+def is_reached(port: int) -> bool:
+    """Of a server that listens on every address, another one of loopback leads to it, too."""
+    try:
+        socket.create_connection(("127.0.0.2", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="all of 127/8 is loopback there")
+@pytest.mark.parametrize("host", [None, "0.0.0.0"])
+async def test_fault_15_a_service_for_everyone_shows_its_metrics_to_this_machine_unless_told_otherwise(
+    tmp_path: Path, host: str | None
+) -> None:
+    access = {} if host is None else {"metrics": {"host": host}}
+    everyone = {"ingress": {"host": "0.0.0.0"}, "link": {"host": "0.0.0.0"}, "access": access}
+    async with running(**everyone, tenants_file=str(Registry(tmp_path).path)) as service:
+        ports = [server.metrics_port for server in service.servers]
+        ports += [stage._metrics_port for stage in service.stages]
+        assert [is_reached(port) for port in ports] == [host is not None] * len(ports)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from rearview.contract.events import Direction, FillerSent, LinkBytes
-from rearview.contract.frame import NO_PLACE
+from rearview.contract.frame import NO_PLACE, UNSEEN
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import SettingsChange
 from rearview.contract.stream import DropPolicy
@@ -106,6 +106,20 @@ def test_what_was_in_a_lost_lane_is_known_by_place_and_ordinal() -> None:
     assert {ordinal: sent.place for ordinal, sent in core.feed.in_lane.items()} == {0: 0, 2: 2}
     core.comes_back(core.sender.frames[0])
     assert core.outcomes == [], "a lost lane answers nothing"
+
+
+def test_pictures_that_the_client_has_are_not_made_once_more_for_a_lane_that_replays() -> None:
+    core = fed(5)
+    for frame in core.sender.frames[:4]:
+        core.comes_back(frame)
+    core.feed.acknowledge(2)
+    core.feed.detach()
+    core.feed.attach(lane(2), 0)
+    for kept in core.feed.inputs.since(0):
+        core.feed.send_again(kept, picture(kept.ordinal), 1.0)
+    again = core.sender.frames[5:]
+    assert [frame.ordinal for frame in again] == [0, 1, 2, 3, 4]
+    assert [frame.place for frame in again] == [UNSEEN, UNSEEN, 2, 3, 4], "2 and 3 may be asked for again"
 
 
 def test_frames_wait_while_there_is_no_lane_and_go_into_the_next_one() -> None:

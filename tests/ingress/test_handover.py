@@ -15,18 +15,19 @@ from rearview.errors import Reason
 from rearview.ingress.handover import Handover
 from rearview.ingress.session import IngressSession
 from rearview.v1 import translation_service_pb2 as pb
-from support.ingresses import Ingresses, crash, several
-from support.pocket_sessions import FRAMES, FUSED, HALVES, image, play, pocket, pocket_config, start, whole
+from support.ingresses import crash, several
+from support.pocket_sessions import FRAMES, FUSED, HALVES, image, never_moved, play, pocket_config, start
 from support.raw_stream import RawStream, eventually, index, null_config
+from support.service import InProcessService
 
 pytestmark = pytest.mark.integration
 
 PARKED = {"park_after_s": 0.02}
 
 
-async def parked(service: Ingresses, stream: RawStream) -> IngressSession:
+async def parked(service: InProcessService, stream: RawStream) -> IngressSession:
     """The session of a stream that ends, when it is parked."""
-    session = service.ingress(0).sessions[stream.opened.session_id].session
+    session = service.ingresses[0].sessions[stream.opened.session_id].session
     await stream.__aexit__()
     await eventually(lambda: session.past.is_parked)
     return session
@@ -39,7 +40,7 @@ async def ask(stream: RawStream, opened: pb.Opened, received: int) -> None:
     await stream.write(pb.TranslateRequest(resume=request))
 
 
-async def resumed(service: Ingresses, at: int, opened: pb.Opened, received: int) -> RawStream:
+async def resumed(service: InProcessService, at: int, opened: pb.Opened, received: int) -> RawStream:
     stream = RawStream(service.addresses[at])
     await stream.resume(opened, received)
     return stream
@@ -49,8 +50,7 @@ async def resumed(service: Ingresses, at: int, opened: pb.Opened, received: int)
 async def test_a_parked_session_goes_on_at_another_ingress_as_if_it_had_stayed(
     method: str, spans: Sequence[Sequence[str]]
 ) -> None:
-    async with pocket(spans, replicas=1) as service:
-        expected = await whole(service, method)
+    expected = await never_moved(method)
     async with several(2, pocket_config(spans, replicas=1, **PARKED)) as service:
         stream = await start(service.addresses[0], method)
         before = await play(stream, range(5), answers=5)
@@ -58,13 +58,13 @@ async def test_a_parked_session_goes_on_at_another_ingress_as_if_it_had_stayed(
         again = await resumed(service, 1, stream.opened, 5)
         assert again.opened.received_frames == 5
         assert before + await play(again, range(5, FRAMES), answers=FRAMES - 5) == expected
-        leases = service.ingress(0)._leases
+        leases = service.ingresses[0]._leases
         leases._holdings[former.lease.session_id] = replace(
             leases._holdings[former.lease.session_id], due_s=0.0
         )
         await leases._tick(former.lease.session_id)
-        assert (len(service.ingress(0).sessions), len(service.ingress(1).sessions)) == (0, 1)
-        (record,) = service.ingress(1).sessions
+        assert (len(service.ingresses[0].sessions), len(service.ingresses[1].sessions)) == (0, 1)
+        (record,) = service.ingresses[1].sessions
         assert former.lease.epoch < record.session.lease.epoch
         await again.half_close()
         assert (await again.read_to_end()).code is grpc.StatusCode.OK
@@ -124,7 +124,7 @@ async def test_it_is_lost_with_the_ingress_that_has_parked_it() -> None:
         async with RawStream(service.addresses[1]) as other:
             await ask(other, opened, 0)
             assert (await other.read_to_end()).reason in (Reason.REPLICA_LOST, Reason.SESSION_UNKNOWN)
-        assert len(service.ingress(1).sessions) == 0
+        assert len(service.ingresses[1].sessions) == 0
 
 
 async def test_of_its_own_ingress_and_another_one_wins_in_the_end() -> None:
@@ -137,7 +137,36 @@ async def test_of_its_own_ingress_and_another_one_wins_in_the_end() -> None:
             await asyncio.gather(one.half_close(), other.half_close())
             ends = await asyncio.gather(one.read_to_end(), other.read_to_end())
         assert sum(end.reason is None for end in ends) == 1
-        assert {end.reason for end in ends} <= {None, Reason.TAKEN_OVER, Reason.SESSION_UNKNOWN}
+        assert {end.reason for end in ends} <= {None, Reason.TAKEN_OVER, Reason.REPLICA_LOST}
+
+
+async def test_who_asks_elsewhere_while_it_is_being_parked_is_told_to_come_again() -> None:
+    async with several(2, null_config(recovery=PARKED)) as service:
+        stream = RawStream(service.addresses[0])
+        opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        session, leases = service.sessions[opened.session_id].session, service.ingresses[0]._leases
+        move, told, goes = leases.move, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any) -> Any:
+            moved = await move(*args)
+            told.set()
+            await goes.wait()
+            return moved
+
+        leases.move = slow  # type: ignore[method-assign]
+        await stream.__aexit__()
+        await told.wait()
+        async with RawStream(service.addresses[1]) as early:
+            await ask(early, opened, 0)
+            end = await early.read_to_end()
+        assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
+        assert end.retry_after_s is not None
+        goes.set()
+        await eventually(lambda: session.past.is_parked)
+        again = await resumed(service, 1, opened, 0)
+        await again.frame(0)
+        await again.read_answers(1)
+        await again.__aexit__()
 
 
 async def test_while_it_is_on_its_way_all_others_are_told_to_wait() -> None:
@@ -146,7 +175,7 @@ async def test_while_it_is_on_its_way_all_others_are_told_to_wait() -> None:
         opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         await parked(service, stream)
         asked, goes = asyncio.Event(), asyncio.Event()
-        placing = service.ingress(1)._placing
+        placing = service.ingresses[1]._placing
         place = placing.place_again
 
         async def slow(*args: Any) -> Any:
@@ -158,11 +187,11 @@ async def test_while_it_is_on_its_way_all_others_are_told_to_wait() -> None:
         async with RawStream(service.addresses[1]) as taker:
             await ask(taker, opened, 0)
             await asked.wait()
-            leases = service.ingress(0)._leases
+            leases = service.ingresses[0]._leases
             held = leases._holdings[opened.session_id]
             leases._holdings[opened.session_id] = replace(held, due_s=0.0)
             await leases._tick(opened.session_id)
-            assert opened.session_id in service.ingress(0).sessions, "it may come back"
+            assert opened.session_id in service.ingresses[0].sessions, "it may come back"
             for address in (service.addresses[0], service.addresses[2]):
                 async with RawStream(address) as other:
                     await ask(other, opened, 0)
@@ -177,6 +206,37 @@ async def test_while_it_is_on_its_way_all_others_are_told_to_wait() -> None:
             await back.resume(opened, 1)
             await back.frame(1, b"1")
             assert index((await back.read_answers(1))[0]) == 1
+
+
+async def test_one_that_is_slow_to_come_is_refused_for_now_and_found_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rearview.ingress.voice.HEARTBEAT_S", 0.1)
+    async with several(2, null_config(recovery=PARKED)) as service:
+        stream = RawStream(service.addresses[0])
+        opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+        await parked(service, stream)
+        goes = asyncio.Event()
+        placing = service.ingresses[1]._placing
+        place = placing.place_again
+
+        async def slow(*args: Any) -> Any:
+            await goes.wait()
+            return await place(*args)
+
+        placing.place_again = slow  # type: ignore[method-assign]
+        for _ in range(2):  # The second one meets the first on its way.
+            async with RawStream(service.addresses[1]) as taker:
+                await ask(taker, opened, 0)
+                end = await taker.read_to_end()
+                assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
+                assert end.retry_after_s == 0.1
+        goes.set()
+        await eventually(lambda: opened.session_id in service.ingresses[1].sessions)
+        async with RawStream(service.addresses[1]) as taker:
+            await taker.resume(opened, 0)
+            await taker.frame(0, b"0")
+            await taker.read_answers(1)
 
 
 @given(st.binary(max_size=200))

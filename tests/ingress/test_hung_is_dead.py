@@ -26,6 +26,7 @@ from rearview.v1 import translation_service_pb2 as pb
 from support.owner import driven, spec
 from support.raw_stream import OPERATORS, RawStream, eventually, null_config, quickly_stopped, running
 from support.replica_process import ReplicaProcess, replica_processes
+from support.service import InProcessService
 
 pytestmark = pytest.mark.integration
 
@@ -82,8 +83,8 @@ async def began(stream: RawStream) -> None:
     await stream.read_answers(1)
 
 
-def lane_of(ingress: Ingress, stream: RawStream) -> tuple[str, ...]:
-    return ingress.sessions[stream.opened.session_id].session.lane.replicas
+def lane_of(service: Ingress | InProcessService, stream: RawStream) -> tuple[str, ...]:
+    return service.sessions[stream.opened.session_id].session.lane.replicas
 
 
 async def seconds_to_open(address: str) -> tuple[float, RawStream]:
@@ -96,9 +97,9 @@ async def seconds_to_open(address: str) -> tuple[float, RawStream]:
 @pytest.mark.parametrize("span", range(len(PIPELINE)))
 async def test_a_replica_whose_engine_hangs_is_condemned_and_ends_itself(span: int) -> None:
     async with running(spans=PIPELINE, replicas=2) as service, RawStream(service.address) as stream:
-        condemned = listened(service.ingress)
+        all_condemned = [listened(ingress) for ingress in service.ingresses]
         await began(stream)
-        hung = lane_of(service.ingress, stream)[span]
+        hung = lane_of(service, stream)[span]
         stage = next(each for each in service.stages if each.describe()["replica_id"] == hung)
         assert stage._pulse is not None
         ended: list[str] = []
@@ -107,17 +108,22 @@ async def test_a_replica_whose_engine_hangs_is_condemned_and_ends_itself(span: i
             await stream.frame(1)
             await asyncio.to_thread(entered.wait, 20)
             hung_s = time.monotonic()
-            await eventually(lambda: bool(condemned))
+            await eventually(lambda: all(all_condemned))
             assert time.monotonic() - hung_s < VERDICT_S + WITH_ROOM
-            assert condemned == [ReplicaCondemned(f"span-{span}", Cause.HUNG)]
+            for condemned in all_condemned:
+                assert condemned == [ReplicaCondemned(f"span-{span}", Cause.HUNG)]
+            await stream.read_answers(1)  # Its session went on elsewhere.
+            assert (stream.indices, stream.drops) == ([0, 1], [])
+            assert stream.moves == [pb.CONTINUITY_EXACT]
             await eventually(lambda: ended == ["its engine hangs"])
             with pytest.raises(RuntimeError):
                 stage.check_health()
             for _ in range(3):  # It describes itself, and nobody believes it.
-                await service.ingress.refresh()
+                for ingress in service.ingresses:
+                    await ingress.refresh()
                 took_s, other = await seconds_to_open(service.address)
                 assert took_s < 1.0 + WITH_ROOM
-                assert hung not in lane_of(service.ingress, other)
+                assert hung not in lane_of(service, other)
                 await other.frame(0)
                 await other.read_answers(1)
                 await other.__aexit__()
@@ -241,7 +247,7 @@ async def test_a_heartbeat_that_cannot_be_read_ends_its_link(body: bytes) -> Non
     with pytest.raises(WireError):
         decode_beat(body)
     async with running() as service:
-        pulses = service.ingress._lanes._pulses
+        pulses = service.ingresses[0]._lanes._pulses
         await eventually(lambda: bool(pulses._links))
         (link,) = pulses._links.values()
         service.stages[0]._server.broadcast(Kind.HEARTBEAT, body)

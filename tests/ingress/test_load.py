@@ -14,7 +14,15 @@ from rearview.errors import Reason
 from rearview.ingress.service import Ingress
 from rearview.v1 import translation_service_pb2 as pb
 from support.ingresses import several
-from support.raw_stream import OPERATORS, End, RawStream, assert_nothing_held, null_config, running
+from support.raw_stream import (
+    OPERATORS,
+    End,
+    RawStream,
+    assert_nothing_held,
+    eventually,
+    null_config,
+    running,
+)
 from support.service import InProcessService
 
 pytestmark = pytest.mark.integration
@@ -55,6 +63,51 @@ async def test_a_replica_takes_what_fits_its_time_and_refuses_what_does_not() ->
         await first.read_to_end()
         async with RawStream(service.address) as second:
             await second.start(frame_rate=25.0)
+
+
+@pytest.mark.usefixtures("measured")
+async def test_what_a_frame_takes_of_a_replica_is_known_by_the_steps_that_it_may_have() -> None:
+    async with (
+        running(**LIMITED) as service,
+        RawStream(service.address) as two,
+        RawStream(service.address) as one,
+    ):
+        opened = [await two.start(frame_rate=2.0), await one.start(frame_rate=2.0, max_steps=1)]
+        specs = [service.sessions[each.session_id].session.spec for each in opened]
+        longer_s, shorter_s = map(service.ingress.choosing.frame_s, specs)
+        assert 1 / 60 < longer_s < 1 / 30  # Of 30 frames a second one session fits, and not two.
+        assert 0 < shorter_s < longer_s
+
+
+@pytest.mark.usefixtures("measured")
+async def test_full_guidance_declares_two_rows_a_step_and_a_change_of_it_is_seen() -> None:
+    guided = {"guidance": pb.GUIDANCE_FULL, "guidance_scale": 2.0}
+    async with running(**LIMITED) as service, RawStream(service.address) as stream:
+        (stage,) = service.stages
+        await stream.start(frame_rate=15.0)
+        assert stage.describe()["share"] == pytest.approx(0.3)
+        await stream.control(1, **guided)
+        await stream.frame(0)
+        await eventually(lambda: stage.describe()["share"] == pytest.approx(0.6))
+        asked = pb.Open(settings=pb.Settings(prompt="a", **guided), frame_rate=10.0)
+        async with RawStream(service.address) as other:
+            await other.write(pb.TranslateRequest(open=asked))
+            assert_no_time(await other.read_to_end(), "span-0")
+        async with RawStream(service.address) as other:
+            await other.start(frame_rate=10.0)
+
+
+@pytest.mark.usefixtures("measured")
+async def test_guidance_that_was_switched_on_counts_from_the_first_moment_where_a_session_moves_to() -> None:
+    async with running(replicas=2) as service, RawStream(service.address) as stream:
+        await stream.start(frame_rate=15.0)
+        await stream.control(1, guidance=pb.GUIDANCE_FULL, guidance_scale=2.0)
+        await stream.frame(0)
+        await stream.read_answers(1)
+        old, new = sorted(service.stages, key=lambda stage: stage.num_sessions, reverse=True)
+        await old.drain(20.0)
+        assert (old.num_sessions, new.num_sessions) == (0, 1)
+        assert new.describe()["share"] == pytest.approx(0.6)
 
 
 @pytest.mark.usefixtures("measured")
@@ -103,7 +156,7 @@ async def test_the_replica_has_the_last_word_and_its_refusal_leads_to_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with several(2, null_config(replicas=2, **LIMITED)) as service:
-        blind(service.ingress(1), monkeypatch)
+        blind(service.ingresses[1], monkeypatch)
         one, other, third = (RawStream(address) for address in (*service.addresses, service.addresses[1]))
         await one.start(frame_rate=30.0)
         assert [stage.num_sessions for stage in service.stages] == [1, 0]
@@ -139,7 +192,7 @@ async def test_a_crowd_that_cannot_be_served_asks_no_replica_and_the_directory_a
     async with running(slots=1) as service, RawStream(service.address) as live:
         await live.start()
         asked = []
-        usage, refresh = service.ingress._directory.usage_by_replica, service.ingress._placing._refresh
+        usage, refresh = service.directory.usage_by_replica, service.ingresses[0]._placing._refresh
 
         async def counted_usage() -> Mapping[str, Usage]:
             asked.append("directory")
@@ -150,8 +203,9 @@ async def test_a_crowd_that_cannot_be_served_asks_no_replica_and_the_directory_a
             asked.append("replicas")
             await refresh(timeout_s)
 
-        monkeypatch.setattr(service.ingress._leases._usage, "_ask", counted_usage)
-        monkeypatch.setattr(service.ingress._placing, "_refresh", counted_refresh)
+        for ingress in service.ingresses:
+            monkeypatch.setattr(ingress._leases._usage, "_ask", counted_usage)
+            monkeypatch.setattr(ingress._placing, "_refresh", counted_refresh)
         ends = await asyncio.gather(*(refusal(service.address) for _ in range(CROWD)))
         assert {end.reason for end in ends} == {Reason.NO_CAPACITY}
         assert all(end.retry_after_s is not None for end in ends)

@@ -71,6 +71,8 @@ async def test_a_young_session_is_played_again_from_its_first_frame() -> None:
         await lose(service, session_of(service, stream).lane.replicas[0])
         assert await play(stream, range(5, FRAMES), answers=FRAMES) == expected
         assert stream.moves == [pb.CONTINUITY_EXACT]
+        # So that another loss does not cost all of it once more, however long the interval.
+        await eventually(lambda: session_of(service, stream).past.checkpointed is not None)
         await stream.__aexit__()
 
 
@@ -129,13 +131,14 @@ async def test_a_parked_session_holds_no_slot_and_goes_on_as_if_it_had_stayed(
         await stream.__aexit__()
         await eventually(lambda: session.past.is_parked)
         await eventually(lambda: all(stage.num_sessions == 0 for stage in service.stages))
-        assert (await service.ingress._directory.usage_by_replica()) == {}
+        assert (await service.directory.usage_by_replica()) == {}
+        goes_elsewhere = len(service.ingresses) > 1
         again = RawStream(service.address)
         opened = await again.resume(stream.opened, received=len(stream.answers))
         assert opened.received_frames == 5
         assert opened.continuity == pb.CONTINUITY_EXACT
         pictures = await play(again, range(5, FRAMES), answers=FRAMES - 5)
-        assert again.moves == [pb.CONTINUITY_EXACT]
+        assert again.moves == ([] if goes_elsewhere else [pb.CONTINUITY_EXACT])
         assert [answer.frame.image for answer in stream.answers] + pictures == expected
         await assert_nothing_held(service, sessions=1)
         await again.__aexit__()

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from rearview.directory.protocol import DirectoryUnavailable
+from rearview.ingress.leases import Leases
 from rearview.ingress.past import Checkpoint
+from rearview.ingress.service import Ingress
 from rearview.replica.stage import Stage
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import SlowPrepare
@@ -37,10 +39,10 @@ async def drained(service: InProcessService, replica_id: str) -> AsyncIterator[S
 
 
 def once_a_move_has_opened(
-    service: InProcessService, monkeypatch: pytest.MonkeyPatch, then: Callable[[], Awaitable[None]]
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch, then: Callable[[], Awaitable[None]]
 ) -> None:
     """`then` comes once between the new lane of a move and its compare-and-set."""
-    lanes, leases = service.ingress._lanes, service.ingress._leases
+    lanes, leases = ingress._lanes, ingress._leases
     opens, sets = lanes.open, leases.move
     has_opened: list[bool] = []
 
@@ -59,6 +61,10 @@ def once_a_move_has_opened(
     monkeypatch.setattr(leases, "move", move)
 
 
+def leases_of(service: InProcessService, stream: RawStream) -> Leases:
+    return service.holder(stream.opened.session_id)._leases
+
+
 async def away() -> None:
     raise DirectoryUnavailable
 
@@ -73,7 +79,7 @@ async def test_a_move_that_fails_late_is_tried_again_or_recovered_from(
         expected = await whole(service, "bank")
         stream = await start(service.address, "bank")
         await play(stream, range(5), answers=5)
-        once_a_move_has_opened(service, monkeypatch, away)
+        once_a_move_has_opened(service.holder(stream.opened.session_id), monkeypatch, away)
         async with drained(service, session_of(service, stream).lane.replicas[-1]):
             assert await play(stream, range(5, FRAMES), answers=FRAMES) == expected
         while not stream.moves:
@@ -88,7 +94,8 @@ async def test_the_new_lane_may_be_lost_before_the_move_is_done(monkeypatch: pyt
         expected = await whole(service, "bank")
         stream = await start(service.address, "bank")
         await play(stream, range(5), answers=5)
-        lanes, first = service.ingress._lanes, session_of(service, stream).lane.replicas[0]
+        lanes = service.holder(stream.opened.session_id)._lanes
+        first = session_of(service, stream).lane.replicas[0]
 
         async def lose_the_new() -> None:
             (new,) = (
@@ -99,7 +106,7 @@ async def test_the_new_lane_may_be_lost_before_the_move_is_done(monkeypatch: pyt
             await lose(service, str(new.describe()["replica_id"]))
             await eventually(lambda: len(lanes._fleet.lanes) == 1)
 
-        once_a_move_has_opened(service, monkeypatch, lose_the_new)
+        once_a_move_has_opened(service.holder(stream.opened.session_id), monkeypatch, lose_the_new)
         async with drained(service, first):
             assert await play(stream, range(5, FRAMES), answers=FRAMES) == expected
         while not stream.moves:
@@ -122,13 +129,15 @@ async def test_a_replica_that_drains_while_a_lane_opens_is_left(plant_model: Any
             await stream.read_answers(1)
 
 
+@pytest.mark.two_ingresses
 async def test_sessions_are_recovered_while_their_ingress_drains() -> None:
     async with running(replicas=2, spans=(OPERATORS,)) as service, RawStream(service.address) as stream:
         opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         await stream.frame(0)
         await stream.read_answers(1)
-        service.ingress.drain()
-        await lose(service, service.ingress.sessions[opened.session_id].session.lane.replicas[0])
+        for ingress in service.ingresses:
+            ingress.drain()
+        await lose(service, service.sessions[opened.session_id].session.lane.replicas[0])
         await stream.frame(1)
         await stream.read_answers(1)
         assert stream.moves == [pb.CONTINUITY_EXACT]
@@ -141,7 +150,7 @@ async def test_a_lane_that_is_lost_while_its_session_is_parked_is_replaced(
         expected = await whole(service, "bank")
         stream = await start(service.address, "bank")
         await play(stream, range(5), answers=5)
-        session, leases = session_of(service, stream), service.ingress._leases
+        session, leases = session_of(service, stream), leases_of(service, stream)
         moves, lost = leases.move, session.lane
 
         async def move(*args: Any) -> Any:
@@ -157,6 +166,7 @@ async def test_a_lane_that_is_lost_while_its_session_is_parked_is_replaced(
         await goes_on(service, stream, expected)
 
 
+@pytest.mark.one_ingress("another one tells the stream to come again")
 @pytest.mark.parametrize("comes_back", ["before the answer", "after it"])
 async def test_a_stream_that_comes_back_while_its_session_is_parked_finds_a_lane(
     monkeypatch: pytest.MonkeyPatch, comes_back: str
@@ -165,7 +175,7 @@ async def test_a_stream_that_comes_back_while_its_session_is_parked_finds_a_lane
         expected = await whole(service, "bank")
         stream = await start(service.address, "bank")
         await play(stream, range(5), answers=5)
-        session, leases = session_of(service, stream), service.ingress._leases
+        session, leases = session_of(service, stream), leases_of(service, stream)
         moves, asked, goes = leases.move, asyncio.Event(), asyncio.Event()
 
         async def move(lease: Any, replicas: Any) -> Any:
@@ -185,7 +195,7 @@ async def test_a_stream_that_comes_back_while_its_session_is_parked_finds_a_lane
         goes.set()
         pictures = await play(again, range(5, FRAMES), answers=FRAMES - 5)
         assert [answer.frame.image for answer in stream.answers] + pictures == expected
-        lease = (await service.ingress._directory.owner_of(stream.opened.session_id)).lease
+        lease = (await service.directory.owner_of(stream.opened.session_id)).lease
         assert (lease.lane, lease.epoch) == (session.lane.replicas, session.lease.epoch)
         await assert_nothing_held(service, sessions=1)
         await again.__aexit__()

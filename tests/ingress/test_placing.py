@@ -31,7 +31,8 @@ async def test_a_drain_in_the_middle_of_an_open_refuses_it(plant_model: Callable
     plant_model(SlowPrepare(0.2))
     async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
         await half_open(service, stream)
-        service.ingress.drain()
+        for ingress in service.ingresses:
+            ingress.drain()
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
         assert end.retry_after_s is not None
@@ -44,7 +45,8 @@ async def test_a_stop_in_the_middle_of_an_open_leaves_nothing_held(
     plant_model(SlowPrepare(0.2))
     async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
         await half_open(service, stream)
-        await service.ingress.stop()
+        for ingress in service.ingresses:
+            await ingress.stop()
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
         await assert_nothing_held(service)
@@ -83,7 +85,8 @@ async def test_a_lane_that_is_lost_as_soon_as_it_is_open_is_no_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
-        lanes, answer = service.ingress._lanes, service.ingress._lanes._answer
+        lanes = service.ingresses[0]._lanes  # The stream was given its address.
+        answer = lanes._answer
 
         def lose(lane: object, error: BaseException | None) -> None:
             answer(lane, error)  # type: ignore[arg-type]
@@ -96,8 +99,8 @@ async def test_a_lane_that_is_lost_as_soon_as_it_is_open_is_no_session(
         response = await stream.read()  # From the second try, since there is no other replica.
         assert response is not None, await stream.end()
         assert response.WhichOneof("message") == "opened"
-        assert response.opened.session_id in service.ingress.sessions
-        (record,) = service.ingress.sessions
+        assert response.opened.session_id in service.sessions
+        (record,) = service.sessions
         assert record.session.lane.epoch == 2
         await assert_nothing_held(service, sessions=1)
 
@@ -106,7 +109,7 @@ async def test_no_session_is_evicted_because_the_directory_is_away(monkeypatch: 
     async with running() as service, RawStream(service.address) as lost:
         opened = await lost.start()
         lost.call.cancel()
-        await eventually(lambda: service.ingress.sessions[opened.session_id].stream is None)
+        await eventually(lambda: service.sessions[opened.session_id].stream is None)
 
         async def fail(*_: object, **__: object) -> None:
             raise DirectoryUnavailable
@@ -130,7 +133,8 @@ async def test_an_orderly_stop_closes_every_lane_before_its_links_end() -> None:
         streams = [RawStream(service.address) for _ in range(3)]
         for stream in streams:
             await stream.start()
-        await service.ingress._lanes.stop()
+        for ingress in service.ingresses:
+            await ingress._lanes.stop()
         # Well before the grace time of orphans.
         await eventually(lambda: {stage.num_sessions for stage in service.stages} == {0})
         for stream in streams:

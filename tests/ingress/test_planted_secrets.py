@@ -11,12 +11,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from rearview.client.call import Call
 from rearview.engine.networks.model import Model
 from rearview.telemetry.logging import configure_logging
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import RefusesPrompt
-from support.raw_stream import RawStream, assert_nothing_held, eventually, running
+from support.raw_stream import RawStream, assert_nothing_held, end_of, eventually, running
 from support.tokens import Registry, replace
 
 pytestmark = pytest.mark.integration
@@ -79,14 +80,14 @@ async def test_nothing_that_was_planted_is_seen_anywhere(
                 await stream.write(pb.TranslateRequest(resume=resume))
                 said.append(repr(await stream.read_to_end()))
         async with RawStream(service.address, GOOD) as stream:
-            raw = stream.channel.stream_stream("/rearview.v1.TranslationService/Translate")(
-                metadata=stream.metadata
-            )
+            method = stream.channel.stream_stream("/rearview.v1.TranslationService/Translate")
+            raw = Call(method(metadata=stream.metadata))
             await raw.write(b"\xff\xff" + PROMPT.encode())
-            assert await raw.code() is grpc.StatusCode.INVALID_ARGUMENT
-            said.append(await raw.details())
+            end = await end_of(raw)
+            assert end.code is grpc.StatusCode.INVALID_ARGUMENT
+            said.append(repr(end))
         await assert_nothing_held(service)
-        urls = [service.server.metrics_url, *(stage.describe()["metrics_url"] for stage in service.stages)]
+        urls = [*service.metrics_urls, *(stage.describe()["metrics_url"] for stage in service.stages)]
         said += await asyncio.to_thread(lambda: [urllib.request.urlopen(url).read().decode() for url in urls])
         said += [repr(stage.describe()) for stage in service.stages]
     texts = [caplog.text, written.getvalue(), *said]

@@ -12,8 +12,9 @@ from rearview.ingress.rebalancing import CLAIM
 from rearview.ingress.service import Ingress
 from rearview.replica.stage import Stage
 from rearview.v1 import translation_service_pb2 as pb
-from support.ingresses import Ingresses, several
+from support.ingresses import several
 from support.raw_stream import RawStream, eventually, null_config
+from support.service import InProcessService
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("measured")]
 
@@ -24,7 +25,7 @@ STREAMS = 4
 @asynccontextmanager
 async def one_full_replica(
     ingresses: int = 2, checkpoint: str = "null"
-) -> AsyncIterator[tuple[Ingresses, list[RawStream]]]:
+) -> AsyncIterator[tuple[InProcessService, list[RawStream]]]:
     """Two ingresses with two sessions each on one replica; then comes a second replica."""
     config = null_config(slots=STREAMS, model={"checkpoint": checkpoint})
     async with several(ingresses, config) as service:
@@ -37,7 +38,7 @@ async def one_full_replica(
         await added.start()
         service.stages.append(added)
         for number in range(ingresses):
-            await service.ingress(number).refresh()
+            await service.ingresses[number].refresh()
         try:
             yield service, streams
         finally:
@@ -45,7 +46,7 @@ async def one_full_replica(
                 await stream.__aexit__()
 
 
-def held_by(service: Ingresses) -> list[int]:
+def held_by(service: InProcessService) -> list[int]:
     return [stage.num_sessions for stage in service.stages]
 
 
@@ -61,7 +62,7 @@ async def look(ingress: Ingress, later_s: float = 0.0) -> bool:
 
 async def test_two_ingresses_at_once_move_what_is_worth_it_and_then_nothing() -> None:
     async with one_full_replica() as (service, streams):
-        both = service.ingress(0), service.ingress(1)
+        both = service.ingresses[0], service.ingresses[1]
         for _ in range(STREAMS):
             await asyncio.gather(*map(look, both))
         await eventually(lambda: held_by(service) == [2, 2])
@@ -81,18 +82,18 @@ async def test_two_ingresses_at_once_move_what_is_worth_it_and_then_nothing() ->
 async def test_who_finds_another_at_it_leaves_it_to_him() -> None:
     async with one_full_replica() as (service, _):
         await service.directory.claim(CLAIM, "ingress#1", 30.0)
-        assert not await look(service.ingress(0))
+        assert not await look(service.ingresses[0])
         assert held_by(service) == [4, 0]
-        assert await look(service.ingress(1))
-        assert await look(service.ingress(0))
+        assert await look(service.ingresses[1])
+        assert await look(service.ingresses[0])
         await eventually(lambda: held_by(service) == [2, 2])
 
 
 @pytest.mark.parametrize("checkpoint", ["null", "chain"])
 async def test_a_session_whose_replica_is_lost_in_the_middle_of_a_move_is_recovered(checkpoint: str) -> None:
     async with one_full_replica(ingresses=1, checkpoint=checkpoint) as (service, streams):
-        moving = asyncio.create_task(look(service.ingress(0)))
-        await eventually(lambda: bool(service.ingress(0)._rebalancing._tasks._running))
+        moving = asyncio.create_task(look(service.ingresses[0]))
+        await eventually(lambda: bool(service.ingresses[0]._rebalancing._tasks._running))
         await service.stages.pop(0).stop()
         await moving
         await eventually(lambda: held_by(service) == [4])
@@ -105,8 +106,8 @@ async def test_a_session_whose_replica_is_lost_in_the_middle_of_a_move_is_recove
 async def test_a_service_rebalances_by_itself_if_it_is_told_to() -> None:
     async with one_full_replica() as (service, _):
         for number in range(2):
-            rebalancing = service.ingress(number)._rebalancing
+            rebalancing = service.ingresses[number]._rebalancing
             assert rebalancing._every_s is None
             rebalancing._every_s = 0.05
-            service.ingress(number)._background.add(asyncio.create_task(rebalancing.run()))
+            service.ingresses[number]._background.add(asyncio.create_task(rebalancing.run()))
         await eventually(lambda: held_by(service) == [2, 2])

@@ -69,7 +69,7 @@ async def test_there_is_no_reflection_unless_it_is_asked_for() -> None:
 
 
 async def test_a_session_is_shown_with_its_counts_and_without_its_prompt() -> None:
-    async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
+    async with running(spans=PIPELINE) as service, RawStream(address := service.address) as stream:
         settings = pb.Settings(prompt="private", strength=0.5, steps=1)
         opened = await stream.start(settings=settings, drop_policy=pb.DROP_POLICY_LOSSLESS)
         for number in range(4):
@@ -87,12 +87,13 @@ async def test_a_session_is_shown_with_its_counts_and_without_its_prompt() -> No
         assert b"private" not in session.SerializeToString()
         assert opened.resume_token.encode() not in session.SerializeToString()
         stream.call.cancel()
-        await eventually(lambda: service.ingress.sessions[opened.session_id].stream is None)
-        async with RawStream(service.address) as other:
+        await eventually(lambda: service.sessions[opened.session_id].stream is None)
+        async with RawStream(address) as other:
             session = (await other.sessions.GetSession(get, timeout=10)).session
             assert session.state == sessions_pb.Session.STATE_DETACHED
 
 
+@pytest.mark.two_ingresses
 async def test_a_list_goes_on_after_its_page_whoever_ends_meanwhile() -> None:
     async with running() as service:
         streams = [RawStream(service.address) for _ in range(5)]
@@ -102,7 +103,7 @@ async def test_a_list_goes_on_after_its_page_whoever_ends_meanwhile() -> None:
         assert [s.session_id for s in page.sessions] == ids[:2]
         await streams[1].half_close()  # The last one of the page ends.
         await streams[1].read_to_end()
-        await eventually(lambda: len(service.ingress.sessions) == 4)
+        await eventually(lambda: len(service.sessions) == 4)
         following = sessions_pb.ListSessionsRequest(page_size=2, page_token=page.next_page_token)
         page = await stub.ListSessions(following, timeout=10)
         assert [s.session_id for s in page.sessions] == ids[2:4]
@@ -133,6 +134,7 @@ async def test_a_senseless_page_is_refused(request_: sessions_pb.ListSessionsReq
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.two_ingresses
 async def test_closing_a_session_ends_its_stream_and_frees_it() -> None:
     async with (
         running() as service,
@@ -153,6 +155,7 @@ async def test_closing_a_session_ends_its_stream_and_frees_it() -> None:
         await other.read_answers(1)
 
 
+@pytest.mark.one_ingress("one of them drains, and others take what comes")
 async def test_a_drain_tells_streams_and_health_and_lets_streams_finish() -> None:
     async with running(ingress={"drain_grace_s": 15.0}) as service:
         async with (
@@ -181,6 +184,7 @@ async def test_a_drain_tells_streams_and_health_and_lets_streams_finish() -> Non
         await assert_nothing_held(service)
 
 
+@pytest.mark.one_ingress("its session stays for the others")
 async def test_a_stream_that_outlasts_the_drain_grace_is_ended_with_a_retry() -> None:
     async with running(ingress={"drain_grace_s": 0.1}) as service, RawStream(service.address) as stream:
         await stream.start()
@@ -221,7 +225,7 @@ async def test_promtool_finds_nothing_in_the_metrics_after_traffic(
         async with RawStream(service.address) as refused:
             await refused.write(pb.TranslateRequest(open=pb.Open()))
             await refused.read_to_end()
-        urls = [service.server.metrics_url, *(stage.describe()["metrics_url"] for stage in service.stages)]
+        urls = [*service.metrics_urls, *(stage.describe()["metrics_url"] for stage in service.stages)]
         texts = [await scrape(url) for url in urls]
         assert b'rearview_frames_total{outcome="translated"} 2.0' in texts[0]
         assert b'rearview_sessions{tenant="local"} 1.0' in texts[0]
@@ -244,9 +248,9 @@ async def test_the_event_loop_answers_while_the_metrics_server_closes(
         close(server)
 
     monkeypatch.setattr(MetricsServer, "close", close_once_the_loop_answers)
-    async with running():
+    async with running() as service:
         pass
-    assert answers == [True, True]  # Of the ingress and its stage.
+    assert answers == [True] * (len(service.servers) + len(service.stages))
 
 
 async def test_metrics_of_a_service_that_is_open_to_others_name_an_address_that_they_can_dial(
@@ -275,7 +279,4 @@ async def test_only_opens_count_as_refused_opens() -> None:
         await stream.start()
         await stream.write(pb.TranslateRequest())
         assert (await stream.read_to_end()).reason is Reason.MESSAGE_EMPTY
-        refused = service.ingress.metrics.registry.get_sample_value(
-            "rearview_session_opens_refused_total", {"reason": "message_empty"}
-        )
-        assert not refused
+        assert not service.counted("rearview_session_opens_refused_total", reason="message_empty")

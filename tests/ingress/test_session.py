@@ -16,6 +16,7 @@ from rearview.contract.memories import CacheSettings
 from rearview.contract.stream import Continuity, DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
+from rearview.ingress.budget import Budgets
 from rearview.ingress.edge import Edge
 from rearview.ingress.feed import SENT_AGAIN
 from rearview.ingress.inherited import Inherited
@@ -46,13 +47,15 @@ class Stage:
         executor: ThreadPoolExecutor,
         state: EdgeState | None,
         input_bytes: int = 1 << 30,
+        budgets: Budgets | None = None,
         **options: Any,
     ) -> None:
         self.clock, self.sender = Clock(), NotingSender()
         self.events: list[Event] = []
         self.faults: list[BaseException] = []
         sender, events = self.sender, self.events.append
-        edge = Edge("pocket", LimitsConfig(), sender, executor, events, input_bytes, self.clock)
+        shared = budgets or Budgets()
+        edge = Edge("pocket", LimitsConfig(), sender, executor, events, input_bytes, self.clock, shared)
         lease = Lease(SESSION, TENANT.name, ("fused#1",), "ingress#0", 1, 0.0, 0.0)
         inherited = None if state is None else Inherited.answered(state)
         self.session = IngressSession(
@@ -204,6 +207,28 @@ async def test_a_session_without_checkpoints_goes_on_however_little_is_kept(
             session.sent(session.book.released)
         await eventually(lambda: session.book.translated == 30)
         assert session.feed.inputs.num_bytes <= 5 * size
+
+
+async def test_a_tenant_that_keeps_too_much_waits_and_forgets_nothing(executor: ThreadPoolExecutor) -> None:
+    size, budgets = len(picture(0).tobytes()), Budgets()
+    async with (
+        stage(executor, budgets=budgets, cache=CacheSettings()) as one,
+        stage(executor, budgets=budgets, cache=CacheSettings()) as other,
+    ):
+        budget = budgets.of(one.session.tenant)
+        one.session.past.expects_checkpoints = other.session.past.expects_checkpoints = True
+        one.offer(0, 1)
+        await eventually(lambda: len(one.sender.frames) == 2)
+        budget.max_bytes = 2 * size
+        other.offer(0)
+        one.answer_all()  # They stay: no checkpoint has them.
+        await eventually(lambda: one.session.book.translated == 2)
+        assert (budget.num_bytes, other.sender.frames) == (2 * size, [])
+        assert other.session.feed.inputs.half_full(), "it is time for a checkpoint of any of them"
+        one.session.keep(Checkpoint(0, [b"past"]))
+        await eventually(lambda: len(other.sender.frames) == 1)
+        assert budget.num_bytes == 2 * size
+    assert budget.num_bytes == 0
 
 
 async def test_what_is_sent_again_waits_at_the_ingress(executor: ThreadPoolExecutor) -> None:

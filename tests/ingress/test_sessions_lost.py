@@ -16,6 +16,7 @@ pytestmark = pytest.mark.integration
 PIPELINE = ((OPERATORS[0],), OPERATORS[1:3], (OPERATORS[3],))
 
 
+@pytest.mark.two_ingresses
 @pytest.mark.parametrize("span", range(len(PIPELINE)))
 async def test_sessions_of_a_lost_replica_go_on_elsewhere_behind_the_open_call(span: int) -> None:
     async with running(spans=PIPELINE, replicas=2) as service:
@@ -23,7 +24,7 @@ async def test_sessions_of_a_lost_replica_go_on_elsewhere_behind_the_open_call(s
         lanes: list[tuple[str, ...]] = []
         for stream in streams:
             opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-            lanes.append(service.ingress.sessions[opened.session_id].session.lane.replicas)
+            lanes.append(service.sessions[opened.session_id].session.lane.replicas)
             await stream.frame(0)
             await stream.read_answers(1)
         lost = lanes[0][span]
@@ -50,7 +51,7 @@ async def test_a_replica_whose_engine_has_died_unheard_ends_no_session_that_look
             await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
             await stream.frame(0)
             await stream.read_answers(1)
-        session = service.ingress.sessions[streams[0].opened.session_id].session
+        session = service.sessions[streams[0].opened.session_id].session
         lost = next(s for s in service.stages if s.describe()["replica_id"] in session.lane.replicas)
         dead = next(s for s in service.stages if s.num_sessions == 0)  # The first one to be tried.
         assert dead._pulse is not None
@@ -76,7 +77,7 @@ async def test_a_session_ends_if_no_lane_is_found_in_time() -> None:
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REPLICA_LOST)
         assert end.retry_after_s is not None
-        await eventually(lambda: len(service.ingress.sessions) == 0)
+        await eventually(lambda: len(service.sessions) == 0)
 
 
 async def test_a_break_between_two_spans_is_mended() -> None:
@@ -104,7 +105,7 @@ async def test_a_session_meets_the_same_replicas_for_life_while_others_spread() 
             frames = stage.describe()["frames_by_session"]
             assert sorted(frames.values()) == [12, 12]
         for stream in streams:
-            record = service.ingress.sessions[stream.opened.session_id]
+            record = service.sessions[stream.opened.session_id]
             met = [
                 stage.describe()["replica_id"]
                 for stage in service.stages
@@ -118,21 +119,21 @@ async def test_a_session_meets_the_same_replicas_for_life_while_others_spread() 
 async def test_leases_are_renewed_and_a_lease_that_was_taken_ends_the_stream() -> None:
     async with running(directory={"lease_s": 1.2}) as service, RawStream(service.address) as stream:
         opened = await stream.start()
-        record = service.ingress.sessions[opened.session_id]
+        record = service.sessions[opened.session_id]
         first = record.session.lease
         await eventually(lambda: record.session.lease.expiry_s > first.expiry_s)
-        await service.ingress._directory.move(record.session.lease, lane=first.lane, ingress="another")
+        await service.directory.move(record.session.lease, lane=first.lane, ingress="another")
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, Reason.TAKEN_OVER)
-        assert len(service.ingress.sessions) == 0
+        assert len(service.sessions) == 0
 
 
 async def test_a_directory_that_came_back_empty_stops_no_session() -> None:
     async with running(directory={"lease_s": 1.2}) as service, RawStream(service.address) as stream:
         opened = await stream.start()
-        record = service.ingress.sessions[opened.session_id]
+        record = service.sessions[opened.session_id]
         first = record.session.lease
-        directory = service.ingress._directory
+        directory = service.directory
         assert isinstance(directory, MemoryDirectory)
         directory._entries.clear()
         await eventually(lambda: opened.session_id in directory._entries)
@@ -147,17 +148,19 @@ async def test_a_directory_that_came_back_empty_stops_no_session() -> None:
 async def test_a_service_that_stops_tells_its_streams_and_releases_its_leases() -> None:
     async with running() as service, RawStream(service.address) as stream:
         await stream.start()
-        await service.server.stop()
+        for server in service.servers:
+            await server.stop()
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
         assert end.retry_after_s is not None
-        assert await service.ingress._directory.list(None) == []
+        assert await service.directory.list(None) == []
 
 
 async def test_a_service_that_stops_leaves_no_orphans() -> None:
     async with running(spans=PIPELINE) as service, RawStream(service.address) as stream:
         await stream.start()
-        await service.server.stop()
+        for server in service.servers:
+            await server.stop()
         await eventually(lambda: [stage.num_sessions for stage in service.stages] == [0, 0, 0])
 
 
@@ -167,7 +170,7 @@ async def test_a_fault_while_a_picture_is_taken_ends_its_session_alone(
     async with running() as service, RawStream(service.address) as other, RawStream(service.address) as one:
         await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         opened = await one.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        session = service.ingress.sessions[opened.session_id].session
+        session = service.sessions[opened.session_id].session
 
         def fail(_: object) -> None:
             raise KeyError("secret")

@@ -61,11 +61,9 @@ async def serving(store: RedisStore, **sections: Any) -> AsyncIterator[InProcess
 @asynccontextmanager
 async def second_ingress(service: InProcessService) -> AsyncIterator[IngressServer]:
     """Another ingress of the service, with a port of its own."""
-
-    async def members() -> list[dict[str, object]]:
-        return [dict(stage.describe()) for stage in service.stages]
-
-    server = IngressServer(Ingress(service.ingress.config, "ingress#1", "node", members))
+    server = IngressServer(
+        Ingress(service.config, f"ingress#{len(service.servers)}", "node", service.members)
+    )
     await server.start()
     try:
         yield server
@@ -126,21 +124,22 @@ async def test_opens_are_refused_soon_while_redis_is_away_and_live_streams_go_on
         await eventually(lambda: may_open(service.address))
         await live.frame(99)
         await live.read_answers(1)
-        owner = await service.ingress._directory.owner_of(live.opened.session_id)
+        owner = await service.directory.owner_of(live.opened.session_id)
         assert owner is not None
         assert owner.lease.epoch == 1
 
 
-async def test_leases_are_renewed_again_after_redis_had_no_memory_left(store: RedisStore) -> None:
+@pytest.mark.parametrize("option", ["maxmemory", "min-replicas-to-write"])
+async def test_leases_are_renewed_again_after_redis_refused_to_write(store: RedisStore, option: str) -> None:
     async with serving(store) as service, RawStream(service.address) as live:
         opened = await live.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        record = service.ingress.sessions[opened.session_id]
-        store.client.config_set("maxmemory", 1)
+        record = service.sessions[opened.session_id]
+        store.client.config_set(option, 1)
         end, _ = await opening(service.address)
         assert_away(end)
-        away = service.ingress._directory._connection  # type: ignore[attr-defined]
+        away = service.directory._connection  # type: ignore[attr-defined]
         await eventually(lambda: away._circuit.failures >= 3)
-        store.client.config_set("maxmemory", 0)
+        store.client.config_set(option, 0)
         healed_s = store.now()
         await eventually(lambda: record.session.lease.expiry_s >= healed_s + LEASE_S)
         await live.frame(0)
@@ -167,8 +166,9 @@ async def test_a_directory_that_came_back_empty_serves_once_it_was_told(
         end, _ = await opening(service.address)
         assert_away(end)
         await eventually(lambda: may_open(service.address))
-        directory = service.ingress._directory
-        for session, ingress in zip(opened, ("ingress#0", "ingress#1"), strict=True):
+        directory = service.directory
+        names = ("ingress#0", f"ingress#{len(service.servers)}")
+        for session, ingress in zip(opened, names, strict=True):
             owner = await directory.owner_of(session.session_id)
             assert owner is not None
             assert (owner.lease.ingress, owner.lease.epoch) == (ingress, 1)
@@ -187,7 +187,7 @@ async def test_the_slots_of_an_ingress_that_died_are_free_when_its_leases_end(st
     async with serving(store) as service:
         (stage,) = service.stages
         lane = (stage.describe()["replica_id"],)
-        leases, dead = store.open(), Owner(service.ingress.config)
+        leases, dead = store.open(), Owner(service.config)
         await dead.start([stage])
         for session in [spec() for _ in range(SLOTS)]:
             await leases.acquire(LeaseRequest(session.session_id, "local"), lane, "dead")
@@ -211,8 +211,9 @@ async def test_closes_that_redis_did_not_hear_of_cost_no_more_than_a_lease_time(
         for _ in range(SLOTS):
             async with RawStream(service.address) as stream:
                 await stream.start()
-        await eventually(lambda: len(service.ingress.sessions) == 0)
-        await service.ingress._leases.settle()
+        await eventually(lambda: len(service.sessions) == 0)
+        for ingress in service.ingresses:
+            await ingress._leases.settle()
         streams = [RawStream(service.address) for _ in range(SLOTS)]
         for stream in streams:
             await stream.start()
@@ -220,11 +221,17 @@ async def test_closes_that_redis_did_not_hear_of_cost_no_more_than_a_lease_time(
         server.process.send_signal(signal.SIGSTOP)
         for stream in streams:
             await stream.__aexit__()
-        await eventually(lambda: len(service.ingress.sessions) == 0)
-        await service.ingress._leases.settle()
+        await eventually(lambda: len(service.sessions) == 0)
+        for ingress in service.ingresses:
+            await ingress._leases.settle()
         server.process.send_signal(signal.SIGCONT)
         store.advance(LEASE_S)
         await eventually(lambda: may_open(service.address))
+        streams = [RawStream(service.address) for _ in range(SLOTS)]
+        for stream in streams:  # One may be free because its close was heard.
+            await stream.start()
+        for stream in streams:
+            await stream.__aexit__()
 
 
 # --- tenants
@@ -243,20 +250,21 @@ def tenants(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.two_ingresses
 async def test_a_tenant_that_opens_and_cuts_holds_what_it_may_and_no_other_pays_for_it(
     tenants: Path,
 ) -> None:
     async with running(tenants_file=str(tenants), slots=SLOTS) as service:
         async with RawStream(service.address, "beta") as other:
             promised = await other.start()
-        await eventually(lambda: service.ingress.sessions[promised.session_id].stream is None)
+        await eventually(lambda: service.sessions[promised.session_id].stream is None)
         most = 0
         for _ in range(40):
             async with RawStream(service.address, "alpha") as stream:
                 settings = pb.Settings(prompt="a")
                 await stream.write(pb.TranslateRequest(open=pb.Open(settings=settings)))
                 await stream.read()
-            held = [r for r in service.ingress.sessions if r.session.tenant.name == "alpha"]
+            held = [r for r in service.sessions if r.session.tenant.name == "alpha"]
             most = max(most, len(held))
         assert most == 2
         async with RawStream(service.address, "beta") as back:
@@ -265,6 +273,7 @@ async def test_a_tenant_that_opens_and_cuts_holds_what_it_may_and_no_other_pays_
             await back.read_answers(1)
 
 
+@pytest.mark.two_ingresses
 @pytest.mark.parametrize("is_parked", [False, True], ids=["in its lane", "parked"])
 async def test_a_tenants_own_session_that_nobody_feeds_makes_room(tenants: Path, is_parked: bool) -> None:
     async with running(tenants_file=str(tenants)) as service:
@@ -272,13 +281,13 @@ async def test_a_tenants_own_session_that_nobody_feeds_makes_room(tenants: Path,
         await fed.start()
         async with RawStream(service.address, "alpha") as cut:
             lost = await cut.start()
-        record = service.ingress.sessions[lost.session_id]
+        record = service.sessions[lost.session_id]
         await eventually(lambda: record.stream is None)
         if is_parked:
             await eventually(lambda: not record.session.feed.is_attached)
         async with RawStream(service.address, "alpha") as third:
             await third.start()
-            assert lost.session_id not in service.ingress.sessions
+            assert await service.directory.owner_of(lost.session_id) is None
             end, _ = await opening(service.address, "alpha")
             assert (end.code, end.reason) == (
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -291,7 +300,7 @@ async def test_no_session_of_another_tenant_makes_room_when_all_slots_are_taken(
     async with running(tenants_file=str(tenants), slots=1) as service:
         async with RawStream(service.address, "beta") as cut:
             promised = await cut.start()
-        await eventually(lambda: service.ingress.sessions[promised.session_id].stream is None)
+        await eventually(lambda: service.sessions[promised.session_id].stream is None)
         end, _ = await opening(service.address, "alpha")
         assert end.reason is Reason.NO_CAPACITY
         async with RawStream(service.address, "beta") as back:

@@ -13,8 +13,9 @@ from rearview.errors import Reason
 from rearview.ingress import spares as shell
 from rearview.replica.stage import Stage
 from rearview.v1 import translation_service_pb2 as pb
-from support.ingresses import Ingresses, crash, several
+from support.ingresses import crash, several
 from support.raw_stream import RawStream, null_config
+from support.service import InProcessService
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +24,7 @@ PREFIX = shell.PREFIX
 
 
 @asynccontextmanager
-async def service_of(replicas: int, spares: int = 1) -> AsyncIterator[Ingresses]:
+async def service_of(replicas: int, spares: int = 1) -> AsyncIterator[InProcessService]:
     """Two ingresses and so many replicas, some of them spares."""
     config = null_config(slots=SLOTS, replicas=replicas)
     span = config.spans[0].model_copy(update={"spares": spares})
@@ -31,20 +32,20 @@ async def service_of(replicas: int, spares: int = 1) -> AsyncIterator[Ingresses]
         yield service
 
 
-async def spares_of(service: Ingresses) -> dict[str, str]:
+async def spares_of(service: InProcessService) -> dict[str, str]:
     """Owner of the claim, by replica."""
     claims = await service.directory.claims(PREFIX)
     return {claim.key.removeprefix(PREFIX): claim.owner for claim in claims}
 
 
-async def look(service: Ingresses, numbers: Iterable[int] = (0, 1)) -> None:
+async def look(service: InProcessService, numbers: Iterable[int] = (0, 1)) -> None:
     """Every ingress looks at what there is."""
     for number in numbers:
-        await service.ingress(number).refresh()
-        await service.ingress(number)._spares.look()
+        await service.ingresses[number].refresh()
+        await service.ingresses[number]._spares.look()
 
 
-async def open_many(service: Ingresses, count: int) -> list[RawStream]:
+async def open_many(service: InProcessService, count: int) -> list[RawStream]:
     """Two at one ingress, two at the other, and so on: so that both have one on each of two replicas."""
     streams = [RawStream(service.addresses[n // 2 % 2]) for n in range(count)]
     for stream in streams:
@@ -52,7 +53,7 @@ async def open_many(service: Ingresses, count: int) -> list[RawStream]:
     return streams
 
 
-async def lose(service: Ingresses, name: str) -> None:
+async def lose(service: InProcessService, name: str) -> None:
     stage = next(each for each in service.stages if each.describe()["replica_id"] == name)
     service.stages.remove(stage)
     await stage.stop()
@@ -69,7 +70,7 @@ async def close(streams: Iterable[RawStream]) -> None:
         await stream.__aexit__()
 
 
-def held_by(service: Ingresses) -> dict[str, int]:
+def held_by(service: InProcessService) -> dict[str, int]:
     return {str(stage.describe()["replica_id"]): stage.num_sessions for stage in service.stages}
 
 
@@ -113,7 +114,7 @@ async def test_a_replica_that_comes_becomes_the_spare_once_the_one_before_has_go
 
 async def test_of_two_ingresses_that_recover_at_once_each_counts_on_a_spare_of_its_own() -> None:
     async with service_of(4, spares=2) as service:
-        one, other = (service.ingress(n)._spares for n in range(2))
+        one, other = (service.ingresses[n]._spares for n in range(2))
         await look(service)
         assert one.free == other.free == {"span-0#2", "span-0#3"}
         taken = await asyncio.gather(one.take(["span-0#2"]), other.take(["span-0#2"]))
@@ -145,15 +146,15 @@ async def test_when_the_leader_dies_another_goes_on_with_its_spares_after_its_cl
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with service_of(3) as service:
-        assert [service.ingress(n)._spares.leads for n in range(2)] == [True, False]
+        assert [service.ingresses[n]._spares.leads for n in range(2)] == [True, False]
         await crash(service.servers[0])
         await look(service, [1])
-        assert not service.ingress(1)._spares.leads
+        assert not service.ingresses[1]._spares.leads
         later_s = service.config.directory.lease_s + 1.0
         monkeypatch.setattr(service.directory, "_clock", lambda: time.time() + later_s)
         assert await spares_of(service) == {"span-0#2": SPARE}
         await look(service, [1])
-        assert service.ingress(1)._spares.leads
+        assert service.ingresses[1]._spares.leads
         monkeypatch.setattr(service.directory, "_clock", lambda: time.time() + 2 * later_s)
         await look(service, [1])
         assert await spares_of(service) == {"span-0#2": SPARE}
@@ -163,7 +164,7 @@ async def test_a_leader_that_stops_in_order_leaves_at_once() -> None:
     async with service_of(2) as service:
         await service.servers[0].stop()
         await look(service, [1])
-        assert service.ingress(1)._spares.leads
+        assert service.ingresses[1]._spares.leads
 
 
 async def test_a_service_without_spares_claims_nothing() -> None:

@@ -55,7 +55,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def ordinals(service: InProcessService) -> int:
-    (record,) = service.ingress.sessions
+    (record,) = service.sessions
     return record.session.state.next_ordinal
 
 

@@ -32,7 +32,7 @@ from support.raw_stream import (
 
 pytestmark = pytest.mark.integration
 
-BIG = bytes(1 << 19)
+BIG, LARGEST = bytes(1 << 19), bytes(1 << 20)
 PIPELINE = ((OPERATORS[0],), OPERATORS[1:])
 
 
@@ -75,6 +75,7 @@ async def test_a_call_without_a_tenants_token_is_refused(tenants: Path, token: s
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.two_ingresses
 async def test_a_tenant_has_its_number_of_streams_and_no_more(tenants: Path) -> None:
     async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as first:
         await first.start(frame_rate=2.0)
@@ -110,6 +111,60 @@ async def test_frames_beyond_a_tenants_rate_are_dropped(tenants: Path) -> None:
         assert not other.drops
 
 
+async def test_of_frames_beyond_a_tenants_rate_no_more_are_read_than_it_may_send(tenants: Path) -> None:
+    async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as stream:
+        opened = await stream.start(frame_rate=5.0)
+        session, began_s = service.ingress.sessions[opened.session_id].session, time.monotonic()
+
+        async def flood() -> None:
+            for number in range(60):
+                await stream.frame(number, BIG)
+
+        flooding = asyncio.create_task(flood())
+        while (lasted_s := time.monotonic() - began_s) < 1.5:
+            await asyncio.sleep(0.01)
+            assert session.received <= 5 + 2 * 5 * (lasted_s + 0.5), f"{lasted_s:.2f} s"
+        assert session.received >= 10  # It is slow, not stopped.
+        assert not flooding.done()  # The connection holds its sender back.
+        async with RawStream(service.address, "beta") as other:
+            await other.start()
+            await other.frame(1)
+            await other.read_answers(1)
+        flooding.cancel()
+
+
+async def test_large_frames_that_a_tenant_may_send_at_once_are_read_one_by_one(tenants: Path) -> None:
+    async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as stream:
+        opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS, frame_rate=5.0)
+        session, began_s = service.ingress.sessions[opened.session_id].session, time.monotonic()
+
+        async def burst() -> None:
+            for number in range(5):
+                await stream.frame(number, LARGEST)
+
+        bursting = asyncio.create_task(burst())
+        while session.received < 5:
+            assert session.received <= 2 + 5 * (time.monotonic() - began_s)
+            await asyncio.sleep(0.005)
+        assert time.monotonic() - began_s >= 0.5  # Two at once, and three at the rate.
+        await bursting
+        await stream.read_answers(5)
+        assert not stream.drops
+
+
+async def test_controls_beyond_a_tenants_rate_wait_and_none_is_lost(tenants: Path) -> None:
+    async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as stream:
+        await stream.start(frame_rate=5.0)
+        began_s = time.monotonic()
+        for number in range(20):
+            await stream.control(number, prompt=f"{number}")
+        await stream.frame(1)
+        await stream.read_answers(1)
+        assert time.monotonic() - began_s >= 0.9
+        applied = [r.control_applied.control_id for r in stream.received if r.HasField("control_applied")]
+        assert applied == list(range(20))
+
+
 async def test_a_tenant_has_its_pixels_and_no_more(tenants: Path) -> None:
     async with running(tenants_file=str(tenants)) as service:
         async with RawStream(service.address, "alpha") as stream:
@@ -119,6 +174,7 @@ async def test_a_tenant_has_its_pixels_and_no_more(tenants: Path) -> None:
             await stream.start(width=72, height=64)
 
 
+@pytest.mark.two_ingresses
 async def test_a_tenant_cannot_reach_anothers_session(tenants: Path) -> None:
     async with (
         running(tenants_file=str(tenants)) as service,
@@ -177,6 +233,7 @@ async def test_a_slot_that_was_freed_can_be_taken_at_once() -> None:
                 assert (await stream.read_to_end()).code is grpc.StatusCode.OK
 
 
+@pytest.mark.two_ingresses
 async def test_a_burst_of_opens_fills_every_slot_and_no_more() -> None:
     async with running(spans=PIPELINE, slots=3, replicas=2) as service:
         streams = [RawStream(service.address) for _ in range(10)]
@@ -192,6 +249,7 @@ async def test_a_burst_of_opens_fills_every_slot_and_no_more() -> None:
             await stream.__aexit__()
 
 
+@pytest.mark.two_ingresses
 @pytest.mark.parametrize("spans", [(OPERATORS,), PIPELINE], ids=["fused", "pipeline"])
 async def test_a_session_that_nobody_feeds_makes_room_for_one_that_somebody_will(
     spans: tuple[tuple[str, ...], ...],
@@ -203,11 +261,11 @@ async def test_a_session_that_nobody_feeds_makes_room_for_one_that_somebody_will
                 opened = await lost.start()
                 lost.call.cancel()
                 await eventually(
-                    lambda opened=opened: service.ingress.sessions[opened.session_id].stream is None  # type: ignore[misc]
+                    lambda opened=opened: service.sessions[opened.session_id].stream is None  # type: ignore[misc]
                 )
         async with RawStream(service.address) as new:
             await new.start()
-            assert opened.session_id not in service.ingress.sessions
+            assert opened.session_id not in service.sessions
             async with RawStream(service.address) as late:
                 resume = pb.Resume(session_id=opened.session_id, resume_token=opened.resume_token)
                 await late.write(pb.TranslateRequest(resume=resume))
@@ -234,7 +292,7 @@ async def test_a_session_that_nobody_feeds_stays_while_there_is_room() -> None:
 async def test_answers_wait_for_the_clients_credit() -> None:
     async with running() as service, RawStream(service.address) as stream:
         opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS, answer_credit=3)
-        record = service.ingress.sessions[opened.session_id]
+        record = service.sessions[opened.session_id]
         for number in range(8):
             await stream.frame(number)
         await stream.read_answers(3)
@@ -272,7 +330,7 @@ async def test_a_client_that_does_not_read_is_bounded_and_disturbs_nobody() -> N
     async with running() as service, RawStream(service.address) as other, RawStream(service.address) as slow:
         opened = await slow.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
         await other.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        record = service.ingress.sessions[opened.session_id]
+        record = service.sessions[opened.session_id]
         filling = asyncio.create_task(fill(record, slow))
         number = 0
         while not filling.done():
@@ -293,7 +351,7 @@ async def test_a_client_that_does_not_read_is_bounded_and_disturbs_nobody() -> N
 async def test_a_client_that_does_not_read_is_idle_at_the_limit() -> None:
     async with running(ingress={"idle_timeout_s": 1.0}) as service, RawStream(service.address) as slow:
         opened = await slow.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        await fill(service.ingress.sessions[opened.session_id], slow)
+        await fill(service.sessions[opened.session_id], slow)
         await assert_nothing_held(service)
         await eventually(lambda: open_streams(service) == 0)
         end = await slow.read_to_end()
@@ -303,7 +361,7 @@ async def test_a_client_that_does_not_read_is_idle_at_the_limit() -> None:
 async def test_a_client_that_does_not_read_its_flush_is_idle_at_the_limit() -> None:
     async with running(ingress={"idle_timeout_s": 1.0}) as service, RawStream(service.address) as slow:
         opened = await slow.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
-        await fill(service.ingress.sessions[opened.session_id], slow)
+        await fill(service.sessions[opened.session_id], slow)
         await slow.half_close()
         await assert_nothing_held(service)
 
@@ -319,7 +377,7 @@ async def test_a_flood_of_controls_that_nobody_reads_is_bounded(plant_model: Cal
     count = 4000
     async with running() as service, RawStream(service.address) as stream:
         opened = await stream.start()
-        feeder = service.ingress.sessions[opened.session_id].stream
+        feeder = service.sessions[opened.session_id].stream
         assert isinstance(feeder, TranslateStream)
         before, longest = len(prepared), 0
 

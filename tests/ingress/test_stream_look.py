@@ -226,7 +226,7 @@ async def test_still_frames_are_answered_unchanged_and_get_no_ordinal(image_chec
         assert shown(answers) == ["P", "-", "-", "-", "P", "-", "P", "P"]
         assert [a.frame.image for a in answers if a.HasField("frame")] == [STILL, STILL, OTHER, STILL]
         assert stream.indices == list(range(8))
-        (record,) = service.ingress.sessions
+        (record,) = service.sessions
         assert record.session.state.next_ordinal == 4
         assert not record.session.book.owes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -14,6 +14,7 @@ from rearview.config import ServiceConfig, load_config
 from rearview.errors import InvalidRequest
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
+from support.raw_stream import quickly_stopped
 from support.service import InProcessService, in_process_service
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.integration
 
 FRAMES = 6
 SPLIT = [("first", ["encode", "denoise-0"]), ("second", ["denoise-1", "decode"])]
+
+
+@pytest.fixture(autouse=True)
+def stops_quickly() -> Iterator[None]:
+    with quickly_stopped():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -114,25 +121,28 @@ async def test_a_service_whose_banks_layers_lead_nowhere_does_not_start(checkpoi
             pass
 
 
+BAD_BANKS: list[dict[str, object]] = [
+    {"interval": 0},
+    {"fusion_strength": float("nan")},
+    {"max_frames": 4, "policy": pb.FeatureBank.POLICY_QUEUE},
+]
+
+
 @pytest.mark.parametrize(
-    ("bank", "wanted", "reason"),
-    [
-        (None, {}, "METHOD_UNSUPPORTED"),
-        ({}, {"interval": 0}, "SETTING_OUT_OF_RANGE"),
-        ({}, {"fusion_strength": float("nan")}, "SETTING_OUT_OF_RANGE"),
-        ({}, {"max_frames": 4, "policy": pb.FeatureBank.POLICY_QUEUE}, "SETTING_OUT_OF_RANGE"),
-    ],
+    ("bank", "asked", "reason"),
+    [(None, [{}], "METHOD_UNSUPPORTED"), ({}, BAD_BANKS, "SETTING_OUT_OF_RANGE")],
 )
 async def test_a_bank_that_cannot_be_served_is_refused_with_its_reason(
-    checkpoint: Path, bank: dict[str, object] | None, wanted: dict[str, object], reason: str
+    checkpoint: Path, bank: dict[str, object] | None, asked: list[dict[str, object]], reason: str
 ) -> None:
     async with in_process_service(config(checkpoint, bank=bank, pipeline=True)) as running:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await translate(running.address, request(pb.METHOD_STREAMV2V, **wanted), [])
-        status = rpc_status.from_call(caught.value)
-        info = error_details_pb2.ErrorInfo()
-        assert status is not None
-        assert status.details[0].Unpack(info)
-        assert info.reason == reason
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert all(stage.num_sessions == 0 for stage in running.stages)
+        for wanted in asked:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await translate(running.address, request(pb.METHOD_STREAMV2V, **wanted), [])
+            status = rpc_status.from_call(caught.value)
+            info = error_details_pb2.ErrorInfo()
+            assert status is not None
+            assert status.details[0].Unpack(info)
+            assert info.reason == reason
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert all(stage.num_sessions == 0 for stage in running.stages)

@@ -55,8 +55,8 @@ def images(stream: RawStream) -> list[bytes]:
 
 
 def answered(service: InProcessService) -> float:
-    frames = service.ingress.metrics.frames
-    return sum(frames.labels(outcome)._value.get() for outcome in ("translated", "dropped"))
+    outcomes = ("translated", "dropped")
+    return sum(service.counted("rearview_frames_total", outcome=outcome) for outcome in outcomes)
 
 
 async def send(stream: RawStream, number: int, image: bytes = b"frame", **fields: int) -> None:
@@ -89,7 +89,7 @@ async def test_streams_of_any_length_get_an_answer_for_each_frame_and_no_more(
             before = answered(service)
             await translated(service.address, count, **LIVE2DIFF)
             assert answered(service) - before == count, "fillers are not answers"
-        fillers = service.ingress.metrics.filler_frames._value.get()
+        fillers = service.counted("rearview_filler_frames_total")
         assert fillers == sum(range(W))
         assert caches[0].windows() == [tuple(range(W))] * (W + 1)
 
@@ -118,7 +118,7 @@ async def test_pipeline_and_fused_give_the_same_pictures(monkeypatch: pytest.Mon
 async def test_no_picture_is_held_for_fillers_once_a_session_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as (service, _), RawStream(service.address) as stream:
         await stream.start(**reset())
-        (session,) = (record.session for record in service.ingress.sessions)
+        (session,) = (record.session for record in service.sessions)
         for number in range(W):
             await stream.frame(number)
         await stream.read_answers(W)
@@ -278,9 +278,9 @@ async def test_a_session_goes_on_warming_up_after_a_lost_connection(monkeypatch:
             opened = await first.start(**LIVE2DIFF)
             for number in range(2):
                 await first.frame(number)
-            (session,) = (record.session for record in service.ingress.sessions)
+            (session,) = (record.session for record in service.sessions)
             await eventually(lambda: session.received == 2)
-        await eventually(lambda: service.ingress.sessions[opened.session_id].stream is None)
+        await eventually(lambda: service.sessions[opened.session_id].stream is None)
         async with RawStream(service.address) as second:
             assert (await second.resume(opened, 0)).received_frames == 2
             for number in range(2, W):
@@ -288,6 +288,7 @@ async def test_a_session_goes_on_warming_up_after_a_lost_connection(monkeypatch:
             await second.read_answers(W)
             assert second.indices == list(range(W))
         assert caches[0].windows() == [tuple(range(W))]
+        session = service.sessions[opened.session_id].session
         assert session.state.next_ordinal == W, "a lost connection is no half-close"
 
 
@@ -406,9 +407,9 @@ async def test_what_cannot_be_served_is_refused_with_its_reason(monkeypatch: pyt
         for fields, reason, field in wrong:
             end = await refused(service.address, method=pb.METHOD_LIVE2DIFF, **fields)
             assert (end.reason, end.metadata["field"]) == (reason, field)
-        admission = service.ingress.admission
         nothing = Offer(None, None, has_motion=True)
-        monkeypatch.setattr(admission, "served", replace(admission.served, offer=nothing))
+        for admission in (ingress.admission for ingress in service.ingresses):
+            monkeypatch.setattr(admission, "served", replace(admission.served, offer=nothing))
         end = await refused(service.address, method=pb.METHOD_LIVE2DIFF)
         assert (end.reason, end.metadata["field"]) == (Reason.METHOD_UNSUPPORTED, "method")
         assert "temporal cache" in end.message

@@ -73,6 +73,8 @@ class NotingSender:
     """Epoch and ordinal."""
     notes: list[tuple[int, int, str]] = field(default_factory=list)
     """Epoch, the ordinal from which on it holds, and its text."""
+    left: list[Frame[NDArray[Any]]] = field(default_factory=list)
+    """Answers for the last span to keep."""
     is_closed: bool = False
 
     def send_frame(self, to: Lane, frame: Frame[NDArray[Any]]) -> int:
@@ -88,6 +90,11 @@ class NotingSender:
     def acknowledge(self, to: Lane, ordinal: int) -> None:
         self._check()
         self.acknowledged.append((to.epoch, ordinal))
+
+    def leave_answer(self, to: Lane, frame: Frame[NDArray[Any]]) -> None:
+        assert frame.epoch == to.epoch, f"an answer of epoch {frame.epoch} for {to.epoch}"
+        self._check()
+        self.left.append(frame)
 
     def send_note(self, to: Lane, begins: int, text: str) -> None:
         self._check()

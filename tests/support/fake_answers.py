@@ -43,6 +43,8 @@ def changed(settings: pb.Settings, change: pb.Settings) -> pb.Settings:
     if change.prompts or change.HasField("prompt"):
         result.ClearField("prompts")
         result.prompt = ""
+    if change.timestep_indices or change.HasField("strength") or change.HasField("steps"):
+        result.ClearField("timestep_indices")
     result.MergeFrom(change)
     return result
 

@@ -22,11 +22,13 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from rearview.errors import DOMAIN, STATUS_OF_REASON, DropReason, Reason
+from rearview.v1 import model_service_pb2 as model_pb
 from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1 import translation_service_pb2_grpc as pb_grpc
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonPb
 from rearview.v1.error_reason_pb2 import ErrorReason
+from rearview.v1.model_service_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from rearview.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
 
 from support.fake_answers import changed, duration, first_settings, invert, refusal, timings, unusable
@@ -65,6 +67,8 @@ class Faults:
     wrong_index: bool = False
     """Answers carry an index that was never sent."""
     ignore_answer_credit: bool = False
+    describes_no_model: bool = False
+    """It is of a release before `ModelService`."""
     token: str | None = None
     """Bearer token that clients must have."""
     idle_timeout_s: float = 10.0
@@ -110,7 +114,7 @@ class _Ended(Exception):
         self.reason, self.message, self.retry_after_s = reason, message, retry_after_s
 
 
-class FakeServer(pb_grpc.TranslationServiceServicer, SessionServiceServicer):
+class FakeServer(pb_grpc.TranslationServiceServicer, SessionServiceServicer, ModelServiceServicer):
     """Sessions live in this object and survive `stop` and `start`."""
 
     def __init__(self, faults: Faults | None = None) -> None:
@@ -137,6 +141,8 @@ class FakeServer(pb_grpc.TranslationServiceServicer, SessionServiceServicer):
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 << 20)])
         pb_grpc.add_TranslationServiceServicer_to_server(self, self._server)
         add_SessionServiceServicer_to_server(self, self._server)
+        if not self.faults.describes_no_model:
+            add_ModelServiceServicer_to_server(self, self._server)
         self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
         await self._server.start()
 
@@ -150,6 +156,14 @@ class FakeServer(pb_grpc.TranslationServiceServicer, SessionServiceServicer):
         self._credit_released = True
         for session in self.sessions.values():
             session.changed.set()
+
+    # -- ModelService
+
+    async def DescribeModel(self, request: model_pb.DescribeModelRequest, context: Any) -> Any:  # noqa: N802
+        model = model_pb.Model(
+            width=SIZE, height=SIZE, side_multiple=8, motion_side_multiple=32, min_side=64, max_pixels=1 << 20
+        )
+        return model_pb.DescribeModelResponse(model=model)
 
     # -- TranslationService
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rearview.ingress.server import IngressServer
 from rearview.ingress.service import Ingress
 
-from support.ingresses import Ingresses
+from support.service import InProcessService
 
 __all__ = ["FreezableIngress", "freezable"]
 
@@ -37,12 +37,9 @@ class FreezableIngress:
         """The result of `work` on its loop."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    async def start(self, service: Ingresses) -> None:
+    async def start(self, service: InProcessService) -> None:
         async def build() -> None:
-            async def members() -> list[dict[str, object]]:
-                return [dict(stage.describe()) for stage in service.stages]
-
-            ingress = Ingress(service.config, "frozen", "node", members, service.directory)
+            ingress = Ingress(service.config, "frozen", "node", service.members, service.directory)
             self.server = IngressServer(ingress)
             await self.server.start()
 
@@ -72,7 +69,7 @@ class FreezableIngress:
 
 
 @asynccontextmanager
-async def freezable(service: Ingresses) -> AsyncIterator[FreezableIngress]:
+async def freezable(service: InProcessService) -> AsyncIterator[FreezableIngress]:
     """One more ingress of `service`."""
     one = FreezableIngress()
     await one.start(service)

@@ -6,49 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 from rearview.config import ServiceConfig
-from rearview.directory.memory import MemoryDirectory
 from rearview.ingress.server import IngressServer
-from rearview.ingress.service import Ingress
 from rearview.ingress.stream import TranslateStream
-from rearview.replica.stage import Stage
 
 from support.raw_stream import null_config, quickly_stopped
+from support.service import InProcessService, in_process_service
 
-__all__ = ["CutAt", "Ingresses", "crash", "cut_at", "several"]
-
-
-@dataclass
-class Ingresses:
-    """What a test may look into."""
-
-    config: ServiceConfig
-    stages: list[Stage]
-    directory: MemoryDirectory
-    servers: list[IngressServer] = field(default_factory=list)
-
-    async def add(self) -> IngressServer:
-        """One ingress more."""
-
-        async def members() -> list[dict[str, object]]:
-            return [dict(stage.describe()) for stage in self.stages]
-
-        name = f"ingress#{len(self.servers)}"
-        server = IngressServer(Ingress(self.config, name, "node", members, self.directory))
-        await server.start()
-        self.servers.append(server)
-        return server
-
-    def ingress(self, number: int) -> Ingress:
-        return self.servers[number]._ingress
-
-    @property
-    def addresses(self) -> list[str]:
-        return [server.address for server in self.servers]
+__all__ = ["CutAt", "crash", "cut_at", "several"]
 
 
 async def crash(server: IngressServer) -> None:
@@ -78,7 +46,7 @@ class CutAt:
         self._server, self._left = server, number
         self._death: asyncio.Task[None] | None = None
         lanes, sender = server._ingress._lanes, server._ingress._edge.sender
-        for name in ("send_frame", "send_note", "send_settings", "acknowledge"):
+        for name in ("send_frame", "send_note", "send_settings", "acknowledge", "leave_answer"):
             setattr(sender, name, self._cut_before(getattr(sender, name)))
         lanes._take_picture = self._cut_before(lanes._take_picture)  # type: ignore[method-assign]
 
@@ -123,25 +91,8 @@ def cut_at(server: IngressServer, number: int) -> Iterator[CutAt]:
 
 
 @asynccontextmanager
-async def several(count: int = 2, config: ServiceConfig | None = None) -> AsyncIterator[Ingresses]:
-    """So many ingresses before one replica of every span of `config` (default: a null model's)."""
-    config = config or null_config()
-    stages = [
-        Stage(config, index, f"{span.name}#{replica}", "node")
-        for index, span in enumerate(config.spans)
-        for replica in range(span.replicas)
-    ]
+async def several(count: int = 2, config: ServiceConfig | None = None) -> AsyncIterator[InProcessService]:
+    """So many ingresses before the replicas of `config` (default: one, of a null model)."""
     with quickly_stopped():
-        for stage in stages:
-            await stage.start()
-        running = Ingresses(config, stages, MemoryDirectory(lease_s=config.directory.lease_s))
-        try:
-            for _ in range(count):
-                await running.add()
-            yield running
-        finally:
-            for server in running.servers:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await server.stop()
-            for stage in stages:
-                await stage.stop()
+        async with in_process_service(config or null_config(), count, shares=True) as service:
+            yield service

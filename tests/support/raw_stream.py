@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from rearview.client.call import Call
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import DOMAIN, DropReason, Reason
 from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
@@ -25,6 +26,7 @@ __all__ = [
     "End",
     "RawStream",
     "assert_nothing_held",
+    "end_of",
     "eventually",
     "null_config",
     "open_streams",
@@ -56,17 +58,31 @@ class End:
         return f"End({self.code}, {self.message!r}, {self.reason})"
 
 
+async def end_of(call: Call) -> End:
+    """How a call ends, read out to there."""
+    try:
+        while await call.read() is not None:
+            pass
+    except grpc.aio.AioRpcError as failure:
+        return End(failure.code(), failure.details() or "", rpc_status.from_call(failure))
+    return End(grpc.StatusCode.OK, "", None)
+
+
 class RawStream:
     """Writes and reads as told; keeps what it has read."""
 
-    def __init__(self, address: str, token: str | None = None, **options: int) -> None:
+    def __init__(
+        self, address: str, token: str | None = None, timeout_s: float | None = None, **options: int
+    ) -> None:
         pairs = [("grpc.use_local_subchannel_pool", 1), *((f"grpc.{k}", v) for k, v in options.items())]
         self.channel = grpc.aio.insecure_channel(address, options=pairs)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self.channel)
         self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
         self.call = translation_service_pb2_grpc.TranslationServiceStub(self.channel).Translate(
-            metadata=self.metadata
+            metadata=self.metadata, timeout=timeout_s
         )
+        self._kept = Call(self.call)
+        self._failure: grpc.aio.AioRpcError | None = None
         self.received: list[pb.TranslateResponse] = []
         self.opened = pb.Opened()
         self.frame_credit = 0
@@ -133,10 +149,13 @@ class RawStream:
     async def read(self) -> pb.TranslateResponse | None:
         """The next response; None when the call has ended, in whatever way."""
         try:
-            response = await asyncio.wait_for(self.call.read(), DEADLINE_S)
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            response = await asyncio.wait_for(self._kept.read(), DEADLINE_S)
+        except grpc.aio.AioRpcError as failure:
+            self._failure = failure
             return None
-        if not isinstance(response, pb.TranslateResponse):
+        except asyncio.CancelledError:
+            return None
+        if response is None:
             return None
         assert response.frame_credit >= self.frame_credit, "credit fell"
         self.frame_credit = response.frame_credit
@@ -159,7 +178,9 @@ class RawStream:
         return await self.end()
 
     async def end(self) -> End:
-        """How the call ended."""
+        """How the call ended: as its server says, where one of our writes met the end."""
+        if (failure := self._failure) is not None:
+            return End(failure.code(), failure.details() or "", rpc_status.from_call(failure))
         code = await asyncio.wait_for(self.call.code(), DEADLINE_S)
         status = await rpc_status.aio.from_call(self.call)
         return End(code, await self.call.details(), status)
@@ -199,15 +220,14 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 async def assert_nothing_held(service: InProcessService, sessions: int = 0) -> None:
-    """Every session but so many is gone: from ingress, stages, engines, directory and tenants."""
-    ingress = service.ingress
+    """Every session but so many is gone: from ingresses, stages, engines, directory and tenants."""
 
     async def freed() -> bool:
         used = Counter({stage.describe()["span"]: 0 for stage in service.stages})
         for stage in service.stages:
             used[stage.describe()["span"]] += stage.num_sessions
-        leases = await ingress._directory.list(None)
-        return len(ingress.sessions) == len(leases) == sessions and set(used.values()) == {sessions}
+        leases = await service.directory.list(None)
+        return len(service.sessions) == len(leases) == sessions and set(used.values()) == {sessions}
 
     await eventually(freed)
     for stage in service.stages:
@@ -222,7 +242,7 @@ async def assert_nothing_held(service: InProcessService, sessions: int = 0) -> N
 
 def open_streams(service: InProcessService) -> int:
     """Calls that are under way, as the metrics count them."""
-    return int(service.ingress.metrics.registry.get_sample_value("rearview_streams_open") or 0)
+    return int(service.counted("rearview_streams_open"))
 
 
 def null_config(

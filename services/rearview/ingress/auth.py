@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rearview.access import JwtConfig
 from rearview.config import TenantConfig
-from rearview.errors import ConfigError, InvalidRequest, Reason
+from rearview.errors import ConfigError, InvalidRequest, Reason, own_words
 from rearview.ingress.signed_tokens import SignedTokens
 
 __all__ = ["LOCAL_TENANT", "MAX_TOKEN_BYTES", "Caller", "Metadata", "Tenants"]
@@ -96,11 +96,12 @@ class Tenants:
         return caller
 
     def _owner(self, token: bytes) -> Caller | None:
-        """Every tenant is compared, in constant time, so that the time taken tells nothing about tokens."""
+        """Every hash is compared, in constant time, so that the time taken tells nothing about tokens."""
         digest, found = hashlib.sha256(token).hexdigest(), None
         for tenant in (self._tenants or {}).values():
-            if tenant.token_sha256 is not None and hmac.compare_digest(digest, tenant.token_sha256):
-                found = Caller(tenant)
+            for known in tenant.hashes:
+                if hmac.compare_digest(digest, known):
+                    found = Caller(tenant)
         return found
 
     def _signer(self, token: bytes) -> Caller | None:
@@ -123,8 +124,8 @@ def _bearer_token(metadata: Metadata) -> bytes | None:
 def _check(tenants: Sequence[TenantConfig], signed: SignedTokens | None) -> None:
     if not tenants:
         raise ConfigError("no tenant is named, so nobody could come in")
-    hashes = [tenant.token_sha256 for tenant in tenants if tenant.token_sha256 is not None]
-    if signed is None and len(hashes) < len(tenants):
+    hashes = [known for tenant in tenants for known in tenant.hashes]
+    if signed is None and not all(tenant.hashes for tenant in tenants):
         raise ConfigError("a tenant without token_sha256 needs access.jwt")
     for what, values in (("name", [tenant.name for tenant in tenants]), ("token_sha256", hashes)):
         if len(set(values)) != len(values):
@@ -133,5 +134,5 @@ def _check(tenants: Sequence[TenantConfig], signed: SignedTokens | None) -> None
 
 def _where(error: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'tenants'}: {item['msg']}" for item in error.errors()
+        f"{'.'.join(map(str, item['loc'])) or 'tenants'}: {own_words(item['msg'])}" for item in error.errors()
     )

@@ -168,6 +168,11 @@ class Book:
         at = place - self._first_kept
         return self._released[at] if at < len(self._released) else None
 
+    def find(self, place: int) -> Answer | None:
+        """The answer to the frame of that place, released or not; None if there is none, or none any more."""
+        at = place - self._first_kept
+        return self._released[at] if 0 <= at < len(self._released) else self._known.get(place)
+
     def sent(self, place: int) -> None:
         """Answers before `place` were handed to the connection."""
         assert place <= self.released, f"{place} answers sent of {self.released}"

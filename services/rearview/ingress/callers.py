@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from rearview.config import TenantConfig
+from rearview.errors import InvalidRequest, Reason
 from rearview.ingress.auth import Caller
 
 __all__ = ["Context", "Parse", "ReadingContext", "tenant_of"]
@@ -24,11 +25,21 @@ class ReadingContext:
         """`caller`: None where the method is open to everyone."""
         self._context, self._parse = context, parse
         self.caller = caller
+        self.num_bytes = 0
+        """Of the last request that was read."""
 
     async def read(self) -> Any:
         """The next request, or `grpc.aio.EOF`. Raises InvalidRequest for bytes that are none."""
         content = await self._context.read()
+        self.num_bytes = len(content) if isinstance(content, bytes) else 0
         return self._parse(content) if isinstance(content, bytes) else content
+
+    async def request(self) -> Any:
+        """The only request of a unary method. Raises InvalidRequest if there is none."""
+        request = await self.read()
+        if request is grpc.aio.EOF:
+            raise InvalidRequest(Reason.MESSAGE_EMPTY, "a call without a request")
+        return request
 
     async def requests(self) -> AsyncIterator[Any]:
         """Every request, for handlers that iterate."""

@@ -37,7 +37,7 @@ class Catalogue:
         """A session of the tenant. Raises NotFound."""
         if session_id in self._sessions:
             return self._sessions.find(tenant, session_id)
-        return await self._lease(tenant, session_id)
+        return await self.lease_of(tenant.name, session_id)
 
     async def of(self, tenant: TenantConfig) -> Sequence[Found]:
         """The tenant's sessions, oldest first."""
@@ -51,7 +51,10 @@ class Catalogue:
             record = self._sessions.find(tenant, session_id)
             self._sessions.close(record, StreamEnded(Reason.CLOSED, "the session was closed"))
             return
-        lease = await self._lease(tenant, session_id)
+        await self.end(await self.lease_of(tenant.name, session_id))
+
+    async def end(self, lease: Lease) -> None:
+        """End a session that is another ingress's. Raises LeaseLost, and Refused if a replica is gone."""
         if not self._lanes.knows(lease.lane):
             await self._refresh(REFRESH_TIMEOUT_S)
         taken = await self._leases.take(lease)
@@ -61,9 +64,10 @@ class Catalogue:
                 self._lanes.close(lane)
         await self._leases.release(taken)
 
-    async def _lease(self, tenant: TenantConfig, session_id: str) -> Lease:
+    async def lease_of(self, tenant: str, session_id: str) -> Lease:
+        """That of a session of the tenant. Raises NotFound."""
         owner = await self._leases.owner_of(session_id)
-        if owner is None or owner.lease.tenant != tenant.name:
+        if owner is None or owner.lease.tenant != tenant:
             raise NotFound(Reason.SESSION_UNKNOWN, "there is no such session")
         return owner.lease
 

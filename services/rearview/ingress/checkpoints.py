@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -86,9 +86,10 @@ class Checkpoints:
         return Checkpoint(frozen.ordinal, [piece for pieces in parts for piece in pieces])
 
     async def _run(self, session: IngressSession) -> None:
-        pause_s, failures = self._config.checkpoint_interval_s, 0
+        pause_s, failures, replayed = self._config.checkpoint_interval_s, 0, 0
         while True:
-            await self._pause(session, pause_s)
+            await self._pause(session, pause_s, partial(_has_replayed, session, replayed))
+            replayed = session.past.replayed_to
             if not self._has_news(session):
                 continue
             started_s, lane = time.monotonic(), session.lane
@@ -110,12 +111,18 @@ class Checkpoints:
             budget_s = checkpoint.num_bytes / self._config.checkpoint_bytes_per_s
             pause_s = max(self._config.checkpoint_interval_s, budget_s)
 
-    async def _pause(self, session: IngressSession, pause_s: float) -> None:
-        """Until the next one is due: sooner, if frames that are kept need the room."""
-        await asyncio.sleep(min(pause_s, self._config.checkpoint_interval_s))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, pause_s - self._config.checkpoint_interval_s)):
-                await session.gate.wait(session.feed.inputs.half_full)
+    async def _pause(self, session: IngressSession, pause_s: float, has_replayed: Callable[[], bool]) -> None:
+        """Until the next one is due: sooner, if frames that are kept need the room, and at once when all that
+        was sent again has come back: until there is one, another loss would cost all of that once more.
+        """
+        least_s = min(pause_s, self._config.checkpoint_interval_s)
+        for until, within_s in (
+            (has_replayed, least_s),
+            (lambda: has_replayed() or session.feed.inputs.half_full(), pause_s - least_s),
+        ):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await session.gate.wait(until)
 
     @staticmethod
     def _has_news(session: IngressSession) -> bool:
@@ -143,12 +150,15 @@ class Checkpoints:
 
     def check_room(self, session: IngressSession, num_bytes: int) -> None:
         """Raises Refused(NO_CAPACITY) if a checkpoint of so many bytes is too much beside those of others."""
-        others = (each.past.checkpoint for each in self._sessions.values() if each is not session)
-        held = sum(each.num_bytes for each in others if each is not None)
-        if held + num_bytes > self._config.checkpoint_bytes:
-            raise Refused(
-                Reason.NO_CAPACITY, "recovery.checkpoint_bytes has no room for it", retry_after_s=1.0
-            )
+        others = [each for each in self._sessions.values() if each is not session and each.past.checkpoint]
+        tenant = session.tenant
+        mine = [each for each in others if each.tenant.name == tenant.name]
+        for held, most, what in (
+            (others, self._config.checkpoint_bytes, "recovery.checkpoint_bytes"),
+            (mine, tenant.max_kept_bytes, "the tenant's max_kept_bytes"),
+        ):
+            if _checkpoint_bytes(held) + num_bytes > most:
+                raise Refused(Reason.NO_CAPACITY, f"{what} has no room for it", retry_after_s=1.0)
 
     async def _pull(self, lane: Lane, replica: int, *, runs_on: bool) -> list[bytes]:
         request = {
@@ -160,3 +170,14 @@ class Checkpoints:
         parts = pull(self._links, self._node, lane.addresses[replica], request, wait_s=QUIET_LIMIT_S)
         async with aclosing(parts):
             return [part async for part in parts]
+
+
+def _has_replayed(session: IngressSession, known: int) -> bool:
+    """Whether the lane has answered all that was sent to it again. `known`: of which replay that is known."""
+    ordinal = session.past.replayed_to
+    return ordinal > known and session.feed.is_attached and session.feed.returned >= ordinal - 1
+
+
+def _checkpoint_bytes(sessions: Sequence[IngressSession]) -> int:
+    found = (session.past.checkpoint for session in sessions)
+    return sum(checkpoint.num_bytes for checkpoint in found if checkpoint is not None)

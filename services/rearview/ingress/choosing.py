@@ -8,13 +8,14 @@ from typing import Any
 
 from rearview.contract.lease import Lease, Load
 from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.control.placement import Asked, without
 from rearview.control.rebalance import Movable, Shift, rebalance
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.spares import Spares
 from rearview.placement_config import PlacementConfig
-from rearview.transport.wire import encode_lease
+from rearview.transport.wire import encode_lease, encode_settings
 
 __all__ = ["Choosing", "declared"]
 
@@ -34,15 +35,23 @@ class Choosing:
     async def for_new(self, spec: SessionSpec, load: Load) -> tuple[str, ...]:
         """A replica per span, none a spare, each with a slot and with time for what the session declares."""
         usage = await self._leases.usage_by_replica()
-        asked = Asked(
-            load, spec.max_steps, spec.cache is not None, self._max_load, spares=self._spares.reserved
+        asked = Asked.of(spec, load)
+        return self._lanes.choose(
+            usage, replace(asked, max_load=self._max_load, spares=self._spares.reserved)
         )
-        return self._lanes.choose(usage, asked)
 
-    async def to_go_on(self, spec: SessionSpec, lease: Lease) -> tuple[str, ...]:
-        """A replica per span for a session that leaves others: any that has a slot. Spares are taken."""
+    def frame_s(self, spec: SessionSpec) -> float:
+        """Seconds that a frame of the session takes of the replica that it takes most of. 0: not known."""
+        asked = Asked.of(spec, Load.of(1.0, spec.width, spec.height))
+        costs = [replica.cost for replica in self._lanes.fleet.replicas.values()]
+        return max((asked.share(cost) for cost in costs if cost is not None), default=0.0)
+
+    async def to_go_on(self, spec: SessionSpec, lease: Lease, settings: Settings) -> tuple[str, ...]:
+        """A replica per span for a session that leaves others: any that has a slot. Spares are taken.
+        `settings`: the session's newest.
+        """
         usage = without(await self._leases.usage_by_replica(), lease)  # It is in nobody's way but its own.
-        asked = Asked(lease.load, spec.max_steps, spec.cache is not None, self._max_load or ALL, goes_on=True)
+        asked = replace(Asked.of(spec, lease.load, settings), max_load=self._max_load or ALL, goes_on=True)
         lane: tuple[str, ...] = ()
         for _ in range(TAKES):
             spares, taken = self._spares.free, self._spares.others
@@ -58,8 +67,11 @@ class Choosing:
         return rebalance((each for each in replicas if each.replica_id not in kept_off), usage, sessions, now)
 
 
-def declared(lease: Lease, *, goes_on: bool) -> Mapping[str, Any]:
-    """What OPEN tells of a session's load and lease, and whether the session exists already."""
+def declared(lease: Lease, settings: Settings, *, goes_on: bool) -> Mapping[str, Any]:
+    """What OPEN tells of a session's load and lease, and whether the session exists already: then it counts
+    by the newest `settings`, until the lane is told of others.
+    """
     load = lease.load
     told = {"frames_per_s": load.frames_per_s, "pixels_per_s": load.pixels_per_s, "goes_on": goes_on}
-    return {"declared": told, "lease": encode_lease(lease)}
+    newest = {"settings": encode_settings(settings)} if goes_on else {}
+    return {"declared": {**told, **newest}, "lease": encode_lease(lease)}

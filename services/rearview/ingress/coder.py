@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearview.contract.events import Coding, Events, ImageCoded
+from rearview.contract.frame import ANSWER, PICTURE, Frame
 from rearview.contract.stream import ImageFormat
 from rearview.ingress.codec import decode_image, encode_image
 from rearview.ingress.intake import FrameIn
@@ -51,9 +52,15 @@ class Coder:
         return Decoded(picture, seen, seconds)
 
     async def encode(
-        self, picture: NDArray[Any], format: ImageFormat, jpeg_quality: int
+        self, frame: Frame[NDArray[Any]], format: ImageFormat, jpeg_quality: int
     ) -> tuple[bytes, float]:
-        """The image's bytes, and the seconds that it took."""
+        """What a frame carries that has come back as its client's image, and the seconds that it took. What
+        an ingress before this one has encoded stays as it is.
+        """
+        assert frame.planes is not None, "a lost frame has no picture"
+        if (answer := frame.planes.get(ANSWER)) is not None:
+            return answer.tobytes(), 0.0
+        picture = frame.planes[PICTURE]
         if format is ImageFormat.OPAQUE:
             return picture.tobytes(), 0.0
         return await self._timed(Coding.ENCODE, partial(encode_image, picture, format, jpeg_quality))

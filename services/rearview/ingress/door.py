@@ -2,8 +2,9 @@
 
 A gRPC interceptor, so that nobody can add a method and forget it. Requests reach it as bytes: what cannot be
 read, or is too large, is refused with a reason, where gRPC's own parsing would log a fault and answer
-INTERNAL. Every error leaves here as a status with details. All methods but those of the health service need
-a tenant; those are bounded by address.
+INTERNAL. Whose call it is, its metadata says: of a call that is not let in no request is read. Every error
+leaves here as a status with details. All methods but those of the health service need a tenant; those are
+bounded by address.
 """
 
 from __future__ import annotations
@@ -60,30 +61,33 @@ class Door(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         is_open = handler_call_details.method.startswith(_OPEN)
-        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
-        guarded = self._guarded(handler, getattr(handler, kind), is_open=is_open)
-        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
-        # Without a deserializer gRPC hands over the bytes.
+        answers = _arity(handler.response_streaming)
+        behaviour = getattr(handler, f"{_arity(handler.request_streaming)}_{answers}")
+        guarded = self._guarded(handler, behaviour, is_open=is_open)
+        # Of a unary method gRPC would read the request first. Without a deserializer it hands over the bytes.
+        make: Callable[..., Handler] = getattr(grpc, f"stream_{answers}_rpc_method_handler")
         return make(guarded, None, handler.response_serializer)
 
     def _guarded(self, handler: Any, behaviour: Callable[..., Any], *, is_open: bool) -> Callable[..., Any]:
         """`behaviour` behind all checks: a coroutine function, or a generator where it is one."""
         parse = self._parser(handler.request_deserializer)
         admitted = self._counted if is_open else self._known
+        first: Callable[[ReadingContext], Any]
+        first = ReadingContext.requests if handler.request_streaming else ReadingContext.request
 
-        async def call(first: Any, context: Context) -> Any:
+        async def call(_: Any, context: Context) -> Any:
             try:
                 with admitted(context) as caller:
                     reading = ReadingContext(context, parse, caller)
-                    return await behaviour(_request(first, reading, parse), reading)
+                    return await behaviour(await _resolved(first(reading)), reading)
             except Exception as error:  # The edge of a call: what was not foreseen ends this call only.
                 await self._end(context, error)
 
-        async def generate(first: Any, context: Context) -> Any:
+        async def generate(_: Any, context: Context) -> Any:
             try:
                 with admitted(context) as caller:
                     reading = ReadingContext(context, parse, caller)
-                    async for response in behaviour(_request(first, reading, parse), reading):
+                    async for response in behaviour(await _resolved(first(reading)), reading):
                         yield response
             except Exception as error:
                 await self._end(context, error)
@@ -151,6 +155,6 @@ def _arity(is_stream: bool) -> str:
     return "stream" if is_stream else "unary"
 
 
-def _request(first: Any, reading: ReadingContext, parse: Parse) -> Any:
+async def _resolved(first: Any) -> Any:
     """What the handler gets first: the request of a unary method, the requests of a stream."""
-    return parse(first) if isinstance(first, bytes) else reading.requests()
+    return await first if inspect.isawaitable(first) else first

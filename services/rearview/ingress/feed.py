@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearview.contract.events import Direction, Events, FillerSent, LinkBytes
-from rearview.contract.frame import NO_PLACE, PICTURE, Frame
+from rearview.contract.frame import NO_PLACE, PICTURE, UNSEEN, Frame
 from rearview.contract.settings import Settings
 from rearview.ingress.inputs import Input, Inputs
 from rearview.ingress.intake import Admitted
@@ -45,6 +45,9 @@ class Sender(Protocol):
 
     def acknowledge(self, lane: Lane, ordinal: int) -> None:
         """Nothing up to `ordinal` will be asked for again. Raises LinkClosed."""
+
+    def leave_answer(self, lane: Lane, frame: Frame[NDArray[Any]]) -> None:
+        """The last span is to keep this of a frame that came back. Raises LinkClosed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,7 @@ class Feed:
         """`inputs`: what was sent, kept to be sent again. `in_lane`: what another ingress has sent, by
         ordinal.
         """
-        self.inputs = inputs
-        self._session_id = session_id
+        self.inputs, self.session_id = inputs, session_id
         self._sender, self._events = sender, events
         self._lane, self._is_attached = lane, True
         self._returned = -1
@@ -119,9 +121,19 @@ class Feed:
         return self._is_attached and self._lane is lane
 
     @property
+    def returned(self) -> int:
+        """The last ordinal that has come back from this lane, or went before it."""
+        return self._returned
+
+    @property
     def in_lane(self) -> Mapping[int, Sent]:
         """Frames that have not come back, by ordinal."""
         return MappingProxyType(self._in_lane)
+
+    @property
+    def awaited(self) -> Sequence[tuple[int, int]]:
+        """Place and ordinal of frames whose answers may be asked for again, in order; a copy."""
+        return tuple(self._answering)
 
     @property
     def unanswered(self) -> int:
@@ -162,10 +174,13 @@ class Feed:
         return kept.ordinal - self._returned <= SENT_AGAIN or not self.is_in(lane)
 
     def send_again(self, kept: Input, picture: Picture, now: float) -> None:
-        """What was sent to a lane that is lost, under its ordinal and settings and with its budget anew."""
+        """What was sent to a lane that is lost, under its ordinal and settings and with its budget anew. Of
+        what the client has, and of fillers, the picture is not made once more.
+        """
         self._announce(kept.admitted.settings_version, kept.admitted.settings)
         frame = self._frame(kept.admitted, kept.ordinal, picture, now + kept.admitted.budget_s)
-        self._send(replace(frame, place=NO_PLACE) if kept.is_filler else frame)
+        is_awaited = not kept.is_filler and kept.ordinal >= self._first_awaited
+        self._send(frame if is_awaited else replace(frame, place=UNSEEN))
 
     def lost_before(self, start: int) -> Sequence[Frame[NDArray[Any]]]:
         """Word of the frames that this lane will not answer, since it begins at `start` and they are not sent
@@ -199,6 +214,11 @@ class Feed:
             with contextlib.suppress(LinkClosed):  # The loss itself is told to the lane's owner.
                 self._sender.send_note(self._lane, begins, text)
 
+    @property
+    def _first_awaited(self) -> int:
+        """The first ordinal whose answer may be asked for again."""
+        return self._answering[0][1] if self._answering else self.inputs.following
+
     def is_current(self, frame: Frame[NDArray[Any]]) -> bool:
         """Whether the frame comes from the lane, not from one that another owner, or this one, had before."""
         return self._is_attached and frame.epoch == self._lane.epoch
@@ -218,12 +238,18 @@ class Feed:
         with contextlib.suppress(LinkClosed):  # A lane that is gone keeps nothing.
             self._sender.acknowledge(self._lane, ordinal)
 
+    def leave(self, frame: Frame[NDArray[Any]]) -> None:
+        """The lane's last span is to keep this of a frame that came back, from this lane or one before."""
+        if self._is_attached:
+            with contextlib.suppress(LinkClosed):  # A lane that is gone keeps nothing.
+                self._sender.leave_answer(self._lane, frame.carrying(frame.planes, epoch=self._lane.epoch))
+
     def _frame(
         self, admitted: Admitted, ordinal: int, picture: Picture, deadline_s: float
     ) -> Frame[NDArray[Any]]:
         receipt = admitted.waiting.receipt
         return Frame(
-            self._session_id,
+            self.session_id,
             ordinal,
             {PICTURE: picture},
             settings_version=admitted.settings_version,

@@ -176,10 +176,11 @@ class Handovers:
         if request["session_id"] in self._coming:
             raise on_its_way()
         record = self._sessions.get(request["session_id"])
-        session = None if record is None else record.session
-        if session is None or not session.past.is_parked:
+        if record is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "that session is not parked here")
-        yield Handover.of(session).to_bytes()
+        if not record.session.past.is_parked:  # About to be, or fed again: whoever asks again finds it.
+            raise on_its_way()
+        yield Handover.of(record.session).to_bytes()
 
     async def take_over(self, parked: Lease, address: str) -> tuple[Handover, Lease, Lane]:
         """A session that is parked at the ingress at `address`; its lease and a lane.
@@ -191,8 +192,8 @@ class Handovers:
         try:
             taken = await self._leases.take(parked)
             self._leases.keep(taken)
-            begin = handover.begin(address, parked.epoch)
-            lease, lane = await self._placing.place_again(handover.note.spec, taken, begin)
+            begin, note = handover.begin(address, parked.epoch), handover.note
+            lease, lane = await self._placing.place_again(note.spec, taken, note.state.settings, begin)
         except BaseException:
             await self._leases.hand_back(parked)
             raise

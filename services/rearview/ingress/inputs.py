@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from rearview.ingress.budget import Budget
 from rearview.ingress.intake import Admitted
 
 __all__ = ["Input", "Inputs"]
@@ -34,9 +35,10 @@ class Input:
 class Inputs:
     """Those of one session, by ordinal."""
 
-    def __init__(self, first: int, max_bytes: int) -> None:
-        """`first`: the ordinal that is sent next."""
+    def __init__(self, first: int, max_bytes: int, budget: Budget | None = None) -> None:
+        """`first`: the ordinal that is sent next. `budget`: the tenant's; by default nobody shares it."""
         self._first, self._max_bytes = first, max_bytes
+        self._budget = budget or Budget(max_bytes)
         self._inputs: deque[Input] = deque()
         self.num_bytes = 0
 
@@ -45,12 +47,15 @@ class Inputs:
         assert sent.ordinal == self.following, f"ordinal {sent.ordinal} after {self.following - 1}"
         self._inputs.append(sent)
         self.num_bytes += sent.num_bytes
+        self._budget.take(sent.num_bytes)
 
     def forget(self, before: int) -> None:
         """Nothing before that ordinal will be sent again."""
+        had = self.num_bytes
         while self._inputs and self._first < before:
             self.num_bytes -= self._inputs.popleft().num_bytes
             self._first += 1
+        self._budget.give_back(had - self.num_bytes)
 
     def fit(self, before: int) -> None:
         """Forget the oldest before that ordinal until it is full no more."""
@@ -78,8 +83,8 @@ class Inputs:
 
     def half_full(self) -> bool:
         """Whether it is time to make room."""
-        return 2 * self.num_bytes >= self._max_bytes
+        return 2 * self.num_bytes >= self._max_bytes or self._budget.half_full()
 
     def full(self) -> bool:
         """Whether no more should be sent before something is forgotten."""
-        return self.num_bytes >= self._max_bytes
+        return self.num_bytes >= self._max_bytes or self._budget.full()

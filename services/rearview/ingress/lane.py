@@ -83,3 +83,10 @@ class LaneSender:
         source = lane.returning.source
         if source is not None and source.knows(Kind.ACK):
             source.send(Kind.ACK, encode_ack(Ack(lane.session_id, lane.epoch, ordinal)))
+
+    def leave_answer(self, lane: Lane, frame: Frame[NDArray[Any]]) -> None:
+        """The last span is to keep this of a frame that came back. Raises LinkClosed. Lanes of version 1 keep
+        pictures as they were made, and name no places.
+        """
+        if lane.codec.version > 1:
+            lane.links[-1].send(Kind.ANSWER, *lane.codec.encode(frame, time.monotonic()))

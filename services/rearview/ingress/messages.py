@@ -38,6 +38,7 @@ __all__ = [
     "answer_response",
     "control_response",
     "frame_in",
+    "frame_without_image",
     "notice_response",
     "open_request",
     "opened_response",
@@ -77,10 +78,17 @@ def resumption(message: pb.Resume) -> Resumption:
 def frame_in(message: pb.Frame, now: float) -> FrameIn | None:
     """The frame as it came; None if its format is not known."""
     format = IMAGE_FORMATS.member(message.format)
-    if format is None:
-        return None
-    offset = (message.presentation_offset.seconds, message.presentation_offset.nanos)
-    return FrameIn(message.frame_index, offset, format, message.image, now)
+    return None if format is None else FrameIn(*_numbers(message), format, message.image, now)
+
+
+def frame_without_image(message: pb.Frame, now: float) -> FrameIn:
+    """A frame that is dropped whatever it shows: its image, which may be large, is not copied."""
+    return FrameIn(*_numbers(message), ImageFormat.OPAQUE, b"", now)
+
+
+def _numbers(message: pb.Frame) -> tuple[int, tuple[int, int]]:
+    offset = message.presentation_offset
+    return message.frame_index, (offset.seconds, offset.nanos)
 
 
 def opened_response(

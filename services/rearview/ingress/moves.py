@@ -92,7 +92,7 @@ class Moves:
 
     async def _move(self, session: IngressSession, to: tuple[str, ...]) -> None:
         old, started_s = session.lane, time.monotonic()
-        replicas = to or await self._choosing.to_go_on(session.spec, session.lease)
+        replicas = to or await self._choosing.to_go_on(session.spec, session.lease, session.settings)
         if replicas == old.replicas:
             raise Refused(Reason.NO_CAPACITY, "there is no other lane", retry_after_s=AGAIN_S)
         session.lease = await self._leases.move(session.lease, old.replicas)
@@ -113,7 +113,7 @@ class Moves:
         """The new lane, with the session's past. If there is none, the old one is as it was, or lost."""
         shares = bool(set(replicas) & set(old.replicas))
         past = await self._begin(session, old, frozen, shares=shares)
-        begin = {**past, **declared(replace(session.lease, lane=replicas), goes_on=True)}
+        begin = {**past, **declared(replace(session.lease, lane=replicas), session.settings, goes_on=True)}
         new: Lane | None = None
         try:
             new = await self._lanes.open(session.spec, session.lease.epoch, replicas, begin)

@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 from rearview.contract.lease import Lease, LeaseRequest
 from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Settings
 from rearview.control import opening as decide
 from rearview.failpoints import reach
 from rearview.ingress.choosing import Choosing, declared
@@ -28,6 +29,8 @@ class _Attempt:
 
     spec: SessionSpec
     begin: Mapping[str, Any]
+    settings: Settings
+    """The newest."""
     wants: LeaseRequest | Lease
     """A new lease; or its own on another lane, of a session that has lost one: that stays whatever fails."""
     lane: Lane | None = None
@@ -48,7 +51,7 @@ class Placing:
         choosing: Choosing,
         *,
         refresh: Callable[[float], Awaitable[None]],
-        evict: Callable[[str, bool], tuple[str, ...] | None],
+        evict: Callable[[str, bool], Awaitable[tuple[str, ...] | None]],
         is_draining: Callable[[], bool],
     ) -> None:
         """`refresh(timeout_s)` asks the replicas who they are; `evict(tenant, for_slots)` ends a session of
@@ -62,16 +65,17 @@ class Placing:
 
     async def place(self, spec: SessionSpec, wanted: LeaseRequest) -> tuple[Lease, Lane]:
         """A lease and an open lane. Raises Refused; then, or when cancelled, nothing is held."""
-        return await self._counted(_Attempt(spec, {}, wanted))
+        return await self._counted(_Attempt(spec, {}, spec.settings, wanted))
 
     async def place_again(
-        self, spec: SessionSpec, held: Lease, begin: Mapping[str, Any]
+        self, spec: SessionSpec, held: Lease, settings: Settings, begin: Mapping[str, Any]
     ) -> tuple[Lease, Lane]:
-        """A new lane for a session that has lost its own. `begin`: what its replicas are told of its past.
+        """A new lane for a session that has lost its own. `settings`: its newest; `begin`: what its replicas
+        are told of its past.
 
         Raises Refused and LeaseLost; then no lane is held, and the lease is as `Leases` has it.
         """
-        return await self._counted(_Attempt(spec, begin, held))
+        return await self._counted(_Attempt(spec, begin, settings, held))
 
     async def _counted(self, attempt: _Attempt) -> tuple[Lease, Lane]:
         self._in_flight += 1
@@ -124,7 +128,7 @@ class Placing:
                 reach("directory.set.after")
                 return decide.Leased(lease)
             case decide.OpenLane(lease):
-                begin = {**attempt.begin, **declared(lease, goes_on=not attempt.is_new)}
+                begin = {**attempt.begin, **declared(lease, attempt.settings, goes_on=not attempt.is_new)}
                 attempt.lane = await self._lanes.open(attempt.spec, lease.epoch, lease.lane, begin)
                 return decide.LaneOpened()
             case decide.Undo(lease):
@@ -138,7 +142,7 @@ class Placing:
                 await self._refresh(REFRESH_TIMEOUT_S)
                 return decide.Done()
             case decide.Evict(for_slots):
-                evicted = self._evict(attempt.spec.tenant, for_slots) if attempt.is_new else None
+                evicted = await self._evict(attempt.spec.tenant, for_slots) if attempt.is_new else None
                 await self._leases.released()
                 return decide.Evicted(evicted)
             case decide.Admit() | decide.Refuse():
@@ -148,7 +152,7 @@ class Placing:
 
     async def _choose(self, attempt: _Attempt) -> tuple[str, ...]:
         if isinstance(attempt.wants, Lease):
-            return await self._choosing.to_go_on(attempt.spec, attempt.wants)
+            return await self._choosing.to_go_on(attempt.spec, attempt.wants, attempt.settings)
         return await self._choosing.for_new(attempt.spec, attempt.wants.load)
 
     async def _lease(self, attempt: _Attempt, replicas: tuple[str, ...]) -> Lease:

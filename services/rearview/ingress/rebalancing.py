@@ -99,7 +99,7 @@ class Rebalancing:
     def _movable(self, session: IngressSession) -> Movable:
         spec, load = session.spec, session.lease.load
         moved_s = self._moved_s.get(spec.session_id, float("-inf"))
-        asked = Asked(load, spec.max_steps, spec.cache is not None)
+        asked = Asked.of(spec, load, session.settings)
         return Movable(spec.session_id, session.lane.replicas, asked, moved_s)
 
     async def _perform(self, shift: Shift) -> None:

@@ -73,7 +73,7 @@ class Recovery:
             try:
                 async with self._places:
                     lease, lane = await self._placing.place_again(
-                        session.spec, session.lease, self._begin(session, follows)
+                        session.spec, session.lease, session.settings, self._begin(session, follows)
                     )
                 break
             except Refused as error:

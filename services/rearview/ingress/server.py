@@ -15,12 +15,15 @@ from rearview.config import ServiceConfig
 from rearview.ingress.door import OVERSIZE, Door
 from rearview.ingress.running import RunningCalls
 from rearview.ingress.service import Ingress
-from rearview.ingress.servicer import SessionServicer, TranslationServicer
+from rearview.ingress.servicer import ModelServicer, SessionServicer, TranslationServicer
 from rearview.ingress.tls import server_credentials
 from rearview.telemetry.exposition import MetricsServer, serve_metrics
 from rearview.telemetry.logging import log_fault
+from rearview.transport.heap import keep_freed_memory
 from rearview.transport.links import reachable
 from rearview.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
     translation_service_pb2,
@@ -42,6 +45,7 @@ session would be ended for want of frames."""
 _SERVICES = (
     translation_service_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 
 
@@ -68,12 +72,14 @@ class IngressServer:
 
     async def start(self) -> None:
         """Listen. Raises RuntimeError if the port is taken."""
+        keep_freed_memory()
         await self._ingress.start()
         server, edge = self._server, self._config.ingress
         translation_service_pb2_grpc.add_TranslationServiceServicer_to_server(
             TranslationServicer(self._ingress), server
         )
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionServicer(self._ingress), server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._ingress), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if edge.reflection:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

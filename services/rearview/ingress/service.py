@@ -50,6 +50,8 @@ from rearview.ingress.recovery import Recovery
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record, Sessions
 from rearview.ingress.spares import Spares
+from rearview.ingress.unfed import Unfed
+from rearview.ingress.wording import Advice
 from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.logging import log_fault
 from rearview.telemetry.metrics import Metrics, new_registry
@@ -77,12 +79,13 @@ class Ingress:
     ) -> None:
         """`directory`: one that ingresses of this process share; None: the one of `config`."""
         self.config, self.admission = config, Admission(read_served(config))
+        self._advice = Advice(self.admission.served.card, config.model)
         self.metrics = Metrics(new_registry())
         self.sessions = Sessions(
             config.ingress.resume_grace_s,
             on_closed=self._on_closed,
-            on_fed=lambda session: self._parking.fed(session),
-            on_unfed=lambda session: self._parking.unfed(session),
+            on_fed=lambda session: self._unfed.fed(session),
+            on_unfed=lambda session: self._unfed.unfed(session),
         )
         self.events: Events = MetricsListener(self.metrics)
         self.credentials = Credentials(config, self.events)
@@ -109,13 +112,13 @@ class Ingress:
             held=self._roster.held,
         )
         self._spares = Spares(self._directory, ingress_id, config, self._lanes, self._leases)
-        self._choosing = Choosing(self._lanes, self._leases, self._spares, config.placement)
+        self.choosing = Choosing(self._lanes, self._leases, self._spares, config.placement)
         self._placing = Placing(
             self._lanes,
             self._leases,
-            self._choosing,
+            self.choosing,
             refresh=self._roster.try_refresh,
-            evict=self.sessions.evict,
+            evict=lambda tenant, for_slots: self._unfed.evict(tenant, for_slots),
             is_draining=lambda: self.draining,
         )
         self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
@@ -131,21 +134,18 @@ class Ingress:
         """Take links, and wait until every span has a replica: before that nothing can be served."""
         await self._lanes.start()
         await self._roster.wait_until_complete()
+        await asyncio.to_thread(self._advice.prepare)
         await self._leases.begin(self._lanes.address)
         await self._spares.try_look()
-        self._background = {
-            asyncio.create_task(self._roster.run()),
-            asyncio.create_task(self._leases.run()),
-            asyncio.create_task(self._spares.run()),
-            asyncio.create_task(self._rebalancing.run()),
-        }
+        running = (self._roster, self._leases, self._spares, self._rebalancing, self._unfed)
+        self._background = {asyncio.create_task(each.run()) for each in running}
 
     async def stop(self) -> None:
         """End every session and let go of everything."""
         self.draining = True
         self.sessions.close_all(StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
         moving = (self._rebalancing, self._moves, self._recovery)
-        for each in (self._adoptions, self._parking, self._checkpoints, *moving):
+        for each in (self._adoptions, self._unfed, self._checkpoints, *moving):
             await each.stop()
         for task in self._background:
             task.cancel()
@@ -216,20 +216,22 @@ class Ingress:
         return self.advice(session)
 
     def advice(self, session: IngressSession) -> str:
-        """What to tell a user about the prompt in force: empty if the model knows a style in it."""
-        return self.admission.served.card.advice(session.settings.wording)
+        """What to tell a user about the prompts in force."""
+        return self._advice.on(session.settings)
 
     def _outlive_lanes(self, ingress_id: str) -> None:
         """What a session needs to go on in another lane."""
         config, lanes, leases, kept = self.config.recovery, self._lanes, self._leases, self._checkpoints
         self._recovery = Recovery(self._placing, lanes, config, events=self.events, end=self._end)
-        self._parking = Parking(lanes, leases, kept, self._recovery, after_s=config.park_after_s)
+        parking = Parking(lanes, leases, kept, self._recovery, after_s=config.park_after_s)
         self._moves = Moves(
-            lanes, leases, self._choosing, kept, at_a_time=config.at_a_time, events=self.events
+            lanes, leases, self.choosing, kept, at_a_time=config.at_a_time, events=self.events
         )
         moves, every_s = self._moves, self.config.placement.rebalance_every_s
         refresh, mine = self._roster.try_refresh, (self._directory, ingress_id)
-        self._rebalancing = Rebalancing(*mine, self._choosing, moves, self.sessions, refresh, every_s)
+        self._rebalancing = Rebalancing(*mine, self.choosing, moves, self.sessions, refresh, every_s)
+        grace_s, is_shared = self.config.ingress.resume_grace_s, self._is_shared
+        self._unfed = Unfed(*mine, self.sessions, parking, self.catalogue, grace_s, is_shared)
 
     def _outlive_ingresses(self, node: str) -> None:
         """What it needs to go on at another ingress."""
@@ -258,7 +260,7 @@ class Ingress:
         return record
 
     def _on_closed(self, session: IngressSession) -> None:
-        for each in (self._parking, self._checkpoints, self._moves, self._rebalancing, self._recovery):
+        for each in (self._unfed, self._checkpoints, self._moves, self._rebalancing, self._recovery):
             each.forget(session)
         self._lanes.close(session.lane)
         self._leases.let_go(session.spec.session_id)

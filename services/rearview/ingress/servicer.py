@@ -6,16 +6,24 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from rearview.contract.events import OpenRefused, StreamClosed, StreamOpened
+from rearview.control.offering import model_of
 from rearview.errors import InvalidRequest, RearviewError, Reason
 from rearview.ingress.callers import Context, tenant_of
 from rearview.ingress.catalogue import Found, place_of
 from rearview.ingress.messages import session_message
 from rearview.ingress.service import Ingress
 from rearview.ingress.stream import TranslateStream
+from rearview.schema import to_message
+from rearview.schema.tables import MODEL
+from rearview.v1 import model_service_pb2 as models_pb
+from rearview.v1 import (
+    model_service_pb2_grpc,
+    session_service_pb2_grpc,
+    translation_service_pb2_grpc,
+)
 from rearview.v1 import session_service_pb2 as sessions_pb
-from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
 
-__all__ = ["SessionServicer", "TranslationServicer"]
+__all__ = ["ModelServicer", "SessionServicer", "TranslationServicer"]
 
 MAX_PAGE_SIZE = 1000
 DEFAULT_PAGE_SIZE = 100
@@ -81,6 +89,20 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 
     def _message(self, found: Found) -> sessions_pb.Session:
         return session_message(found, self._ingress.config.model.name)
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    """Serves `rearview.v1.ModelService`."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self._ingress = ingress
+
+    async def DescribeModel(  # noqa: N802
+        self, request: models_pb.DescribeModelRequest, context: Context
+    ) -> models_pb.DescribeModelResponse:
+        """The model, within the limits of the caller's tenant."""
+        model = model_of(self._ingress.admission.served, tenant_of(context))
+        return models_pb.DescribeModelResponse(model=to_message(MODEL, model))
 
 
 def _token(found: Found) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rearview.contract.frame import PICTURE, Frame
+from rearview.contract.frame import Frame
 from rearview.contract.settings import Settings
 from rearview.contract.stream import Continuity
 from rearview.control.recovery import Kept, frames_to_rebuild
@@ -33,6 +33,7 @@ from rearview.ingress.inherited import Inherited
 from rearview.ingress.inputs import Inputs
 from rearview.ingress.intake import Dropped, FrameIn, Intake, Waiting
 from rearview.ingress.lane import Lane
+from rearview.ingress.left import LeftAnswers
 from rearview.ingress.notes import Notes
 from rearview.ingress.options import Terms
 from rearview.ingress.past import Checkpoint, Past
@@ -63,12 +64,15 @@ class IngressSession:
         self._edge, self.on_fault = edge, on_fault
         inherited = inherited or Inherited.none(terms)
         self.intake = Intake(terms, edge.limits, inherited.state, inherited.in_lane)
-        inputs = Inputs(inherited.state.next_ordinal, edge.input_bytes)
+        budget = edge.budgets.of(self.tenant)
+        inputs = Inputs(inherited.state.next_ordinal, edge.input_bytes, budget)
         self.feed = Feed(self.spec.session_id, lane, edge.sender, edge.events, inputs, inherited.in_lane)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.gate = Gate()
+        budget.join(self.gate.came_back)
         self.book = inherited.book
         self.notes = Notes(terms, self.feed, lambda: self.state)
+        self._left = LeftAnswers(self.feed, self.book)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
         self._changed, self._startable = asyncio.Event(), asyncio.Event()
         self._tasks = Tasks(on_fault)
@@ -146,6 +150,8 @@ class IngressSession:
     def end(self) -> None:
         """Stop the session's own work. What is answered can still be sent."""
         self._tasks.cancel()
+        self.feed.inputs.forget(self.feed.inputs.following)
+        self._edge.budgets.of(self.tenant).leave(self.gate.came_back)
 
     @property
     def kept(self) -> Kept:
@@ -170,11 +176,13 @@ class IngressSession:
         again = self.feed.inputs.since(start)
         self.feed.attach(lane, start)
         self.notes.again()
+        self._left.hand_over(start)
         if continuity is not Continuity.EXACT:
             self.intake.restart(start)
         for lost in self.feed.lost_before(start):
             self.on_frame(lost)
-        self.past.replayed_to = self.feed.inputs.following
+        if again:
+            self.past.replayed_to = self.feed.inputs.following
         self.past.moved.append(continuity)
         self.wake()
         for kept in again:
@@ -202,6 +210,7 @@ class IngressSession:
         self._forget_inputs()
         self.gate.came_back()
         if sent is None:
+            self._left.came_again(frame)
             return
         self.book.recognise(frame.place, frame.frame_index, frame.presentation_offset)
         work = Work(sent.admitted.started_s, sent.codec_s, frame.timings)
@@ -209,7 +218,7 @@ class IngressSession:
         if reason is not None or frame.planes is None:
             self._settle(sent.place, reason or DropReason.FAULT, work)
         else:
-            self._tasks.spawn(self._finish(sent, frame.planes[PICTURE], work))
+            self._tasks.spawn(self._finish(sent, frame, work))
 
     async def _start_frames(self) -> None:
         while True:
@@ -254,10 +263,11 @@ class IngressSession:
     def _forget_inputs(self) -> None:
         self.past.let_go(self.feed.inputs, self.kept)
 
-    async def _finish(self, sent: Sent, picture: NDArray[Any], work: Work) -> None:
+    async def _finish(self, sent: Sent, frame: Frame[NDArray[Any]], work: Work) -> None:
         quality = sent.admitted.waiting.settings.jpeg_quality
-        image, seconds = await self._coder.encode(picture, self.options.answer_format, quality)
+        image, seconds = await self._coder.encode(frame, self.options.answer_format, quality)
         self._settle(sent.place, image, Work(work.started_s, work.codec_s + seconds, work.timings))
+        self._left.encoded(frame, image)
 
     def _tell_warm_up(self) -> None:
         if self.intake.warm_up_missing:

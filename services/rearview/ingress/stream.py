@@ -28,6 +28,7 @@ from rearview.ingress.messages import (
     answer_response,
     control_response,
     frame_in,
+    frame_without_image,
     notice_response,
     open_request,
     opened_response,
@@ -36,6 +37,7 @@ from rearview.ingress.messages import (
 )
 from rearview.ingress.service import Ingress
 from rearview.ingress.sessions import Record
+from rearview.ingress.throttle import Throttle
 from rearview.ingress.voice import HEARTBEAT_S, Voice
 from rearview.v1 import translation_service_pb2 as pb
 
@@ -73,6 +75,7 @@ class TranslateStream:
         self._clock, self._voice = clock, Voice(context, clock)
         self._limits = ingress.config.limits
         self._opaque = is_opaque(ingress.config.model.checkpoint)
+        self._throttle = Throttle(context, ingress.admission, tenant, clock)
         self._outgoing: deque[pb.TranslateResponse] = deque()
         """Answers to controls, and notices: not bound to the order of frames."""
         self._room = asyncio.Event()
@@ -94,6 +97,7 @@ class TranslateStream:
         record = await self._open_or_resume(await self._first_message())
         self._ingress.sessions.attach(record, self)
         self.opened = True
+        self._throttle.frame_s = self._ingress.choosing.frame_s(record.session.spec)
         self._activity = Activity.at(self._clock())  # An open may take longer than a stream may be silent.
         try:
             await self._exchange(record)
@@ -154,7 +158,7 @@ class TranslateStream:
         return record
 
     async def _resume(self, message: pb.Resume) -> Record:
-        record = await self._ingress.resume(self._tenant, resumption(message))
+        record = await self._voice.soon(self._ingress.resume(self._tenant, resumption(message)))
         record.session.acknowledge(message.received_answers)
         record.session.book.answer(message.received_answers)  # Refuses a position that is no longer kept.
         self._number = message.received_answers
@@ -197,8 +201,7 @@ class TranslateStream:
     async def _read(self, record: Record) -> None:
         while True:
             await self._room.wait()
-            message = await self._context.read()
-            now = self._clock()
+            message, now = await self._throttle.read(), self._clock()
             self._activity = self._activity.credit_at(now)
             if not isinstance(message, pb.TranslateRequest):
                 self._half_closed = True
@@ -215,6 +218,7 @@ class TranslateStream:
         if kind == "frame":
             self._take_frame(record, message.frame, now)
         elif kind == "control":
+            self._throttle.took_control(now)
             self._take_control(record, message.control)
         elif kind == "credit":
             record.session.acknowledge(message.credit.received_answers)
@@ -226,17 +230,14 @@ class TranslateStream:
             raise InvalidRequest(Reason.ALREADY_OPEN, "the stream is open already")
 
     def _take_frame(self, record: Record, message: pb.Frame, now: float) -> None:
-        frame = frame_in(message, now)
-        if frame is None:
-            offset = (message.presentation_offset.seconds, message.presentation_offset.nanos)
-            frame = FrameIn(message.frame_index, offset, ImageFormat.OPAQUE, b"", now)
-            record.session.receive(frame, DropReason.IMAGE_INVALID)
-            return
-        record.session.receive(frame, self._refusal(record, frame, now))
+        if not self._throttle.takes_frame(now):
+            record.session.receive(frame_without_image(message, now), DropReason.RATE_LIMITED)
+        elif (frame := frame_in(message, now)) is None:
+            record.session.receive(frame_without_image(message, now), DropReason.IMAGE_INVALID)
+        else:
+            record.session.receive(frame, self._refusal(record, frame))
 
-    def _refusal(self, record: Record, frame: FrameIn, now: float) -> DropReason | None:
-        if not self._ingress.admission.take_frame(self._tenant, now):
-            return DropReason.RATE_LIMITED
+    def _refusal(self, record: Record, frame: FrameIn) -> DropReason | None:
         if (frame.format is ImageFormat.OPAQUE) != self._opaque:
             return DropReason.IMAGE_INVALID
         spec = record.session.spec
@@ -312,7 +313,9 @@ class TranslateStream:
 
 def bad_in_a_row(before: int, outcome: Outcome, most: int) -> int:
     """Unusable frames in a row after this one. Raises InvalidRequest(TOO_MANY_BAD_FRAMES) for `most`."""
-    bad_frames = before + 1 if outcome in BAD_FRAME_REASONS else 0
+    # To look a picture up in a set is to hash it, all of it.
+    is_bad = isinstance(outcome, DropReason) and outcome in BAD_FRAME_REASONS
+    bad_frames = before + 1 if is_bad else 0
     if bad_frames >= most:
         raise InvalidRequest(Reason.TOO_MANY_BAD_FRAMES, f"{bad_frames} frames in a row could not be used")
     return bad_frames

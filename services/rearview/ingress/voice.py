@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
+from rearview.control.leases import on_its_way
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["HEARTBEAT_S", "Voice"]
+
+T = TypeVar("T")
 
 HEARTBEAT_S = 2.0
 """A client hears something at least so often: by that it knows an ingress that has frozen."""
@@ -30,6 +33,17 @@ class Voice:
         """Write it, as soon as the client reads."""
         await self._context.write(response)
         self.told_credit, self.spoke_s = response.frame_credit, self._clock()
+
+    async def soon(self, resumed: Coroutine[Any, Any, T]) -> T:
+        """What the resume of a session comes to; nothing may be said before. Raises what it raises, and
+        Refused, with a short retry, if that is too long to be silent: a session that is taken over goes on
+        its way then, and whoever asks again finds it further on.
+        """
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                return await resumed
+        except TimeoutError:
+            raise on_its_way() from None
 
     async def listens(self, change: Coroutine[Any, Any, None]) -> bool:
         """Wait for `change`. False: it has not come, and it is time to say something."""

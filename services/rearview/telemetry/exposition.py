@@ -77,6 +77,8 @@ class _Quiet(WSGIRequestHandler):
 
 class _BoundedServer(ThreadingMixIn, WSGIServer):
     limits: MetricsAccess
+    request_queue_size = 128
+    """Connections that wait to be taken. Five, as a rule; who finds no room tries again after a second."""
     daemon_threads = True
     block_on_close = False
     """Who does not read when the server closes is cut off by its time, or by the end of the process."""

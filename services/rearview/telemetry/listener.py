@@ -19,6 +19,7 @@ from rearview.contract.events import (
     ImageCoded,
     LinkBytes,
     OpenRefused,
+    OutputsForgotten,
     ReplicaCondemned,
     SessionClosed,
     SessionMoved,
@@ -65,6 +66,8 @@ class MetricsListener:
                 metrics.frame_dropped(drop_reason)
             case FillerSent():
                 metrics.filler_frames.inc()
+            case OutputsForgotten(span, count):
+                metrics.outputs_forgotten.labels(span).inc(count)
             case SlotsOffered(span, slots):
                 metrics.slots.labels(span).set(slots)
             case SlotsTaken(span, slots):

@@ -127,6 +127,12 @@ class _SpanMetrics:
             ["span"],
             registry=registry,
         )
+        self.outputs_forgotten = Counter(
+            "rearview_outputs_forgotten_total",
+            "Outputs let go of before they were acknowledged: after an adoption their frames are dropped.",
+            ["span"],
+            registry=registry,
+        )
         self.slots = Gauge(
             "rearview_slots", "Sessions that the replica's memory can hold.", ["span"], registry=registry
         )
