@@ -9,9 +9,11 @@ import av
 import numpy as np
 import pytest
 from client.clips import audio_packets, audio_samples, picture, times_ms, video_times, write_clip
+from rearview.client.containers import CONTAINERS
+from rearview.client.fitting import Room, told_fit
 from rearview.client.media import (
     Fit,
-    FolderSource,
+    ImagesSource,
     MediaError,
     Source,
     VideoSource,
@@ -19,25 +21,21 @@ from rearview.client.media import (
     open_source,
     read_image,
 )
-from rearview.client.media_writer import VideoWriter, open_writer, side_by_side, write_image
+from rearview.client.media_writer import Film, VideoWriter, side_by_side, write_image
+from rearview.client.targets import open_target
 
 pytestmark = pytest.mark.unit
 
 
 def copy(source: Source, out: Path, width: int = 96, height: int = 80) -> int:
-    writer = open_writer(
-        str(out),
-        width,
-        height,
-        frame_rate=source.frame_rate,
-        time_base=source.time_base,
-        audio_path=source.audio_path,
-    )
+    target = open_target(str(out), source)
+    writer = target.open(Film.like(source, width, height))
     count = 0
     for item in source.pictures(width, height, Fit.CROP):
         writer.write(item.image, item)
         count += 1
     writer.close(is_complete=True)
+    assert target.settle(is_whole=True) == str(out)
     return count
 
 
@@ -89,9 +87,7 @@ def test_a_clip_that_does_not_start_at_zero_keeps_sound_and_picture_together(tmp
 def test_an_incomplete_output_is_readable_and_its_sound_ends_with_its_pictures(tmp_path: Path) -> None:
     source = VideoSource(write_clip(tmp_path / "in.mp4", count=40))
     out = tmp_path / "out.mp4"
-    writer = VideoWriter(
-        out, 96, 80, frame_rate=source.frame_rate, time_base=source.time_base, audio_path=source.audio_path
-    )
+    writer = VideoWriter(str(out), CONTAINERS[".mp4"], Film.like(source, 96, 80))
     pictures = source.pictures(96, 80, Fit.CROP)
     for _ in range(10):
         item = next(pictures)
@@ -141,7 +137,7 @@ def test_images_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         write_image(tmp_path / f"frame-{number}.png", np.full((16, 16, 3), number * 20, np.uint8))
     (tmp_path / "notes.txt").write_text("no image")
-    source = FolderSource(tmp_path, Fraction(10))
+    source = ImagesSource.of_folder(tmp_path, Fraction(10))
     pictures = list(source.pictures(16, 16, Fit.CROP))
     assert [int(item.image[0, 0, 0]) for item in pictures] == [20, 40, 200]
     assert [item.presentation_s for item in pictures] == pytest.approx([0, 0.1, 0.2])
@@ -164,7 +160,8 @@ def test_a_folder_is_written_as_numbered_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fit", "expected"), [(Fit.CROP, (128, 64)), (Fit.PAD, (64, 32)), (Fit.STRETCH, (64, 64))]
+    ("fit", "expected"),
+    [(Fit.KEEP, (128, 64)), (Fit.CROP, (128, 64)), (Fit.PAD, (64, 32)), (Fit.STRETCH, (64, 64))],
 )
 def test_a_picture_keeps_its_shape_unless_it_is_stretched(fit: Fit, expected: tuple[int, int]) -> None:
     assert fitted_size((200, 100), (64, 64), Fraction(1), fit) == expected
@@ -183,7 +180,7 @@ def test_every_fit_gives_the_size_asked_for(tmp_path: Path, fit: Fit) -> None:
 
 def test_padding_is_black_and_even(tmp_path: Path) -> None:
     write_image(tmp_path / "in.png", np.full((32, 64, 3), 255, np.uint8))
-    (item,) = FolderSource(tmp_path).pictures(64, 64, Fit.PAD)
+    (item,) = ImagesSource.of_folder(tmp_path).pictures(64, 64, Fit.PAD)
     assert item.image[:16].max() == 0
     assert item.image[48:].max() == 0
     assert item.image[17:47].min() == 255
@@ -209,10 +206,62 @@ def test_missing_input_empty_folder_and_unknown_output_are_refused(tmp_path: Pat
         open_source(str(tmp_path / "none.mp4"))
     with pytest.raises(MediaError, match="no images"):
         open_source(str(tmp_path))
+    clip = VideoSource(write_clip(tmp_path / "in.mp4", count=1, audio=None))
     with pytest.raises(MediaError, match="write to"):
-        open_writer("out.xyz", 64, 64, frame_rate=Fraction(25), time_base=Fraction(1, 25))
+        open_target("out.xyz", clip)
 
 
 def test_a_camera_that_is_not_there_is_named_in_the_error() -> None:
     with pytest.raises(MediaError, match="camera /nonexistent/camera"):
         open_source("-", device="/nonexistent/camera")
+
+
+@pytest.mark.parametrize(
+    ("source", "room", "size"),
+    [
+        ((1920, 1080), Room(256 * 256), (336, 192)),
+        ((1080, 1920), Room(256 * 256), (192, 336)),
+        ((1920, 1080), Room(512 * 512, multiple=64), (640, 384)),
+        ((640, 480), Room(256 * 256, multiple=32), (288, 224)),
+        ((256, 256), Room(256 * 256, multiple=32), (256, 256)),
+        ((4000, 100), Room(256 * 256), (1024, 64)),
+    ],
+)
+def test_a_session_gets_the_shape_of_the_source(
+    source: tuple[int, int], room: Room, size: tuple[int, int]
+) -> None:
+    assert room.snapped(source) == size
+
+
+@pytest.mark.parametrize("source", [(1920, 1080), (1280, 720), (640, 480), (1440, 1920), (2560, 1080)])
+@pytest.mark.parametrize("room", [Room(256 * 256), Room(256 * 256, 32), Room(512 * 512, 64)])
+def test_most_of_a_picture_is_kept_and_most_pixels_are_used(source: tuple[int, int], room: Room) -> None:
+    width, height = room.snapped(source)
+    assert width % room.multiple == height % room.multiple == 0
+    assert 0.65 * room.max_pixels < width * height <= room.max_pixels
+    ratio = (source[0] * height) / (source[1] * width)
+    assert min(ratio, 1 / ratio) > (0.9 if room.multiple > 8 else 0.97)
+
+
+@pytest.mark.parametrize(
+    ("target", "fit", "words"),
+    [
+        ((320, 180), Fit.KEEP, "become 320x180"),
+        ((256, 256), Fit.CROP, "43.8% of the width cut off"),
+        ((256, 256), Fit.STRETCH, "stretched by 77.8%, in height"),
+        ((256, 256), Fit.PAD, "43.8% of them black, above and below"),
+    ],
+)
+def test_what_becomes_of_the_shape_is_told(target: tuple[int, int], fit: Fit, words: str) -> None:
+    assert told_fit((1920, 1080), target, fit).endswith(words)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_the_size_of_a_source_is_that_of_the_upright_picture(tmp_path: Path, turns: int) -> None:
+    upright = np.zeros((96, 80, 3), np.uint8)
+    clip = tmp_path / "in.mp4"
+    if turns:
+        write_rotated(clip, np.rot90(upright, -turns), turns * 90)
+    else:
+        write_clip(clip, count=1, width=80, height=96, audio=None)
+    assert VideoSource(clip).size == (80, 96)

@@ -37,6 +37,25 @@ async def test_a_resume_that_is_refused_for_now_is_tried_again(refusal: tuple[Re
     assert server.log.num_resumes == 2
 
 
+class Failing(FakeServer):
+    """One whose every call fails without a reason."""
+
+    calls = 0
+
+    async def Translate(self, requests: object, context: object) -> None:  # noqa: N802  # type: ignore[override]
+        self.calls += 1
+        raise ZeroDivisionError
+
+
+async def test_a_server_that_only_fails_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clients.python_raw.resume.TRIES", 3)
+    async with Failing() as server:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await frame_indices(server)
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert server.calls == 1 + 3
+
+
 async def test_an_opening_that_is_refused_is_not_tried_again() -> None:
     async with FakeServer(Faults(refuse=[(Reason.NO_CAPACITY, 0.1)])) as server:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -31,10 +31,34 @@ class Channel:
         ("a:1", ("a:1",)),
         ("a:1, b:2", ("a:1", "b:2")),
         (["a:1", "unix:/x,y"], ("a:1", "unix:/x,y")),
+        ("localhost", ("localhost:50051",)),
+        ("localhost:", ("localhost:50051",)),
+        ("10.0.0.7, b", ("10.0.0.7:50051", "b:50051")),
+        ("::1", ("[::1]:50051",)),
+        ("[::1]", ("[::1]:50051",)),
+        ("[::1]:", ("[::1]:50051",)),
+        ("[::1]:7", ("[::1]:7",)),
+        (["dns:///host", "ipv4:1.2.3.4:5"], ("dns:///host", "ipv4:1.2.3.4:5")),
     ],
 )
 def test_addresses_are_given_in_one_text_or_as_a_sequence(given: Any, addresses: tuple[str, ...]) -> None:
     assert addresses_of(given) == addresses
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("http://host:1", "without a scheme"),
+        ("host/x", "without a scheme or a path"),
+        ("host:port", "port is no port"),
+        ("host:0", "0 is no port"),
+        ("host:65536", "65536 is no port"),
+        (":50051", "has no host"),
+    ],
+)
+def test_what_can_be_no_address_is_refused(given: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        addresses_of(given)
 
 
 def test_no_address_is_a_mistake() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -344,8 +345,11 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
     async with FakeServer() as server:
         address = server.address
     async with Client(address, reconnect=reconnect) as client:
-        with pytest.raises(Unreachable, match=address):
+        with pytest.raises(Unreachable, match=f"{address}: nobody listens there") as caught:
             await translate(client, 1)
+    assert (caught.value.reason, caught.value.status) == (Reason.UNREACHABLE, "UNAVAILABLE")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), again.message) == (Unreachable, caught.value.message)
 
 
 async def test_an_answer_for_a_frame_never_sent_ends_the_session_as_a_fault() -> None:
@@ -389,7 +393,7 @@ async def test_a_failing_source_of_frames_ends_the_session_with_its_error() -> N
 
 async def test_a_frame_of_the_wrong_size_is_refused_before_it_is_sent() -> None:
     async with serving() as (server, client):
-        with pytest.raises(ValueError, match="must be uint8"):
+        with pytest.raises(ValueError, match=r"must be uint8 .* open it with the width and height"):
             _ = [a async for a in client.translate_frames([np.zeros((8, 8, 3), np.uint8)])]
     assert server.log.received == []
 

@@ -54,6 +54,7 @@ EVERY = SettingsChange(
     blend_frames=12,
     adapters="ink",
     jpeg_quality=70,
+    timestep_indices=(22, 32, 45),
 )
 MIX = (WeightedPrompt("clay", 0.3), WeightedPrompt("neon", 1.1))
 MIXED = replace(EVERY, prompt=None, prompts=MIX, guidance=Guidance.FULL)
@@ -122,7 +123,10 @@ def test_keyword_arguments_are_the_fields_of_what_they_make() -> None:
     changes, request = get_type_hints(SettingsChange), get_type_hints(OpenRequest)
     settings, options = get_type_hints(SettingOptions), get_type_hints(RequestOptions)
     assert settings.keys() == changes.keys()
-    assert {name for name in changes if settings[name] != changes[name]} == {"prompts"}, "any sequence"
+    assert {name for name in changes if settings[name] != changes[name]} == {
+        "prompts",
+        "timestep_indices",
+    }, "any sequence"
     own = options.keys() - settings.keys()
     assert options.keys() == settings.keys() | request.keys() - {"settings", "answer_credit"}
     assert all(request[name] in (options[name], options[name] | None) for name in own)

@@ -16,11 +16,10 @@ from rearview.client import (
 from rearview.client.ledger import Input
 from rearview.client.losses import Loss
 from rearview.client.machine import Connect, HalfClose, Machine, Phase, Wait, Write
-from rearview.errors import Reason
 
 __all__ = ["CUT", "PATIENT", "Client", "frame_indices"]
 
-CUT = Loss(Unreachable(Reason.REPLICA_LOST, "cut"), is_transient=True)
+CUT = Loss(Unreachable("cut"), is_transient=True)
 PATIENT = Reconnect(give_up_after_s=1e9, open_timeout_s=1e9)
 MAX_STEPS = 10_000
 """No session here needs so many to end: more is a deadlock."""

@@ -10,6 +10,7 @@ from rearview.contract.chain import Operator
 from rearview.contract.frame import ANCHOR, DEPTH, LATENT, PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.course import Course
 from rearview.engine.rows import FrameInFlight
 from torch import Tensor
 
@@ -71,4 +72,5 @@ def in_flight(
 ) -> FrameInFlight:
     """A frame that has come to `operator`, the only one before it."""
     came = entering(spec.session_id, ordinal, torch.zeros(1) if given is None else given, 0, deadline_s)
-    return FrameInFlight(spec, settings or spec.settings, came, came.planes, (operator,), **others)  # type: ignore[arg-type]
+    course = Course(settings or spec.settings, [operator])
+    return FrameInFlight(spec, course.settings, came, came.planes, course, **others)  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ from rearview.contract.memories import (
     Rewarm,
 )
 from rearview.contract.methods import Method
+from rearview.contract.model import Model, Style
 from rearview.contract.settings import (
     Guidance,
     NoiseRule,
@@ -60,6 +61,7 @@ __all__ = [
     "Image",
     "ImageFormat",
     "Method",
+    "Model",
     "NoiseRule",
     "Notice",
     "NoticeKind",
@@ -76,6 +78,7 @@ __all__ = [
     "SettingsChange",
     "SimilarityOptions",
     "SpanTiming",
+    "Style",
     "Timings",
     "Tls",
     "Token",

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,14 @@ from rearview.client.reconnect import Reconnect
 from rearview.client.routes import Routes, addresses_of
 from rearview.client.session import Session
 from rearview.client.tokens import Metadata, Token, Tokens
+from rearview.contract.model import Model
+from rearview.contract.stream import DropPolicy
 from rearview.errors import RearviewError
+from rearview.schema import from_message
+from rearview.schema.tables import MODEL
+from rearview.v1 import model_service_pb2 as model_pb
 from rearview.v1 import session_service_pb2 as session_pb
+from rearview.v1.model_service_pb2_grpc import ModelServiceStub
 from rearview.v1.session_service_pb2_grpc import SessionServiceStub
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 
@@ -59,6 +65,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 _UNARY_TIMEOUT_S = 2.0
+LEAST_RATE = 1.0
+"""Frames per second that are declared where credit alone sets the pace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +90,9 @@ class Tls:
 
 
 class Client:
-    """The service at `address`: "host:port" or "unix:path", several with commas between them, or a sequence.
-    Sessions go on at the next address when one does not answer. Use it with `async with`.
+    """The service at `address`: "host:port", "host" (port 50051) or "unix:path", several with commas between
+    them, or a sequence. Sessions go on at the next address when one does not answer. Use it with
+    `async with`. Raises ValueError for what is no address.
 
     `token` is the tenant's bearer token, or a function, async or not, that is asked for it before each call:
     a session whose token ends goes on with the next one. `tls` switches TLS on (True: the system's
@@ -146,18 +155,29 @@ class Client:
     ) -> AsyncGenerator[Answer, None]:
         """Send `frames` and yield the answers as they come, to the last one.
 
+        Frames that are all there (a list, a tuple, an array of shape (frames, height, width, 3)) wait for
+        their turn: the default policy is LOSSLESS then, and LATEST for an iterator, which may be live.
         Leaving it early ends the session when the iterator is closed (`contextlib.aclosing`).
         Pipelined: frames are sent while answers are received. An item of type `SettingsChange` between
         frames is a control. A plain iterable is read in a thread, since it may decode video.
         """
+        if isinstance(frames, Sized) and options.get("drop_policy") is None:
+            options["drop_policy"] = DropPolicy.LOSSLESS
+            # They take the time they take: no rate is reserved for them.
+            options["frame_rate"] = options.get("frame_rate", LEAST_RATE)
         async with self.open(**options) as session:
             async for answer in exchange(session, frames):
                 yield answer
 
+    async def describe_model(self) -> Model:
+        """The model that the service serves, what sessions may ask of it, and within which limits."""
+        response = await self._unary(ModelServiceStub, "DescribeModel", model_pb.DescribeModelRequest())
+        return from_message(MODEL, Model, response.model, refuses=False)
+
     async def get_session(self, session_id: str) -> sessions.SessionInfo:
         """Raises NotFound if the tenant has no such session."""
         request = session_pb.GetSessionRequest(session_id=session_id)
-        response = await self._unary("GetSession", request)
+        response = await self._unary(SessionServiceStub, "GetSession", request)
         return sessions.session_info(response.session)
 
     async def list_sessions(self) -> list[sessions.SessionInfo]:
@@ -165,7 +185,7 @@ class Client:
         found, page_token = [], ""
         while True:
             request = session_pb.ListSessionsRequest(page_size=1000, page_token=page_token)
-            response = await self._unary("ListSessions", request)
+            response = await self._unary(SessionServiceStub, "ListSessions", request)
             found += [sessions.session_info(message) for message in response.sessions]
             page_token = response.next_page_token
             if not page_token:
@@ -173,24 +193,27 @@ class Client:
 
     async def close_session(self, session_id: str) -> None:
         """End a session and the stream that feeds it. Raises NotFound if there is none."""
-        await self._unary("CloseSession", session_pb.CloseSessionRequest(session_id=session_id))
+        request = session_pb.CloseSessionRequest(session_id=session_id)
+        await self._unary(SessionServiceStub, "CloseSession", request)
 
-    async def _unary(self, method: str, request: object) -> Any:
+    async def _unary(self, stub: Callable[[grpc.aio.Channel], Any], method: str, request: object) -> Any:
         """Ask at each address, until one answers; once more if the token was just replaced."""
         shown = await self._tokens.metadata()
         try:
-            return await self._ask(method, request, shown)
+            return await self._ask(stub, method, request, shown)
         except RearviewError as error:
             if not await self._tokens.may_come_again(error, shown):
                 raise
-        return await self._ask(method, request, await self._tokens.metadata())
+        return await self._ask(stub, method, request, await self._tokens.metadata())
 
-    async def _ask(self, method: str, request: object, shown: Metadata) -> Any:
+    async def _ask(
+        self, stub: Callable[[grpc.aio.Channel], Any], method: str, request: object, shown: Metadata
+    ) -> Any:
         routes = self._open_routes()
         for left in reversed(range(len(routes))):
             route, failed = routes.take(), False
             try:
-                call = getattr(SessionServiceStub(route.channel), method)
+                call = getattr(stub(route.channel), method)
                 return await call(request, metadata=shown, timeout=_UNARY_TIMEOUT_S)
             except grpc.aio.AioRpcError as failure:
                 error = error_of(failure, route.address)

@@ -1,45 +1,41 @@
-"""The audio track of the input, in the output: packet by packet where the container allows, else as AAC."""
+"""The audio track of the input, in the output: packet by packet where the container allows, else encoded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import av
 
+from rearview.client.containers import Container
+from rearview.client.pictures import open_container, without_secrets
+
 __all__ = ["AudioTrack"]
 
-COPIED_CODECS = {
-    ".mp4": {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"},
-    ".m4v": {"aac", "ac3", "alac", "mp3"},
-    ".mov": {"aac", "ac3", "alac", "mp3", "pcm_s16le", "pcm_s24le"},
-    ".mkv": {"aac", "ac3", "eac3", "flac", "mp3", "opus", "pcm_s16le", "vorbis"},
-}
-"""By the output's suffix: what is played there by common players. PyAV's own list is what can be muxed."""
-AAC_FRAME_SAMPLES = 1024
 LAYOUT_OF_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-"""Some containers know a number of channels only; AAC wants to know where they are."""
-AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350}
+"""Some containers know a number of channels only; encoders want to know where they are."""
 
 
 class AudioTrack:
-    """The first audio track of `path`, for the open container `output`; make it before anything is muxed."""
+    """The first audio track of a file or address, for the open container `output`, which is a `kind` with
+    sound; make it before anything is muxed. Raises MediaError for a track that cannot be opened.
+    """
 
-    def __init__(self, path: Path, output: Any, suffix: str) -> None:
-        self._output = output
-        self._input = av.open(str(path))
+    def __init__(self, path: str, output: Any, kind: Container) -> None:
+        assert kind.audio is not None
+        self._output, self._encoder = output, kind.audio
+        self._input = open_container(path, without_secrets(path))
         self._source = self._input.streams.audio[0]
         self._start_s = Fraction(self._input.start_time or 0, 1_000_000)
-        self.is_copied = self._source.codec_context.name in COPIED_CODECS[suffix]
+        self.is_copied = self._source.codec_context.name in kind.copied
         if self.is_copied:
             self._stream = output.add_stream_from_template(self._source)
         else:
-            rate = self._source.rate if self._source.rate in AAC_RATES else 48_000
+            rate = self._source.rate if self._source.rate in self._encoder.rates else 48_000
             layout = LAYOUT_OF_CHANNELS.get(self._source.layout.nb_channels, "stereo")
-            self._stream = output.add_stream("aac", rate=rate, layout=layout)
+            self._stream = output.add_stream(self._encoder.name, rate=rate, layout=layout)
         self._packets = self._copied() if self.is_copied else self._transcoded()
         self._waiting: Any = None
 
@@ -67,7 +63,7 @@ class AudioTrack:
 
     def _transcoded(self) -> Iterator[Any]:
         layout, rate = self._stream.layout.name, self._stream.rate
-        resampler = av.AudioResampler("fltp", layout, rate, AAC_FRAME_SAMPLES)
+        resampler = av.AudioResampler(self._encoder.format, layout, rate, self._encoder.frame_at(rate))
         for frame in chain(self._input.decode(self._source), (None,)):
             for piece in resampler.resample(frame):
                 if piece.pts is not None:

@@ -10,7 +10,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from rearview.client.losses import Loss, Unreachable
+from rearview.client.losses import Loss, NotSpoken, Unreachable
 from rearview.errors import (
     DOMAIN,
     STATUS_OF_REASON,
@@ -39,6 +39,18 @@ _KIND_OF_STATUS: dict[str, type[RearviewError]] = {
     "INTERNAL": Fault,
 }
 
+_SIGNS = (
+    ("Connection refused", "nobody listens there (`rearview up` starts a service)"),
+    ("DNS resolution failed", "there is no host of this name"),
+    ("errors resolving", "there is no host of this name"),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS: leave --tls out"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not of an authority that is known here (--tls-ca)"),
+    ("Hostname Verification Check failed", "its certificate is for another name (--tls-name)"),
+    ("Ssl handshake failed", "the TLS handshake failed: does it speak TLS, and does it want a certificate?"),
+    ("Socket closed", "it has hung up (if it wants TLS: --tls)"),
+)
+"""Of gRPC's words for a failed connection, the first that is there, and ours."""
+
 _TRANSIENT_CODES = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.INTERNAL,
@@ -63,13 +75,16 @@ def error_of(failure: grpc.aio.AioRpcError, address: str) -> RearviewError:
         kind = _KIND_OF_STATUS[STATUS_OF_REASON[reason]]
         return kind(reason, text, retry_after_s=retry_after_s, metadata=dict(info.metadata))
     if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return Unreachable(Reason.REPLICA_LOST, f"{address} does not speak rearview.v1")
+        return NotSpoken(f"{address} does not speak rearview.v1")
     if failure.code() in _TRANSIENT_CODES or failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Unreachable(
-            Reason.REPLICA_LOST, f"no connection to {address}: {text}", retry_after_s=retry_after_s
-        )
+        return Unreachable(f"no connection to {address}: {_plain(text)}", retry_after_s=retry_after_s)
     kind = _KIND_OF_STATUS.get(failure.code().name, Fault)
     return kind(Reason.INTERNAL, f"{failure.code().name}: {text}", retry_after_s=retry_after_s)
+
+
+def _plain(text: str) -> str:
+    """What gRPC says of a way that does not work, in words that help; its own if none are known."""
+    return next((words for sign, words in _SIGNS if sign in text), text)
 
 
 def loss_of(failure: grpc.aio.AioRpcError, address: str) -> Loss:
@@ -84,7 +99,7 @@ def loss_of(failure: grpc.aio.AioRpcError, address: str) -> Loss:
 
 def no_answer(address: str) -> Loss:
     """The loss of a connection on which the server has not answered in time."""
-    return Loss(Unreachable(Reason.REPLICA_LOST, f"{address} does not answer"), is_transient=True)
+    return Loss(Unreachable(f"{address} does not answer"), is_transient=True)
 
 
 def _details(failure: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo | None, float | None]:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused, StreamEnded
 
-__all__ = ["Loss", "Unreachable", "not_resumed"]
+__all__ = ["Loss", "NotSpoken", "Unreachable", "not_resumed"]
 
 
 class Unreachable(Refused):
     """Nothing that speaks `rearview.v1` answered, or the connection was lost and not found again."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(Reason.UNREACHABLE, message, retry_after_s=retry_after_s, metadata=metadata)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.retry_after_s, self.metadata)
+
+
+class NotSpoken(Unreachable):
+    """A server that does not know the method: none of `rearview.v1`, or one of a release before it."""
+
+
+def _rebuild(
+    kind: type[Unreachable], message: str, retry_after_s: float | None, metadata: Mapping[str, str]
+) -> Unreachable:
+    return kind(message, retry_after_s=retry_after_s, metadata=metadata)
 
 
 @dataclass(frozen=True)

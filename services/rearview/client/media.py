@@ -1,4 +1,4 @@
-"""Where frames come from: a video file, a folder of images, or a camera; all as `Picture`s of one size.
+"""Where frames come from: a video, an image or a folder of them, a camera, an address; all as `Picture`s.
 
 Presentation times are kept as the file has them (`pts` in units of `time_base`), counted from the start of
 the container, so that a variable frame rate survives and the audio track stays in step.
@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import av
 import av.error
-import numpy as np
 
-from rearview.client.answers import Image
+from rearview.client.fitting import Fit, fit_frame, fitted_size, upright_size
+from rearview.client.live import LiveSource
+from rearview.client.pictures import (
+    MediaError,
+    Picture,
+    Source,
+    open_container,
+    scheme_of,
+    without_secrets,
+)
 
 __all__ = [
-    "CameraSource",
+    "IMAGE_SUFFIXES",
     "Fit",
-    "FolderSource",
+    "ImagesSource",
+    "LiveSource",
     "MediaError",
     "Picture",
     "Source",
     "VideoSource",
     "fit_frame",
+    "fitted_size",
     "open_source",
     "read_image",
 ]
@@ -39,261 +44,151 @@ __all__ = [
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 DEFAULT_RATE = Fraction(30)
 """Frames per second where the source does not say."""
-
-_CAMERAS = {
-    "linux": ("v4l2", "/dev/video0"),
-    "darwin": ("avfoundation", "0"),
-    "win32": ("dshow", "video=Integrated Camera"),
-}
-
-
-class MediaError(Exception):
-    """A source that cannot be read or an output that cannot be written; the text is for the user."""
-
-
-class Fit(Enum):
-    """How a picture of another shape is brought to the session's size."""
-
-    CROP = "crop"
-    """Scaled to cover, the rest cut off evenly."""
-    STRETCH = "stretch"
-    """Scaled to the size, whatever its shape."""
-    PAD = "pad"
-    """Scaled to fit inside, black around it."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One frame of the source."""
-
-    image: Image
-    pts: int
-    """Presentation time from the start of the source, in `time_base`."""
-    time_base: Fraction
-    duration: int = 0
-    """In `time_base`; 0 if unknown."""
-
-    @property
-    def presentation_s(self) -> float:
-        """Presentation time in seconds."""
-        return float(self.pts * self.time_base)
-
-
-class Source(Protocol):
-    """Something that gives pictures. `pictures` may be iterated once."""
-
-    name: str
-    frame_rate: Fraction
-    """Mean frames per second; a variable rate shows in the pictures' times."""
-    time_base: Fraction
-    num_frames: int | None
-    """None if it is not known or has no end."""
-    audio_path: Path | None
-    """The file whose audio track belongs to the pictures."""
-    is_live: bool
-
-    def pictures(self, width: int, height: int, fit: Fit) -> Iterator[Picture]:
-        """The pictures, each (height, width, 3). Raises MediaError."""
-        ...
+FILE_SCHEMES = ("http", "https")
+"""What is read there may be a file: it has a length."""
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "rtp")
 
 
 class VideoSource:
-    """Any file that PyAV reads. A damaged end costs the pictures in it, not those before."""
+    """A file or an address that PyAV reads. A damaged end costs the pictures in it, not those before."""
 
     is_live = False
 
-    def __init__(self, path: Path) -> None:
-        """Raises MediaError if it cannot be opened or has no video."""
-        self.name, self._path = path.name, path
-        with _opened(path) as container:
-            stream = _video_stream(container, path)
+    def __init__(self, place: Path | str) -> None:
+        """Raises MediaError if it cannot be opened, has no video, or no picture can be read."""
+        self.name = without_secrets(place) if isinstance(place, str) else place.name
+        self.paths: tuple[Path, ...] = () if isinstance(place, str) else (place,)
+        self._place = place
+        with _opened(place) as container:
+            stream = _video_stream(container, place)
             self.frame_rate = Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
             self.time_base = Fraction(stream.time_base)
             self._aspect = Fraction(stream.sample_aspect_ratio or 1)
             self.num_frames: int | None = stream.frames or _estimated_frames(container, self.frame_rate)
-            self.audio_path = path if container.streams.audio else None
+            self.audio_path = str(place) if container.streams.audio else None
+            first = next(_decoded(container, stream, place), None)
+        if first is None:
+            raise MediaError(f"{_shown(place)}: no picture can be read")
+        self.size = upright_size(first, self._aspect)
 
     def pictures(self, width: int, height: int, fit: Fit) -> Iterator[Picture]:
-        with _opened(self._path) as container:
-            stream = _video_stream(container, self._path)
+        """See `Source`."""
+        with _opened(self._place) as container:
+            stream = _video_stream(container, self._place)
             stream.thread_type = "AUTO"
             start = round(Fraction(container.start_time or 0, 1_000_000) / self.time_base)
             step = max(1, round(1 / (self.frame_rate * self.time_base)))
             last = -1
-            for frame in _decoded(container, stream):
+            for frame in _decoded(container, stream, self._place):
                 pts = last + step if frame.pts is None else frame.pts - start
                 last = max(pts, last + 1)
                 image = fit_frame(frame, width, height, fit, self._aspect)
                 yield Picture(image, last, self.time_base, frame.duration or 0)
-        if last < 0:
-            raise MediaError(f"{self._path}: no picture can be read")
 
 
-class FolderSource:
-    """The images of a folder, in the natural order of their names (frame-2 before frame-10)."""
+class ImagesSource:
+    """Images, one after another, at a frame rate of their own."""
 
     is_live = False
-    audio_path: Path | None = None
+    audio_path: str | None = None
 
-    def __init__(self, path: Path, frame_rate: Fraction = DEFAULT_RATE) -> None:
-        """Raises MediaError if there is no image."""
-        self.name, self.frame_rate, self.time_base = path.name, frame_rate, 1 / frame_rate
-        self._paths = sorted(
-            (item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES), key=_natural
-        )
-        if not self._paths:
+    def __init__(self, name: str, paths: Sequence[Path], frame_rate: Fraction = DEFAULT_RATE) -> None:
+        """Raises MediaError if the first one cannot be read."""
+        self.name, self.paths = name, tuple(paths)
+        self.frame_rate, self.time_base = frame_rate, 1 / frame_rate
+        self.num_frames: int | None = len(self.paths)
+        self.size = upright_size(read_image(self.paths[0]))
+
+    @classmethod
+    def of_folder(cls, path: Path, frame_rate: Fraction = DEFAULT_RATE) -> ImagesSource:
+        """In the natural order of their names: frame-2 before frame-10. Raises MediaError for no image."""
+        try:
+            found = images_in(path)
+        except OSError as error:
+            raise MediaError(f"{path}: cannot be read: {error.strerror}") from None
+        if not found:
             raise MediaError(f"{path}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        self.num_frames: int | None = len(self._paths)
+        return cls(path.name, found, frame_rate)
 
     def pictures(self, width: int, height: int, fit: Fit) -> Iterator[Picture]:
-        for number, path in enumerate(self._paths):
+        """See `Source`."""
+        for number, path in enumerate(self.paths):
             yield Picture(fit_frame(read_image(path), width, height, fit), number, self.time_base, 1)
 
 
-class CameraSource:
-    """A camera: always its newest picture. A thread reads, and what nobody took in time is gone."""
-
-    is_live = True
-    audio_path: Path | None = None
-    num_frames: int | None = None
-    time_base = Fraction(1, 90_000)
-
-    def __init__(self, device: str | None = None, frame_rate: Fraction = DEFAULT_RATE) -> None:
-        """`device`: default the first one. Raises MediaError if there is no camera."""
-        format, default = _CAMERAS.get(sys.platform, _CAMERAS["linux"])
-        self.name, self.frame_rate = device or default, frame_rate
-        options = {"framerate": str(round(frame_rate))}
-        self._container = _open(self.name, f"camera {self.name}", format=format, options=options)
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        """Let `pictures` end after the present one."""
-        self._stop.set()
-
-    def pictures(self, width: int, height: int, fit: Fit) -> Iterator[Picture]:
-        newest = _Newest()
-        reader = threading.Thread(target=self._read, args=(newest,), name="rearview-camera", daemon=True)
-        reader.start()
-        start_s: float | None = None
-        try:
-            while not self._stop.is_set() and (frame := newest.take()) is not None:
-                start_s = frame.time if start_s is None else start_s
-                pts = round((frame.time - start_s) / self.time_base)
-                yield Picture(fit_frame(frame, width, height, fit), pts, self.time_base)
-        finally:
-            self._stop.set()
-            reader.join(timeout=2.0)
-            self._container.close()
-
-    def _read(self, newest: _Newest) -> None:
-        with contextlib.suppress(av.error.FFmpegError):
-            for frame in self._container.decode(self._container.streams.video[0]):
-                newest.put(frame)
-                if self._stop.is_set():
-                    break
-        newest.put(None)
-
-
-class _Newest:
-    """A place for one frame; a newer one replaces it. None is the end, and stays."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._frame: Any = None
-        self._is_full = False
-
-    def put(self, frame: Any) -> None:
-        with self._changed:
-            self._frame, self._is_full = frame, True
-            self._changed.notify()
-
-    def take(self) -> Any:
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_full)
-            self._is_full = self._frame is None
-            return self._frame
-
-
 def open_source(name: str, *, device: str | None = None, frame_rate: Fraction | None = None) -> Source:
-    """The source for `name`: "-" is the camera, a folder its images, anything else a video file.
+    """The source for `name`: "-" is the camera, a folder its images, an address what is sent there, anything
+    else a video or an image.
 
-    `frame_rate` is for folders and cameras. Raises MediaError.
+    `frame_rate` is for images and cameras. Raises MediaError.
     """
     rate = frame_rate or DEFAULT_RATE
     if name == "-":
-        return CameraSource(device, rate)
+        return LiveSource.camera(device, rate)
+    if (scheme := scheme_of(name)) is not None:
+        return _at_address(name, scheme, rate)
     path = Path(name)
     if path.is_dir():
-        return FolderSource(path, rate)
+        return ImagesSource.of_folder(path, rate)
     if not path.exists():
         raise MediaError(f"{name}: no such file or folder")
-    return VideoSource(path)
+    return ImagesSource(path.name, [path], rate) if _is_image(path) else VideoSource(path)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, in the natural order of their names. Raises OSError."""
+    return sorted((item for item in folder.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
 
 
 def read_image(path: Path) -> Any:
     """The first frame (`av.VideoFrame`) of an image file. Raises MediaError."""
     with _opened(path) as container:
-        frame = next(_decoded(container, _video_stream(container, path)), None)
+        frame = next(_decoded(container, _video_stream(container, path), path), None)
     if frame is None:
         raise MediaError(f"{path}: not an image that can be read")
     return frame
 
 
-def fit_frame(frame: Any, width: int, height: int, fit: Fit, aspect: Fraction = Fraction(1)) -> Image:
-    """Bring an `av.VideoFrame` to (height, width, 3) RGB, upright. `aspect`: its pixels' width to height."""
-    quarter_turns = round(frame.rotation / 90) % 4
-    flat = (height, width) if quarter_turns % 2 else (width, height)
-    return np.ascontiguousarray(np.rot90(_fit_flat(frame, *flat, fit, aspect), quarter_turns))
+def _at_address(address: str, scheme: str, rate: Fraction) -> Source:
+    """A file behind http(s), which has an end; else what is sent now."""
+    if scheme not in FILE_SCHEMES + LIVE_SCHEMES:
+        schemes = ", ".join(f"{known}://" for known in FILE_SCHEMES + LIVE_SCHEMES)
+        raise MediaError(f"{without_secrets(address)}: cannot be read: take {schemes} or a file")
+    container = _open(address, **({"options": {"rtsp_transport": "tcp"}} if scheme == "rtsp" else {}))
+    if scheme in FILE_SCHEMES and container.duration:
+        container.close()
+        return VideoSource(address)
+    streams = container.streams.video
+    told = (streams[0].average_rate or streams[0].guessed_rate) if streams else None
+    return LiveSource(without_secrets(address), container, Fraction(told or rate))
 
 
-def fitted_size(
-    source: tuple[int, int], target: tuple[int, int], aspect: Fraction, fit: Fit
-) -> tuple[int, int]:
-    """The size to scale to before cropping or padding. `aspect` is that of the source's pixels."""
-    if fit is Fit.STRETCH:
-        return target
-    scales = (Fraction(target[0]) / (source[0] * aspect), Fraction(target[1], source[1]))
-    scale = max(scales) if fit is Fit.CROP else min(scales)
-    return max(1, round(source[0] * aspect * scale)), max(1, round(source[1] * scale))
+def _is_image(path: Path) -> bool:
+    """Whether it is one image: one that moves (APNG) is a video."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    with _opened(path) as container:
+        name: str = container.format.name
+    return name == "image2" or name.endswith("_pipe")
 
 
-def _fit_flat(frame: Any, width: int, height: int, fit: Fit, aspect: Fraction) -> Image:
-    scaled_width, scaled_height = fitted_size((frame.width, frame.height), (width, height), aspect, fit)
-    scaled: Image = frame.to_ndarray(
-        format="rgb24", width=scaled_width, height=scaled_height, interpolation="BICUBIC"
-    )
-    if (scaled_width, scaled_height) == (width, height):
-        return scaled
-    left, top = (scaled_width - width) // 2, (scaled_height - height) // 2
-    if fit is Fit.CROP:
-        return scaled[top : top + height, left : left + width]
-    padded = np.zeros((height, width, 3), np.uint8)
-    padded[-top : -top + scaled_height, -left : -left + scaled_width] = scaled
-    return padded
+def _shown(place: Path | str) -> str:
+    return without_secrets(place) if isinstance(place, str) else str(place)
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
-
-
-def _open(file: str, name: str, **options: Any) -> Any:
-    try:
-        return av.open(file, **options)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{name}: cannot be opened: {reason}") from None
+def _open(place: Path | str, **options: Any) -> Any:
+    return open_container(str(place), _shown(place), **options)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    with _open(str(path), str(path)) as container:
+def _opened(place: Path | str) -> Iterator[Any]:
+    with _open(place) as container:
         yield container
 
 
-def _video_stream(container: Any, path: Path) -> Any:
+def _video_stream(container: Any, place: Path | str) -> Any:
     if not container.streams.video:
-        raise MediaError(f"{path}: has no video")
+        raise MediaError(f"{_shown(place)}: has no video")
     return container.streams.video[0]
 
 
@@ -303,13 +198,21 @@ def _estimated_frames(container: Any, frame_rate: Fraction) -> int | None:
     return max(1, round(Fraction(container.duration, 1_000_000) * frame_rate))
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """All frames, those at the end included; a damaged packet costs only itself."""
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
-            continue
-        except av.error.EOFError:
-            return
-        yield from frames
+def _decoded(container: Any, stream: Any, place: Path | str) -> Iterator[Any]:
+    """All frames, those at the end included; a damaged packet costs only itself. Raises MediaError."""
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            except av.error.EOFError:
+                return
+            yield from frames
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{_shown(place)}: cannot be read further: {error.strerror}") from None
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

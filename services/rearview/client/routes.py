@@ -13,16 +13,41 @@ from collections.abc import Callable, Sequence
 
 import grpc
 
-__all__ = ["Route", "Routes", "addresses_of"]
+__all__ = ["DEFAULT_PORT", "Route", "Routes", "addresses_of"]
+
+DEFAULT_PORT = 50051
+"""Of an address that names none, as of `rearview up`."""
+_RESOLVED = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
+"""What gRPC resolves itself."""
 
 
 def addresses_of(address: str | Sequence[str]) -> tuple[str, ...]:
-    """One address, several with commas between them, or a sequence. Raises ValueError for none."""
+    """One address, several with commas between them, or a sequence; each with a port. Raises ValueError for
+    none, and for what can be no address.
+    """
     parts = address.split(",") if isinstance(address, str) else address
-    addresses = tuple(part.strip() for part in parts if part.strip())
+    addresses = tuple(_with_port(part.strip()) for part in parts if part.strip())
     if not addresses:
         raise ValueError("no address of the service")
     return addresses
+
+
+def _with_port(address: str) -> str:
+    """ "host", "host:", "::1" and "[::1]" get the default port; gRPC would take 443."""
+    if address.startswith(_RESOLVED):
+        return address
+    if "/" in address:
+        raise ValueError(f"{address}: write host:port, without a scheme or a path")
+    if address.count(":") > 1 and not address.startswith("["):
+        return f"[{address}]:{DEFAULT_PORT}"
+    host, _, port = (
+        address.rpartition(":") if address.count(":") and not address.endswith("]") else (address, "", "")
+    )
+    if not host:
+        raise ValueError(f"{address}: has no host")
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise ValueError(f"{address}: {port} is no port")
+    return f"{host}:{port or DEFAULT_PORT}"
 
 
 class Route:

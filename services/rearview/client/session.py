@@ -80,6 +80,11 @@ class Session:
         """How many connections were opened for the session; 1 if none was lost."""
         return self._machine.num_connections
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether no lost connection is being sought again."""
+        return self._machine.phase is not Phase.RESUMING
+
     async def send(
         self,
         frame: Image | bytes,

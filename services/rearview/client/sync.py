@@ -27,6 +27,7 @@ from rearview.client.options import OpenOptions, SettingOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.sessions import SessionInfo
 from rearview.client.tokens import Token
+from rearview.contract.model import Model
 from rearview.contract.stream import ImageFormat
 
 __all__ = ["Client", "Session"]
@@ -91,7 +92,10 @@ class Client:
         return Session(self._open_thread(), self._inner, options)
 
     def translate_frames(self, frames: Iterable[Item], **options: Unpack[OpenOptions]) -> Iterator[Answer]:
-        """Send `frames` and yield the answers as they come. `frames` is read in another thread."""
+        """Send `frames` and yield the answers as they come; see `rearview.client.Client.translate_frames`.
+
+        `frames` is read in another thread.
+        """
         thread = self._open_thread()
         answers = self._inner.translate_frames(frames, **options)
         try:
@@ -103,6 +107,10 @@ class Client:
                 yield answer
         finally:
             thread.run(answers.aclose())
+
+    def describe_model(self) -> Model:
+        """The model that the service serves, what sessions may ask of it, and within which limits."""
+        return self._open_thread().run(self._inner.describe_model())
 
     def get_session(self, session_id: str) -> SessionInfo:
         """Raises NotFound if the tenant has no such session."""

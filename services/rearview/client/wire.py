@@ -105,7 +105,10 @@ def encode_frame(image: Image, session: Opened, quality: int) -> tuple[bytes, Im
     """A frame's bytes: JPEG, or raw RGB where `quality` is 0. Raises ValueError for one of another size."""
     shape = (session.height, session.width, 3)
     if image.shape != shape or image.dtype != np.uint8:
-        raise ValueError(f"a frame must be uint8 {shape}, not {image.dtype} {image.shape}")
+        raise ValueError(
+            f"a frame of this session must be uint8 {shape}, not {image.dtype} {image.shape}: open it with"
+            " the width and height of your frames, or bring them to that size"
+        )
     if quality == 0:
         return image.tobytes(), ImageFormat.RGB
     return encode_jpeg(image, quality), ImageFormat.JPEG
