@@ -8,8 +8,8 @@ Handles serve the ingress to ask replicas who they are (`describe`); all else tr
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ray import get_runtime_context, serve
@@ -17,9 +17,12 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from rearview.config import ServiceConfig, load_config
-from rearview.contract.card import ModelCard
-from rearview.environment import environment
+from rearview.contract.family import check_checkpoint
+from rearview.errors import ConfigError
+from rearview.machine import this_machine
 from rearview.serve_options import common_options, stage_options
+from rearview.serve_secret import kept_secret
+from rearview.transport.secrets import with_secret
 
 __all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
 
@@ -27,7 +30,6 @@ INGRESS = "ingress"
 """Name of the ingress's deployment."""
 LEAVE_GRACE_S = 3600.0
 """A replica that is drained on request waits so long for its last session."""
-DESCRIBE_TIMEOUT_S = 5.0
 
 
 class StageDeployment:
@@ -79,13 +81,15 @@ class IngressDeployment:
     async def __init__(self, config: Mapping[str, Any], *spans: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         from rearview.ingress.server import IngressServer
         from rearview.ingress.service import Ingress
+        from rearview.serve_members import ServeMembers
         from rearview.telemetry.logging import configure_logging
 
         configure_logging()
-        self._spans = spans
+        self._members = ServeMembers(spans)
         replica_id = serve.get_replica_context().replica_id.unique_id
         node = get_runtime_context().get_node_id()
-        self._ingress = Ingress(ServiceConfig.model_validate(config), replica_id, node, self._members)
+        content = ServiceConfig.model_validate(config)
+        self._ingress = Ingress(content, replica_id, node, self._members.describe)
         self._server = IngressServer(self._ingress)
         await self._server.start()
 
@@ -104,22 +108,15 @@ class IngressDeployment:
     async def __del__(self) -> None:
         await self._server.drain()
         await self._server.stop()
-
-    async def _members(self) -> Sequence[Mapping[str, Any]]:
-        asked = (
-            span.broadcast("describe").results_async(timeout_s=DESCRIBE_TIMEOUT_S, return_exceptions=True)
-            for span in self._spans
-        )
-        described = [answer for answers in await asyncio.gather(*asked) for answer in answers]
-        # A replica that died while it was asked is not there.
-        return [answer for answer in described if not isinstance(answer, BaseException)]
+        await self._members.stop()
 
 
 def build_app(config: ServiceConfig) -> Application:
     """One deployment per span, and the ingress in front of them. Raises ConfigError at once."""
-    ModelCard.read(config.model.checkpoint)
-    secret = config.link.secret or environment("LINK_SECRET") or secrets.token_hex(32)
-    link = config.link.model_copy(update={"secret": secret})
+    check_checkpoint(config.model.checkpoint)
+    if config.ingress.replicas > 1 and not this_machine().shares_ports:
+        raise ConfigError("ingress.replicas > 1: on this system one process would get all connections")
+    link = with_secret(config.link, partial(kept_secret, config.name))
     content = config.model_copy(update={"link": link}).model_dump(mode="json")
     spans = [
         serve.deployment(StageDeployment, name=span.name)

@@ -7,6 +7,7 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from rearview.config import ServiceConfig, SpanConfig
+from rearview.replica.openmp import SPINS
 
 __all__ = ["ScaleBySessions", "common_options", "stage_options"]
 
@@ -15,9 +16,6 @@ HEALTH_CHECK_PERIOD_S = 0.5
 HEALTH_CHECK_TIMEOUT_S = 1.5
 """One that does not answer for so long has failed: a process that is stopped is given up after 4.5 s."""
 SHUTDOWN_MARGIN_S = 5.0
-OPENMP_SPINS = "1000"
-"""How long OpenMP workers spin before they sleep. Its default, 300 times that, makes a span with two threads
-ten times slower as soon as another process wants one of their cores."""
 METRICS_INTERVAL_S = 0.5
 """How often replicas report their sessions to Serve's controller."""
 UPSCALE_DELAY_S = 0.0
@@ -47,7 +45,7 @@ def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
         "num_cpus": span.num_cpus,
         "num_gpus": span.num_gpus,
         "resources": span.resources,
-        "runtime_env": {"env_vars": {"GOMP_SPINCOUNT": OPENMP_SPINS}},
+        "runtime_env": {"env_vars": {"GOMP_SPINCOUNT": SPINS}},
     }
     scale: dict[str, Any] = {"num_replicas": span.replicas}
     if span.max_replicas is not None:

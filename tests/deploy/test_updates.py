@@ -1,10 +1,11 @@
-"""What Ray Serve is told of how a span's replicas are replaced in an update."""
+"""What Ray Serve is told of how a span's replicas are replaced in an update, and what two builds share."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from ray.experimental import internal_kv
 from ray.serve import Application
 from rearview.app import build_app
 from rearview.config import load_config
@@ -42,3 +43,29 @@ def test_an_update_needs_no_room_for_another_replica_unless_it_is_told_so() -> N
 def test_a_surge_that_serve_would_refuse_is_refused_with_its_name(percent: int) -> None:
     with pytest.raises(ConfigError, match="max_surge_percent"):
         load_config({"spans": [{"name": "a", "operators": ["encode"], "max_surge_percent": percent}]})
+
+
+def secret_of_a_build(name: str = "rearview") -> str:
+    content = build_app(load_config({"name": name}))._bound_deployment.init_args[0]
+    secret: str = content["link"]["secret"]
+    return secret
+
+
+def test_builds_in_one_ray_share_a_secret_so_that_old_and_new_replicas_speak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: dict[bytes, bytes] = {}
+
+    def put(key: bytes, value: bytes, overwrite: bool, namespace: bytes) -> None:
+        assert not overwrite
+        kept.setdefault(key, value)
+
+    monkeypatch.setattr(internal_kv, "_internal_kv_initialized", lambda: True)
+    monkeypatch.setattr(internal_kv, "_internal_kv_put", put)
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", lambda key, namespace: kept[key])
+    assert secret_of_a_build() == secret_of_a_build()
+    assert secret_of_a_build("another") != secret_of_a_build(), "two services share nothing"
+
+
+def test_without_a_ray_every_build_has_a_secret_of_its_own() -> None:
+    assert secret_of_a_build() != secret_of_a_build()

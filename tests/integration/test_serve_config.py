@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
+from support.declared import declared
 from support.manifests import kubectl, pick, render
 from support.require import skip_or_fail
 
@@ -39,32 +39,10 @@ def serve_config(root: Path, tenants: Path) -> dict[str, Any]:
 @pytest.fixture
 def address(root: Path) -> Iterator[str]:
     """Where the deployed application serves."""
-    import ray
-    from ray import serve
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
-
     config = serve_config(root, root / "k8s" / "overlays" / "dev" / "tenants.yaml")
-    with tempfile.TemporaryDirectory(prefix="rv-", ignore_cleanup_errors=True) as temp_dir:
-        ray.init(
-            address="local",
-            num_cpus=4,
-            resources={"ingress": 1},  # What the manifest's ingress pods bring.
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=temp_dir,
-        )
-        try:
-            serve.start(proxy_location="Disabled")
-            client = _get_global_client()
-            assert client is not None
-            client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=True)
-            name = config["applications"][0]["name"]
-            handle = serve.get_deployment_handle("ingress", name)
-            yield handle.describe.remote().result(timeout_s=60)["address"]
-        finally:
-            serve.shutdown()
-            ray.shutdown()
+    with declared({"ingress": 1}) as ray:
+        ray.deploy(config)
+        yield ray.describe()["address"]
 
 
 def test_the_manifests_serve_configuration_translates_for_its_tenant_only(address: str) -> None:

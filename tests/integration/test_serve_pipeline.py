@@ -1,5 +1,5 @@
-"""The pipeline over a real Ray Serve: same pictures as the local engine, one lane per session, and sessions
-that outlive their replicas, whatever becomes of those. One service for all tests: each leaves it whole.
+"""The pipeline over a real Ray Serve: same pictures as the local engine, and sessions that outlive their
+replicas. One service for all tests: each leaves it whole. What does not depend on Ray is in `test_plain.py`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from rearview.engine.engine import Engine
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
-from rearview.local import LocalService
+from rearview.local import RayService
 from rearview.v1 import translation_service_pb2 as pb
 from support.frames import content, entering
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
@@ -63,8 +62,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(checkpoint: Path) -> Iterator[LocalService]:
-    with LocalService(config(checkpoint)) as running:
+def service(checkpoint: Path) -> Iterator[RayService]:
+    with RayService(config(checkpoint)) as running:
         yield running
 
 
@@ -96,7 +95,7 @@ def largest_difference(a: list[bytes], b: list[bytes]) -> int:
 
 
 def test_pipeline_over_serve_gives_the_pictures_of_the_local_engine(
-    service: LocalService, checkpoint: Path, open_stream: Callable[[str, pb.Open], Stream]
+    service: RayService, checkpoint: Path, open_stream: Callable[[str, pb.Open], Stream]
 ) -> None:
     frames = random_frames(FRAMES)
     stream = open_stream(service.address, request(seed=7))
@@ -108,46 +107,7 @@ def test_pipeline_over_serve_gives_the_pictures_of_the_local_engine(
     assert largest_difference(served, local) <= 1
 
 
-def test_every_frame_of_a_session_meets_the_same_replicas_and_sessions_spread(
-    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
-) -> None:
-    streams = [open_stream(service.address, request(seed)) for seed in range(4)]
-    images = [frame.numpy().tobytes() for frame in random_frames(4)]
-
-    def homes() -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {stream.opened.session_id: set() for stream in streams}
-        for stage in service.stages:
-            for session_id in stage["sessions"]:
-                found[session_id].add(stage["replica_id"])
-        return found
-
-    before = homes()
-    served_before = {s["replica_id"]: dict(s["frames_by_session"]) for s in service.stages}
-    for stream in streams:
-        stream.translate(images, pb.IMAGE_FORMAT_RGB)
-    after = homes()
-    assert before == after
-    assert all(len(lane) == 2 for lane in after.values()), "one replica per span"
-    counts = {
-        (s["replica_id"], session_id): count - served_before[s["replica_id"]].get(session_id, 0)
-        for s in service.stages
-        for session_id, count in s["frames_by_session"].items()
-    }
-    expected = {(replica, session): len(images) for session, lane in after.items() for replica in lane}
-    assert counts == expected
-    assert len({replica for lane in after.values() for replica in lane}) == 4, "sessions did not spread"
-    for stream in streams:
-        stream.finish()
-    eventually(lambda: all(stage["free_slots"] == stage["slots"] for stage in service.stages), within_s=10)
-
-
-def test_metrics_of_every_process_answer(service: LocalService) -> None:
-    texts = [urllib.request.urlopen(url, timeout=5).read().decode() for url in service.metrics_urls]
-    assert any("rearview_frame_latency_seconds_bucket" in text for text in texts)
-    assert sum('rearview_span_compute_seconds_count{span="' in text for text in texts) == 4
-
-
-def wait_for_another_than(service: LocalService, gone: str, within_s: float) -> None:
+def wait_for_another_than(service: RayService, gone: str, within_s: float) -> None:
     """Wait until there are as many replicas as there should be, and this one is not among them."""
 
     def is_whole() -> bool:
@@ -158,7 +118,7 @@ def wait_for_another_than(service: LocalService, gone: str, within_s: float) -> 
 
 
 def test_a_replica_that_is_drained_by_hand_is_replaced_and_its_sessions_go_on(
-    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
+    service: RayService, open_stream: Callable[[str, pb.Open], Stream]
 ) -> None:
     stream, image = open_stream(service.address, request(1)), [random_frames(1)[0].numpy().tobytes()]
     assert len(stream.translate(image * 3, pb.IMAGE_FORMAT_RGB)) == 3
@@ -173,7 +133,7 @@ def test_a_replica_that_is_drained_by_hand_is_replaced_and_its_sessions_go_on(
 
 
 def test_sessions_of_a_killed_replica_go_on_in_another_and_it_is_replaced(
-    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
+    service: RayService, open_stream: Callable[[str, pb.Open], Stream]
 ) -> None:
     streams = [open_stream(service.address, request(seed)) for seed in range(2)]
     image = [random_frames(1)[0].numpy().tobytes()]
@@ -184,19 +144,3 @@ def test_sessions_of_a_killed_replica_go_on_in_another_and_it_is_replaced(
         assert len(stream.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
         stream.finish()
     wait_for_another_than(service, victim["replica_id"], within_s=60)
-
-
-def test_a_stopped_replica_is_waited_for_by_nobody_and_is_killed_and_replaced(
-    service: LocalService, open_stream: Callable[[str, pb.Open], Stream]
-) -> None:
-    stream, image = open_stream(service.address, request(1)), [random_frames(1)[0].numpy().tobytes()]
-    assert len(stream.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
-    victim = next(s for s in service.stages if stream.opened.session_id in s["sessions"])
-    os.kill(victim["pid"], signal.SIGSTOP)
-    other = open_stream(service.address, request(2))
-    assert len(other.translate(image, pb.IMAGE_FORMAT_RGB)) == 1
-    assert len(stream.translate(image, pb.IMAGE_FORMAT_RGB, first=1)) == 1
-    eventually(lambda: not Path(f"/proc/{victim['pid']}").exists(), within_s=60)
-    for each in (stream, other):
-        each.finish()
-    wait_for_another_than(service, victim["replica_id"], within_s=120)

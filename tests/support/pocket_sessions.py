@@ -19,6 +19,7 @@ __all__ = [
     "HALVES",
     "image",
     "lose",
+    "never_moved",
     "play",
     "pocket",
     "pocket_config",
@@ -94,8 +95,27 @@ async def play(stream: RawStream, frames: range, *, answers: int) -> list[bytes]
     return [answer.frame.image for answer in stream.answers]
 
 
+_WHOLE: dict[str, list[bytes]] = {}
+
+
 async def whole(service: InProcessService, method: str) -> list[bytes]:
-    """The pictures of a session that stays where it is."""
+    """The pictures of a session that stays where it is. Those of the first service that is asked stand for
+    all: whatever the cut, they are the same.
+    """
+    if method not in _WHOLE:
+        _WHOLE[method] = await _whole(service, method)
+    return _WHOLE[method]
+
+
+async def never_moved(method: str) -> list[bytes]:
+    """The same, of a service of its own where none was asked yet."""
+    if method not in _WHOLE:
+        async with pocket(replicas=1) as service:
+            await whole(service, method)
+    return _WHOLE[method]
+
+
+async def _whole(service: InProcessService, method: str) -> list[bytes]:
     stream = await start(service.address, method)
     pictures = await play(stream, range(FRAMES), answers=FRAMES)
     assert stream.moves == []
@@ -107,7 +127,7 @@ async def whole(service: InProcessService, method: str) -> list[bytes]:
 
 
 def session_of(service: InProcessService, stream: RawStream) -> Any:
-    return service.ingress.sessions[stream.opened.session_id].session
+    return service.sessions[stream.opened.session_id].session
 
 
 async def lose(service: InProcessService, replica_id: str) -> None:

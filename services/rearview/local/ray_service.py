@@ -1,25 +1,23 @@
-"""The whole service on this machine: a private Ray, embedded defaults, everything stopped at the end.
+"""The whole service on this machine through a private Ray: for `rearview up`, and load tests of it.
 
-For `rearview up`, `demo` and `translate`, for tests and load tests. It joins no cluster that may run
-here, and ends only what it has started.
+It joins no cluster that may run here, and ends only what it has started.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
-import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rearview.config import ServiceConfig
 from rearview.errors import ConfigError
-from rearview.scratch import Scratch, remove_leftovers
+from rearview.local.quiet_ray import quiet_ray
+from rearview.local.service import LocalService
+from rearview.scratch import Scratch
 
-__all__ = ["LocalService", "deploy"]
+__all__ = ["RayService", "deploy"]
 
 OBJECT_STORE_BYTES = 128 << 20
 """Frames do not pass through Ray's object store; this is close to its least."""
@@ -27,35 +25,14 @@ MIN_CPUS = 4
 """Logical: replicas reserve fractions."""
 
 
-class LocalService:
-    """`with LocalService(config) as service:` serves at `service.address` until the block ends."""
+class RayService(LocalService):
+    """`with RayService(config) as service:` serves at `service.address` until the block ends."""
 
     def __init__(self, config: ServiceConfig, on_progress: Callable[[str], None] | None = None) -> None:
-        """`on_progress` is told in a few words what is going on."""
-        self._config = config
-        self._on_progress = on_progress or (lambda text: None)
+        super().__init__(config, on_progress)
         self._scratch: Scratch | None = None
         self._handle: Any = None
         self._description: Mapping[str, Any] = {}
-        self.ready_s = 0.0
-        """Seconds from start to READY."""
-
-    def __enter__(self) -> Self:
-        started_s = time.monotonic()
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            raise
-        self.ready_s = time.monotonic() - started_s
-        self._on_progress(f"ready at {self.address} after {self.ready_s:.1f} s")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._on_progress("stopping the service")
-        self.stop()
 
     @property
     def address(self) -> str:
@@ -96,8 +73,6 @@ class LocalService:
         self._scratch = None
 
     def _start(self) -> None:
-        if removed := remove_leftovers():
-            self._on_progress(f"removed what {removed} killed services had left")
         try:
             self._try_start()
         except ConfigError:
@@ -115,10 +90,8 @@ class LocalService:
         # Ray's own is 15: beside other work replicas would starve until they are taken for dead.
         os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
-        import ray.serve  # It sets its logger's level.
 
-        for library in ("ray", "ray.serve"):
-            logging.getLogger(library).setLevel(logging.ERROR)
+        quiet_ray()
         self._scratch = Scratch()
         ray.init(
             address="local",

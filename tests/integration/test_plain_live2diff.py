@@ -1,4 +1,4 @@
-"""Live2Diff over a real Ray Serve: every cut gives the pictures of the local engine, through a new prompt."""
+"""Live2Diff over plain processes: every cut gives the pictures of the local engine, through a new prompt."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from ray import serve
-from rearview.app import build_app
 from rearview.client import DropPolicy, ImageFormat, Method, OpenOptions, SettingsChange, Translated, sync
 from rearview.client.exchange import Item
 from rearview.config import ServiceConfig, load_config
@@ -23,7 +21,7 @@ from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
-from rearview.local import LocalService
+from rearview.local import PlainService
 from support.frames import content, entering
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_motion_files import write_motion_adapter
@@ -97,28 +95,20 @@ def config(checkpoint: Path, topology: str) -> ServiceConfig:
     )
 
 
-def started_beside(config: ServiceConfig) -> str:
-    """Address of a second service in the Ray that runs already: it starts in half the time."""
-    quiet = {"log_level": "WARNING", "enable_access_log": False}
-    handle = serve.run(build_app(config), name=config.name, route_prefix=None, logging_config=quiet)
-    description = handle.describe.remote().result(timeout_s=30)
-    return str(description["address"])
-
-
 def translated(address: str, items: Sequence[Item]) -> list[bytes]:
     with sync.Client(address) as client:
         answers = list(client.translate_frames(items, **ASKED))
     return [answer.image.tobytes() for answer in answers if isinstance(answer, Translated)]
 
 
-def test_every_cut_over_serve_gives_the_pictures_of_the_local_engine(
-    checkpoint: Path, local_pictures: list[bytes]
+@pytest.mark.parametrize("topology", CUTS)
+def test_every_cut_gives_the_pictures_of_the_local_engine(
+    topology: str, checkpoint: Path, local_pictures: list[bytes]
 ) -> None:
     images: list[Item] = [frame.numpy() for frame in FRAMES]
     items: list[Item] = [*images[:CHANGE_AT], SettingsChange(prompt="b"), *images[CHANGE_AT:]]
-    with LocalService(config(checkpoint, "pipeline")) as service:
+    with PlainService(config(checkpoint, topology)) as service:
         assert translated(service.address, items) == local_pictures
         calm = translated(service.address, images)
-        assert translated(started_beside(config(checkpoint, "fused")), items) == local_pictures
     assert calm[:CHANGE_AT] == local_pictures[:CHANGE_AT]
     assert calm[CHANGE_AT + WINDOW.sink_frames :] != local_pictures[CHANGE_AT + WINDOW.sink_frames :]

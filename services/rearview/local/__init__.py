@@ -1,0 +1,7 @@
+"""The whole service on this machine for the time of a command: through Ray, or as plain processes."""
+
+from rearview.local.plain import PlainService, Replica, SpanOfReplicas
+from rearview.local.ray_service import RayService, deploy
+from rearview.local.service import LocalService
+
+__all__ = ["LocalService", "PlainService", "RayService", "Replica", "SpanOfReplicas", "deploy"]
