@@ -1,0 +1,166 @@
+"""A page on its socket: who it is, what it says in turn, what it is told. Its end leaves the wall alone."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from rearview.errors import InvalidRequest, RearviewError, Reason
+from rearview.studio.gateway import Gateway
+from rearview.studio.outbox import Outbox
+from rearview.studio.protocol import (
+    Bye,
+    Close,
+    Control,
+    Hello,
+    Kill,
+    ModelAsked,
+    Open,
+    PageMessage,
+    ProgramAsked,
+    Received,
+    read_frame,
+    read_message,
+)
+from rearview.studio.said import ErrorSaid, text_of
+from rearview.studio.wall import Wall
+
+__all__ = ["converse", "watch"]
+
+HELLO_S = 10.0
+MAX_ERRORS = 10
+"""In a row; then the wall ends with its page."""
+CLOSE_S = 2.0
+"""How long a peer may take to read what waits, when its socket is closed."""
+
+
+async def converse(gateway: Gateway, socket: web.WebSocketResponse, *, is_local: bool) -> None:
+    """A page, to its end."""
+    try:
+        hello = await _hello(socket)
+        wall, resumed = gateway.enter(hello)
+    except RearviewError as error:
+        await _refuse(socket, error)
+        return
+    outbox = Outbox()
+    wall.attach(outbox, resumed=resumed)
+    gateway.greet(wall)
+    writer = asyncio.create_task(_write(socket, outbox))
+    try:
+        is_done = await _Page(gateway, wall, is_local=is_local).hear(socket)
+    finally:
+        wall.detach()
+        await _finish(writer, outbox, socket)
+    if is_done:
+        gateway.leave(wall)
+
+
+async def watch(wall: Wall, socket: web.WebSocketResponse) -> None:
+    """A viewer, to its end. It may say hello, and nothing else."""
+    outbox = Outbox()
+    try:
+        await _hello(socket)
+        if not wall.viewers.join(outbox, wall.now()):
+            raise InvalidRequest(Reason.CALLS_EXHAUSTED, "the wall has as many viewers as it may have")
+    except RearviewError as error:
+        await _refuse(socket, error)
+        return
+    writer = asyncio.create_task(_write(socket, outbox))
+    refusal: InvalidRequest | None = None
+    try:
+        async for message in socket:
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                refusal = InvalidRequest(Reason.METHOD_UNSUPPORTED, "a viewer only looks on")
+                break
+    finally:
+        wall.viewers.leave(outbox)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+    if refusal is not None:
+        await _refuse(socket, refusal)
+
+
+class _Page:
+    def __init__(self, gateway: Gateway, wall: Wall, *, is_local: bool) -> None:
+        self._gateway, self._wall, self._is_local = gateway, wall, is_local
+
+    async def hear(self, socket: web.WebSocketResponse) -> bool:
+        """Until the socket is gone. Whether the page is done with its wall: it said so, or made no sense."""
+        errors = 0
+        async for message in socket:
+            try:
+                if message.type is WSMsgType.BINARY:
+                    self._wall.take(read_frame(message.data))
+                elif message.type is WSMsgType.TEXT:
+                    said = read_message(message.data)
+                    if isinstance(said, Bye):
+                        return True
+                    self._obey(said)
+                errors = 0
+            except RearviewError as error:
+                errors += 1
+                self._wall.tell(ErrorSaid(reason=error.reason.name, message=error.message))
+                if errors >= MAX_ERRORS:
+                    return True
+        return False
+
+    def _obey(self, said: PageMessage) -> None:
+        wall = self._wall
+        match said:
+            case Received():
+                wall.received(said.answers)
+            case Open():
+                wall.open(said)
+            case Control():
+                wall.control(said)
+            case Close():
+                wall.close_tile(said.tile)
+            case ProgramAsked():
+                wall.show(said)
+            case ModelAsked():
+                self._gateway.ask_model(wall, said)
+            case Kill():
+                self._gateway.kill(said.span, is_local=self._is_local)
+            case _:
+                raise InvalidRequest(Reason.ALREADY_OPEN, "hello was said before")
+
+
+async def _hello(socket: web.WebSocketResponse) -> Hello:
+    """The first message. Raises InvalidRequest for any other."""
+    try:
+        async with asyncio.timeout(HELLO_S):
+            message = await socket.receive()
+    except TimeoutError:
+        raise InvalidRequest(Reason.NOT_OPEN, f"no hello within {HELLO_S:g} s") from None
+    said = read_message(message.data) if message.type is WSMsgType.TEXT else None
+    if not isinstance(said, Hello):
+        raise InvalidRequest(Reason.NOT_OPEN, "the first message is not hello")
+    return said
+
+
+async def _write(socket: web.WebSocketResponse, outbox: Outbox) -> None:
+    """Write what waits, until there is nothing more to come; a socket that does not take it is closed."""
+    with suppress(ConnectionError):
+        while (item := await outbox.next()) is not None:
+            if isinstance(item, str):
+                await socket.send_str(item)
+            else:
+                await socket.send_bytes(item)
+    await socket.close()
+
+
+async def _finish(writer: asyncio.Task[None], outbox: Outbox, socket: web.WebSocketResponse) -> None:
+    outbox.close()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await asyncio.gather(writer, return_exceptions=True)
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+
+
+async def _refuse(socket: web.WebSocketResponse, error: RearviewError) -> None:
+    with suppress(ConnectionError):
+        await socket.send_str(text_of(ErrorSaid(reason=error.reason.name, message=error.message)))
+        await socket.close(code=WSCloseCode.POLICY_VIOLATION)

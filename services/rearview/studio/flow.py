@@ -1,0 +1,156 @@
+"""What bounds a wall: frames and controls that wait, answers that the page has not taken, credit for more.
+
+Values and counts; no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from rearview.contract.settings import SettingsChange
+from rearview.studio.protocol import FrameIn
+
+__all__ = ["MAX_UNACKNOWLEDGED", "PAGE_FRAMES", "Change", "PageCredit", "Taken", "Unacknowledged", "Waiting"]
+
+PAGE_FRAMES = 4
+"""Frames that a page may have on their way to the gateway."""
+LIVE_FRAMES, LOSSLESS_FRAMES = 2, 8
+"""Frames of a tile that may wait for its session; of a lossless one more than the page has credit for."""
+MAX_CONTROLS = 32
+"""Of a tile, that are not answered."""
+MAX_UNACKNOWLEDGED = 32
+"""Answers of a tile that the page has not taken; then no more are read from the service."""
+MAX_UNACKNOWLEDGED_IN_ALL = 512
+"""Of a wall, `dropped` included; then the page has no credit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A frame that came from the page. Tiles share it."""
+
+    number: int
+    """Of the wall, over all its sockets: what sessions know it by."""
+    frame: FrameIn
+    received_s: float
+    """Monotonic seconds."""
+
+
+@dataclass(slots=True)
+class Change:
+    """A control on its way to a session."""
+
+    id: int | None
+    """The page's; None: the gateway's own, of which the page hears nothing."""
+    settings: SettingsChange
+    after: int = -1
+    """Number of the last frame before it; -1: none. It holds for none up to that."""
+    first: int | None = None
+    """Number of the first frame under it, once one was sent."""
+
+    @property
+    def frame(self) -> int:
+        """From which frame on it holds."""
+        return self.after + 1 if self.first is None else self.first
+
+
+class Waiting:
+    """What a tile has not handed to its session yet, in order. Of live frames the newest stay."""
+
+    def __init__(self, *, is_lossless: bool) -> None:
+        self._is_lossless = is_lossless
+        self._items: deque[Taken | Change] = deque()
+        self._num_frames = 0
+        self._controls = 0
+
+    @property
+    def room(self) -> int:
+        """Frames that the page may send without losing any; a live tile never stops it."""
+        return LOSSLESS_FRAMES - self._num_frames if self._is_lossless else PAGE_FRAMES
+
+    @property
+    def first(self) -> int | None:
+        """Number of the oldest frame that waits."""
+        return next((item.number for item in self._items if isinstance(item, Taken)), None)
+
+    def put(self, taken: Taken) -> Taken | None:
+        """Add a frame; returns the one that it displaced."""
+        self._items.append(taken)
+        self._num_frames += 1
+        most = LOSSLESS_FRAMES if self._is_lossless else LIVE_FRAMES
+        if self._num_frames <= most:
+            return None
+        oldest = next(item for item in self._items if isinstance(item, Taken))
+        self._items.remove(oldest)
+        self._num_frames -= 1
+        return oldest
+
+    def control(self, change: Change) -> bool:
+        """Add a control. False: too many are unanswered."""
+        if self._controls >= MAX_CONTROLS:
+            return False
+        self._controls += 1
+        self._items.append(change)
+        return True
+
+    def control_answered(self) -> None:
+        """One of those taken was answered, or never will be."""
+        self._controls -= 1
+
+    def take(self) -> Taken | Change | None:
+        """The oldest; None if nothing waits."""
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        self._num_frames -= isinstance(item, Taken)
+        return item
+
+
+class Unacknowledged:
+    """The answers that were given to a page, in order, until it says that it has taken them."""
+
+    def __init__(self) -> None:
+        self._tiles: deque[int] = deque()
+        self._counts: Counter[int] = Counter()
+        self._taken = 0
+
+    def given(self, tile: int) -> None:
+        """One more answer of the tile."""
+        self._tiles.append(tile)
+        self._counts[tile] += 1
+
+    def received(self, answers: int) -> None:
+        """The page has taken so many in all. More than were given counts as all of them."""
+        for _ in range(min(answers - self._taken, len(self._tiles))):
+            self._counts[self._tiles.popleft()] -= 1
+            self._taken += 1
+
+    def has_room(self, tile: int) -> bool:
+        """Whether the tile may have one more."""
+        return self._counts[tile] < MAX_UNACKNOWLEDGED
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the page takes nothing any more."""
+        return len(self._tiles) >= MAX_UNACKNOWLEDGED_IN_ALL
+
+
+class PageCredit:
+    """How many frames a page may have sent in all. It never falls."""
+
+    def __init__(self) -> None:
+        self.granted = PAGE_FRAMES
+        self._received = 0
+
+    def receive(self) -> bool:
+        """A frame came. False: it had no credit."""
+        if self._received >= self.granted:
+            return False
+        self._received += 1
+        return True
+
+    def grant(self, room: int) -> bool:
+        """Let the page send `room` frames more, at most `PAGE_FRAMES`. Whether there is something to say."""
+        granted = max(self.granted, self._received + min(room, PAGE_FRAMES))
+        is_news, self.granted = granted > self.granted, granted
+        return is_news

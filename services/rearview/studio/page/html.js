@@ -1,0 +1,5 @@
+// Preact with htm: `html` makes elements without a build.
+import htm from "./vendor/htm.js";
+import { h } from "./vendor/preact.js";
+
+export const html = htm.bind(h);

@@ -1,0 +1,42 @@
+// The shape of a source, which may change while it runs: a phone is turned, a shared window is resized. No I/O.
+
+/** @typedef {import("./layout.js").Size} Size */
+
+/** A window that is being dragged has a new size with every frame; sessions are opened again for its last one. */
+export const SETTLED_MS = 400;
+
+export class Shape {
+  constructor() {
+    /** What was told last. @type {Size | null} */
+    this.known = null;
+    /** @type {Size | null} */
+    this.seen = null;
+    this.sinceMs = 0;
+  }
+
+  /** Another source. */
+  restart() {
+    this.known = this.seen = null;
+  }
+
+  /** A frame came. Whether its shape is one that was not told yet. @param {Size} size @param {number} nowMs */
+  saw(size, nowMs) {
+    if (!isSame(this.seen, size)) {
+      this.seen = { width: size.width, height: size.height };
+      this.sinceMs = nowMs;
+    }
+    return !isSame(this.known, size);
+  }
+
+  /** The shape to be told now: once, when it has stood for a while, also if no frame came meanwhile. @param {number} nowMs */
+  settled(nowMs) {
+    if (this.seen === null || isSame(this.known, this.seen) || nowMs - this.sinceMs < SETTLED_MS) return null;
+    this.known = this.seen;
+    return this.known;
+  }
+}
+
+/** @param {Size | null} a @param {Size | null} b */
+function isSame(a, b) {
+  return a === b || (a !== null && b !== null && a.width === b.width && a.height === b.height);
+}

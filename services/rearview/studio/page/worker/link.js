@@ -1,0 +1,98 @@
+// The WebSocket: connects, says hello, and connects again. Knows nothing of pictures.
+import { reconnectAfterMs } from "../state/pacing.js";
+
+/**
+ * @typedef {{
+ *   text: (message: any) => void, bytes: (message: ArrayBuffer) => void,
+ *   changed: (state: {state: "connecting" | "open" | "waiting", attempt: number, retryMs: number}) => void,
+ * }} Listener
+ */
+
+export class Link {
+  /** @param {Listener} listener */
+  constructor(listener) {
+    this.listener = listener;
+    /** @type {WebSocket | null} */
+    this.socket = null;
+    this.attempt = 0;
+    this.timer = 0;
+    /** @type {() => Record<string, unknown>} */
+    this.hello = () => ({ type: "hello" });
+    this.url = "";
+    this.isGreeted = false;
+  }
+
+  /** @param {string} url @param {() => Record<string, unknown>} hello what is said first, each time */
+  connect(url, hello) {
+    this.url = url;
+    this.hello = hello;
+    this.attempt = 0;
+    this.again();
+  }
+
+  /** Connect now, whatever the wait. */
+  again() {
+    this.close();
+    this.listener.changed({ state: "connecting", attempt: this.attempt, retryMs: 0 });
+    this.isGreeted = false;
+    const socket = new WebSocket(this.url);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => socket.send(JSON.stringify(this.hello()));
+    socket.onmessage = ({ data }) => this.heard(data);
+    socket.onclose = () => this.lost(socket);
+    this.socket = socket;
+  }
+
+  /** @param {string | ArrayBuffer} data */
+  heard(data) {
+    if (typeof data !== "string") return this.listener.bytes(data);
+    const message = JSON.parse(data);
+    // A viewer is not welcomed: the program is the first that it hears.
+    if (!this.isGreeted && message.type !== "error") {
+      this.isGreeted = true;
+      this.attempt = 0;
+      this.listener.changed({ state: "open", attempt: 0, retryMs: 0 });
+    }
+    this.listener.text(message);
+  }
+
+  /** @param {WebSocket} socket */
+  lost(socket) {
+    if (socket !== this.socket) return;
+    this.socket = null;
+    const retryMs = reconnectAfterMs(this.attempt, Math.random());
+    this.attempt += 1;
+    this.timer = setTimeout(() => this.again(), retryMs);
+    this.listener.changed({ state: "waiting", attempt: this.attempt, retryMs });
+  }
+
+  get isOpen() {
+    return this.socket !== null && this.socket.readyState === WebSocket.OPEN;
+  }
+
+  /** Says it, or not at all if there is no connection. @param {Record<string, unknown>} message */
+  say(message) {
+    if (this.isOpen) this.socket?.send(JSON.stringify(message));
+    return this.isOpen;
+  }
+
+  /** @param {ArrayBuffer} message */
+  send(message) {
+    this.socket?.send(message);
+  }
+
+  get unsentBytes() {
+    return this.socket?.bufferedAmount ?? 0;
+  }
+
+  /** For good, unless it is connected anew. */
+  close() {
+    clearTimeout(this.timer);
+    const socket = this.socket;
+    this.socket = null;
+    if (socket) {
+      socket.onclose = socket.onmessage = null;
+      socket.close();
+    }
+  }
+}

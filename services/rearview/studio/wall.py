@@ -1,0 +1,271 @@
+"""A wall: one source of frames, up to nine tiles, and what viewers see. It outlives the page's socket.
+
+The page's frames are numbered anew by each page; the wall's numbers rise over all of them, so that a session
+that went on while the page was loaded again can tell old frames from new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from rearview.client import Translated
+from rearview.errors import InvalidRequest, RearviewError, Reason
+from rearview.studio.flow import PAGE_FRAMES, PageCredit, Taken, Unacknowledged
+from rearview.studio.lanes import Span, lanes_said
+from rearview.studio.outbox import Outbox, SlowPeer
+from rearview.studio.protocol import Control, FrameIn, Open, ProgramAsked, picture_out
+from rearview.studio.said import Credit, Dropped, ErrorSaid, Lanes, Said, Serving, Welcome, text_of
+from rearview.studio.service import Service, described
+from rearview.studio.supply import Connect, Supply
+from rearview.studio.tile import Tile
+from rearview.studio.viewers import Viewers
+
+__all__ = ["Wall"]
+
+MAX_CLOSING = 18
+"""Tiles of a wall that are on their way out."""
+
+
+class Wall:
+    """For one event loop. `close` ends its sessions."""
+
+    def __init__(self, connect: Connect, token: str | None) -> None:
+        self.token = token
+        self.key, self.viewer_key = secrets.token_urlsafe(24), secrets.token_urlsafe(18)
+        self.tiles: dict[int, Tile] = {}
+        self.viewers = Viewers()
+        self.left_s: float | None = None
+        """When its socket was gone; None while there is one."""
+        self._lanes: Lanes | None = None
+        """As the page was told last."""
+        self._outbox: Outbox | None = None
+        self._credit, self._unacknowledged = PageCredit(), Unacknowledged()
+        self._base, self.next_number = 0, 0
+        self._taken = asyncio.Event()
+        self._supply = Supply(connect, self._tell_serving)
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Tiles on their way out."""
+        self._switching: asyncio.Task[None] | None = None
+
+    # -- the page's socket
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a page is there."""
+        return self._outbox is not None
+
+    def attach(self, outbox: Outbox, *, resumed: bool) -> None:
+        """A page is there: tell it what there is."""
+        assert self._outbox is None, "two sockets share a wall"
+        self.left_s, self._outbox, self._lanes = None, outbox, None
+        self._base = self.next_number
+        self._credit, self._unacknowledged = PageCredit(), Unacknowledged()
+        self._wake()
+        said = [tile.said for tile in self.tiles.values() if tile.said is not None]
+        program = self.viewers.program.said(self.now())
+        self.tell(
+            Welcome(
+                wall=self.key,
+                viewer=self.viewer_key,
+                resumed=resumed,
+                credit=PAGE_FRAMES,
+                tiles=said,
+                program=program,
+            )
+        )
+        for tile in self.tiles.values():
+            tile.tell_state()
+        self._tell_serving()
+
+    def detach(self) -> None:
+        """The page is gone; what comes back meanwhile is for nobody."""
+        self._outbox, self.left_s = None, self.now()
+        self._unacknowledged = Unacknowledged()
+        self._wake()
+
+    # -- what the page asks
+
+    def take(self, frame: FrameIn) -> None:
+        """A frame for every open tile. Raises InvalidRequest for one without credit or out of order."""
+        number = self._base + frame.frame
+        if not self._credit.receive():
+            raise InvalidRequest(Reason.CREDIT_EXCEEDED, "a frame without credit")
+        try:
+            if number < self.next_number:
+                raise InvalidRequest(Reason.MESSAGE_INVALID, "the frame index does not rise")
+            self.next_number = number + 1
+            taken = Taken(number, frame, self.now())
+            for tile in self.tiles.values():
+                tile.take(taken)
+        finally:
+            self.tell_credit()
+
+    def open(self, asked: Open) -> None:
+        """Open a tile. Raises InvalidRequest if it is open."""
+        present = self.tiles.get(asked.tile)
+        if present is not None:
+            if not present.is_over:
+                raise InvalidRequest(Reason.ALREADY_OPEN, f"tile {asked.tile} is open: close it first")
+            self.close_tile(asked.tile)
+        self.tiles[asked.tile] = Tile(asked.tile, asked.options, self)
+        self.viewers.begin_with(asked.tile, self.now())
+        self.tell_credit()
+
+    def close_tile(self, number: int) -> None:
+        """Close a tile. Raises InvalidRequest if there is none, or too many are being closed."""
+        if len(self._tasks) >= MAX_CLOSING:
+            raise InvalidRequest(Reason.CALLS_EXHAUSTED, "too many tiles are being closed")
+        task = asyncio.create_task(self._tile(number).close())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        del self.tiles[number]
+        self.tell_credit()
+
+    def control(self, asked: Control) -> None:
+        """Change a tile's settings. Raises InvalidRequest if there is no such tile."""
+        self._tile(asked.tile).control(asked.id, asked.settings)
+
+    def show(self, asked: ProgramAsked) -> None:
+        """Let viewers see other tiles."""
+        self.viewers.show(asked, self.now())
+
+    def received(self, answers: int) -> None:
+        """The page has taken so many answers in all."""
+        self._unacknowledged.received(answers)
+        self._wake()
+        self.tell_credit()
+
+    def use(self, model: str) -> None:
+        """Let every tile go on with another model, once it is loaded. Raises InvalidRequest while one is."""
+        if self._switching is not None and not self._switching.done():
+            raise InvalidRequest(Reason.CALLS_EXHAUSTED, "the wall is on its way to another model")
+        self._switching = asyncio.create_task(self._use(model))
+
+    def tell_lanes(self, spans: Sequence[Span]) -> None:
+        """Draw the replicas anew, if something has changed."""
+        said = lanes_said(spans, {tile.session_id: tile.number for tile in self.tiles.values()})
+        if said != self._lanes:
+            self._lanes = said
+            self.tell(said, "lanes")
+
+    # -- for its tiles (`tile.WallSide`)
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return asyncio.get_running_loop().time()
+
+    def tell(self, said: Said, key: object = None) -> None:
+        """Tell the page, if there is one; one that does not read loses its socket."""
+        if self._outbox is not None:
+            self._put(text_of(said), key)
+
+    def give(self, tile: Tile, taken: Taken, picture: Translated) -> None:
+        """A picture for the page and for viewers."""
+        server_ms, service_ms = 1000 * (self.now() - taken.received_s), 1000 * picture.timings.total_s
+        data = picture_out(tile.number, taken.frame, server_ms, service_ms, picture.data)
+        self.viewers.give(tile.number, data, self.now())
+        if self._outbox is None or taken.number < self._base:
+            return
+        self._unacknowledged.given(tile.number)
+        if tile.is_lossless:
+            self._put(data)
+            return
+        displaced = self._outbox.put_live(tile.number, taken.frame.frame, data)
+        if displaced is not None:
+            self.tell(Dropped(tile=tile.number, frame=displaced, reason="late"))
+
+    def drop(self, tile: Tile, taken: Taken, reason: str) -> None:
+        """Tell the page that a frame has no picture."""
+        if self._outbox is not None and taken.number >= self._base:
+            self._unacknowledged.given(tile.number)
+            self.tell(Dropped(tile=tile.number, frame=taken.frame.frame, reason=reason))
+        self.tell_credit()
+
+    async def room(self, tile: Tile) -> None:
+        """Return when the page may be given one more answer of the tile; at once while there is no page."""
+        while not self._unacknowledged.has_room(tile.number):
+            await self._taken.wait()
+
+    async def service(self) -> Service:
+        """Where tiles are opened. Raises RearviewError if it cannot be used."""
+        return await self._supply.present()
+
+    def page_frame(self, number: int) -> int:
+        """The page's number of a frame; of one that another page sent before: 0."""
+        return max(0, number - self._base)
+
+    # -- time, and the end
+
+    def tick(self, now: float) -> None:
+        """Twice a second."""
+        for tile in self.tiles.values():
+            tile.tick(now)
+        self._supply.leave_unused([service for tile in self.tiles.values() for service in tile.services])
+        self.tell_credit()
+
+    def tell_credit(self) -> None:
+        """Tell the page of credit that it has gained."""
+        rooms = [room for tile in self.tiles.values() if (room := tile.room) is not None]
+        room = 0 if self._unacknowledged.is_full else min(rooms, default=PAGE_FRAMES)
+        if self._outbox is not None and self._credit.grant(room):
+            self.tell(Credit(frames=self._credit.granted), "credit")
+
+    async def close(self) -> None:
+        """End everything that belongs to it."""
+        self.viewers.close()
+        if self._switching is not None:
+            self._switching.cancel()
+            await asyncio.gather(self._switching, return_exceptions=True)
+        tiles = [tile.close() for tile in self.tiles.values()]
+        await asyncio.gather(*self._tasks, *tiles, return_exceptions=True)
+        self.tiles.clear()
+        await self._supply.close()
+        if self._outbox is not None:
+            self._outbox.close()
+
+    # -- how
+
+    def _put(self, item: str | bytes, key: object = None) -> None:
+        assert self._outbox is not None, "nobody listens"
+        try:
+            self._outbox.put(item, key)
+        except SlowPeer:
+            self._outbox.close()
+
+    def _tile(self, number: int) -> Tile:
+        if number not in self.tiles:
+            raise InvalidRequest(Reason.NOT_OPEN, f"tile {number} is not open")
+        return self.tiles[number]
+
+    def _wake(self) -> None:
+        self._taken.set()
+        self._taken = asyncio.Event()
+
+    def _tell_serving(self) -> None:
+        """Once the wall's service is known, when that changes, and when a new page asks."""
+        known = self._supply.known
+        if isinstance(known, RearviewError):
+            self.tell(ErrorSaid(reason=known.reason.name, message=known.message), "serving")
+        elif known is not None:
+            self.tell(Serving(id=known.id, model=described(known.model)), "serving")
+
+    async def _use(self, model: str) -> None:
+        try:
+            service = await self._supply.change(model)
+        except RearviewError as error:
+            self.tell(ErrorSaid(reason=error.reason.name, message=error.message))
+            return
+        self._tell_serving()
+        stay: set[Tile] = set()
+        while tiles := [
+            each for each in self.tiles.values() if each not in stay and each.is_elsewhere(service)
+        ]:
+            for tile in tiles:
+                try:
+                    await tile.move(service)
+                except RearviewError as error:
+                    stay.add(tile)
+                    text = f"tile {tile.number} stays with its model: {error.message}"
+                    self.tell(ErrorSaid(reason=error.reason.name, message=text))

@@ -1,0 +1,173 @@
+"""What bounds a wall, in counts: no socket, no clock."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rearview.client import SettingsChange, SpanTiming, Timings
+from rearview.studio.figures import Figures
+from rearview.studio.flow import (
+    LIVE_FRAMES,
+    LOSSLESS_FRAMES,
+    MAX_CONTROLS,
+    MAX_UNACKNOWLEDGED,
+    PAGE_FRAMES,
+    Change,
+    PageCredit,
+    Taken,
+    Unacknowledged,
+    Waiting,
+)
+from rearview.studio.outbox import MAX_LIVE_PICTURES, MAX_WAITING, Outbox, SlowPeer
+from rearview.studio.program import Program
+from rearview.studio.protocol import FrameIn, ProgramAsked
+
+pytestmark = pytest.mark.unit
+
+
+def taken(number: int) -> Taken:
+    return Taken(number, FrameIn(number, 0.0, b"x"), 0.0)
+
+
+@given(st.lists(st.sampled_from(["frame", "control", "take"]), max_size=80), st.booleans())
+def test_order_is_kept_and_only_the_oldest_live_frame_is_displaced(
+    events: list[str], is_lossless: bool
+) -> None:
+    waiting, expected, frames, controls = Waiting(is_lossless=is_lossless), [], 0, 0
+    for number, event in enumerate(events):
+        if event == "frame":
+            if is_lossless and waiting.room == 0:
+                continue
+            displaced = waiting.put(taken(number))
+            expected.append(number)
+            frames += 1
+            if frames > LIVE_FRAMES and not is_lossless:
+                oldest = next(each for each in expected if each >= 0)
+                assert displaced is not None
+                assert displaced.number == oldest
+                expected.remove(oldest)
+                frames -= 1
+            else:
+                assert displaced is None
+        elif event == "control":
+            if waiting.control(Change(number, SettingsChange())):
+                expected.append(-number - 1)
+                controls += 1
+            else:
+                assert controls == MAX_CONTROLS
+        else:
+            item = waiting.take()
+            if item is None:
+                assert expected == []
+                continue
+            mark = item.number if isinstance(item, Taken) else -item.id - 1  # type: ignore[operator]
+            assert mark == expected.pop(0)
+            frames -= isinstance(item, Taken)
+        assert frames <= (LOSSLESS_FRAMES if is_lossless else LIVE_FRAMES)
+
+
+@given(st.lists(st.integers(0, LOSSLESS_FRAMES), max_size=60))
+def test_credit_never_falls_and_never_exceeds_the_room(rooms: list[int]) -> None:
+    credit, received = PageCredit(), 0
+    for room in rooms:
+        before = credit.granted
+        is_news = credit.grant(room)
+        assert credit.granted == max(before, received + min(room, PAGE_FRAMES))
+        assert is_news == (credit.granted > before)
+        if credit.receive():
+            received += 1
+        assert received <= credit.granted
+
+
+def test_a_lossless_tile_has_room_for_all_that_credit_was_given_for() -> None:
+    waiting, credit = Waiting(is_lossless=True), PageCredit()
+    number = 0
+    while credit.receive():
+        assert waiting.put(taken(number)) is None
+        number += 1
+        credit.grant(waiting.room)
+    assert number == LOSSLESS_FRAMES
+
+
+@given(st.lists(st.integers(0, 8), max_size=100), st.lists(st.integers(0, 200), max_size=20))
+def test_answers_that_the_page_has_taken_make_room_in_their_order(given_: list[int], said: list[int]) -> None:
+    book = Unacknowledged()
+    for tile in given_:
+        book.given(tile)
+    acknowledged = 0
+    for answers in said:
+        book.received(answers)
+        acknowledged = max(acknowledged, min(answers, len(given_)))
+        left = given_[acknowledged:]
+        for tile in range(9):
+            assert book.has_room(tile) == (left.count(tile) < MAX_UNACKNOWLEDGED)
+
+
+async def test_a_newer_word_takes_the_place_of_the_one_that_waits() -> None:
+    outbox = Outbox()
+    for number in range(5):
+        outbox.put(f"stats {number}", "stats")
+        outbox.put(f"other {number}")
+    outbox.close()
+    assert [await outbox.next() for _ in range(7)] == [
+        "stats 4",
+        *(f"other {number}" for number in range(5)),
+        None,
+    ]
+
+
+async def test_of_a_live_tile_the_newest_pictures_wait_and_each_is_accounted_for() -> None:
+    outbox = Outbox()
+    displaced = [outbox.put_live(3, frame, b"%d" % frame) for frame in range(6)]
+    assert displaced == [None] * MAX_LIVE_PICTURES + [0, 1, 2, 3]
+    assert outbox.put_live(4, 0, b"another tile") is None
+    assert [await outbox.next() for _ in range(3)] == [b"4", b"5", b"another tile"]
+    assert outbox.put_live(3, 6, b"6") is None
+
+
+async def test_a_peer_that_never_reads_is_given_up() -> None:
+    outbox = Outbox()
+    for _ in range(MAX_WAITING):
+        outbox.put("a word")
+    with pytest.raises(SlowPeer):
+        outbox.put("one more")
+    waits = asyncio.create_task(Outbox().next())
+    await asyncio.sleep(0)
+    assert not waits.done()
+    waits.cancel()
+
+
+def test_a_fade_needs_both_pictures_until_it_is_over() -> None:
+    program = Program()
+    assert program.said(0.0).a is None
+    assert program.begin_with(2)
+    assert not program.begin_with(3), "something is on program"
+    program.ask(ProgramAsked(a=5, b=6, mix=0.25, fade_ms=500), 10.0)
+    assert [tile for tile in range(9) if program.shows(tile, 10.2)] == [2, 5, 6]
+    assert [tile for tile in range(9) if program.shows(tile, 10.5)] == [5, 6]
+    said = program.said(10.2)
+    assert (said.a, said.b, said.mix, said.fade_ms) == (5, 6, 0.25, 300)
+    assert said.start == {"a": 2, "b": None, "mix": 0.0}
+    assert program.said(10.6).start is None
+    program.ask(ProgramAsked(a=1), 11.0)
+    assert (program.said(11.0).fade_ms, program.said(11.0).start) == (0, None), "a cut"
+
+
+def test_figures_are_of_the_last_two_seconds() -> None:
+    figures = Figures()
+    timings = Timings(spans=(SpanTiming("encode", 0.001, 0.002), SpanTiming("decode", 0.0, 0.004)))
+    for number in range(40):
+        figures.translated(number / 10, number / 1000, timings)
+    figures.dropped("late")
+    said = figures.said(1, 4.0)
+    assert said.fps == 9.5
+    assert (said.p50_ms, said.p95_ms) == (30.0, 39.0)
+    assert [(one["name"], one["queue_ms"], one["work_ms"]) for one in said.spans] == [
+        ("encode", 1.0, 2.0),
+        ("decode", 0.0, 4.0),
+    ]
+    assert said.drops == {"late": 1}
+    assert figures.said(1, 99.0).p50_ms is None

@@ -1,0 +1,108 @@
+"""What the page consists of: its own logic, its types, its libraries, its size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.require import skip_or_fail
+
+pytestmark = pytest.mark.integration
+
+TYPESCRIPT = "typescript@7.0.2"
+MAX_BYTES = 500_000
+MAX_LINES = 400
+GLOBALS = re.compile(r"\b(document|window|navigator|location|fetch|setTimeout|performance|Date\.now)\b")
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> Path:
+    return root / "services/rearview/studio/page"
+
+
+def needs(tool: str) -> None:
+    if shutil.which(tool) is None:
+        skip_or_fail(f"{tool} is missing")
+
+
+def test_the_pure_modules_do_what_they_say(root: Path) -> None:
+    needs("node")
+    files = sorted((root / "tests/studio/state").glob("*.test.mjs"))
+    assert len(files) >= 9
+    run = subprocess.run(["node", "--test", *files], cwd=root, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr
+    passed = re.search(r"^\D*pass (\d+)", run.stdout, flags=re.MULTILINE)
+    assert passed is not None
+    assert int(passed.group(1)) >= 90
+
+
+def check_types(root: Path, page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """tsc over a copy of the page in which the libraries are replaced by their types."""
+    needs("npx")
+    shutil.copytree(page, folder / "page", ignore=shutil.ignore_patterns("vendor"), dirs_exist_ok=True)
+    shutil.copytree(root / "tests/studio/types", folder / "page/vendor", dirs_exist_ok=True)
+    shutil.copy(root / "tests/studio/tsconfig.json", folder)
+    command = ["npx", "--yes", "-p", TYPESCRIPT, "tsc", "-p", "."]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110)
+
+
+def test_its_types_hold_and_a_breach_is_seen(root: Path, page: Path, tmp_path: Path) -> None:
+    run = check_types(root, page, tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    breach = 'import { packFrame } from "./state/protocol.js";\npackFrame("one", 1, new Uint8Array(1));\n'
+    (tmp_path / "page/breach.js").write_text(breach, encoding="utf-8")
+    run = check_types(root, page, tmp_path)
+    assert "breach.js" in run.stdout
+    assert run.returncode != 0
+
+
+def test_libraries_are_those_that_were_vendored(page: Path) -> None:
+    listed = json.loads((page / "vendor/vendor.json").read_text(encoding="utf-8"))
+    present = {path.name for path in (page / "vendor").iterdir()} - {"vendor.json"}
+    assert present == set(listed)
+    for name, about in listed.items():
+        content = (page / "vendor" / name).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (about["sha256"], about["bytes"]), name
+        assert about["version"]
+        assert about["licence"]
+
+
+def test_imports_are_relative_and_their_files_are_there(page: Path) -> None:
+    for path in page.rglob("*.js"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r'(?:\bfrom\s*|\bimport\s*)"([^"\n]+)"', text):
+            assert name.startswith("."), f"{path.name} imports {name}"
+            assert (path.parent / name).is_file(), f"{path.name} imports {name}"
+
+
+def test_pages_ask_no_other_host_and_hold_no_inline_script_or_style(page: Path) -> None:
+    for path in (page / "index.html", page / "view.html"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(src|href)=\"(https?:)?//", text)
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=", text)
+    for path in page.rglob("*.css"):
+        assert "http" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_everything_together_is_small(page: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in page.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= MAX_BYTES, sorted(sizes.items(), key=lambda one: one[1])[-5:]
+
+
+def test_no_module_of_the_page_is_too_long(page: Path) -> None:
+    own = [path for path in page.rglob("*.js") if path.parent.name != "vendor"]
+    lines = {path.name: path.read_text(encoding="utf-8").count("\n") for path in own}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_pure_modules_know_no_browser(page: Path) -> None:
+    """They run in node, in the worker and in the page: neither globals of a browser nor other rooms."""
+    for path in (page / "state").glob("*.js"):
+        text = re.sub(r"/\*.*?\*/|//.*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not GLOBALS.search(text), path.name
+        assert all(name.startswith("./") for name in re.findall(r'from "([^"]+)"', text)), path.name
