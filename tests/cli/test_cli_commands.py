@@ -1,24 +1,26 @@
-"""The command line beside `translate`: sessions, doctor, demo's plan, and what starting it costs."""
+"""The command line beside `translate`: sessions, demo's plan, and what starting it costs."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import typer
-from rearview.cli import doctor
 from rearview.cli.contact_sheet import Row, write_contact_sheet
+from rearview.cli.cues import Cue
 from rearview.cli.demo import _job as demo_job
 from rearview.cli.demo import choose_prompts, sample_frames, segment_starts
 from rearview.cli.main import app
 from rearview.cli.report import Report, percentiles
-from rearview.cli.server import local_config
+from rearview.cli.server import local_config, plain_service
 from rearview.client import (
     Client,
     Dropped,
@@ -30,6 +32,7 @@ from rearview.client import (
     Translated,
 )
 from rearview.client.media import open_source
+from rearview.config import ServiceConfig
 from rearview.errors import DropReason
 from rearview.samples import sample_clip_path
 from support.fake_server import FakeServer, serving_in_thread
@@ -42,6 +45,29 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 def server() -> Iterator[FakeServer]:
     with serving_in_thread() as fake:
         yield fake
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_ctrl_c_is_heard_again_after_a_service_however_it_was_left(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None
+) -> None:
+    heard = []
+
+    @contextlib.contextmanager
+    def service(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            heard.append(signal.getsignal(signal.SIGINT))
+
+    monkeypatch.setattr("rearview.local.PlainService", service)
+    before = signal.getsignal(signal.SIGINT)
+    expected = contextlib.nullcontext() if error is None else pytest.raises(error)
+    with expected, plain_service(local_config(), lambda text: None):
+        if error is not None:
+            raise error
+    assert heard == [signal.SIG_IGN], "while it stops"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_help_and_client_commands_load_neither_torch_nor_ray() -> None:
@@ -82,7 +108,7 @@ def test_a_blend_of_styles_is_asked_for_at_opening(tmp_path: Path) -> None:
     prompts = ["ink", "neon"]
     job = demo_job(source, tmp_path, prompts, [0, 10], 20, Method.PER_FRAME, 6)
     assert job.options["blend_frames"] == 6
-    assert job.controls == {10: SettingsChange(prompt="neon")}
+    assert job.cues == [Cue(change=SettingsChange(prompt="neon"), frame=10)]
 
 
 def test_sessions_are_listed_shown_and_closed(server: FakeServer) -> None:
@@ -183,27 +209,3 @@ def test_a_report_counts_drops_apart_and_measures_from_opening_to_the_last_answe
 
 def test_percentiles_are_in_milliseconds() -> None:
     assert percentiles([0.001] * 99 + [1.0]) == {"p50": 1.0, "p95": 1.0, "p99": pytest.approx(10.99, abs=0.1)}
-
-
-def test_doctor_finds_a_missing_checkpoint_and_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("rearview.contract.card.BUNDLED_CHECKPOINTS", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["doctor", "--no-ray"])
-    assert result.exit_code == 1
-    (line,) = [line for line in result.output.splitlines() if "checkpoint" in line.split()[1:2]]
-    assert line.startswith("fail")
-    assert "rearview train pocket" in line
-
-
-def test_doctor_finds_a_port_in_use(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> None:
-    monkeypatch.setattr(doctor, "GRPC_PORT", int(server.address.rpartition(":")[2]))
-    (check,) = doctor.check_port()
-    assert check.verdict is doctor.Verdict.WARN
-    assert "--port 0" in check.remedy
-
-
-def test_doctor_finds_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 60)
-    assert [check.verdict for check in doctor.check_space()][:2] == [doctor.Verdict.WARN] * 2

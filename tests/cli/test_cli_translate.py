@@ -28,7 +28,7 @@ def server() -> Iterator[FakeServer]:
         yield fake
 
 
-def translate(server: FakeServer, source: Path | str, out: Path, *options: str) -> Result:
+def translate(server: FakeServer, source: Path | str, out: Path | str, *options: str) -> Result:
     command = ["translate", str(source), str(out), "--prompt", "clay", "--server", server.address]
     return CliRunner().invoke(app, [*command, *options])
 
@@ -146,7 +146,7 @@ def test_guidance_none_is_said_and_has_no_scale(server: FakeServer, tmp_path: Pa
 
 def test_what_is_not_chosen_is_left_to_the_service(server: FakeServer, tmp_path: Path) -> None:
     opened = opened_with(server, tmp_path)
-    assert [field.name for field, _ in opened.settings.ListFields()] == ["prompt", "seed"]
+    assert [field.name for field, _ in opened.settings.ListFields()] == ["prompt"]
     assert opened.method == pb.METHOD_UNSPECIFIED
     assert not opened.HasField("feature_bank")
     assert not opened.HasField("similarity_filter")
@@ -200,9 +200,12 @@ def test_an_error_on_the_way_leaves_a_readable_file_and_one_line(server: FakeSer
     server.faults.end_after_answers = (6, Reason.IDLE)
     result = translate(server, write_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4")
     assert result.exit_code == 1
-    assert "error: ended by the server (IDLE)" in result.output
+    assert "error: ended by the server (IDLE); " in result.output
     assert "Traceback" not in result.output
-    assert 1 <= len(video_times(tmp_path / "out.mp4")) <= 6
+    count = len(video_times(tmp_path / "out.partial.mp4"))
+    assert 1 <= count <= 6
+    assert f"{count} pictures are kept in {tmp_path / 'out.partial.mp4'}" in result.output
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_refusal_says_when_to_try_again(server: FakeServer, tmp_path: Path) -> None:
@@ -226,6 +229,11 @@ def test_a_token_is_read_from_its_file(server: FakeServer, tmp_path: Path) -> No
         ("none.mp4", "out.mp4", "no such file"),
         ("text.mp4", "out.mp4", "cannot be opened"),
         ("in.mp4", "out.avi", "write to .mp4"),
+        ("in.mp4", "in.mp4", "is the input"),
+        ("in.mp4", "text.mp4/out.mp4", "cannot be written"),
+        ("in.mp4", "out.png", "is one image, and in.mp4 is more than one"),
+        ("rtsp://127.0.0.1:1/live", "out.mp4", "rtsp://127.0.0.1:1/live: cannot be opened"),
+        ("in.mp4", "ftp://host/out.mp4", "take rtmp://"),
     ],
 )
 def test_bad_files_are_named_in_one_line(
@@ -233,7 +241,8 @@ def test_bad_files_are_named_in_one_line(
 ) -> None:
     write_clip(tmp_path / "in.mp4", count=1)
     (tmp_path / "text.mp4").write_text("no video")
-    result = translate(server, tmp_path / source, tmp_path / out)
+    names = [name if "://" in name else str(tmp_path / name) for name in (source, out)]
+    result = translate(server, *names)
     assert result.exit_code == 1
     assert message in result.output
     assert len(result.output.strip().splitlines()) <= 2
@@ -260,6 +269,10 @@ def test_bad_files_are_named_in_one_line(
         ["--method", "streamv2v", "--prompt-change", "reset"],
         ["--method", "per-frame", "--instant-start"],
         ["--skip-threshold", "1.5"],
+        ["--at", "soon", "neon"],
+        ["--at", "3s", " "],
+        ["--at", "-3s", "neon"],
+        ["--at", "1:75", "neon"],
     ],
 )
 def test_wrong_usage_ends_with_two(server: FakeServer, tmp_path: Path, options: list[str]) -> None:
@@ -292,7 +305,9 @@ def test_a_bad_token_file_is_named_before_a_service_is_started(tmp_path: Path) -
 def test_a_target_that_cannot_be_is_named_before_a_service_is_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("rearview.cli.server.local_config", lambda: pytest.fail("a service was started"))
+    monkeypatch.setattr(
+        "rearview.cli.server.local_config", lambda *_, **__: pytest.fail("a service was started")
+    )
     clip = write_clip(tmp_path / "in.mp4", count=1)
     result = CliRunner().invoke(app, ["translate", str(clip), str(tmp_path / "out.avi"), "--prompt", "clay"])
     assert (result.exit_code, "write to .mp4" in result.output) == (1, True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from rearview.cli.main import app
 from typer.testing import CliRunner, Result
 
@@ -83,12 +87,26 @@ def stage(
     }
 
 
-def drain(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *arguments: str) -> Result:
+def drain(
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: Cluster,
+    *arguments: str,
+    handle: Callable[[str], Ingress] | None = None,
+) -> Result:
     monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="here:6379"))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(serve, "get_app_handle", lambda _: Ingress(cluster))
+    monkeypatch.setattr(serve, "get_app_handle", handle or (lambda _: Ingress(cluster)))
     monkeypatch.setattr(serve, "get_deployment_handle", lambda *_: Span(cluster))
     return CliRunner().invoke(app, ["drain", *arguments, "--no-wait"])
+
+
+def test_ray_says_nothing_below_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ray", "ray.serve"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.INFO)
+    drain(monkeypatch, Cluster([stage("meant")]), "meant")
+    for name in ("ray", "ray.serve"):
+        assert not logging.getLogger(f"{name}._private.worker").isEnabledFor(logging.WARNING)
 
 
 def test_a_sibling_that_is_dead_keeps_no_replica_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +114,9 @@ def test_a_sibling_that_is_dead_keeps_no_replica_from_leaving(monkeypatch: pytes
     cluster = Cluster(stages, failures={"dead": RuntimeError("actor died")})
     result = drain(monkeypatch, cluster, "meant")
     assert (result.exit_code, cluster.leaving) == (0, {"meant"}), result.output
-    assert "meant of fused leaves" in result.output
+    first, second = result.output.splitlines()
+    assert first == "in the Ray at here:6379"
+    assert second == "meant of fused leaves: 1 session to be moved off"
 
 
 def test_a_replica_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +151,13 @@ def test_a_replica_whose_sessions_find_no_other_stays_open_to_sessions(
 def test_a_replica_that_leaves_already_may_be_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster([stage("meant", draining=True)])
     assert drain(monkeypatch, cluster, "meant").exit_code == 0
+
+
+def test_a_ray_without_the_service_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(_: str) -> Ingress:
+        raise RayServeException("There is no Serve instance running on this Ray cluster.")
+
+    result = drain(monkeypatch, Cluster([]), "any", handle=nothing)
+    assert result.exit_code == 1
+    assert "in the Ray at here:6379" in result.output
+    assert "error: --app rearview: There is no Serve" in result.output

@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from rearview import scratch
+from rearview import machine, scratch
+from rearview.config import load_config
 from rearview.errors import ConfigError
-from rearview.local import LocalService
+from rearview.local import RayService
 from rearview.scratch import Scratch, remove_leftovers
 from support.waiting import eventually
 
@@ -20,8 +21,9 @@ pytestmark = pytest.mark.integration
 
 OWNER = """
 import subprocess, sys
-from rearview.scratch import Scratch
-scratch = Scratch()
+from rearview import scratch
+scratch.SOCKET_ROOM = 0
+scratch = scratch.Scratch()
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 print(scratch.path, child.pid, flush=True)
 sys.stdin.read()
@@ -32,6 +34,8 @@ sys.stdin.read()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where folders of this test are made, and no others."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(machine, "SHORT", str(tmp_path))
+    monkeypatch.setattr(scratch, "SOCKET_ROOM", 0)
     monkeypatch.delenv(scratch.MARK, raising=False)
     return tmp_path
 
@@ -44,7 +48,9 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_what_a_killed_owner_has_left_is_removed_with_its_processes(folder: Path) -> None:
+def test_what_a_killed_owner_has_left_is_removed_with_its_processes_by_the_next_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", OWNER],
         env={**os.environ, "TMPDIR": str(folder)},
@@ -59,9 +65,11 @@ def test_what_a_killed_owner_has_left_is_removed_with_its_processes(folder: Path
         owner.send_signal(signal.SIGKILL)
     assert is_running(int(child))
     assert Path(path).is_dir()
-    assert remove_leftovers() == 1
-    eventually(lambda: not is_running(int(child)), within_s=10)
-    assert not Path(path).exists()
+    starts = Starts(monkeypatch)
+    with starts.service:
+        assert not Path(path).exists()
+    assert "removed what 1 killed services had left" in starts.told
+    eventually(lambda: not is_running(int(child)), within_s=30)
     assert remove_leftovers() == 0
 
 
@@ -78,17 +86,19 @@ def test_a_folder_goes_with_its_owner_and_others_stay(folder: Path) -> None:
 
 
 class Starts:
-    """A service whose first starts fail."""
+    """A service that starts nothing, and whose first starts fail half-way."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:
         self.errors, self.tries, self.told = list(errors), 0, list[str]()
-        monkeypatch.setattr(LocalService, "_try_start", lambda service: self.start())
-        monkeypatch.setattr(LocalService, "address", "somewhere")
-        self.service = LocalService.__new__(LocalService)
-        LocalService.__init__(self.service, None, self.told.append)  # type: ignore[arg-type]
+        monkeypatch.setattr(RayService, "_try_start", lambda service: self.start())
+        monkeypatch.setattr(RayService, "address", "somewhere")
+        config = load_config({"model": {"checkpoint": "null"}, "ingress": {"port": 0}})
+        self.service = RayService(config, self.told.append)
 
     def start(self) -> None:
         self.tries += 1
+        assert list(Path(tempfile.gettempdir()).glob(f"{scratch.PREFIX}*")) == [], "of an earlier start"
+        self.service._scratch = Scratch()
         if self.errors:
             raise self.errors.pop(0)
 
@@ -114,3 +124,25 @@ def test_a_service_that_is_configured_wrongly_is_not_tried_again(monkeypatch: py
     with pytest.raises(ConfigError):
         starts.service.__enter__()
     assert starts.tries == 1
+
+
+TORCH = """
+import sys
+from rearview.cli.main import rearview
+rearview(False)
+import torch._dynamo
+"""
+
+
+@pytest.mark.parametrize("cache", ["cache", "file/that/is/none"])
+def test_torch_leaves_no_folder_among_temporary_files_but_where_there_is_no_other_place(
+    folder: Path, cache: str
+) -> None:
+    for name in ("temporary", "cache"):
+        (folder / name).mkdir()
+    (folder / "file").touch()
+    places = {"TMPDIR": str(folder / "temporary"), "REARVIEW_CACHE": str(folder / cache)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR")}
+    subprocess.run([sys.executable, "-c", TORCH], env={**environment, **places}, check=True, timeout=120)
+    left = [path.name.partition("_")[0] for path in (folder / "temporary").iterdir()]
+    assert left == ([] if cache == "cache" else ["torchinductor"])

@@ -9,20 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
 from rearview.contract.memories import BankOptions, BankPolicy, CacheOptions, Rewarm
 from rearview.contract.methods import Method
-from rearview.contract.settings import Guidance
+from rearview.contract.settings import Guidance, Settings, SettingsChange
 from rearview.contract.similarity import SimilarityOptions
+from rearview.contract.timesteps import LCM_GRID
+from rearview.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from rearview.client import OpenOptions
 
-__all__ = ["Look", "Past", "one_of", "parse_size", "spelled"]
+__all__ = [
+    "DEVICE_HELP",
+    "MODEL_HELP",
+    "DeviceOption",
+    "Look",
+    "ModelOption",
+    "Past",
+    "check_started_here",
+    "one_of",
+    "parse_size",
+    "parse_timesteps",
+    "spelled",
+]
 
+MODEL_HELP = "Folder, .safetensors or .ckpt file, hub id, or an id of `rearview models list`."
+ModelOption = Annotated[str | None, typer.Option("--model", help=f"{MODEL_HELP} Default: the bundled one.")]
+"""`model: ModelOption = None`, of a command that starts a service: for `model_choice.model_config`."""
+DEVICE_HELP = "cuda, mps, xpu or cpu, also cuda:1. Default: the first that there is."
+DeviceOption = Annotated[str, typer.Option("--device", help=DEVICE_HELP)]
+"""`device: DeviceOption = "auto"`, for the same."""
 DEFAULT_GUIDANCE_SCALE = 1.5
 """With `--guidance`: at the service's own default, 1, no guidance acts."""
 
@@ -55,19 +75,25 @@ def one_of(kind: type[MemberT]) -> Callable[[str | MemberT], MemberT]:
 class Look:
     """What the pictures are translated under. Raises BadParameter for an option that would do nothing."""
 
-    prompt: str
+    prompt: str | None
+    """None: a score says it."""
     strength: float | None
     steps: int | None
-    seed: int
+    timesteps: tuple[int, ...] | None
+    """Entries of the 50-step grid, instead of strength and steps."""
+    seed: int | None
     guidance: Guidance | None
     guidance_scale: float | None
     delta: float | None
     negative_prompt: str | None
     adapters: str | None
+    blend_frames: int | None
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
+        if self.prompt is not None and not self.prompt.strip():
             raise typer.BadParameter("is empty", param_hint="--prompt")
+        if self.timesteps is not None and (self.strength, self.steps) != (None, None):
+            raise typer.BadParameter("say strength and steps already", param_hint="--timesteps")
         guides = self.guidance not in (None, Guidance.NONE)
         if self.guidance_scale is not None and not guides:
             raise typer.BadParameter("needs --guidance", param_hint="--guidance-scale")
@@ -77,22 +103,36 @@ class Look:
             needed = f"needs --guidance {_either(WITH_NEGATIVE_PROMPT)}"
             raise typer.BadParameter(needed, param_hint="--negative-prompt")
 
+    def over(self, options: OpenOptions) -> OpenOptions:
+        """`options`, with what was chosen in place of what says the same there."""
+        kept = options.copy()
+        if self.prompt is not None:
+            kept.pop("prompts", None)
+        if self.timesteps is not None:
+            kept.pop("steps", None)
+        if (self.strength, self.steps) != (None, None):
+            kept.pop("timestep_indices", None)
+        return {**kept, **self.options()}
+
     def options(self) -> OpenOptions:
-        """For `Client.open`; None keeps the service's default."""
+        """For `Client.open`; what was not chosen is left out."""
         guidance, scale = self.guidance, self.guidance_scale
         if guidance not in (None, Guidance.NONE) and scale is None:
             scale = DEFAULT_GUIDANCE_SCALE
-        return {
-            "prompt": self.prompt,
-            "strength": self.strength,
-            "steps": self.steps,
-            "seed": self.seed,
-            "guidance": guidance,
-            "guidance_scale": scale,
-            "delta": self.delta,
-            "negative_prompt": self.negative_prompt,
-            "adapters": self.adapters,
-        }
+        change = SettingsChange(
+            prompt=self.prompt,
+            strength=self.strength,
+            steps=self.steps,
+            timestep_indices=self.timesteps,
+            seed=self.seed,
+            guidance=guidance,
+            guidance_scale=scale,
+            delta=self.delta,
+            negative_prompt=self.negative_prompt,
+            adapters=self.adapters,
+            blend_frames=self.blend_frames,
+        )
+        return cast("OpenOptions", change.named())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +188,13 @@ class Past:
         return chosen
 
 
+def check_started_here(server: str | None, model: str | None, device: str) -> None:
+    """Raises BadParameter for what would say nothing to a service that runs already."""
+    if server is not None and (model is not None or device != "auto"):
+        hint = "--model" if model is not None else "--device"
+        raise typer.BadParameter("is of a service that is started here", param_hint=hint)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """ "256x192" as (256, 192). Raises BadParameter."""
     width, _, height = text.lower().partition("x")
@@ -156,6 +203,17 @@ def parse_size(text: str) -> tuple[int, int]:
     if int(width) % 8 or int(height) % 8:
         raise typer.BadParameter(f"{text}: width and height must be multiples of 8")
     return int(width), int(height)
+
+
+def parse_timesteps(text: str) -> tuple[int, ...]:
+    """ "15,32" as (15, 32). Raises BadParameter."""
+    try:
+        indices = tuple(map(int, text.split(",")))
+        SettingsChange(timestep_indices=indices).apply(Settings())
+    except (ValueError, InvalidRequest):
+        said = f"{text!r}: write entries of the grid, 0 to {LCM_GRID - 1}, the lowest (noisiest) first: 15,32"
+        raise typer.BadParameter(said, param_hint="--timesteps") from None
+    return indices
 
 
 def _either(choices: tuple[Guidance, ...]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rearview.cli.choices import DeviceOption, ModelOption
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
 from rearview.cli.up import TopologyChoice
 from rearview.contract.methods import Method
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from rearview.cli.report import Report
     from rearview.cli.server import Server
     from rearview.cli.translation import Job
-    from rearview.client import ControlApplied, Image
+    from rearview.client import ControlApplied, Image, Opened
     from rearview.errors import Reason
 
 __all__ = ["demo"]
@@ -45,19 +47,26 @@ def demo(
     blend_frames: Annotated[
         int, typer.Option(help="Frames over which a style becomes the next.", min=0, max=10_000)
     ] = 0,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Start the service, translate the bundled clip in several styles, and show the figures."""
+    from rearview.forks import begin_imports
+
+    begin_imports()
     from rich.console import Console
 
     from rearview.cli.contact_sheet import write_contact_sheet
+    from rearview.cli.model_choice import RUN_SESSIONS, model_config
     from rearview.cli.progress import show_progress
-    from rearview.cli.server import local_config, local_server
+    from rearview.cli.server import local_server
     from rearview.client.media import open_source
     from rearview.contract.card import ModelCard
     from rearview.samples import sample_clip_path
 
     interrupt_on_sigterm()
-    config = local_config(topology.value)
+    _make_folder(out)
+    config = model_config(model, topology=topology.value, device=device, sessions=RUN_SESSIONS)
     prompts = choose_prompts(ModelCard.read(config.model.checkpoint).styles, style or [])
     source = open_source(str(sample_clip_path()))
     total = min(frames, source.num_frames or frames)
@@ -80,6 +89,18 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _make_folder(out: Path) -> None:
+    """Raises ConfigError."""
+    from rearview.errors import ConfigError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror}") from None
+    if not os.access(out, os.W_OK):
+        raise ConfigError(f"--out {out}: nothing can be written there")
 
 
 def choose_prompts(styles: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
@@ -105,17 +126,20 @@ def _job(
     method: Method,
     blend_frames: int,
 ) -> Job:
+    from rearview.cli.cues import Cue
     from rearview.cli.translation import Job, options_for
     from rearview.client import SettingsChange
     from rearview.client.media import VideoSource
+    from rearview.client.targets import open_target
 
     assert isinstance(source, VideoSource)
     options = options_for(source, None)
     options["prompt"], options["method"] = prompts[0], method
     options["blend_frames"] = blend_frames
     changes = zip(starts[1:], prompts[1:], strict=False)
-    controls = {start: SettingsChange(prompt=prompt) for start, prompt in changes}
-    return Job(source, str(out / "demo.mp4"), options, compare=True, max_frames=total, controls=controls)
+    cues = [Cue(change=SettingsChange(prompt=prompt), frame=start) for start, prompt in changes]
+    target = open_target(str(out / "demo.mp4"), source)
+    return Job(source, target, options, compare=True, max_frames=total, cues=cues)
 
 
 def _run(server: Server, job: Job, watcher: _Demo) -> Report:
@@ -153,7 +177,7 @@ class _Demo:
         self._labels = labels
         self._rejected: Reason | None = None
 
-    def opened(self, advice: str) -> None:
+    def opened(self, opened: Opened) -> None:
         self._progress.begin("translating", self._total)
 
     def control(self, applied: ControlApplied) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.words import counted
 from rearview.errors import ConfigError, NotFound, Reason, Refused
 
 __all__ = ["drain"]
@@ -23,7 +24,7 @@ WAIT_S = 300.0
 def drain(
     replica: Annotated[str, typer.Argument(help="Its id, or enough of its beginning to tell it.")],
     address: Annotated[
-        str, typer.Option(envvar="RAY_ADDRESS", help="Of the Ray cluster; auto: the one on this machine.")
+        str, typer.Option(envvar="RAY_ADDRESS", help="Of the Ray cluster; auto: one on this machine.")
     ] = "auto",
     application: Annotated[str, typer.Option("--app", help="Name of the Serve application.")] = "rearview",
     wait: Annotated[bool, typer.Option(help="Return when the replica is gone.")] = True,
@@ -38,16 +39,21 @@ def drain(
     import ray
     from ray import serve
 
+    from rearview.local.quiet_ray import quiet_ray
+
+    quiet_ray()
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    typer.echo(f"in the Ray at {ray.get_runtime_context().gcs_address}")
     try:
-        ingress: Any = serve.get_app_handle(application)
+        ingress = _ingress(application)
         stages = _stages(ingress)
         found = _find(replica, stages)
         if not force and not found["draining"]:
             _check_room(found, stages)
         replica_id = found["replica_id"]
         _tell_to_leave(replica_id, serve.get_deployment_handle(found["span"], application))
-        typer.echo(f"{replica_id} of {found['span']} leaves: {len(found['sessions'])} sessions move off")
+        moving = counted(len(found["sessions"]), "session")
+        typer.echo(f"{replica_id} of {found['span']} leaves: {moving} to be moved off")
         gives_up_s = time.monotonic() + WAIT_S
         while wait and any(stage["replica_id"] == replica_id for stage in _stages(ingress)):
             if time.monotonic() > gives_up_s:
@@ -57,6 +63,17 @@ def drain(
         ray.shutdown()
     if wait:
         typer.echo(f"{replica_id} is gone")
+
+
+def _ingress(application: str) -> Any:
+    """Of the service that is to be drained. Raises ConfigError if it is not there."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        return serve.get_app_handle(application)
+    except RayServeException as error:
+        raise ConfigError(f"--app {application}: {error}") from None
 
 
 def _find(replica: str, stages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -79,8 +96,9 @@ def _check_room(found: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -
         and stage["free_slots"] > 0
         for stage in stages
     ):
+        held = counted(len(found["sessions"]), "session")
         text = (
-            f"no other replica of {found['span']} has a free slot: {len(found['sessions'])} sessions could"
+            f"no other replica of {found['span']} has a free slot: {held} could"
             " not move off, and none could be opened until another replica is there; --force drains it anyway"
         )
         raise Refused(Reason.NO_CAPACITY, text)

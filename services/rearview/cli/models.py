@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.fetch import fetch_wanted, list_known
+from rearview.cli.trial import bundled_frames, translate, ways, whole_span
 
 if TYPE_CHECKING:
     import torch
 
     from rearview.cli.contact_sheet import Row
     from rearview.client.answers import Image
-    from rearview.contract.session import SessionSpec
-    from rearview.contract.settings import Settings
-    from rearview.engine.memory.compose import Memories
     from rearview.engine.networks.depth import DepthEstimator
     from rearview.engine.networks.model import DiffusionModel
 
@@ -36,7 +35,9 @@ MIN_AUTOENCODER_DB = 18.0
 MIN_CONTRAST = 8.0
 """Standard deviation of a picture, in levels of 255: less is a flat or broken one."""
 
-app = typer.Typer(no_args_is_help=True, help="Check model weights.")
+app = typer.Typer(no_args_is_help=True, help="Fetch and check model weights.")
+app.command("list")(list_known)
+app.command("fetch")(fetch_wanted)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Figures:
 
 @app.callback()
 def models() -> None:
-    """Check model weights."""
+    """Fetch and check model weights."""
 
 
 @app.command()
@@ -85,7 +86,7 @@ def verify(
         int, typer.Option(help="Frames of the bundled clip; at least 20 with motion modules.", min=2, max=60)
     ] = 8,
     size: Annotated[int, typer.Option(help="Side of the pictures, pixels.", min=64, max=1024)] = 512,
-    device: Annotated[str, typer.Option(help="auto: CUDA if there is any, else the CPU.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto: CUDA, MPS, XPU or CPU, the first there is.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for models.png and models.json.")] = Path("out"),
 ) -> None:
     """Load released weights (from the hub's cache or the hub), translate the bundled clip in every way that
@@ -143,10 +144,9 @@ class VerifyOptions:
 
 def _verify(options: VerifyOptions) -> list[str]:
     """Load, translate, tell, and write both files. Returns what cannot be right."""
-    import torch
 
     from rearview.cli.contact_sheet import write_contact_sheet
-    from rearview.engine.weights.checkpoint import pick_device, pick_dtype
+    from rearview.engine.devices import device_name, pick_device, pick_dtype
 
     place = pick_device(options.device)
     dtype = pick_dtype("auto", place)
@@ -155,7 +155,7 @@ def _verify(options: VerifyOptions) -> list[str]:
     load_s = time.perf_counter() - started_s
     typer.echo(f"loaded in {load_s:.1f} s on {place}, {str(dtype).removeprefix('torch.')}")
     frames = max(options.frames, MOTION_FRAMES) if model.layouts.cache is not None else options.frames
-    clip = _clip(frames, options.size)
+    clip = bundled_frames(frames, options.size)
     quality_db = _autoencoder_db(model, clip, dtype, place)
     typer.echo(f"autoencoder: {quality_db:.1f} dB")
     depths = None if model.depth is None else _depth_pictures(model.depth, clip, place)
@@ -165,7 +165,7 @@ def _verify(options: VerifyOptions) -> list[str]:
     broken = problems(quality_db, found, depths)
     report = {
         **options.weights,
-        "device": torch.cuda.get_device_name() if place.type == "cuda" else "CPU",
+        "device": device_name(place),
         "dtype": str(dtype).removeprefix("torch."),
         "size": options.size,
         "steps": STEPS,
@@ -192,7 +192,7 @@ def _load(options: VerifyOptions, device: torch.device, dtype: torch.dtype) -> D
         depth=options.depth,
         beta_schedule=options.beta_schedule,
     )
-    model = load_model(options.checkpoint, _span(), device, dtype, additions)
+    model = load_model(options.checkpoint, whole_span(STEPS), device, dtype, additions)
     if not isinstance(model, DiffusionModel):
         raise typer.BadParameter("this checkpoint has no weights")
     return model
@@ -214,9 +214,9 @@ def _try_every_way(
     shown = range(0, len(clip), max(1, len(clip) // SHOWN_PAIRS))[:SHOWN_PAIRS]
     rows = [Row("depth", [(clip[n], depths[n]) for n in shown])] if depths is not None else []
     settings = Settings(prompt=options.prompt, strength=options.strength, steps=STEPS)
-    for spec, memory in _ways(model, settings, options.size, dtype, device):
+    for spec, memory in ways(model, settings, options.size, dtype, device):
         name = spec.session_id
-        pictures, latencies_s = _translate(model, memory, spec, clip)
+        pictures, latencies_s = translate(model, memory, spec, clip)
         found[name] = _figures(clip, pictures, latencies_s[max(1, memory.warm_up_frames(spec)) :])
         typer.echo(
             f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in asdict(found[name]).items())
@@ -241,22 +241,6 @@ def problems(
     if contrast is not None and not contrast >= MIN_CONTRAST:
         found.append(f"depth maps are flat, contrast {contrast:.1f}")
     return found
-
-
-def _span() -> Any:
-    from rearview.contract.chain import Span, chain
-
-    return Span("fused", chain(STEPS))
-
-
-def _clip(frames: int, size: int) -> list[Image]:
-    from itertools import islice
-
-    from rearview.client.media import Fit, open_source
-    from rearview.samples import sample_clip_path
-
-    pictures = open_source(str(sample_clip_path())).pictures(size, size, Fit.CROP)
-    return [picture.image for picture in islice(pictures, frames)]
 
 
 def _autoencoder_db(
@@ -289,54 +273,6 @@ def _depth_pictures(estimator: DepthEstimator, clip: Sequence[Image], device: to
             levels = (depth_picture(depth, range_of(depth), *image.shape[:2]) + 1.0) * 127.5
             pictures.append(levels[0].permute(1, 2, 0).round().to("cpu", torch.uint8).numpy())
     return pictures
-
-
-def _ways(
-    model: DiffusionModel, settings: Settings, size: int, dtype: torch.dtype, device: torch.device
-) -> Iterator[tuple[SessionSpec, Memories]]:
-    """Every way in which the model can translate: a session named after it, and its memory."""
-    from rearview.contract.memories import BankSettings, CacheSettings
-    from rearview.contract.session import SessionSpec
-    from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
-
-    specs = [SessionSpec("per frame", size, size, STEPS, settings)]
-    specs.append(replace(specs[0], session_id="feature bank", bank=BankSettings()))
-    if model.layouts.cache is not None:
-        specs.append(replace(specs[0], session_id="motion modules", cache=CacheSettings()))
-    for spec in specs:
-        options = MemoryOptions(
-            num_slots=1,
-            height=size,
-            width=size,
-            dtype=dtype,
-            device=device,
-            bank=spec.bank,
-            cache=None if spec.cache is None else CacheOptions(),
-        )
-        yield spec, build_memories(_span(), model.layouts, options)
-
-
-def _translate(
-    model: DiffusionModel, memory: Memories, spec: SessionSpec, clip: Sequence[Image]
-) -> tuple[list[Image], list[float]]:
-    """The clip's pictures, one frame after another, and the seconds that each took."""
-    import torch
-
-    from rearview.contract.frame import PICTURE
-    from rearview.engine.engine import Engine
-    from rearview.engine.player import Player, planes_of
-    from rearview.engine.scheduler import CostTable, Scheduler
-
-    player = Player(Engine(_span(), model, memory, Scheduler(CostTable(), 1)))
-    player.open(spec)
-    pictures: dict[int, Image] = {}
-    latencies_s = []
-    for ordinal, image in enumerate(clip):
-        started_s = time.perf_counter()
-        player.admit(spec.session_id, ordinal, {PICTURE: torch.from_numpy(image.copy())})
-        pictures |= {frame.ordinal: planes_of(frame)[PICTURE].numpy() for frame in player.left()}
-        latencies_s.append(time.perf_counter() - started_s)
-    return [pictures[ordinal] for ordinal in sorted(pictures)], latencies_s
 
 
 def _figures(clip: Sequence[Image], pictures: Sequence[Image], steady_s: Sequence[float]) -> Figures:

@@ -13,7 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from rearview.cli.words import counted
 from rearview.client import Dropped, Opened, Translated
+from rearview.client.targets import whole_file
 
 __all__ = ["Report", "percentiles"]
 
@@ -33,6 +35,12 @@ class Report:
     is_lossless: bool = False
     """Frames were kept waiting on purpose, so that the service never ran dry."""
     num_connections: int = 1
+    num_written: int = 0
+    """Pictures in the output: a dropped frame repeats the one before it."""
+    output: str = ""
+    """Where they are; empty if nowhere. After an error not where they were to be."""
+    unreached: tuple[str, ...] = ()
+    """Moments of changes that came after the last frame."""
     session: Opened | None = None
     service_ready_s: float | None = None
     """From start to READY of a service started for this; None if it ran already."""
@@ -97,13 +105,13 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write it as JSON. Raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(self.as_dict(), indent=2) + "\n"
+        whole_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
     def show(self, console: Console) -> None:
         """Print it for people."""
         drops = ", ".join(f"{count} dropped ({reason})" for reason, count in self.dropped.items())
-        summary = f"{self.frames} frames in {self.elapsed_s:.1f} s, {self.fps:.1f} FPS"
+        summary = f"{counted(self.frames, 'frame')} in {self.elapsed_s:.1f} s, {self.fps:.1f} FPS"
         console.print(f"{summary}{'; ' + drops if drops else ''}", highlight=False)
         table = Table("latency, ms", *(f"p{p}" for p in PERCENTILES), box=None, pad_edge=False)
         for column in table.columns[1:]:

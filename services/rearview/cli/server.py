@@ -5,20 +5,36 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rearview.cli.failure import interrupt_on_sigterm
 from rearview.errors import ConfigError
+from rearview.machine import this_machine
 
 if TYPE_CHECKING:
     from rearview.client import Client, Tls
     from rearview.config import ServiceConfig
-    from rearview.local import LocalService
+    from rearview.local import LocalService, PlainService, RayService
 
-__all__ = ["Server", "TlsChoice", "connect", "local_config", "local_server", "local_service"]
+__all__ = [
+    "PATIENCE_S",
+    "Named",
+    "Server",
+    "TlsChoice",
+    "connect",
+    "local_config",
+    "local_server",
+    "plain_service",
+    "ray_service",
+]
+
+ServiceT = TypeVar("ServiceT", bound="LocalService")
+
+PATIENCE_S = 3.0
+"""A server that was named may be about to come up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +76,32 @@ class Server:
 
     @classmethod
     def named(cls, address: str, token_file: Path | None, tls: TlsChoice) -> Server:
-        """A running server. Raises ConfigError for a token that cannot be read."""
+        """A running server. Raises ConfigError for what is no address and a token that cannot be read."""
+        from rearview.client.routes import addresses_of
+
+        try:
+            addresses_of(address)
+        except ValueError as error:
+            raise ConfigError(f"--server {error}") from None
         return cls(address, _token_of(token_file), tls)
 
 
-def connect(server: Server, *, patience_s: float = 3.0) -> Client:
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """The server that was named, if one was."""
+
+    address: str | None
+    token_file: Path | None
+    tls: TlsChoice
+
+    def server(self) -> Server | None:
+        """None: one is to be started here. Raises ConfigError for a token that cannot be read."""
+        if self.address is None:
+            return None
+        return Server.named(self.address, self.token_file, self.tls)
+
+
+def connect(server: Server, *, patience_s: float = PATIENCE_S) -> Client:
     """A client for `server`, which is given up if it cannot be reached for `patience_s`."""
     from rearview.client import Client, Reconnect
 
@@ -73,13 +110,19 @@ def connect(server: Server, *, patience_s: float = 3.0) -> Client:
 
 
 def local_config(
-    topology: str = "fused", *, config_file: Path | None = None, port: int | None = None
+    topology: str = "fused",
+    *,
+    config_file: Path | None = None,
+    port: int | None = None,
+    model: Mapping[str, Any] | None = None,
+    sessions: int | None = None,
 ) -> ServiceConfig:
-    """The configuration of a service on this machine: the file's, or the bundled model on all cores.
+    """The configuration of a service on this machine: the file's, or `model` (the bundled one) on all cores.
 
-    `pipeline` is two spans, the cut that serves one stream best on few cores.
+    `model`: what `choose_model` made. `pipeline` is two spans, the cut that serves one stream best on few
+    cores. `sessions`: that it has memory for; None: as many as a span has by default.
     """
-    from rearview.config import ModelConfig, load_config
+    from rearview.config import load_config
     from rearview.contract.card import ModelCard
 
     if config_file is not None:
@@ -88,16 +131,19 @@ def local_config(
             return config
         ingress = config.ingress.model_copy(update={"port": port})
         return config.model_copy(update={"ingress": ingress})
-    operators = load_config({}).operators
-    content: dict[str, Any] = {"topology": topology, "spans": _local_spans(topology, operators)}
+    chosen = load_config({"model": dict(model or {})})
+    content: dict[str, Any] = {"topology": topology, "spans": _local_spans(topology, chosen.operators)}
+    if sessions is not None:
+        content["spans"] = [{**span, "slots": sessions} for span in content["spans"]]
+    content["model"] = chosen.model.model_dump(mode="json")
     content["ingress"] = {"port": port or 0, "reflection": True}
     # Sessions may choose the method; a bank is as the bundled model was trained with.
-    content |= {"bank": ModelCard.read(ModelConfig().checkpoint).bank, "cache": {}}
+    content |= {"bank": ModelCard.read(chosen.model.checkpoint).bank, "cache": {}}
     return load_config(content)
 
 
 def _local_spans(topology: str, operators: tuple[str, ...]) -> list[dict[str, Any]]:
-    cores = os.cpu_count() or 1
+    cores = this_machine().cores
     if topology == "fused":
         return [{"name": "fused", "operators": operators, "num_threads": min(cores, 8)}]
     half = len(operators) // 2
@@ -110,35 +156,56 @@ def _local_spans(topology: str, operators: tuple[str, ...]) -> list[dict[str, An
 
 @contextlib.contextmanager
 def local_server(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[Server]:
-    """A server for `connect`, of a `local_service`."""
-    with local_service(config, on_progress) as service:
+    """A server for `connect`, of a `plain_service`."""
+    from rearview.cli.model_choice import remember_costs
+
+    with plain_service(config, on_progress) as service:
+        remember_costs(config, service.stages)
         yield Server(service.address, ready_s=service.ready_s)
 
 
 @contextlib.contextmanager
-def local_service(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[LocalService]:
-    """Start the service, and stop all of it at the end, also after Ctrl-C or a failure."""
-    from rearview.local import LocalService
+def plain_service(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[PlainService]:
+    """Start the service without Ray, and stop all of it at the end, also after Ctrl-C or a failure."""
+    from rearview.local import PlainService
+
+    interrupt_on_sigterm()
+    with _stopped_at_the_end(PlainService(config, on_progress)) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def ray_service(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[RayService]:
+    """The same through a Ray of its own."""
+    from rearview.local import RayService
 
     def progress(text: str) -> None:
         interrupt_on_sigterm()  # Ray's start takes the signal away
         on_progress(text)
 
-    with LocalService(config, progress) as service:
+    with _stopped_at_the_end(RayService(config, progress)) as service:
         interrupt_on_sigterm()
-        try:
-            yield service
-        finally:
-            # A second Ctrl-C must not leave processes behind.
-            former = _set_interrupt(signal.SIG_IGN)
-    _set_interrupt(former)
+        yield service
 
 
-def _set_interrupt(handler: Any) -> Any:
-    """Set what SIGINT does and return what it did; signals belong to the main thread."""
+@contextlib.contextmanager
+def _stopped_at_the_end(service: ServiceT) -> Iterator[ServiceT]:
+    former = signal.getsignal(signal.SIGINT)
+    try:
+        with service:
+            try:
+                yield service
+            finally:
+                # A second Ctrl-C must not leave processes behind.
+                _set_interrupt(signal.SIG_IGN)
+    finally:
+        _set_interrupt(former)
+
+
+def _set_interrupt(handler: Any) -> None:
+    """Set what SIGINT does, for the main thread: signals belong to it."""
     with contextlib.suppress(ValueError):
-        return signal.signal(signal.SIGINT, handler)
-    return signal.default_int_handler
+        signal.signal(signal.SIGINT, handler)
 
 
 def _token_of(path: Path | None) -> Callable[[], str] | None:
@@ -160,7 +227,7 @@ def _read_token(path: Path) -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {path}: {error}") from None
+        raise ConfigError(f"--token-file {path}: {getattr(error, 'strerror', None) or error}") from None
     if not token:
         raise ConfigError(f"--token-file {path}: is empty")
     return token

@@ -1,32 +1,35 @@
-"""`rearview translate IN OUT`: a file, a folder or a camera, through the service, into a file or a folder."""
+"""`rearview translate IN OUT`: a video, images, a camera or an address, through the service."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from rearview.cli.choices import Look, Past, one_of, parse_size
-from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
-from rearview.cli.server import Server, TlsChoice
+from rearview.cli.choices import (
+    DEVICE_HELP,
+    MODEL_HELP,
+    Look,
+    Past,
+    check_started_here,
+    one_of,
+    parse_size,
+    parse_timesteps,
+)
+from rearview.cli.cues import parse_cue
+from rearview.cli.failure import fails_in_one_line
+from rearview.cli.files import Files
+from rearview.cli.run import run_translation
+from rearview.cli.server import Named, TlsChoice
 from rearview.contract.memories import BankPolicy, Rewarm
 from rearview.contract.methods import Method
 from rearview.contract.settings import Guidance
 
-if TYPE_CHECKING:
-    from rearview.cli.progress import Steps
-    from rearview.cli.report import Report
-    from rearview.cli.translation import Job
-    from rearview.client import ControlApplied, Image
-
-__all__ = ["translate"]
+__all__ = ["TranslateCommand", "translate"]
 
 
 PICTURE, METHOD, SERVER, FILES = "Picture", "Method", "Server", "Files"
@@ -43,6 +46,7 @@ class Policy(StrEnum):
 class FitChoice(StrEnum):
     """`--fit`."""
 
+    KEEP = "keep"
     CROP = "crop"
     STRETCH = "stretch"
     PAD = "pad"
@@ -56,14 +60,48 @@ _picture, _method = partial(_option, PICTURE), partial(_option, METHOD)
 _server, _files = partial(_option, SERVER), partial(_option, FILES)
 
 
+class TranslateCommand(TyperCommand):
+    """`--at` has two words, and may be given again: typer knows one or the other."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            if parameter.name == "at":
+                parameter.nargs = 2
+
+
 @fails_in_one_line
 def translate(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A video, a folder of images, or - (camera).")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A .mp4, .mov or .mkv file, or a folder.")],
-    prompt: Annotated[str, _picture("What the pictures shall look like.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="A video, an image, a folder of images, - (camera) or an address."),
+    ],
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            help="A .mp4, .mov, .mkv, .webm or .gif, an image of an image, a folder, or an address.",
+        ),
+    ],
+    prompt: Annotated[str | None, _picture("What the pictures shall look like.")] = None,
+    at: Annotated[
+        list[Any] | None,
+        _picture(
+            "The prompt from there on: --at 3s neon; also 1:02.5, or the number of a frame. Repeat it.",
+            metavar="<when prompt>",
+            parser=parse_cue,
+        ),
+    ] = None,
+    blend_frames: Annotated[
+        int | None, _picture("Frames over which one prompt becomes the next.", min=0, max=10_000)
+    ] = None,
     strength: Annotated[float | None, _picture("How far from the input, 0 to 1.")] = None,
     steps: Annotated[int | None, _picture("Denoising steps.", min=1)] = None,
-    seed: Annotated[int, _picture("Seed of the noise.", min=0)] = 0,
+    timesteps: Annotated[
+        str | None,
+        _picture("Entries of the 50-step grid to visit, instead of both: 15,32 is noisier than 30,40."),
+    ] = None,
+    seed: Annotated[int | None, _picture("Seed of the noise. Default 0.", min=0)] = None,
     guidance: Annotated[
         Any,  # A `Guidance`: typer's own choices would be its numbers.
         _picture(
@@ -82,8 +120,12 @@ def translate(
         str | None, _picture("What they shall not look like (guidance initialize, full).")
     ] = None,
     adapters: Annotated[str | None, _picture("One of the deployment's adapter sets.")] = None,
-    size: Annotated[str | None, _picture("WIDTHxHEIGHT. Default: the model's.")] = None,
-    fit: Annotated[FitChoice, _picture("How another shape is brought to it.")] = FitChoice.CROP,
+    size: Annotated[
+        str | None, _picture("WIDTHxHEIGHT. Default: IN's shape, and as many pixels as the model is for.")
+    ] = None,
+    fit: Annotated[
+        FitChoice, _picture("How IN's shape is brought to it; all but keep: to the model's own size.")
+    ] = FitChoice.KEEP,
     method: Annotated[Method | None, _method("Default: the deployment's.")] = None,
     bank_interval: Annotated[
         int | None, _method("Frames from one write to the feature bank to the next.", min=1)
@@ -104,6 +146,8 @@ def translate(
     skip_threshold: Annotated[
         float | None, _method("The same, from this similarity on. Default 0.98.", min=0, max=1)
     ] = None,
+    model: Annotated[str | None, _server(f"{MODEL_HELP} Default: the bundled one.")] = None,
+    device: Annotated[str, _server(DEVICE_HELP)] = "auto",
     server: Annotated[str | None, _server("host:port. Default: start a service here.")] = None,
     token_file: Annotated[Path | None, _server("File with the tenant's token.")] = None,
     tls: Annotated[bool, _server("Speak TLS.", "--tls")] = False,
@@ -115,22 +159,34 @@ def translate(
         Policy | None, _server("Default: lossless for files, latest for a camera.")
     ] = None,
     compare: Annotated[bool, _files("Write input and output side by side.", "--compare")] = False,
+    score: Annotated[Path | None, _files("Render a take of the studio: its settings, and when.")] = None,
+    overwrite: Annotated[bool, _files("Take a folder that has images in it.", "--overwrite")] = False,
     report: Annotated[Path | None, _files("Write figures to this JSON file.")] = None,
     max_frames: Annotated[int | None, _files("Stop after so many frames.", min=1)] = None,
     camera: Annotated[str | None, _files("Camera device, for IN = -.")] = None,
     fps: Annotated[float | None, _files("Of a folder or camera. Default 30.", min=0.1)] = None,
 ) -> None:
-    """Translate a video, a folder of images or a camera. Keeps frame times and the audio track."""
+    """Translate a video, images, a camera or a stream. Keeps frame times and the audio track.
+
+    With --score, options that are given win over the score's, and --at comes on top of its events.
+    """
+    from rearview.forks import begin_imports
+
+    check_started_here(server, model, device)
+    if server is None:
+        begin_imports()
     look = Look(
         prompt=prompt,
         strength=strength,
         steps=steps,
+        timesteps=parse_timesteps(timesteps) if timesteps else None,
         seed=seed,
         guidance=guidance,
         guidance_scale=guidance_scale,
         delta=delta,
         negative_prompt=negative_prompt,
         adapters=adapters,
+        blend_frames=blend_frames,
     )
     past = Past(
         method=method,
@@ -146,130 +202,16 @@ def translate(
         source=source,
         out=out,
         size=parse_size(size) if size else None,
-        fit=fit,
+        fit=fit.value,
         compare=compare,
         max_frames=max_frames,
         camera=camera,
         fps=fps,
+        cues=tuple(at or ()),
+        score=score,
+        overwrite=overwrite,
+        report=report,
     )
     choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
     named = Named(address=server, token_file=token_file, tls=choice)
-    _translate(files.job(look, past, drop_policy), named, report)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """From where to where, and in which shape."""
-
-    source: str
-    out: str
-    size: tuple[int, int] | None
-    """Width and height; None: the model's."""
-    fit: FitChoice
-    compare: bool
-    max_frames: int | None
-    camera: str | None
-    fps: float | None
-
-    def job(self, look: Look, past: Past, policy: Policy | None) -> Job:
-        """What the service is asked to do. Raises MediaError for a source or a target that cannot be."""
-        from rearview.cli.translation import Job, options_for
-        from rearview.client import DropPolicy
-        from rearview.client.media import Fit, open_source
-        from rearview.client.media_writer import check_output
-
-        rate = Fraction(self.fps).limit_denominator(1001) if self.fps else None
-        opened = open_source(self.source, device=self.camera, frame_rate=rate)
-        check_output(self.out)
-        options = options_for(opened, DropPolicy[policy.name] if policy else None)
-        options.update({**look.options(), **past.options()})
-        if self.size is not None:
-            options["width"], options["height"] = self.size
-        return Job(opened, self.out, options, Fit(self.fit.value), self.compare, self.max_frames)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named:
-    """The server that was named, if one was."""
-
-    address: str | None
-    token_file: Path | None
-    tls: TlsChoice
-
-    def server(self) -> Server | None:
-        """None: one is to be started here. Raises ConfigError for a token that cannot be read."""
-        if self.address is None:
-            return None
-        return Server.named(self.address, self.token_file, self.tls)
-
-
-def _translate(job: Job, named: Named, report: Path | None) -> None:
-    """Run the job, against a service of its own if none was named, and show what it took."""
-    from rich.console import Console
-
-    from rearview.cli.progress import show_progress
-    from rearview.cli.server import local_config, local_server
-
-    server = named.server()
-    interrupt_on_sigterm()
-    console = Console(stderr=True)
-    with show_progress(console) as progress:
-        if server is not None:
-            result = _run(server, job, progress)
-        else:
-            with local_server(local_config(), progress.step) as here:
-                result = _run(here, job, progress)
-    result.show(console)
-    if report is not None:
-        result.write(report)
-    console.print(f"wrote {job.out}", highlight=False, soft_wrap=True)
-
-
-def _run(server: Server, job: Job, progress: Steps) -> Report:
-    from rearview.cli.report import Report
-    from rearview.cli.server import connect
-    from rearview.cli.translation import run_job
-
-    report = Report(service_ready_s=server.ready_s)
-    _stop_camera_on_interrupt(job)
-
-    async def work() -> None:
-        async with connect(server) as client:
-            await run_job(client, job, _Shown(progress, job), report)
-
-    asyncio.run(work())
-    return report
-
-
-def _stop_camera_on_interrupt(job: Job) -> None:
-    """The first Ctrl-C ends a camera's video in order; the second one ends the command."""
-    from rearview.client.media import CameraSource
-
-    source = job.source
-    if not isinstance(source, CameraSource):
-        return
-
-    def stop(number: int, frame: object) -> None:
-        source.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, stop)
-
-
-class _Shown:
-    """Shows a job's progress."""
-
-    def __init__(self, progress: Steps, job: Job) -> None:
-        self._progress, self._job = progress, job
-
-    def opened(self, advice: str) -> None:
-        counts = [count for count in (self._job.source.num_frames, self._job.max_frames) if count]
-        if advice:
-            self._progress.step(f"note: {advice}")
-        self._progress.begin(f"translating {self._job.source.name}", min(counts) if counts else None)
-
-    def control(self, applied: ControlApplied) -> None:
-        pass
-
-    def picture(self, number: int, source: Image, result: Image) -> None:
-        self._progress.advance()
+    run_translation(files.job(look, past, drop_policy and drop_policy.name), named, report, model, device)

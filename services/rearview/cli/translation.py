@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from rearview.cli.cues import Cue, Schedule
 from rearview.cli.report import Report
+from rearview.cli.sizing import shaped_options
 from rearview.client import (
     Client,
     ControlApplied,
@@ -24,21 +27,28 @@ from rearview.client import (
     DropPolicy,
     Frame,
     Image,
+    Opened,
     OpenOptions,
     SettingsChange,
     Translated,
     exchange,
 )
 from rearview.client.media import Fit, MediaError, Picture, Source
-from rearview.client.media_writer import Writer, open_writer, side_by_side
+from rearview.client.media_writer import Film, Writer, side_by_side
+from rearview.client.targets import Target
+from rearview.errors import InvalidRequest
 
 __all__ = ["Job", "PictureSink", "Watcher", "options_for", "run_job"]
+
+
+FLAT = 2.0
+"""Contrast, levels of 255, below which a picture shows nothing. JPEG alone leaves less."""
 
 
 class Watcher(Protocol):
     """Told of what happens; every method may do nothing."""
 
-    def opened(self, advice: str) -> None:
+    def opened(self, opened: Opened) -> None:
         """The session is open."""
 
     def control(self, applied: ControlApplied) -> None:
@@ -53,14 +63,14 @@ class Job:
     """One translation."""
 
     source: Source
-    out: str
+    target: Target
     options: OpenOptions
     fit: Fit = Fit.CROP
     compare: bool = False
     """Write input and output side by side."""
     max_frames: int | None = None
-    controls: Mapping[int, SettingsChange] = field(default_factory=dict)
-    """Number of a frame to the settings from it on."""
+    cues: Sequence[Cue] = ()
+    """When settings change; of those at one frame the later ones win."""
 
 
 class PictureSink:
@@ -75,7 +85,10 @@ class PictureSink:
         self._former: Image | None = None
         self._without: list[Picture] = []
         """Dropped before there was any picture: they get the first one."""
-        self._count = 0
+        self.count = 0
+        """Pictures written."""
+        self._flat = 0
+        """Of them: without anything to see, where the source had something."""
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -100,63 +113,103 @@ class PictureSink:
                 self._is_closed = True
                 self._writer.close(is_complete=is_complete)
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether all pictures are of one colour, and those of the source are not."""
+        return 0 < self.count == self._flat
+
     def _write(self, image: Image, source: Picture) -> None:
         self._writer.write(side_by_side(source.image, image) if self._compare else image, source)
-        self._watcher.picture(self._count, source.image, image)
-        self._count += 1
+        self._flat += _contrast(image) < FLAT <= _contrast(source.image)
+        self._watcher.picture(self.count, source.image, image)
+        self.count += 1
 
 
 async def run_job(client: Client, job: Job, watcher: Watcher, report: Report) -> None:
-    """Run `job` to the last answer. What was answered is in a finished file, also after an error.
+    """Run `job` to the last answer. What was answered is in a finished file, also after an error:
+    `report.output` says where.
 
-    Raises MediaError, and RearviewError of the session.
+    Raises MediaError, and RearviewError of the session or of a change that is refused.
     """
     report.started_s = time.monotonic()
     report.is_lossless = job.options.get("drop_policy") is DropPolicy.LOSSLESS
-    async with client.open(**job.options) as session:
+    async with client.open(**await _options(client, job)) as session:
         report.session = opened = session.opened
-        watcher.opened(opened.advice)
-        writer = _open_writer(job, opened.width, opened.height)
-        sink = PictureSink(writer, watcher, compare=job.compare)
+        watcher.opened(opened)
         waiting: dict[int, Picture] = {}
-        is_complete = False
+        schedule = Schedule(job.cues)
+        with _output(job, opened, watcher, report) as sink:
+            try:
+                feed = _feed(job, opened.width, opened.height, waiting, schedule)
+                async for answer in exchange(session, feed):
+                    if isinstance(answer, ControlApplied):
+                        watcher.control(answer)
+                        _check_applied(answer)
+                    elif isinstance(answer, Translated | Dropped):
+                        report.record(answer, time.monotonic())
+                        await asyncio.to_thread(sink.settle, answer, waiting.pop(answer.frame_index))
+            finally:
+                report.num_connections = session.num_connections
+            _check_pictures(job, sink, report)
+        report.unreached = tuple(cue.moment for cue in schedule.waiting)
+
+
+async def _options(client: Client, job: Job) -> OpenOptions:
+    """With the size that they name, else in the shape of the source, or of the model's own size."""
+    if job.fit is Fit.KEEP and not job.options.get("width"):
+        return await shaped_options(client, job.options, job.source.size)
+    return job.options
+
+
+@contextmanager
+def _output(job: Job, opened: Opened, watcher: Watcher, report: Report) -> Iterator[PictureSink]:
+    """Where the pictures go. They get the target's name if the block ends without an error."""
+    film = Film.like(job.source, opened.width * 2 if job.compare else opened.width, opened.height)
+    sink = PictureSink(job.target.open(film), watcher, compare=job.compare)
+    is_whole = False
+    try:
+        yield sink
+        sink.close(is_complete=job.max_frames is None)
+        is_whole = True
+    finally:
         try:
-            feed = _feed(job, opened.width, opened.height, waiting)
-            async for answer in exchange(session, feed):
-                if isinstance(answer, ControlApplied):
-                    watcher.control(answer)
-                elif isinstance(answer, Translated | Dropped):
-                    report.record(answer, time.monotonic())
-                    await asyncio.to_thread(sink.settle, answer, waiting.pop(answer.frame_index))
-            is_complete = job.max_frames is None
+            sink.close(is_complete=False)
         finally:
-            report.num_connections = session.num_connections
-            sink.close(is_complete=is_complete)
+            report.num_written, report.output = sink.count, job.target.settle(is_whole=is_whole)
+
+
+def _check_pictures(job: Job, sink: PictureSink, report: Report) -> None:
+    """Raises MediaError if there is nothing to see."""
     if report.translated == 0:
-        raise MediaError(f"{job.source.name}: no frame was translated ({dict(report.dropped)})")
+        drops = ", ".join(f"{count} dropped ({reason})" for reason, count in report.dropped.items())
+        raise MediaError(f"{job.source.name}: no frame was translated{': ' if drops else ''}{drops}")
+    if sink.is_flat:
+        text = "every picture is of one colour: the weights are broken, or parts do not belong together"
+        raise MediaError(f"{job.source.name}: {text} (`rearview models verify` looks closer)")
 
 
-def _feed(job: Job, width: int, height: int, waiting: dict[int, Picture]) -> Iterator[Frame | SettingsChange]:
-    """The source's frames with the controls between them; runs in a thread."""
+def _contrast(image: Image) -> float:
+    """Levels of 255; of a part of the pixels."""
+    return float(image[::8, ::8].std(axis=(0, 1)).max())
+
+
+def _check_applied(applied: ControlApplied) -> None:
+    """Raises InvalidRequest if the change was refused."""
+    if applied.rejected_reason is not None:
+        text = f"the change at frame {applied.received_frames} was refused: {applied.advice}"
+        raise InvalidRequest(applied.rejected_reason, text)
+
+
+def _feed(
+    job: Job, width: int, height: int, waiting: dict[int, Picture], schedule: Schedule
+) -> Iterator[Frame | SettingsChange]:
+    """The source's frames with the changes between them; runs in a thread."""
     for number, picture in enumerate(job.source.pictures(width, height, job.fit)):
-        if number in job.controls:
-            yield job.controls[number]
+        yield from schedule.due(number, picture.presentation_s)
         waiting[number] = picture
         yield Frame(picture.image, picture.presentation_s, number)
         if number + 1 == job.max_frames:
             return
-
-
-def _open_writer(job: Job, width: int, height: int) -> Writer:
-    source = job.source
-    return open_writer(
-        job.out,
-        width * 2 if job.compare else width,
-        height,
-        frame_rate=source.frame_rate,
-        time_base=source.time_base,
-        audio_path=source.audio_path,
-    )
 
 
 def options_for(source: Source, policy: DropPolicy | None) -> OpenOptions:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rearview.cli.choices import DeviceOption, ModelOption, parse_size
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+
+if TYPE_CHECKING:
+    from rearview.config import ServiceConfig
 
 __all__ = ["TopologyChoice", "up"]
 
@@ -33,6 +38,17 @@ def up(
     topology: Annotated[
         TopologyChoice, typer.Option(help="Without --config: how the chain is cut.")
     ] = TopologyChoice.FUSED,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    size: Annotated[
+        str | None, typer.Option(help="Without --config: WIDTHxHEIGHT that there is room for.")
+    ] = None,
+    studio: Annotated[
+        bool, typer.Option("--studio", help="Serve the studio's page too, on this machine alone.")
+    ] = False,
+    studio_port: Annotated[
+        int | None, typer.Option(help="Of that page, 0 for a free one. Default: 8600.", min=0, max=65534)
+    ] = None,
 ) -> None:
     """Start the service on this machine and serve until Ctrl-C; then stop all that was started.
 
@@ -40,19 +56,37 @@ def up(
     """
     from rich.console import Console
 
+    from rearview.cli.model_choice import choose_model, remember_costs
     from rearview.cli.progress import show_progress
-    from rearview.cli.server import local_config, local_service
+    from rearview.cli.server import local_config, ray_service
+    from rearview.cli.studio import STUDIO_PORT, Beside
     from rearview.cli.watch import LOOK_EVERY_S, Watch, start_anew
 
     interrupt_on_sigterm()
     chosen = port if port is not None or config is not None else DEFAULT_PORT
-    service_config = local_config(topology.value, config_file=config, port=chosen)
+    if config is not None and (model or size or device != "auto"):
+        raise typer.BadParameter("names model, size and device already", param_hint="--config")
+    if studio_port is not None and not studio:
+        raise typer.BadParameter("needs --studio", param_hint="--studio-port")
+    wanted = parse_size(size) if size else None
+    own = None if config is not None else choose_model(model, size=wanted, device=device)
+    service_config = local_config(topology.value, config_file=config, port=chosen, model=own)
+    _check_port(service_config)
+    page_port = STUDIO_PORT if studio_port is None else studio_port
+    beside = Beside.bind(service_config, page_port) if studio else None
     console = Console()
     progress = show_progress(console)
     stop = threading.Event()
-    with progress, local_service(service_config, progress.step) as service:
-        progress.step("serving")
+    with progress, ray_service(service_config, progress.step) as service, ExitStack() as stack:
+        progress.pause()
+        remember_costs(service_config, service.stages)
+        for one in service.stages:
+            if one.get("device"):  # A replica of the release before does not say.
+                text = f"{one['span']}: {one['device_name']} ({one['device']}), {one['dtype']}"
+                console.print(text, highlight=False)
         console.print(f"READY {service.address} after {service.ready_s:.1f} s; Ctrl-C stops", highlight=False)
+        if beside is not None:
+            console.print(f"STUDIO {stack.enter_context(beside.serve(service.address))}", highlight=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         watch = Watch(service.gcs_address)
@@ -61,3 +95,14 @@ def up(
                 console.print("Ray's control service is gone: starting anew", highlight=False)
                 start_anew(service.address)
     console.print("stopped")
+
+
+def _check_port(config: ServiceConfig) -> None:
+    """Raises ConfigError for a gRPC port that is taken, with the option that chooses another."""
+    from rearview.errors import ConfigError
+    from rearview.local.checks import check_free
+
+    try:
+        check_free(config.ingress)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --port chooses another one, --port 0 a free one") from None

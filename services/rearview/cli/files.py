@@ -1,0 +1,89 @@
+"""What `translate` reads and writes, and in which shape: checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from rearview.cli.choices import Look, Past
+from rearview.cli.cues import Cue
+
+if TYPE_CHECKING:
+    from rearview.cli.translation import Job
+    from rearview.client import OpenOptions
+    from rearview.client.media import Source
+    from rearview.contract.score import Score
+
+__all__ = ["Files"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """From where to where. Raises BadParameter if nothing says a prompt."""
+
+    source: str
+    out: str
+    size: tuple[int, int] | None
+    """Width and height; None: as `fit` says."""
+    fit: str
+    """A value of `Fit`."""
+    compare: bool
+    max_frames: int | None
+    camera: str | None
+    fps: float | None
+    cues: tuple[Cue, ...]
+    score: Path | None
+    overwrite: bool
+    report: Path | None
+
+    def job(self, look: Look, past: Past, policy: str | None) -> Job:
+        """What the service is asked to do. Raises MediaError, OSError or RearviewError for what cannot be
+        read, cannot be written, or would overwrite what is read.
+        """
+        from rearview.cli.cues import cues_of
+        from rearview.cli.translation import Job, options_for
+        from rearview.client import DropPolicy
+        from rearview.client.media import Fit, open_source
+        from rearview.client.targets import open_target
+
+        score = self._score(look)
+        rate = Fraction(self.fps).limit_denominator(1001) if self.fps else None
+        source = open_source(self.source, device=self.camera, frame_rate=rate)
+        target = open_target(self.out, source, overwrite=self.overwrite)
+        self._check_report(source)
+        options: OpenOptions = {}
+        if score is not None:
+            options.update(cast("OpenOptions", score.options))
+        options = {**look.over(options), **past.options()}
+        options.update(options_for(source, DropPolicy[policy] if policy else None))
+        if self.size is not None:
+            options["width"], options["height"] = self.size
+        events = () if score is None else cues_of(score, float(source.frame_rate))
+        cues = (*events, *self.cues)
+        return Job(source, target, options, Fit(self.fit), self.compare, self.max_frames, cues)
+
+    def _score(self, look: Look) -> Score | None:
+        from rearview.client.scores import read_score
+
+        score = None if self.score is None else read_score(self.score)
+        if look.prompt is None and (score is None or not score.open.settings.has_prompt):
+            raise typer.BadParameter("say what the pictures shall look like", param_hint="--prompt")
+        return score
+
+    def _check_report(self, source: Source) -> None:
+        """Raises MediaError for a report that cannot be written, or that would replace what is read."""
+        from rearview.client.pictures import MediaError
+        from rearview.client.targets import check_writable
+
+        if self.report is None:
+            return
+        check_writable(str(self.report), self.report.resolve())
+        read = [*source.paths, *([self.score] if self.score is not None else [])]
+        if self.report.exists() and any(self.report.samefile(path) for path in read if path.exists()):
+            raise MediaError(f"--report {self.report}: is the input")
+        if self.report.resolve() == Path(self.out).resolve():
+            raise MediaError(f"--report {self.report}: is the output")

@@ -1,0 +1,222 @@
+"""`rearview studio`: the page in the browser, before a service of this machine or one that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from rearview.cli.choices import DeviceOption, ModelOption, check_started_here
+from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.server import Server, TlsChoice
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rearview.config import ServiceConfig
+    from rearview.local import PlainService
+    from rearview.studio.gateway import Gateway
+    from rearview.studio.lanes import Span
+    from rearview.studio.said import ServiceSaid
+    from rearview.studio.service import Endpoint
+    from rearview.studio.serving import Ports
+
+__all__ = ["STUDIO_PORT", "Beside", "LocalStart", "studio"]
+
+STUDIO_PORT = 8600
+FIRST_VISIT = (
+    "A phone warns once that the connection is not private: this machine has signed the certificate itself,"
+    " since no authority signs for an address at home. Go on (Advanced, Proceed): what is sent is encrypted."
+)
+
+
+@fails_in_one_line
+def studio(
+    port: Annotated[int, typer.Option(help="Of the page; 0: a free one.", min=0, max=65534)] = STUDIO_PORT,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="For phones too: HTTPS at the next port, with a QR code.")
+    ] = False,
+    server: Annotated[str | None, typer.Option(help="host:port. Default: start a service here.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the tenant's token.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS to --server.")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM of who signed the server.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this client.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM key of --tls-cert.")] = None,
+    tls_name: Annotated[
+        str | None, typer.Option(help="Name in the server's certificate, if not the address.")
+    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name for the page, as https://studio.example behind a proxy. Repeat it."),
+    ] = None,
+) -> None:
+    """Serve the studio: a camera, screen or clip through the model, live, in the browser, until Ctrl-C."""
+    from rearview.forks import begin_imports
+
+    check_started_here(server, model, device)
+    if server is None:
+        begin_imports()
+    from rich.console import Console
+
+    from rearview.cli.model_choice import model_config
+    from rearview.studio.protocol import MAX_TILES
+
+    interrupt_on_sigterm()
+    console = Console()
+    choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
+    tell = partial(_tell, console)
+    if server is not None:
+        gateway = _before(Server.named(server, token_file, choice), tell)
+    else:
+        # Memories of the bundled model cost little, and several people may come; of others a wall has room.
+        sessions = None if model is None else MAX_TILES
+        gateway = LocalStart(model_config(model, device=device, sessions=sessions)).gateway(tell)
+    ports = _ports(port, lan=lan, allowed=allow_origin or ())
+    asyncio.run(_run(gateway, ports, console, opens=open_page))
+    console.print("stopped")
+
+
+class LocalStart:
+    """A service of this machine for a studio: how it is started, and its replicas once it is."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        """Raises ConfigError for what can be known to fail."""
+        from rearview.local.checks import check
+
+        check(config)
+        self._config = config
+        self._service: PlainService | None = None
+
+    def gateway(self, on_service: Callable[[ServiceSaid], None]) -> Gateway:
+        """The gateway before it; `on_service` hears how the service is."""
+        from rearview.cli.studio_models import HubModels
+        from rearview.studio.gateway import Gateway
+
+        return Gateway(
+            self.start, models=HubModels(self._config.model.device), lanes=self, on_service=on_service
+        )
+
+    @contextlib.contextmanager
+    def start(self, on_progress: Callable[[str], None]) -> Iterator[Endpoint]:
+        """The service until the block ends. Blocks."""
+        from rearview.cli.model_choice import remember_costs
+        from rearview.local import PlainService
+        from rearview.studio.service import Endpoint
+
+        with PlainService(self._config, on_progress) as service:
+            remember_costs(self._config, service.stages)
+            self._service = service
+            try:
+                yield Endpoint(service.address)
+            finally:
+                self._service = None
+
+    def lanes(self) -> Sequence[Span]:
+        """Its replicas; none while it starts."""
+        return () if self._service is None else self._service.lanes()
+
+    def kill(self, span_name: str) -> str:
+        """Kill one of them; its id. Raises NotFound."""
+        assert self._service is not None, "nobody could have named a span"
+        return self._service.kill(span_name)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The page of `rearview up --studio`: before a service that another part of the process has started."""
+
+    ports: Ports
+
+    @classmethod
+    def bind(cls, config: ServiceConfig, port: int) -> Self:
+        """`port`: of the page, 0 for a free one. Raises ConfigError if it is taken, and before an ingress
+        whose TLS it could not check.
+        """
+        from rearview.errors import ConfigError
+
+        if config.ingress.tls_cert_file is not None:
+            raise ConfigError("--studio: this ingress speaks TLS; run rearview studio --server … --tls-ca …")
+        return cls(_ports(port, option="--studio-port"))
+
+    @contextlib.contextmanager
+    def serve(self, address: str) -> Iterator[str]:
+        """In a thread until the block ends; yields the page's URL."""
+        from rearview.studio.gateway import Gateway
+        from rearview.studio.service import Endpoint
+        from rearview.studio.serving import serve
+
+        loop, stop = asyncio.new_event_loop(), asyncio.Event()
+
+        async def work() -> None:
+            async with Gateway(Endpoint(address)) as gateway, serve(gateway, self.ports):
+                await stop.wait()
+
+        thread = threading.Thread(target=loop.run_until_complete, args=(work(),), name="studio")
+        thread.start()
+        try:
+            yield self.ports.url
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+            loop.close()
+
+
+def _before(server: Server, on_service: Callable[[ServiceSaid], None]) -> Gateway:
+    from rearview.studio.gateway import Gateway
+    from rearview.studio.service import Endpoint
+
+    return Gateway(Endpoint(server.address, server.token, server.tls.tls()), on_service=on_service)
+
+
+def _tell(console: Console, said: ServiceSaid) -> None:
+    """What pages are told of the service, for whoever has started the studio; not every step of its start."""
+    words = {
+        "ready": "the service answers",
+        "unreachable": f"{said.message}; the studio keeps trying",
+        "failed": f"the service did not start: {said.message}",
+    }
+    if said.state in words:
+        console.print(words[said.state], highlight=False, markup=False, soft_wrap=True)
+
+
+def _ports(port: int, *, lan: bool = False, allowed: Sequence[str] = (), option: str = "--port") -> Ports:
+    from rearview.errors import ConfigError
+    from rearview.studio.server import PAGE
+    from rearview.studio.serving import Ports
+
+    if not (PAGE / "index.html").is_file():
+        raise ConfigError(f"the page is not where it belongs: {PAGE}")
+    folder = Path(typer.get_app_dir("rearview")) / "studio" if lan else None
+    return Ports.bind(port, key_folder=folder, allowed=allowed, option=option)
+
+
+async def _run(gateway: Gateway, ports: Ports, console: Console, *, opens: bool) -> None:
+    from rearview.studio.lan import qr_text
+    from rearview.studio.serving import serve
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with gateway, serve(gateway, ports) as link:
+        console.print(f"STUDIO {ports.url}  (Ctrl-C stops)", highlight=False, soft_wrap=True)
+        if link is not None:
+            console.print(f"from other machines: {link}", highlight=False, soft_wrap=True)
+            console.file.write(qr_text(link))
+            console.file.flush()
+            console.print(FIRST_VISIT, highlight=False, soft_wrap=True)
+        if opens:
+            await asyncio.to_thread(webbrowser.open, ports.url)
+        await stop.wait()
+        console.print("stopping")
