@@ -30,9 +30,9 @@ def make_record(index: int, *, seed: int) -> NDArray[np.uint8]:
 
 
 def write_dataset(path: Path, *, num_scenes: int, seed: int, num_workers: int = 2) -> None:
-    """Generate the data set unless a complete file of the same size is already there."""
+    """Generate the data set unless it is already there: complete, and from today's scenes and teachers."""
     shape = (num_scenes, len(STYLES), SCENE_SIZE, SCENE_SIZE, 3)
-    if path.exists() and path.stat().st_size == int(np.prod(shape)):
+    if path.exists() and path.stat().st_size == int(np.prod(shape)) and _is_todays(path, seed):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_suffix(".part")
@@ -43,6 +43,12 @@ def write_dataset(path: Path, *, num_scenes: int, seed: int, num_workers: int = 
             print(f"data: scene {index} of {num_scenes}", flush=True)
     rows.flush()
     os.replace(partial_path, path)
+
+
+def _is_todays(path: Path, seed: int) -> bool:
+    """Whether the first record is what would be made now; teachers change, and files outlive them."""
+    record = make_record(0, seed=seed)
+    return np.array_equal(np.fromfile(path, dtype=np.uint8, count=record.size), record.ravel())
 
 
 def _records(num_scenes: int, seed: int, num_workers: int) -> Iterator[NDArray[np.uint8]]:

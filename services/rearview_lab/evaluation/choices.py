@@ -30,6 +30,7 @@ class Part(StrEnum):
     AUTOENCODER = "autoencoder"
     STEPS = "steps"
     CLASSIFIER = "classifier"
+    FILTER = "filter"
     DRIFT = "drift"
 
 

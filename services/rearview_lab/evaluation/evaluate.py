@@ -26,6 +26,7 @@ from rearview_lab.evaluation.clips import (
     looping_clip,
     sample_clip,
 )
+from rearview_lab.evaluation.explained import explained_figures
 from rearview_lab.evaluation.judges import Judges
 from rearview_lab.evaluation.metrics import mean
 from rearview_lab.evaluation.parts import (
@@ -107,6 +108,9 @@ def evaluate(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Eval
     if Part.CLASSIFIER in plan.parts:
         say("style classifier")
         found.classified = _classify(plan, translator, looks)
+    if Part.FILTER in plan.parts:
+        say("what a filter could do")
+        found.explained = explained_figures(translator, clips_of(plan), looks)
     if Part.DRIFT in plan.parts:
         loop = looping_clip(plan.size)
         for method in plan.methods:

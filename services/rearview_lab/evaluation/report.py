@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rearview_lab.evaluation.explained import GOAL, Explained
 from rearview_lab.evaluation.metrics import Drift, Scores, mean, mean_scores
 from rearview_lab.evaluation.parts import Floor, Run, StepFigures
 from rearview_lab.evaluation.runner import PER_FRAME
@@ -95,6 +96,8 @@ class Evaluation:
     classified: Classified | None = None
     drift: dict[str, dict[str, Drift]] = field(default_factory=dict)
     """Method to style."""
+    explained: dict[str, Explained] = field(default_factory=dict)
+    """By style: how much of it a plain filter could do."""
 
     def lines(self) -> list[Line]:
         """The table, by noise rule and style; per style the methods beside each other."""
@@ -126,6 +129,10 @@ class Evaluation:
             "classifier": None
             if self.classified is None
             else asdict(self.classified) | {"mean": self.classified.mean},
+            "explained": {
+                style: asdict(one) | {"reaches_goal": one.reaches_goal}
+                for style, one in self.explained.items()
+            },
             "drift": {
                 method: {
                     style: asdict(one) | {"changes": one.changes, "worst": one.worst, "holds": one.holds}
@@ -178,6 +185,8 @@ class Evaluation:
             yield self._step_table()
         if self.classified is not None:
             yield self._classifier_table(self.classified)
+        if self.explained:
+            yield self._explained_table()
         if self.drift:
             yield self._drift_table()
 
@@ -267,6 +276,16 @@ class Evaluation:
         best = f"filters' own pictures {found.on_filters:.0%}, through the autoencoder {found.on_rebuilt:.0%}"
         rows.append(("mean", f"{found.mean:.0%}", best))
         return Tabular("Style named from the picture alone", ("style", "right", "taken for"), rows)
+
+    def _explained_table(self) -> Tabular:
+        rows = [
+            (style, _text(one.model, ".0%"), _text(one.teacher, ".0%"), _yes(one.reaches_goal))
+            for style, one in self.explained.items()
+        ]
+        reached = [one.reaches_goal for one in self.explained.values()]
+        rows.append(("within the goal", f"{reached.count(True)} styles", "", ""))
+        columns = ("style", "the model's pictures", "the training filter's own", f"at most {GOAL:.0%}")
+        return Tabular("Variance of the change that a colour map and a 5x5 filter explain", columns, rows)
 
     def _drift_table(self) -> Tabular:
         rows = [

@@ -82,6 +82,11 @@ class Translator:
         self._device, self._dtype = device, dtype
         self._latent_scale = size // latent_shape(checkpoint, size, size, additions)[1]
 
+    @property
+    def size(self) -> int:
+        """Side of the pictures, pixels."""
+        return self._size
+
     def supports(self, method: Method) -> bool:
         """Whether the checkpoint has what the method needs."""
         layouts = self._model.layouts

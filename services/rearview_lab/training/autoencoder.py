@@ -37,6 +37,7 @@ from rearview_lab.training.muon import Muon
 from rearview_lab.training.threads import ThreadChoice
 
 CROP = 112  # pixels; both crops of a pair lie inside one scene
+NUM_PAIRS = 5  # of a step, times `batch`
 PEAK_RATE = 2e-3
 AVERAGE_DECAY = 0.997
 MAX_LATENT_NOISE = 0.4  # of the latent's deviation
@@ -70,13 +71,13 @@ def train_autoencoder(
     minutes: float,
     device: torch.device,
     seed: int,
-    num_pairs: int = 5,
+    batch: int = 1,
     goal: Goal = FIRST_GOAL,
     start: AutoencoderTiny | None = None,
 ) -> AutoencoderTiny:
     """Train for the minutes given, resuming from ``path``; return the averaged model, statistics folded.
 
-    `start`: weights to begin with instead of fresh ones.
+    `start`: weights to begin with instead of fresh ones. `batch`: so many times NUM_PAIRS a step.
     """
     torch.manual_seed(seed)
     vae = build_vae().to(device).to(memory_format=torch.channels_last)
@@ -104,7 +105,7 @@ def train_autoencoder(
     while not budget.over:
         threads.tick()
         noise = noise_share(step, 1.0 if goal.calm else budget.fraction)
-        pairs = _pairs(data, rng, num_pairs, device)
+        pairs = _pairs(data, rng, NUM_PAIRS * batch, device)
         loss, parts = _loss(vae, *pairs, noise=noise, goal=goal)
         loss.backward()
         optimiser.step(goal.peak_rate, relative=relative_rate(step, budget.fraction))

@@ -27,6 +27,8 @@ class Report:
     """What one run measured; tables are rows by photograph or style."""
 
     num_scenes: int
+    batch: int
+    """Times the pictures of a step that the stages' rows name."""
     seed: int
     stages: Mapping[str, Stage]
     warm_start: bool
@@ -45,6 +47,7 @@ class Report:
         """The part that goes into ``rearview.json``."""
         return {
             "num_scenes": self.num_scenes,
+            "batch": self.batch,
             "seed": self.seed,
             "steps": {name: stage.steps for name, stage in self.stages.items()},
             "minutes": {name: round(stage.minutes) for name, stage in self.stages.items()},
@@ -90,9 +93,10 @@ def _data(report: Report) -> str:
     return f"""## Data
 
 {report.num_scenes} generated scenes of 128 x 128 pixels (seed {report.seed}), each in every style:
-42 % crops of the photographs below, 28 % dead leaves, 30 % procedural portraits. The styles are classical
-filters (`rearview_lab/data/styles.py`), which the model imitates. Photographs come with scikit-image; only
-those whose licence line allows free use were taken.
+42 % crops of the photographs below, 28 % dead leaves, 30 % procedural portraits. The model imitates
+deterministic functions of the picture (`rearview_lab/data/styles/`), one per style
+([sheet](../../../../docs/pocket/teachers.png)). Photographs come with scikit-image; only those whose licence
+line allows free use were taken.
 
 | photograph | licence as stated by scikit-image | use |
 |---|---|---|
@@ -113,6 +117,7 @@ def _training(report: Report) -> str:
     rows = "\n".join(
         f"| {_STAGES[name]} | {stage.steps} | {stage.minutes:.0f} |" for name, stage in report.stages.items()
     )
+    times = "" if report.batch == 1 else f"Steps had {report.batch} times the pictures named here.\n"
     start = _WARM_START if report.warm_start else "Every part started from random weights.\n"
     return f"""## Training
 
@@ -133,15 +138,15 @@ alike, tokens of other clips as wrong answers (`rearview_lab/training/correspond
 A step of the motion modules takes clips of 16 frames under the mask of the paper; after the first 8 often
 some time passes, or they show another scene, as in a long stream.
 
-{start}
+{times}{start}
 Machine: {report.machine}.
 `rearview train pocket` makes it again (extra `lab`); it resumes after an interruption. Schedules
 follow the time budget, so another machine gives other step counts and slightly other weights.
 """
 
 
-_WARM_START = """The denoiser and the text encoder did not start from random weights, which is the recipe's
-default: they took over those of an earlier denoiser (`--start-from`).
+_WARM_START = """No part started from random weights, which is the recipe's default: all began as those of an
+earlier checkpoint (`--start-from`), and the table counts from there.
 """
 
 

@@ -30,9 +30,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
     chosen = vars(parser.parse_args(arguments))
     random, finish_only = chosen.pop("random"), chosen.pop("finish_only")
     options = Options(**chosen)
-    for file in filter(None, (options.start_from, options.notes)):
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file}: no such file")
+    if options.notes and not Path(options.notes).is_file():
+        raise FileNotFoundError(f"{options.notes}: no such file")
+    if options.start_from:
+        _check_start(Path(options.start_from), options.checkpoint)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from rearview_lab.training.export import random_pocket, write_checkpoint
     from rearview_lab.training.pocket import finish, train_pocket
@@ -43,3 +44,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
         finish(options)
     else:
         train_pocket(options)
+
+
+def _check_start(folder: Path, checkpoint: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder}: no checkpoint folder, there is no model_index.json")
+    if folder.resolve() == checkpoint.resolve():
+        raise ValueError(f"{folder} is replaced while training runs: start from a copy of it")

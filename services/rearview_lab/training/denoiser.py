@@ -40,7 +40,7 @@ from rearview_lab.training.budget import (
 from rearview_lab.training.clip_memory import MAX_FRAMES, ClipMemory
 from rearview_lab.training.correspondence import Correspondence
 from rearview_lab.training.export import Pocket
-from rearview_lab.training.losses import colour_loss, contrast_loss, picture_loss
+from rearview_lab.training.losses import colour_loss, contrast_loss, mark_loss, picture_loss
 from rearview_lab.training.model import LATENT_STD, build_text_encoder, build_unet, noise_levels
 from rearview_lab.training.muon import Muon
 from rearview_lab.training.sampling import FIRST_TIMESTEP, GRID, STRIDE, encode_prompts
@@ -52,10 +52,12 @@ DECODER_PEAK_RATE = 6e-4
 AVERAGE_DECAY = 0.995
 LONG_CLIPS_FROM = 0.15  # share of the budget after which clips have LONG frames instead of SHORT
 SHORT, LONG = 2, 5  # frames
+NUM_ROWS = 25  # frames of a step, times `batch`
 JOINT_FROM = 0.15  # share of the budget after which pixel loss sets in
 PIXEL_WEIGHT = 1.5
 COLOUR_WEIGHT = 1.0
 CONTRAST_WEIGHT = 7.0  # inside the pixel loss
+MARK_WEIGHT = 8.0  # inside the pixel loss, where it pulls as hard as the pixels do
 REBUILT_WEIGHT = 40.0  # of the mean squared error of plain reconstruction
 STEADY_LATENT_WEIGHT, STEADY_PIXEL_WEIGHT = 0.8, 18.0
 MATCH_WEIGHT = 0.05  # of a nat
@@ -114,28 +116,15 @@ def match_keys(unet: nn.Module, gain: float = QUERY_GAIN) -> None:
             attention.to_k.weight.copy_(attention.to_q.weight)
 
 
-@torch.no_grad()
-def warm_start(students: Students, path: Path) -> int:
-    """Copy the averaged weights of an earlier denoiser wherever shapes agree; return how many tensors."""
-    earlier = torch.load(path, map_location="cpu", weights_only=True)["average"]
-    own = students.state_dict()
-    taken = {
-        name: value
-        for name, value in earlier.items()
-        if not name.startswith("vae.") and name in own and own[name].shape == value.shape
-    }
-    students.load_state_dict(own | taken)
-    return len(taken)
-
-
-def _new_students(vae: AutoencoderTiny, device: torch.device, start_from: Path | None) -> Students:
+def new_students(vae: AutoencoderTiny, device: torch.device, start: Pocket | None = None) -> Students:
     """Random or earlier weights beside a trained autoencoder: its decoder learns on, its encoder does not."""
-    students = Students(vae).to(device)
+    students = Students(vae)
     students.vae.encoder.requires_grad_(False)
     students.vae.decoder.requires_grad_(True)
-    if start_from is not None:
-        print(f"unet: {warm_start(students, start_from)} tensors from {start_from.name}", flush=True)
-    return students
+    if start is not None:
+        students.unet.load_state_dict(start.unet.state_dict())
+        students.text_encoder.load_state_dict(start.text_encoder.state_dict())
+    return students.to(device)
 
 
 def train_denoiser(
@@ -146,17 +135,17 @@ def train_denoiser(
     minutes: float,
     device: torch.device,
     seed: int,
-    num_rows: int = 25,
-    start_from: Path | None = None,
+    batch: int = 1,
+    start: Pocket | None = None,
     on_save: Callable[[Pocket, int, float], None] = lambda pocket, step, fraction: None,
 ) -> Pocket:
     """Train for the minutes given, resuming from ``path``; ``on_save`` gets the averaged model.
 
-    `num_rows`: frames of a step. `start_from`: state of an earlier denoiser, for a warm start.
+    `batch`: so many times NUM_ROWS frames a step. `start`: what denoiser and text encoder begin as.
     """
     torch.manual_seed(seed + 1)
     saved = load_if_present(path, device)
-    students = _new_students(vae, device, start_from if saved is None else None)
+    students = new_students(vae, device, start if saved is None else None)
     optimiser = Muon([students.unet], [students.text_encoder])
     decoder_optimiser = Muon([students.vae.decoder], adam_lr=3e-4)
     step, spent_s = 0, 0.0
@@ -183,8 +172,8 @@ def train_denoiser(
         threads.tick()
         joint = budget.fraction > JOINT_FROM
         length = LONG if budget.fraction > LONG_CLIPS_FROM else SHORT
-        batch = _batch(data, students.vae, rng, num_rows // length, length, device)
-        loss, parts = _loss(students, correspondence, batch, levels, rng, joint=joint)
+        drawn = _batch(data, students.vae, rng, NUM_ROWS * batch // length, length, device)
+        loss, parts = _loss(students, correspondence, drawn, levels, rng, joint=joint)
         loss.backward()
         rate = relative_rate(step, budget.fraction)
         optimiser.step(PEAK_RATE, relative=rate)
@@ -280,6 +269,7 @@ def _loss(
         sharp = torch.cat([torch.ones_like(has_bank), has_bank]).repeat_interleave(length)
         twice = (torch.cat([picture[:rows]] * 2)[sharp] for picture in (output, target))
         losses["contrast"] = PIXEL_WEIGHT * CONTRAST_WEIGHT * contrast_loss(*twice)
+        losses["marks"] = PIXEL_WEIGHT * MARK_WEIGHT * mark_loss(output[:rows], target[:rows])
         wavering = unsteadiness(output[:rows] - target[:rows], clips.motion, has_bank)
         losses["steady"] = STEADY_PIXEL_WEIGHT * wavering
     return torch.stack(list(losses.values())).sum(), {k: float(v.detach()) for k, v in losses.items()}

@@ -49,6 +49,7 @@ from rearview_lab.training.sampling import encode_prompts
 from rearview_lab.training.threads import ThreadChoice
 
 SINK, FRAMES = 8, 16
+NUM_CLIPS = 2  # of a step, times `batch`
 WINDOW = 64  # pixels: attention over time sees one pixel of the latent, so small windows do
 PEAK_RATE = 3e-3
 AVERAGE_DECAY = 0.99
@@ -81,12 +82,14 @@ def train_motion(
     minutes: float,
     device: torch.device,
     seed: int,
-    num_clips: int = 2,
+    batch: int = 1,
+    start: dict[str, Tensor] | None = None,
     on_save: Callable[[dict[str, Tensor], int], None] = lambda weights, step: None,
 ) -> dict[str, Tensor]:
     """Train for the minutes given, resuming from ``path``; return what is exported, by the weights' names.
 
-    `on_save` gets the same. Takes over `pocket.unet`.
+    `on_save` gets the same. `start`: weights to begin with, as `read_motion` gives them. Takes over
+    `pocket.unet`.
     """
     for part in (pocket.vae, pocket.text_encoder):
         part.to(device).eval().requires_grad_(False)
@@ -95,6 +98,8 @@ def train_motion(
     optimiser = Muon([modules])
     saved = load_if_present(path, device)
     step, spent_s = 0, 0.0
+    if saved is None and start is not None:
+        load_motion(modules, start)
     if saved is not None:
         modules.load_state_dict(saved["live"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -115,7 +120,7 @@ def train_motion(
     threads = ThreadChoice(torch.get_num_threads())
     while not budget.over:
         threads.tick()
-        clips = _clips(data, rng, num_clips, device)
+        clips = _clips(data, rng, NUM_CLIPS * batch, device)
         loss, parts = _loss(streaming, pocket, clips, levels, rng)
         loss.backward()
         optimiser.step(PEAK_RATE, relative=relative_rate(step, budget.fraction))
@@ -197,10 +202,28 @@ def _loss(
     return torch.stack(list(losses.values())).sum(), {k: float(v.detach()) for k, v in losses.items()}
 
 
-def weakened(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of modules that add ``OUTPUT_GAIN`` times as much to their input."""
+def load_motion(modules: nn.ModuleDict, weights: dict[str, Tensor]) -> None:
+    """The inverse of `motion_weights`."""
+    modules.load_state_dict({_module_name(name): value for name, value in weights.items()})
+
+
+def _module_name(name: str) -> str:
+    """Without the dots of the path to the modules."""
+    path, rest = name.split(".motion_modules.")
+    return f"{path.replace('.', '/')}/motion_modules.{rest}"
+
+
+def weakened(weights: dict[str, Tensor], gain: float = OUTPUT_GAIN) -> dict[str, Tensor]:
+    """The weights of modules that add ``gain`` times as much to their input."""
     last = (".proj_out.weight", ".proj_out.bias")
-    return {name: value * OUTPUT_GAIN if name.endswith(last) else value for name, value in weights.items()}
+    return {name: value * gain if name.endswith(last) else value for name, value in weights.items()}
+
+
+def read_motion(folder: Path) -> dict[str, Tensor]:
+    """Weights that `write_motion` has written, as strong as they were trained."""
+    adapter = MotionAdapter.from_pretrained(folder)
+    kept = {name: value for name, value in adapter.state_dict().items() if ".pos_embed." not in name}
+    return weakened(kept, 1 / OUTPUT_GAIN)
 
 
 def write_motion(weights: dict[str, Tensor], unet_config: Any, folder: Path) -> None:

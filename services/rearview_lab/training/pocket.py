@@ -7,6 +7,8 @@ stopped. A checkpoint is exported early and replaced by better ones, so there is
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ import torch
 from diffusers import MotionAdapter
 
 from rearview_lab.data.dataset import Dataset, write_dataset
+from rearview_lab.data.photos import Image
 from rearview_lab.training.autoencoder import POLISH, train_autoencoder
 from rearview_lab.training.budget import load_if_present, pick_device
 from rearview_lab.training.card import Report, Stage, model_card
@@ -25,11 +28,13 @@ from rearview_lab.training.export import (
     load_pocket,
     write_checkpoint,
 )
-from rearview_lab.training.motion import train_motion, write_motion
+from rearview_lab.training.motion import read_motion, train_motion, write_motion
 from rearview_lab.training.options import Options
 from rearview_lab.training.sheets import (
     Setting,
     clip_pictures,
+    every_style,
+    every_teacher,
     held_out_pictures,
     reconstruction_figures,
     sheet,
@@ -37,6 +42,7 @@ from rearview_lab.training.sheets import (
     style_figures,
     write_picture,
 )
+from rearview_lab.training.vocabulary import build_tokenizer
 
 FIRST_EXPORT_AT = 0.1  # share of the denoiser's budget
 STAGES = ("vae", "vae-polished", "unet", "motion")
@@ -53,35 +59,47 @@ def train_pocket(options: Options) -> Path:
     torch.set_num_threads(options.num_threads)
     cv2.setNumThreads(1)
     device = pick_device(options.device)
+    start = load_start(Path(options.start_from)) if options.start_from else None
     scenes = options.work / "scenes.u8"
     write_dataset(scenes, num_scenes=options.num_scenes, seed=options.seed, num_workers=options.num_threads)
     data = Dataset.load(scenes)
-    start = time.monotonic()
+    began = time.monotonic()
     vae = train_autoencoder(
-        data, options.work / "vae.pt", minutes=options.vae_minutes, device=device, seed=options.seed
-    )
+        data, options.work / "vae.pt", minutes=options.vae_minutes, device=device, seed=options.seed,
+        batch=options.batch, start=start.vae if start is not None else None,
+    )  # fmt: skip
     if options.polish_minutes > 0:
         vae = train_autoencoder(
             data, options.work / "vae-polished.pt", minutes=options.polish_minutes, device=device,
-            seed=options.seed + 1, goal=POLISH, start=vae,
+            seed=options.seed + 1, batch=options.batch, goal=POLISH, start=vae,
         )  # fmt: skip
-    print(f"autoencoder ready after {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+    print(f"autoencoder ready after {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
 
     def preview(pocket: Pocket, step: int, fraction: float) -> None:
         if fraction >= FIRST_EXPORT_AT:
             write_checkpoint(pocket, options.checkpoint, training={"unet_steps": step, "finished": False})
-            picture = sheet(held_out_pictures(), pocket, Setting(), cell=192)
+            picture = sheet(held_out_pictures(), drawn_by(pocket), cell=192)
             write_picture(options.work / "previews" / f"step-{step:06d}.png", picture)
             print(f"unet: step {step}, exported", flush=True)
 
     pocket = train_denoiser(
         data, vae, options.work / "unet.pt", minutes=options.unet_minutes, device=device, seed=options.seed,
-        start_from=Path(options.start_from) if options.start_from else None, on_save=preview,
+        batch=options.batch, start=start, on_save=preview,
     )  # fmt: skip
     write_checkpoint(pocket, options.checkpoint, training={"finished": False})
     if options.motion_minutes > 0:
         _train_motion(options, data, device)
     return finish(options)
+
+
+def load_start(folder: Path) -> Pocket:
+    """What training begins as. Raises ValueError if it has other words: an embedding would stand for another
+    one.
+    """
+    start = load_pocket(folder)
+    if start.tokenizer.get_vocab() != build_tokenizer().get_vocab():
+        raise ValueError(f"{folder} has another vocabulary")
+    return start
 
 
 def _train_motion(options: Options, data: Dataset, device: torch.device) -> None:
@@ -94,9 +112,16 @@ def _train_motion(options: Options, data: Dataset, device: torch.device) -> None
 
     weights = train_motion(
         data, pocket, options.work / "motion.pt", minutes=options.motion_minutes, device=device,
-        seed=options.seed, on_save=export,
+        seed=options.seed, batch=options.batch, on_save=export,
+        start=_earlier_motion(options),
     )  # fmt: skip
     write_motion(weights, pocket.unet.config, options.checkpoint / MOTION)
+
+
+def _earlier_motion(options: Options) -> dict[str, torch.Tensor] | None:
+    """None: there are none to begin as."""
+    folder = Path(options.start_from) / MOTION
+    return read_motion(folder) if options.start_from and folder.is_dir() else None
 
 
 def finish(options: Options) -> Path:
@@ -106,11 +131,18 @@ def finish(options: Options) -> Path:
     write_checkpoint(
         pocket, options.checkpoint, training=report.training(), card=model_card(report), keep_motion=True
     )
-    write_picture(options.docs / "styles.png", sheet(held_out_pictures(), pocket, Setting()))
+    draw = drawn_by(pocket)
+    write_picture(options.docs / "teachers.png", sheet(held_out_pictures(), every_teacher))
+    write_picture(options.docs / "styles.png", sheet(held_out_pictures(), draw))
     if options.clips:
         pictures = clip_pictures(Path(options.clips))
-        write_picture(options.docs / "clips.png", sheet(pictures, pocket, Setting()))
+        write_picture(options.docs / "clips.png", sheet(pictures, draw))
     return options.checkpoint
+
+
+def drawn_by(pocket: Pocket) -> Callable[[Image], dict[str, Image]]:
+    """What the contact sheets show of a checkpoint: its default setting."""
+    return partial(every_style, pocket, setting=Setting())
 
 
 def measure(pocket: Pocket, options: Options) -> Report:
@@ -122,6 +154,7 @@ def measure(pocket: Pocket, options: Options) -> Report:
         counts["motion modules"] = sum(p.numel() for p in adapter.parameters())
     return Report(
         num_scenes=options.num_scenes,
+        batch=options.batch,
         seed=options.seed,
         stages=_stages(options),
         warm_start=bool(options.start_from),

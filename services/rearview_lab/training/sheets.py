@@ -1,8 +1,9 @@
-"""Contact sheets and figures of a checkpoint on the held-out photographs and, to look at, on frames of real
-clips."""
+"""Contact sheets and figures of a checkpoint and its teachers on the held-out photographs and, to look at, on
+frames of real clips."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +52,17 @@ def every_style(pocket: Pocket, picture: Image, setting: Setting) -> dict[str, I
     return {style: to_image(row) for style, row in zip(STYLES, output, strict=True)}
 
 
-def sheet(pictures: list[Image], pocket: Pocket, setting: Setting, *, cell: int = 256) -> Image:
-    """Two rows per picture: the source, then every style, labelled."""
+def every_teacher(picture: Image) -> dict[str, Image]:
+    """One picture as the teachers want it."""
+    return {style: teacher(picture) for style, teacher in FILTERS.items()}
+
+
+def sheet(pictures: list[Image], draw: Callable[[Image], dict[str, Image]], *, cell: int = 256) -> Image:
+    """Two rows per picture: the source, then what ``draw`` makes of it in every style, labelled."""
     rows = []
     for picture in pictures:
         cells = [label(picture, "source", cell)]
-        cells += [label(image, style, cell) for style, image in every_style(pocket, picture, setting).items()]
+        cells += [label(image, style, cell) for style, image in draw(picture).items()]
         half = (len(cells) + 1) // 2
         cells += [np.zeros_like(cells[0])] * (2 * half - len(cells))
         rows += [np.concatenate(cells[:half], axis=1), np.concatenate(cells[half:], axis=1)]

@@ -60,3 +60,13 @@ def test_dataset_file_holds_the_records_in_order(tmp_path):
     assert len(data) == 3
     assert np.array_equal(data.rows[2], make_record(2, seed=5))
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_dataset_of_other_scenes_or_teachers_is_made_anew(tmp_path):
+    path = tmp_path / "scenes.u8"
+    write_dataset(path, num_scenes=1, seed=5, num_workers=1)
+    written = path.stat().st_mtime_ns
+    write_dataset(path, num_scenes=1, seed=5, num_workers=1)
+    assert path.stat().st_mtime_ns == written
+    write_dataset(path, num_scenes=1, seed=6, num_workers=1)
+    assert np.array_equal(Dataset.load(path).rows[0], make_record(0, seed=6))

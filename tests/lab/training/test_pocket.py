@@ -34,6 +34,7 @@ def test_recipe_makes_a_checkpoint_the_product_runs_and_resumes(one_thread, tmp_
         checkpoint=tmp_path / "checkpoint",
         docs=tmp_path / "docs",
         num_scenes=24,
+        batch=2,
         vae_minutes=MINUTES,
         polish_minutes=MINUTES,
         unet_minutes=MINUTES,
