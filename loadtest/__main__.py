@@ -7,15 +7,27 @@ import sys
 
 import typer
 
-from loadtest import admission, cache_precision, demo_time, generator, report, throughput, transport
+from loadtest import (
+    admission,
+    cache_precision,
+    demo_time,
+    generator,
+    host_time,
+    report,
+    studio,
+    throughput,
+    transport,
+)
 
 app = typer.Typer(help="Measure the service. Without a command: transport, throughput, report.")
 app.command("admission")(admission.main)
 app.command("generator")(generator.main)
 app.command("transport")(transport.main)
 app.command("throughput")(throughput.main)
+app.command("studio")(studio.main)
 app.command("demo-time")(demo_time.main)
 app.command("cache-precision")(cache_precision.main)
+app.command("host-time")(host_time.main)
 app.command("report")(report.main)
 
 

@@ -2,10 +2,11 @@
 
     python -m loadtest.admission
 
-Paced streams of a null model run alone and beside a flood, in turn. The first service is full of them, and
-200 opens per second must be refused. In the second a tenant has one slot more, and sends ten times its quota
-in large frames with four controls after each. Floods come from a process of its own with a lower priority:
-what a client costs is not the server's.
+Paced streams run alone and beside a flood, in turn. The first service is full of them, and 200 opens per
+second must be refused. In the second a tenant has one slot more, and sends ten times its quota in large
+frames with four controls after each. In the third, which has a real model, its controls switch LoRAs. Beside
+a tenant within its quota they run too: what that costs them it was admitted for. Floods come from a process
+of its own with a lower priority: what a client costs is not the server's.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,20 +29,21 @@ import typer
 import yaml
 from rearview.config import ServiceConfig, load_config
 from rearview.contract.stream import DropPolicy
+from rearview.samples import sample_clip_path
 from rich.console import Console
 
+from loadtest.adapters import random_adapters
 from loadtest.figures import Figure, ResultFile, show
-from loadtest.floods import Greedy, Refusals, Target, flood_frames, flood_opens
+from loadtest.floods import Greedy, Refusals, Sending, Target, flood_frames, flood_opens
 from loadtest.generator import generate
-from loadtest.payloads import OpaquePayloads
+from loadtest.payloads import JpegFrames, OpaquePayloads, Payloads, clip_frames, clip_jpegs
 from loadtest.plan import LoadPlan, OpenLoop
 from loadtest.results import LoadResult
-from loadtest.service import pipeline_config, running
+from loadtest.service import fused_config, pipeline_config, running
 
-__all__ = ["main"]
+__all__ = ["flood_detail", "main"]
 
 CUT = "encode+denoise-0+denoise-1|decode"
-FPS = 30.0
 SETTLE_S = 1.5
 """Paced streams hold their slots, and are not measured, before a flood begins."""
 MAX_REFUSAL_MS = 100.0
@@ -49,7 +51,60 @@ SHIFT, SHIFT_MS = 0.10, 5.0
 """By how much the p99 of running streams may move: the larger of the two."""
 OVER_QUOTA = 10
 LARGE_BYTES = 1_000_000
+CONTROLS = 4
+"""After each frame of the flood."""
+LORAS = ("ink", "oil")
 PACED, GREEDY = "paced", "greedy"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A service, and the streams that it serves whatever else is asked of it."""
+
+    content: Mapping[str, Any]
+    """Of its configuration."""
+    streams: int
+    fps: float
+    payloads: Payloads
+    setting: str
+    """In words."""
+    size: int = 256
+
+    def config(self, folder: Path) -> ServiceConfig:
+        """With its tenants: one for the paced streams, and a greedy one with one session of as many FPS."""
+        path = folder / "tenants.yaml"
+        limits: Mapping[str, Mapping[str, float]] = {
+            PACED: {"max_streams": self.streams, "max_frames_per_s": 2 * self.fps * self.streams},
+            GREEDY: {"max_streams": 1, "max_frames_per_s": self.fps},
+        }
+        tenants = [
+            {"name": name, "token_sha256": hashlib.sha256(name.encode()).hexdigest(), **own}
+            for name, own in limits.items()
+        ]
+        path.write_text(yaml.safe_dump(tenants), encoding="utf-8")
+        return load_config({**self.content, "tenants_file": str(path)})
+
+    def paced(self, address: str, seconds: float) -> LoadResult:
+        """Its streams, measured for so long."""
+        pace, warm_up = OpenLoop(self.fps, SETTLE_S + seconds), round(SETTLE_S * self.fps)
+        plan = LoadPlan(address, pace, self.streams, DropPolicy.LOSSLESS, warmup_frames=warm_up, token=PACED)
+        return generate(replace(plan, width=self.size, height=self.size), self.payloads)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Paced streams alone, and right after it beside a flood."""
+
+    alone: LoadResult
+    beside: LoadResult
+    flood: Refusals | Greedy
+    within: LoadResult | None = None
+    """Between the two: beside the same tenant within its quota."""
+
+    @property
+    def runs(self) -> Sequence[LoadResult]:
+        """All of them."""
+        return [run for run in (self.alone, self.within, self.beside) if run is not None]
 
 
 def main(
@@ -60,75 +115,85 @@ def main(
     size: Annotated[int, typer.Option(min=16, help="Bytes of a paced frame.")] = 50_000,
 ) -> None:
     """Measure refusals, and what they and a greedy tenant cost running streams."""
-    console = Console()
-    pairs = partial(_pairs, console, streams=streams, seconds=seconds, runs=runs, size=size)
-    with _floods() as pool:
-        opened = pairs(0, lambda target: pool.submit(flood_opens, target, opens))
-        flooded = pairs(1, lambda target: pool.submit(flood_frames, target, FPS * OVER_QUOTA, LARGE_BYTES))
-    setting = f"null model, 2 spans, {streams} streams x {FPS:g} FPS, {size // 1000} kB"
-    figures = [*_refusal_figures(opened, f"{setting}, {opens:g} opens/s"), *_shift(opened, setting, "opens")]
-    figures += _shift(flooded, f"{setting}, {LARGE_BYTES // 1000} kB", f"{OVER_QUOTA} x quota")
-    command = f"python -m loadtest.admission --streams {streams} --opens {opens:g} --seconds {seconds:g}"
+    console, command = Console(), f"python -m loadtest.admission --streams {streams} --opens {opens:g}"
+    full, roomy = (_null(streams, slots, size) for slots in (streams, streams + 1))
+    with _floods() as pool, tempfile.TemporaryDirectory() as folder:
+        crowd = Crowd(console, pool, seconds, runs)
+        opened = crowd.opens(full, opens)
+        large = Sending(OVER_QUOTA * roomy.fps, roomy.fps, bytes(LARGE_BYTES), controls=CONTROLS)
+        flooded = crowd.frames(roomy, large)
+        styled = _styled(Path(folder))
+        image, format = styled.payloads.image(0, 0), styled.payloads.format
+        sending = Sending(
+            OVER_QUOTA * styled.fps, styled.fps, image, format, styled.size, CONTROLS, adapters=LORAS
+        )
+        switched = crowd.frames(styled, sending)
+    quota = f"{OVER_QUOTA} x quota"
+    figures = [*_refusal_figures(opened, f"{full.setting}, {opens:g} opens/s")]
+    figures += _shift(opened, full.setting, "opens")
+    figures += _shift(flooded, f"{roomy.setting}, {LARGE_BYTES // 1000} kB", quota)
+    figures += _shift(switched, styled.setting, f"{quota} of LoRA switches")
+    kinds = {"opens": opened, "quota": flooded, "loras": switched}
     result = ResultFile.of(
-        "admission", command, figures, _detail(opened, flooded), _problems(opened, flooded)
+        "admission", f"{command} --seconds {seconds:g}", figures, _detail(kinds), _problems(kinds)
     )
     show(result, result.write(), console)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Paced streams alone, and right after it beside a flood."""
-
-    alone: LoadResult
-    beside: LoadResult
-    flood: Refusals | Greedy
+def _null(streams: int, slots: int, size: int) -> Served:
+    """Frames that come back as they are: what is left is the service's own work."""
+    fps, content = 30.0, pipeline_config("null", CUT, slots=slots).model_dump(mode="json")
+    setting = f"null model, 2 spans, {streams} streams x {fps:g} FPS, {size // 1000} kB"
+    return Served(content, streams, fps, OpaquePayloads(size), setting)
 
 
-def _pairs(
-    console: Console,
-    free_slots: int,
-    flood: Callable[[Target], Future[Any]],
-    *,
-    streams: int,
-    seconds: float,
-    runs: int,
-    size: int,
-) -> list[Pair]:
-    """Of a service of its own, with so many slots more than there are paced streams."""
-
-    def paced() -> LoadResult:
-        pace, warm_up = OpenLoop(FPS, SETTLE_S + seconds), round(SETTLE_S * FPS)
-        plan = LoadPlan(address, pace, streams, DropPolicy.LOSSLESS, warmup_frames=warm_up, token=PACED)
-        return generate(plan, OpaquePayloads(size))
-
-    with tempfile.TemporaryDirectory() as folder:
-        console.print("starting the service", markup=False)
-        with running(_config(Path(folder), streams, free_slots)) as service:
-            address, pairs = service.address, []
-            for _ in range(runs):
-                alone, started = paced(), flood(Target(service.address, GREEDY, SETTLE_S, seconds))
-                pairs.append(Pair(alone, paced(), started.result()))
-    return pairs
+def _styled(folder: Path) -> Served:
+    """A model with LoRAs, and streams that leave most of its time to others."""
+    streams, fps, size = 3, 4.0, 64
+    content = fused_config("pocket", threads=1, max_steps=1).model_dump(mode="json")
+    model = {**content["model"], "width": size, "height": size}
+    model["adapters"] = random_adapters("pocket", folder, LORAS)
+    clip = clip_jpegs(clip_frames(sample_clip_path(), width=size, height=size, limit=30))
+    setting = f"pocket {size}x{size}, 1 step, {streams} streams x {fps:g} FPS"
+    return Served({**content, "model": model}, streams, fps, JpegFrames(clip), setting, size)
 
 
-def _config(folder: Path, streams: int, free_slots: int) -> ServiceConfig:
-    """The greedy tenant may have one session of 30 FPS."""
-    tenants = folder / "tenants.yaml"
-    limits: Mapping[str, Mapping[str, float]] = {
-        PACED: {"max_streams": streams, "max_frames_per_s": 2 * FPS * streams},
-        GREEDY: {"max_streams": 1, "max_frames_per_s": FPS},
-    }
-    tenants.write_text(
-        yaml.safe_dump(
-            [
-                {"name": name, "token_sha256": hashlib.sha256(name.encode()).hexdigest(), **own}
-                for name, own in limits.items()
-            ]
-        ),
-        encoding="utf-8",
-    )
-    content = pipeline_config("null", CUT, slots=streams + free_slots).model_dump(mode="json")
-    return load_config({**content, "tenants_file": str(tenants)})
+@dataclass(frozen=True)
+class Crowd:
+    """Runs floods against services, each beside paced streams that ran alone right before."""
+
+    console: Console
+    pool: ProcessPoolExecutor
+    seconds: float
+    runs: int
+
+    def opens(self, served: Served, opens_per_s: float) -> list[Pair]:
+        """Opens of a service that is full."""
+        with self._running(served) as (paced, target):
+            pairs = []
+            for _ in range(self.runs):
+                alone, flood = paced(), self.pool.submit(flood_opens, target, opens_per_s)
+                pairs.append(Pair(alone, paced(), flood.result()))
+        return pairs
+
+    def frames(self, served: Served, sending: Sending) -> list[Pair]:
+        """A tenant that sends what it likes; and before each flood the same within its quota."""
+        modest = replace(sending, frames_per_s=sending.declared_per_s, controls=0)
+        with self._running(served) as (paced, target):
+            pairs = []
+            for _ in range(self.runs):
+                alone, neighbour = paced(), self.pool.submit(flood_frames, target, modest)
+                within, _ = paced(), neighbour.result()
+                flood = self.pool.submit(flood_frames, target, sending)
+                pairs.append(Pair(alone, paced(), flood.result(), within))
+        return pairs
+
+    @contextmanager
+    def _running(self, served: Served) -> Iterator[tuple[partial[LoadResult], Target]]:
+        self.console.print("starting the service", markup=False)
+        with tempfile.TemporaryDirectory() as folder, running(served.config(Path(folder))) as service:
+            target = Target(service.address, GREEDY, SETTLE_S, self.seconds)
+            yield partial(served.paced, service.address, self.seconds), target
 
 
 @contextmanager
@@ -151,8 +216,11 @@ def _shift(pairs: Sequence[Pair], setting: str, beside: str) -> list[Figure]:
     beside_ms = statistics.median(_p99_ms(pair.beside) for pair in pairs)
     shift_ms = statistics.median(_p99_ms(pair.beside) - _p99_ms(pair.alone) for pair in pairs)
     allowed_ms = max(SHIFT * alone_ms, SHIFT_MS)
+    within = [_p99_ms(pair.within) for pair in pairs if pair.within is not None]
+    admitted = f"p99 of running streams, beside the tenant of {beside} within its quota"
     return [
         Figure("p99 of running streams, alone", setting, alone_ms, "ms"),
+        *(Figure(admitted, setting, statistics.median(each), "ms") for each in [within] if each),
         Figure(f"p99 of running streams, beside {beside}", setting, beside_ms, "ms"),
         Figure(f"their p99 moves by, beside {beside}", setting, shift_ms, "ms", allowed_ms, at_most=True),
     ]
@@ -177,28 +245,34 @@ def _percentile(values: Sequence[float], percent: float) -> float:
     return float(np.percentile(values, percent)) if values else float("nan")
 
 
-def _detail(*kinds: Sequence[Pair]) -> Mapping[str, Any]:
+def _detail(kinds: Mapping[str, Sequence[Pair]]) -> Mapping[str, Any]:
     return {
         name: [
             {
                 "alone_p99_ms": round(_p99_ms(pair.alone), 2),
+                **({} if pair.within is None else {"within_p99_ms": round(_p99_ms(pair.within), 2)}),
                 "beside_p99_ms": round(_p99_ms(pair.beside), 2),
-                "flood": {
-                    key: len(value) if isinstance(value, list) else value
-                    for key, value in asdict(pair.flood).items()
-                },
+                "flood": flood_detail(pair.flood),
             }
             for pair in pairs
         ]
-        for name, pairs in zip(("opens", "quota"), kinds, strict=True)
+        for name, pairs in kinds.items()
     }
 
 
-def _problems(opened: Sequence[Pair], flooded: Sequence[Pair]) -> list[str]:
+def flood_detail(flood: Refusals | Greedy) -> Mapping[str, Any]:
+    """What a flood did, for the result file."""
+    if isinstance(flood, Refusals):
+        counts = {"opens": len(flood.seconds), "without_retry": flood.without_retry}
+        return {**counts, "reasons": dict(flood.reasons)}
+    return {"frames": flood.frames, "controls": flood.controls, "ends": dict(flood.ends)}
+
+
+def _problems(kinds: Mapping[str, Sequence[Pair]]) -> list[str]:
     problems = {
-        each for pair in (*opened, *flooded) for run in (pair.alone, pair.beside) for each in run.problems
+        each for pairs in kinds.values() for pair in pairs for run in pair.runs for each in run.problems
     }
-    refusals = [_refusals(pair) for pair in opened]
+    refusals = [_refusals(pair) for pair in kinds["opens"]]
     if wrong := sum(sum(each.reasons.values()) - each.reasons["NO_CAPACITY"] for each in refusals):
         problems.add(f"{wrong} opens ended otherwise than with NO_CAPACITY")
     if silent := sum(each.without_retry for each in refusals):

@@ -28,6 +28,7 @@ from rearview.contract.memories import BankSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.calibration import measure_costs
+from rearview.engine.devices import pick_device, pick_dtype
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.build import MemoryOptions, build_memories
 from rearview.engine.memory.compose import Memories
@@ -35,7 +36,6 @@ from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.player import Player, planes_of
 from rearview.engine.rows import StepResult
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 
 from loadtest.engine_models import MAX_STEPS, SIZES, Size, Work, build, count_work
 from loadtest.engine_report import device_name, setting, store

@@ -1,7 +1,7 @@
 """Figures with their targets: what a benchmark prints, stores in `loadtest/results/` and reports.
 
-One JSON file per benchmark, {name, command, machine, figures, detail}. `report.py` makes the README's
-table of them, so every figure there names the command and the machine that it came from.
+One JSON file per benchmark, {name, command, machine, figures, detail}. `report.py` makes the tables
+of them, so every figure there names the command and the machine that it came from.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,12 +21,11 @@ from grpc_status import rpc_status
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1 import translation_service_pb2_grpc
 
-__all__ = ["Greedy", "Refusals", "Target", "flood_frames", "flood_opens"]
+__all__ = ["Greedy", "Refusals", "Sending", "Target", "flood_frames", "flood_opens"]
 
 CONNECTIONS = 4
 END_S = 10.0
 """How long the last answers may take."""
-CONTROLS_PER_FRAME = 4
 
 T = TypeVar("T")
 
@@ -39,6 +39,30 @@ class Target:
     after_s: float
     """When to begin."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What a tenant sends on one stream, and when."""
+
+    frames_per_s: float
+    declared_per_s: float
+    """What the session was opened for."""
+    image: bytes = field(repr=False)
+    format: pb.ImageFormat.ValueType = pb.IMAGE_FORMAT_OPAQUE
+    size: int = 256
+    """Width and height, pixels."""
+    controls: int = 0
+    """After each frame."""
+    adapters: Sequence[str] = ()
+    """Each control asks for the next of these sets; none: for another prompt."""
+
+    def control(self, number: int) -> pb.Control:
+        """The session's control of that number, from 1 on."""
+        settings = pb.Settings(prompt=f"{number}")
+        if self.adapters:
+            settings = pb.Settings(adapters=self.adapters[number % len(self.adapters)])
+        return pb.Control(control_id=number, settings=settings)
 
 
 @dataclass(slots=True)
@@ -67,11 +91,11 @@ def flood_opens(target: Target, opens_per_s: float) -> Refusals:
     return asyncio.run(_opens(target, opens_per_s))
 
 
-def flood_frames(target: Target, frames_per_s: float, frame_bytes: int) -> Greedy:
-    """One session after another that sends large frames on schedule and controls between them, as far as the
+def flood_frames(target: Target, sending: Sending) -> Greedy:
+    """One session after another that sends frames on schedule and controls between them, as far as the
     server reads them. Credit is not looked at.
     """
-    return asyncio.run(_frames(target, frames_per_s, frame_bytes))
+    return asyncio.run(_frames(target, sending))
 
 
 async def _opens(target: Target, opens_per_s: float) -> Refusals:
@@ -107,19 +131,24 @@ async def _open(
     found.without_retry += not retries
 
 
-async def _frames(target: Target, frames_per_s: float, frame_bytes: int) -> Greedy:
+async def _frames(target: Target, sending: Sending) -> Greedy:
     await asyncio.sleep(target.after_s)
     done, end_s = Greedy(), time.monotonic() + target.seconds
-    frame = pb.Frame(format=pb.IMAGE_FORMAT_OPAQUE, image=bytes(frame_bytes))
+    opening = pb.Open(
+        width=sending.size,
+        height=sending.size,
+        settings=pb.Settings(prompt="a"),
+        frame_rate=sending.declared_per_s,
+    )
     async with _stubs(target) as stubs:
         while time.monotonic() < end_s:
             call = stubs[0].Translate(metadata=_metadata(target))
-            try:
-                await call.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
-                await call.read()
-                await _send(call, frame, frames_per_s, end_s, done)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                pass
+            # A write that the server does not read must not last beyond the flood.
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+                async with asyncio.timeout(end_s - time.monotonic()):
+                    await call.write(pb.TranslateRequest(open=opening))
+                    await call.read()
+                    await _send(call, sending, done)
             call.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 reason, _ = await _why(call)
@@ -128,27 +157,20 @@ async def _frames(target: Target, frames_per_s: float, frame_bytes: int) -> Gree
     return done
 
 
-async def _send(
-    call: grpc.aio.StreamStreamCall[Any, Any],
-    frame: pb.Frame,
-    frames_per_s: float,
-    end_s: float,
-    done: Greedy,
-) -> None:
+async def _send(call: grpc.aio.StreamStreamCall[Any, Any], sending: Sending, done: Greedy) -> None:
+    """Until the call ends, or this is cancelled."""
     began_s, reading = time.monotonic(), asyncio.create_task(_read(call))
+    frame, controls = pb.Frame(format=sending.format, image=sending.image), itertools.count(1)
     try:
-        for number in range(int(1e9)):
-            due_s = began_s + number / frames_per_s
-            if due_s >= end_s or reading.done():
+        for number in itertools.count():
+            if reading.done():
                 return
-            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            await asyncio.sleep(max(0.0, began_s + number / sending.frames_per_s - time.monotonic()))
             frame.frame_index = number
             await call.write(pb.TranslateRequest(frame=frame))
             done.frames += 1
-            for control in range(CONTROLS_PER_FRAME):
-                settings = pb.Settings(prompt=f"{number} {control}")
-                wanted = pb.Control(control_id=number * CONTROLS_PER_FRAME + control + 1, settings=settings)
-                await call.write(pb.TranslateRequest(control=wanted))
+            for control in itertools.islice(controls, sending.controls):
+                await call.write(pb.TranslateRequest(control=sending.control(control)))
                 done.controls += 1
     finally:
         reading.cancel()

@@ -11,21 +11,22 @@ StreamV2V, Live2Diff):
 2. How long does one row take, and how much memory? One denoising step of one session, gather, forward and
    scatter, eager, with the past full; in float16 on a GPU, with random weights.
 
+On a GPU also: are pictures of captured forwards the same to the bit, and how long does a replayed row take?
+With `--compile` of forwards that Inductor has compiled, too, which takes a minute or two more.
+
 What fails is written down and the rest goes on. Exit code 1 if anything failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import math
 import resource
 import statistics
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,7 @@ from rearview.contract.frame import LATENT, PICTURE
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.devices import pick_device
 from rearview.engine.engine import Engine
 from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
@@ -46,13 +48,14 @@ from rearview.engine.player import Player as EnginePlayer
 from rearview.engine.player import planes_of
 from rearview.engine.rows import StepResult
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.weights.checkpoint import pick_device
 from torch import Tensor
 
+from loadtest.accelerators import accelerate
 from loadtest.engine_models import SIZES, Size, build
 from loadtest.engine_report import device_name, store
+from loadtest.parts import Part
 
-__all__ = ["METHODS", "Part", "Tolerance", "main"]
+__all__ = ["METHODS", "Tolerance", "main"]
 
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -66,7 +69,6 @@ MAX_REPEATS_S = 12.0
 """A row is timed no longer, however often it has run."""
 WARM_UP = 3
 """Rows before those that count: kernels are chosen and loaded in them."""
-TRACEBACK_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +95,6 @@ class Unequal(Exception):
     """Pictures differ by more than they may, or by less than they must."""
 
 
-@dataclass
-class Part:
-    """One question and what came of it."""
-
-    name: str
-    passed: bool = False
-    seconds: float = 0.0
-    figures: dict[str, Any] = field(default_factory=dict)
-    """As far as it came."""
-    failure: str | None = None
-    """The end of the traceback."""
-
-    def run(self, work: Callable[[dict[str, Any]], None], device: torch.device) -> None:
-        """Do the work, which fills `figures`; whatever it raises is kept as text."""
-        begin_s = time.perf_counter()
-        try:
-            work(self.figures)
-            self.passed = True
-        except Exception:  # The edge of a part: the others are still asked.
-            lines = traceback.format_exc().strip().splitlines()
-            self.failure = "\n".join(lines[-TRACEBACK_LINES:])
-        self.seconds = round(time.perf_counter() - begin_s, 2)
-        gc.collect()
-        if device.type == "cuda" and torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
 # --- engines
 
 
@@ -130,6 +105,7 @@ class Run:
     size: Size
     device: torch.device
     dtype: torch.dtype
+    accelerator: str = "eager"
 
 
 def memory_of(
@@ -185,6 +161,7 @@ def pictures(run: Run, method: str) -> Tensor:
     """(FRAMES, H, W, 3) uint8 of a clip, weights drawn on the CPU wherever they are used."""
     model = build(run.size, run.device, run.dtype, motion=True, drawn_on=CPU)
     sharpen(model)
+    accelerate(model, run.accelerator)
     player = Player(run, model, method, Span("fused", chain(STEPS)), SMALL_WINDOW)
     out = [planes for frame in clip(run.size) for planes in player.play({PICTURE: frame})]
     assert len(out) == FRAMES, f"{len(out)} of {FRAMES} frames came back"
@@ -228,6 +205,14 @@ def compare_pictures(size: Size, device: torch.device, method: str, figures: dic
         raise Unequal("; ".join(problems))
 
 
+def compare_captured(size: Size, device: torch.device, method: str, figures: dict[str, Any]) -> None:
+    """Replayed graphs run the kernels that eager forwards run: raises Unequal if a single value differs."""
+    run = Run(size, device, torch.float32)
+    captured = pictures(replace(run, accelerator="graphs"), method)
+    if problems := _difference("graphs", captured, pictures(run, method), Tolerance(0, 0.0), figures):
+        raise Unequal("; ".join(problems))
+
+
 def _difference(
     name: str, ours: Tensor, theirs: Tensor, tolerance: Tolerance, figures: dict[str, Any]
 ) -> list[str]:
@@ -252,7 +237,8 @@ def large_model(run: Run) -> DiffusionModel:
 def time_row(run: Run, repeats: int, method: str, figures: dict[str, Any]) -> None:
     """One denoising row with a full past: milliseconds, and memory at most."""
     size, device, window = run.size, run.device, CacheWindow()
-    model = large_model(run)
+    model = large_model(replace(run, accelerator="eager"))
+    counts = accelerate(model, run.accelerator)
     figures["weights_mib"] = _allocated_mib(device)
     player = Player(run, model, method, Span("row", (Operator(OperatorKind.DENOISE),)), window)
     latent = {LATENT: torch.randn(4, size.pixels // 8, size.pixels // 8, generator=_generator())}
@@ -269,6 +255,9 @@ def time_row(run: Run, repeats: int, method: str, figures: dict[str, Any]) -> No
         _wait(device)
         taken_ms.append(1e3 * (time.perf_counter() - started_s))
     figures |= {
+        "accelerator": run.accelerator,
+        "accelerated_calls": sum(each.accelerated for each in counts),
+        "eager_calls": sum(each.eager for each in counts),
         "ms": round(statistics.median(taken_ms), 3),
         "ms_min": round(min(taken_ms), 3),
         "ms_max": round(max(taken_ms), 3),
@@ -308,13 +297,22 @@ def _name(dtype: torch.dtype) -> str:
 # --- all of it
 
 
-def check(size: Size, device: torch.device, repeats: int, say: Callable[[str], None]) -> list[Part]:
-    """Ask every question; `say` hears each answer."""
+def check(
+    size: Size, device: torch.device, repeats: int, compiles: bool, say: Callable[[str], None]
+) -> list[Part]:
+    """Ask every question; `say` hears each answer. `compiles`: rows by Inductor, too."""
     run = Run(size, device, torch.float16 if device.type == "cuda" else torch.float32)
     questions: dict[str, Callable[[str, dict[str, Any]], None]] = {
         "pictures": partial(compare_pictures, SIZES["smoke"], device),
         "row": partial(time_row, run, repeats),
     }
+    if device.type == "cuda":
+        questions["captured pictures"] = partial(compare_captured, SIZES["smoke"], device)
+        faster = ("graphs", "compiled graphs") if compiles else ("graphs",)
+        for each in faster:
+            questions[f"row, {each},"] = partial(time_row, replace(run, accelerator=each), repeats)
+    elif compiles:
+        questions["row, compiled,"] = partial(time_row, replace(run, accelerator="compiled"), repeats)
     parts = []
     for kind, ask in questions.items():
         for method in METHODS:
@@ -330,17 +328,20 @@ def check(size: Size, device: torch.device, repeats: int, say: Callable[[str], N
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, tell on stderr, write the JSON. Returns the exit code."""
     options = _options(arguments)
-    device = pick_device(options.device)
+    # One that is named is tried, so that the result says in each part how it fails.
+    device = pick_device("auto") if options.device == "auto" else torch.device(options.device)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(options.threads)
     begin_s = time.perf_counter()
-    parts = check(SIZES["smoke" if options.size == "tiny" else options.size], device, options.repeats, _say)
+    size = SIZES["smoke" if options.size == "tiny" else options.size]
+    parts = check(size, device, options.repeats, options.compile, _say)
     name = _device_name(device)
     figures = [
         {
             "what": f"{part.name}, {unit_of}",
-            "setting": f"{options.size}, {part.figures['pixels']}², {part.figures['dtype']}, eager, {name}",
+            "setting": f"{options.size}, {part.figures['pixels']}², {part.figures['dtype']}, "
+            f"{part.figures['accelerator']}, {name}",
             "value": part.figures[key],
             "unit": unit,
             "target": None,
@@ -390,6 +391,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=("sd15", "tiny"), default="sd15", help="of the model that is timed")
     parser.add_argument("--repeats", type=int, default=30, help="of a timed row, for 12 s at most")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
+    parser.add_argument("--compile", action="store_true", help="also time rows that Inductor has compiled")
     parser.add_argument("--out", type=Path, help="default: loadtest/results/gpu_check-<device>.json")
     return parser.parse_args(arguments)
 

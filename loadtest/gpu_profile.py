@@ -29,15 +29,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rearview.engine.acceleration.graphs import CudaRecorder
+from rearview.engine.devices import pick_device, pick_dtype
 from rearview.engine.engine import Order
-from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from loadtest.engine_bench import Bench, Cell, drive, specs
 from loadtest.engine_models import SIZES, Size, build, sd15_unet_config
 from loadtest.engine_report import device_name, store
-from loadtest.gpu_check import Part
+from loadtest.parts import Part
 
 __all__ = ["main"]
 
@@ -86,25 +87,12 @@ def ceilings(device: torch.device, dtype: torch.dtype, repeats: int, figures: di
 # --- the bare UNet
 
 
-def captured(run: Callable[[], object]) -> Callable[[], object]:
-    """The same work as a CUDA graph. Raises what capturing raises."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
-
-
 @torch.inference_mode()
 def bare_unet(bench: Bench, repeats: int, compiled: Sequence[int], figures: dict[str, Any]) -> None:
     """Milliseconds by batch. `compiled`: the batches that are also compiled, by Inductor's defaults."""
     denoiser: Any = bench.model._denoiser
     unet, device, cells = denoiser.unet, bench.device, bench.size.pixels // 8
+    recorder = CudaRecorder()
     for batch in BATCHES:
         latent = torch.randn(batch, unet.config.in_channels, cells, cells, device=device).to(
             bench.dtype, memory_format=torch.channels_last
@@ -121,7 +109,7 @@ def bare_unet(bench: Bench, repeats: int, compiled: Sequence[int], figures: dict
         found = figures[f"batch_{batch}"] = {"eager_ms": median_ms(partial(call, unet), device, repeats)}
         found["bound_ms"] = round(1e3 * batch * bench.work.unet / bench.peak_flops, 3)
         if device.type == "cuda":
-            found["graph_ms"] = median_ms(captured(partial(call, unet)), device, repeats)
+            found["graph_ms"] = median_ms(recorder.record(partial(call, unet))[0], device, repeats)
         if batch not in compiled:
             continue
         begin_s = time.perf_counter()
@@ -131,7 +119,9 @@ def bare_unet(bench: Bench, repeats: int, compiled: Sequence[int], figures: dict
         found["compiled_error_rms"] = round(float(apart / call(unet).float().square().mean().sqrt()), 6)
         found["compiled_ms"] = median_ms(partial(call, network), device, repeats)
         if device.type == "cuda":
-            found["compiled_graph_ms"] = median_ms(captured(partial(call, network)), device, repeats)
+            found["compiled_graph_ms"] = median_ms(
+                recorder.record(partial(call, network))[0], device, repeats
+            )
 
 
 # --- diffusers' own loop

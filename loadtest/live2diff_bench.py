@@ -26,12 +26,13 @@ from rearview.contract.frame import LATENT, Frame
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.course import Course
+from rearview.engine.devices import pick_device, pick_dtype
 from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.protocol import Views
 from rearview.engine.rows import FrameInFlight, Row
-from rearview.engine.weights.checkpoint import pick_device, pick_dtype
 from torch import Tensor
 
 from loadtest.engine_models import SIZES, Size, build
@@ -145,7 +146,7 @@ class Bench:
 
     def _row(self, spec: SessionSpec, ordinal: int) -> Row:
         came = Frame(spec.session_id, ordinal, {LATENT: self._latent(ordinal)})
-        frame = FrameInFlight(spec, spec.settings, came, came.planes, (STEP,))
+        frame = FrameInFlight(spec, spec.settings, came, came.planes, Course(spec.settings, [STEP]))
         return Row((frame,), STEP, "step", float("inf"))
 
     def _window_row(self, spec: SessionSpec) -> Row:

@@ -1,7 +1,8 @@
-"""The README's table of measured numbers, from `loadtest/results/*.json`.
+"""The tables of measured numbers, from `loadtest/results/*.json`: all of them, and the few of the README.
 
-python -m loadtest.report                    print it
-python -m loadtest.report --into README.md   replace what stands between the two marker comments
+python -m loadtest.report                            print all
+python -m loadtest.report --into docs/figures.md     replace what stands between the two marker comments
+python -m loadtest.report --into README.md           the same; its marker asks for the short table
 """
 
 from __future__ import annotations
@@ -15,13 +16,43 @@ import typer
 from loadtest.figures import RESULTS, ResultFile
 from loadtest.service import fail
 
-__all__ = ["BEGIN", "END", "insert", "main", "markdown"]
+__all__ = ["BEGIN", "BEGIN_SHORT", "END", "insert", "main", "markdown", "short"]
 
-BEGIN = "<!-- measured: begin, made by `python -m loadtest.report --into README.md` -->"
+BEGIN = "<!-- measured: begin, made by `python -m loadtest.report --into docs/figures.md` -->"
+BEGIN_SHORT = "<!-- measured, in short: begin, made by `python -m loadtest.report --into README.md` -->"
 END = "<!-- measured: end -->"
 _ORDER = ("demo", "throughput", "transport")
-_WHOLE = ("cache_precision", "gpu_check-cuda")
+_WHOLE = ("cache_precision", "gpu_check-cuda", "host_time")
 """Results whose figures are all in the table, those without a target too."""
+
+
+_GPU, _KILLED = "gpu_profile-cuda", "first good picture after a replica was killed, p50"
+_SHORT = {
+    ("throughput", "FPS of one stream, fused-2"): "one stream on two cores",
+    (
+        "throughput",
+        "FPS of one stream, pipeline-1-streamv2v",
+    ): "with a feature bank, in two processes",
+    ("transport", "added latency per frame, p50"): "what gRPC, ingress and links add to a frame",
+    (_GPU, "engine, 4 steps, plain 1 session(s), eager"): "one stream of Stable Diffusion's size",
+    (_GPU, "engine, 4 steps, plain 8 session(s), eager"): "the same, eight streams together",
+    ("reliability", _KILLED): "the next picture after a replica was killed",
+}
+"""By result and figure what a reader of the README is told, in his words."""
+
+
+def short(results: Sequence[ResultFile]) -> str:
+    """The few figures that say what to expect. ValueError for one that no result has."""
+    found = {(result.name, f.what): (result, f) for result in results for f in result.figures}
+    if missing := [what for what in _SHORT if what not in found]:
+        raise ValueError(f"no result has {missing[0][1]!r} of {missing[0][0]}")
+    lines = ["| | | measured with | on |", "|---|---:|---|---|"]
+    for what, words in _SHORT.items():
+        result, figure = found[what]
+        machine = result.machine
+        on = "" if "NVIDIA" in figure.setting else f"{machine['cpu']}, {machine['cores']} cores"
+        lines.append(f"| {words} | {figure.value_text} | {figure.setting} | {on or 'the GPU named'} |")
+    return "\n".join([*lines, ""])
 
 
 def markdown(results: Sequence[ResultFile]) -> str:
@@ -40,13 +71,15 @@ def markdown(results: Sequence[ResultFile]) -> str:
     return "\n".join([*lines, "", *notes, ""])
 
 
-def insert(document: str, table: str) -> str:
-    """The document with the table between its markers. ValueError if it has none."""
-    before, begin, rest = document.partition(BEGIN)
+def insert(document: str, results: Sequence[ResultFile]) -> str:
+    """The document with the table that its markers ask for between them. ValueError if it has none."""
+    begin = BEGIN_SHORT if BEGIN_SHORT in document else BEGIN
+    before, found, rest = document.partition(begin)
     _, end, after = rest.partition(END)
-    if not begin or not end:
+    if not found or not end:
         raise ValueError(f"it lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+    table = (short if begin == BEGIN_SHORT else markdown)(results)
+    return f"{before}{begin}\n\n{table}\n{END}{after}"
 
 
 def _rank(result: ResultFile) -> tuple[int, str]:
@@ -73,11 +106,10 @@ def main(
         files = [ResultFile.read(path) for path in sorted(results.glob("*.json"))]
         if not files:
             fail(f"{results} has no results: run python -m loadtest.transport and its neighbours first")
-        table = markdown(files)
         if into is None:
-            print(table)
+            print(markdown(files))
         else:
-            into.write_text(insert(into.read_text(encoding="utf-8"), table), encoding="utf-8")
+            into.write_text(insert(into.read_text(encoding="utf-8"), files), encoding="utf-8")
     except (OSError, ValueError) as error:
         fail(f"{into}: {error}" if into else str(error))
 

@@ -94,12 +94,12 @@ def _common(checkpoint: str, max_steps: int) -> dict[str, Any]:
 def running(config: ServiceConfig) -> Iterator[RunningService]:
     """The service, started and stopped. Ends the command with one line if it cannot start."""
     try:
-        from rearview.local import LocalService
+        from rearview.local import RayService
     except ImportError as error:
         fail(f"the service cannot be imported ({error}): install the project first (make test does)")
     with ExitStack() as stack:
         try:
-            service = stack.enter_context(LocalService(config, on_progress=lambda *_: None))
+            service = stack.enter_context(RayService(config, on_progress=lambda *_: None))
         except Exception as error:  # The edge of a command: whatever Ray or a socket says, in one line.
             first_line = (str(error).splitlines() or [""])[0]
             fail(f"the service did not start: {type(error).__name__}: {first_line}")

@@ -2,6 +2,7 @@
 
 `faults`: many runs, one fault each, over all kinds. `repeated`: the same blow again and again. `pocket`: a
 model that makes pictures, killed and moved. `leaks`: sessions with all kinds of end, and frozen clients.
+`calm`: half an hour beside busy loops, in which nothing is wrong.
 Kinds take turns; the seed of a run is the first one's and its number, so that any run can be made again by
 itself. Half of the runs have two ingresses. What failed is kept with its history and logs.
 """
@@ -22,7 +23,7 @@ import typer
 
 from loadtest.figures import RESULTS, Figure, ResultFile, show
 from loadtest.machine import describe_machine
-from loadtest.reliability import leaks, pocket, repeated
+from loadtest.reliability import calm, leaks, pocket, repeated
 from loadtest.reliability.faults import KINDS
 from loadtest.reliability.recovery import recovered
 from loadtest.reliability.runs import RunPlan, perform
@@ -50,6 +51,7 @@ CAMPAIGNS: Mapping[str, Parts | None] = {
     "repeated": Parts(repeated.PIECES, repeated.figures),
     "pocket": Parts(pocket.PIECES, pocket.figures),
     "leaks": Parts(leaks.PIECES, leaks.figures),
+    "calm": Parts(calm.PIECES, calm.figures),
 }
 """In the order of the document. None: made of runs, by the options."""
 

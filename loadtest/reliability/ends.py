@@ -1,4 +1,4 @@
-"""How sessions end: one function for each kind of end, over stubs, against a running service.
+"""How sessions end: one function for each kind of end, against a running service.
 
 Each opens a session of its own, has a few answers, and ends it. What status the client sees is judged by the
 cleanup matrix in the tests; here it counts what is left.
@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import duration_pb2
+from rearview.client.call import Call
 from rearview.v1 import session_service_pb2 as session_pb
 from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
@@ -52,13 +53,13 @@ class Site:
 
 
 class Stream:
-    """One call over stubs, with a channel of its own."""
+    """One call with a channel of its own."""
 
     def __init__(self, address: str, token: str, timeout_s: float | None = None) -> None:
         self.channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
         self.metadata = [("authorization", f"Bearer {token}")]
         stub = translation_service_pb2_grpc.TranslationServiceStub(self.channel)
-        self.call = stub.Translate(metadata=self.metadata, timeout=timeout_s)
+        self.call = Call(stub.Translate(metadata=self.metadata, timeout=timeout_s))
         self.session_id = ""
 
     async def start(self) -> None:
@@ -68,7 +69,7 @@ class Stream:
         opening = pb.Open(settings=settings, width=64, height=64, drop_policy=lossless, answer_format=opaque)
         await self.call.write(pb.TranslateRequest(open=opening))
         response = await self.call.read()
-        if not isinstance(response, pb.TranslateResponse):
+        if response is None:
             return
         self.session_id = response.opened.session_id
         for index in range(FRAMES):
@@ -89,12 +90,12 @@ class Stream:
 
     async def to_end(self) -> None:
         """Read until the call is over."""
-        while isinstance(await self.call.read(), pb.TranslateResponse):
+        while await self.call.read() is not None:
             pass
 
     async def close(self) -> None:
         """Cut the connection."""
-        self.call.cancel()
+        self.call.leave()
         await self.channel.close()
 
 
@@ -103,7 +104,7 @@ End = Callable[[Site, Stream], Awaitable[None]]
 
 async def _orderly(site: Site, stream: Stream) -> None:
     await stream.start()
-    await stream.call.done_writing()
+    await stream.call.half_close()
     await stream.to_end()
 
 
@@ -152,7 +153,7 @@ async def _failed(site: Site, stream: Stream) -> None:
     site.service.arm(site.kept)
     for index in range(FRAMES, FRAMES + 5):
         await stream.frame(index)
-    await stream.call.done_writing()
+    await stream.call.half_close()
     await stream.to_end()
 
 
@@ -211,7 +212,7 @@ async def _end(site: Site, name: str) -> None:
         timeout_s = DEADLINE_S
     stream = Stream(site.address, token, timeout_s)
     try:
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        with contextlib.suppress(grpc.aio.AioRpcError):
             await ENDS[name](site, stream)
     finally:
         await stream.close()
@@ -234,7 +235,7 @@ async def _drain(site: Site) -> None:
     async with site.turn:
         stream = Stream(f"127.0.0.1:{site.drained.order['port']}", token_of("gamma"))
         try:
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            with contextlib.suppress(grpc.aio.AioRpcError):
                 await stream.start()
                 site.service.signal(site.drained, signal.SIGTERM)
                 await stream.to_end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import sha256
@@ -11,7 +12,17 @@ from pydantic import TypeAdapter
 from rearview.contract.stream import DropPolicy
 from rearview.contract.watermark import digest
 
-__all__ = ["ClientKind", "Expected", "Manners", "Plan", "StreamPlan", "make_plan", "payload", "token_of"]
+__all__ = [
+    "ClientKind",
+    "Expected",
+    "Manners",
+    "Plan",
+    "StreamPlan",
+    "make_plan",
+    "payload",
+    "steady_plan",
+    "token_of",
+]
 
 RATES = (15.0, 25.0, 30.0, 60.0)
 SIZES = (64, 400, 3_000, 12_000)
@@ -133,6 +144,27 @@ def payload(key: str, index: int, size: int) -> bytes:
     """The bytes of a frame: nobody else's, and different in every frame."""
     begin = digest(key.encode(), index.to_bytes(8, "little"))
     return (begin * (size // len(begin) + 1))[:size]
+
+
+def steady_plan(seed: int, tenants: Sequence[str], *, streams: int, frames: int, rate: float) -> Plan:
+    """So many streams of the tenants in turn, each `frames` long at `rate` frames a second; every second one
+    is of a raw client.
+    """
+
+    def stream(number: int) -> StreamPlan:
+        tenant = tenants[number % len(tenants)]
+        return StreamPlan(
+            f"{tenant}/{number}",
+            tenant,
+            token_of(tenant),
+            client=ClientKind.RAW if number % 2 else ClientKind.LIBRARY,
+            start_s=0.05 * number,
+            frames=frames,
+            rate=rate,
+            size=400,
+        )
+
+    return Plan(seed, tuple(map(stream, range(streams))))
 
 
 def make_plan(

@@ -22,7 +22,7 @@ from loadtest.figures import Figure
 from loadtest.reliability.faults import HANG_S, Scene
 from loadtest.reliability.harness import Harness, Healing, Member
 from loadtest.reliability.history import Run, Snapshot, What, read_history
-from loadtest.reliability.plan import ClientKind, Plan, StreamPlan, token_of
+from loadtest.reliability.plan import Plan, steady_plan
 from loadtest.reliability.recovery import recovered, recoveries
 from loadtest.reliability.runs import LIMITS, TENANTS, RunPlan, config_of, settled
 from loadtest.reliability.spawner import Spawner
@@ -163,20 +163,7 @@ PIECES = {blow.what: partial(_piece, blow) for blow in BLOWS}
 
 def _traffic(blow: Blow, seed: int) -> Plan:
     frames = round((blow.times * blow.every_s + 4.0) * RATE)
-    streams = [
-        StreamPlan(
-            f"{TENANTS[number % len(TENANTS)]}/{number}",
-            TENANTS[number % len(TENANTS)],
-            token_of(TENANTS[number % len(TENANTS)]),
-            client=ClientKind.RAW if number % 2 else ClientKind.LIBRARY,
-            start_s=0.05 * number,
-            frames=frames,
-            rate=RATE,
-            size=400,
-        )
-        for number in range(STREAMS)
-    ]
-    return Plan(seed, tuple(streams))
+    return steady_plan(seed, TENANTS, streams=STREAMS, frames=frames, rate=RATE)
 
 
 def _strike(scene: Scene, blow: Blow) -> None:

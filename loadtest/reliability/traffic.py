@@ -38,6 +38,8 @@ class Clock:
         self._start_s = time.monotonic() if start_s is None else start_s
         self.lag_s = 0.0
         """The worst lateness of late: what comes late may be this process's own fault."""
+        self.is_over = False
+        """Whether no more frames are due: streams finish, however many frames they were to have."""
 
     @property
     def now(self) -> float:
@@ -144,6 +146,8 @@ class OneStream:
             if leaves and index >= plan.leaves_at:
                 return True
             await clock.until(plan.due_s(index))
+            if clock.is_over:
+                break
             self.next_index = index + 1
             if index in controls:
                 self._note(What.CONTROL, index)

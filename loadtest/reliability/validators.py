@@ -25,7 +25,7 @@ LEAKS = re.compile(r"Traceback|File '|\.py\b|0x[0-9a-f]{6,}|\bActor\b|/tmp/|/usr
 FAULTY = frozenset(
     {
         *(Reason.REPLICA_LOST, Reason.DRAINING, Reason.TAKEN_OVER, Reason.SESSION_UNKNOWN, Reason.IDLE),
-        Reason.DIRECTORY_UNAVAILABLE,
+        *(Reason.DIRECTORY_UNAVAILABLE, Reason.UNREACHABLE),
     }
 )
 """With which a stream may end that was hurt."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from rearview.engine.networks.model import NullModel
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import ConfigError
 
+from loadtest.admission import flood_detail
 from loadtest.arms import Clip, EngineLoop
 from loadtest.demo_time import clean_environment, ready_seconds
-from loadtest.figures import Figure, ResultFile
+from loadtest.figures import RESULTS, Figure, ResultFile
+from loadtest.floods import Greedy, Refusals
 from loadtest.machine import cpu_seconds, describe_machine, process_tree
 from loadtest.payloads import clip_jpegs
-from loadtest.report import BEGIN, END, insert, markdown
+from loadtest.report import BEGIN, BEGIN_SHORT, END, insert, markdown, short
 from loadtest.service import NULL_CUT, fused_config, parse_cut, pipeline_config, with_method
 from loadtest.throughput import ARMS, figures, order, ratio, run_arm
 
@@ -208,14 +212,25 @@ def test_the_table_names_figures_targets_machine_and_problems() -> None:
 
 
 def test_the_table_replaces_only_what_stands_between_its_markers() -> None:
+    result = ResultFile.of("transport", "a command", [Figure("added latency", "null", 1.0, "ms", 5.0)], {})
     document = f"above\n{BEGIN}\nold\n{END}\nbelow\n"
 
-    once = insert(document, "new\n")
+    once = insert(document, [result])
 
-    assert once == f"above\n{BEGIN}\n\nnew\n\n{END}\nbelow\n"
-    assert insert(once, "new\n") == once
+    assert once == f"above\n{BEGIN}\n\n{markdown([result])}\n{END}\nbelow\n"
+    assert insert(once, [result]) == once
     with pytest.raises(ValueError, match="lacks"):
-        insert("no markers", "new")
+        insert("no markers", [result])
+
+
+def test_the_readme_gets_the_few_figures_that_it_names_and_no_others() -> None:
+    results = [ResultFile.read(path) for path in sorted(RESULTS.glob("*.json"))]
+    told = insert(f"{BEGIN_SHORT}\n{END}", results)
+    assert told.startswith(f"{BEGIN_SHORT}\n\n| | | measured with | on |")
+    assert 5 <= told.count("\n| ") - 1 <= 8
+    assert "Live2Diff, cache" not in told
+    with pytest.raises(ValueError, match="no result has"):
+        short([result for result in results if result.name != "transport"])
 
 
 def test_a_process_tree_has_the_children_and_their_cpu_time_grows() -> None:
@@ -230,3 +245,14 @@ def test_a_process_tree_has_the_children_and_their_cpu_time_grows() -> None:
         child.communicate()
     assert child.pid not in process_tree(os.getpid())
     assert cpu_seconds([child.pid]) == 0
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [Refusals([0.1, 0.2], Counter({"NO_CAPACITY": 2})), Greedy(5, 20, Counter({"RESOURCE_EXHAUSTED": 1}))],
+)
+def test_result_file_tells_what_a_flood_did(flood: Refusals | Greedy) -> None:
+    told = json.loads(json.dumps(flood_detail(flood)))
+
+    assert 2 in told.values() or told["controls"] == 20
+    assert {"NO_CAPACITY": 2} in told.values() or told["ends"] == {"RESOURCE_EXHAUSTED": 1}

@@ -97,7 +97,7 @@ def test_a_gpu_that_is_not_there_fails_every_part_in_words(tmp_path: Path) -> No
         pytest.skip("there is one")
     code, content = run(tmp_path / "gpu_check-cuda.json", "--device", "cuda")
     assert code == 1
-    assert len(content["problems"]) == len(PARTS)
+    assert len(content["problems"]) == 2 * len(PARTS), "of captured forwards, too"
     assert "CUDA" in content["detail"]["device"]
 
 

@@ -99,10 +99,10 @@ async def snapshot(service: InProcessService) -> Snapshot:
     gc.collect()  # A channel of gRPC that is closed lets go of its socket when nobody has it any more.
     return Snapshot(
         slots={**slots, **engines},
-        leases=len(await service.ingress._directory.list(None)),
+        leases=len(await service.directory.list(None)),
         tasks={"service": len(asyncio.all_tasks())},
         fds={"service": len(os.listdir("/proc/self/fd"))},
-        frames=await scrape([service.server.metrics_url]),
+        frames=await scrape(service.metrics_urls),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.reliability import leaks, pocket, repeated
+from loadtest.reliability import calm, leaks, pocket, repeated
 from loadtest.reliability.ends import ENDS
 from loadtest.reliability.pocket import Round
 from loadtest.reliability.repeated import BLOWS, Blow
@@ -52,3 +52,12 @@ def test_nothing_is_left_of_sessions_with_all_kinds_of_end(tmp_path: Path, spawn
     assert max(left.fds.values()) == 0
     assert max(left.growth_mib.values()) < leaks.MAX_GROWTH_MIB
     assert set(left.ends) >= ENDS.keys() - {"drained", "client killed"}
+
+
+def test_nobody_is_taken_for_hung_beside_busy_loops(tmp_path: Path, spawner: Spawner) -> None:
+    alarms = asyncio.run(calm.perform(tmp_path, spawner, minutes=0.2))
+    assert (alarms.replaced, alarms.violations) == ([], [])
+    assert (alarms.moved, alarms.resumed, alarms.ended) == (0, 0, 0)
+    assert alarms.frames == calm.STREAMS * 120
+    assert alarms.pictures > 0
+    assert {figure.met for figure in calm.figures([asdict(alarms)])[1:]} == {True}

@@ -12,7 +12,6 @@ import pytest
 from rearview import failpoints
 from rearview.errors import Reason
 from rearview.v1 import translation_service_pb2 as pb
-from rearview.v1 import translation_service_pb2_grpc
 from reliability.in_process import chain_config, tokens_end_in
 from support.raw_stream import RawStream, assert_nothing_held, eventually, quickly_stopped
 from support.service import InProcessService, in_process_service
@@ -68,7 +67,8 @@ async def streaming(stream: RawStream, service: InProcessService) -> None:
 async def draining(stream: RawStream, service: InProcessService) -> None:
     """The service has said that it will go."""
     await streaming(stream, service)
-    service.ingress.drain()
+    for ingress in service.ingresses:
+        ingress.drain()
 
 
 # -- ends, each with the statuses that it may have
@@ -108,7 +108,8 @@ async def server_fails(stream: RawStream, service: InProcessService) -> Statuses
 
 
 async def server_stops(stream: RawStream, service: InProcessService) -> Statuses:
-    await service.server.stop()
+    for server in service.servers:
+        await server.stop()
     return {
         (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING),
         (grpc.StatusCode.UNAVAILABLE, None),
@@ -129,10 +130,7 @@ class Stream(RawStream):
     """A call that may have a deadline, and knows whether it has asked for a session."""
 
     def __init__(self, address: str, timeout_s: float | None) -> None:
-        super().__init__(address, token_of("alpha"))
-        self.call.cancel()
-        stub = translation_service_pb2_grpc.TranslationServiceStub(self.channel)
-        self.call = stub.Translate(metadata=self.metadata, timeout=timeout_s)
+        super().__init__(address, token_of("alpha"), timeout_s)
         self.was_opened = False
 
     async def write(self, request: pb.TranslateRequest) -> None:

@@ -13,7 +13,7 @@ from loadtest.reliability.history import What
 from loadtest.reliability.runs import RunPlan, perform
 from loadtest.reliability.spawner import Spawner
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.load
 
 
 @pytest.fixture(scope="module")
