@@ -1,5 +1,6 @@
 # Two commands need nothing else: `make demo` and `make test`. Set-up happens by itself in .venv, and
 # again only when a pyproject.toml or constraints.txt has changed. `make help` lists the rest.
+# It runs on what macOS brings, too: GNU make 3.81, bash 3.2, BSD's tools. A test keeps it so.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,7 +16,7 @@ TORCH := torch==2.13.0
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv)
-KEY := $(shell cat pyproject.toml $(LAB)/pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
+KEY := $(shell cat pyproject.toml $(LAB)/pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d" " -f1)
 RUN_READY := $(VENV)/.ready-run-$(KEY)
 TEST_READY := $(VENV)/.ready-test-$(KEY)
 comma := ,
@@ -26,7 +27,8 @@ comma := ,
 define install
 fail() { echo "make: $$1" >&2; exit 1; }; \
 uv='$(UV)'; \
-[ -n '$(PYTHON)' ] || fail 'Python 3.11 or newer is missing (Debian: apt install python3 python3-venv)'; \
+[ -n '$(PYTHON)' ] \
+  || fail 'Python 3.11 or newer is missing (Debian: apt install python3 python3-venv; macOS: brew install python)'; \
 [ -r constraints.txt ] || fail 'constraints.txt is missing (make constraints)'; \
 echo "setting up $(VENV) ($$($(PYTHON) --version), $${uv:-pip}): once, a few minutes at most" >&2; \
 if [ ! -x $(BIN)/python ]; then \
@@ -51,7 +53,8 @@ fi || fail 'packages could not be installed: is the package index reachable?'; \
 rm -f $(VENV)/.ready-*
 endef
 
-.PHONY: help demo test same-pictures lint format stubs proto proto-image soak chaos nodes bench constraints clean
+.PHONY: help demo studio test same-pictures lint format stubs proto proto-image vendor two-ingresses \
+  soak chaos nodes bench picture constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,8 +62,11 @@ help: ## show this list
 demo: $(RUN_READY) ## translate the bundled clip through the whole service: out/demo.mp4
 	@$(BIN)/rearview demo --out '$(OUT)' $(if $(METHOD),--method '$(METHOD)') $(if $(STYLE),--style '$(STYLE)')
 
+studio: $(RUN_READY) ## a camera, screen or clip through the model, live, in the browser
+	@$(BIN)/rearview studio $(ARGS)
+
 test: lint ## every check and test that needs no GPU
-	@$(BIN)/python -m pytest $(or $(ARGS),-q)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(or $(ARGS),-q)
 
 same-pictures: $(TEST_READY) ## show that no picture differs from those of AGAINST (default: HEAD~1)
 	@$(BIN)/python tests/same_pictures.py '$(or $(AGAINST),HEAD~1)' $(ARGS)
@@ -83,8 +89,14 @@ proto: ## lint, format and breaking changes of proto/ (needs npx)
 	@$(BUF) format --diff --exit-code proto
 	@$(BUF) breaking proto --against proto/image.binpb
 
+vendor: ## fetch the page's libraries anew (needs npm): versions stand in .ci/vendor.mjs
+	@node .ci/vendor.mjs
+
 proto-image: ## accept today's proto/ as what must not break
 	@$(BUF) build proto --exclude-source-info -o proto/image.binpb
+
+two-ingresses: $(TEST_READY) ## the tests of streams, with two ingresses that are called in turn
+	@$(BIN)/python -m pytest -q --ingresses 2 $(or $(ARGS),$(addprefix tests/,ingress client studio pages reliability))
 
 soak: $(TEST_READY) ## the long tests
 	@$(BIN)/python -m pytest -q -m load $(ARGS)
@@ -101,6 +113,9 @@ nodes: $(TEST_READY) ## hurt the nodes of a Ray, and its GCS for a minute, then 
 bench: $(TEST_READY) ## measure the service with open-loop load
 	@$(BIN)/python -m loadtest $(ARGS)
 
+picture: $(TEST_READY) ## make the README's moving picture anew: docs/moving.webp
+	@$(BIN)/python -m rearview_lab.evaluation.moving --out docs/moving.webp $(ARGS)
+
 # torch names its CUDA packages itself, and another backend brings others: they are not pinned here, nor
 # what comes from this tree (-e).
 constraints: ## resolve constraints.txt anew (needs uv)
@@ -109,7 +124,7 @@ constraints: ## resolve constraints.txt anew (needs uv)
 	  env -u UV_FIND_LINKS -u UV_TORCH_BACKEND $(UV) pip compile --quiet --universal --python-version 3.11 \
 	    --upgrade --all-extras --group dev --no-header --no-annotate -c <(echo '$(TORCH)') \
 	    pyproject.toml $(LAB)/pyproject.toml \
-	  | grep -vE '^((nvidia|cuda|triton)\b|-e )'; } > constraints.txt.new
+	  | grep -vE '^((nvidia|cuda|triton)([^a-z0-9]|$$)|-e )'; } > constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 
 clean: ## remove what was built; .venv too

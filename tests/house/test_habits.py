@@ -17,6 +17,10 @@ def test_nothing_is_too_long(root: Path) -> None:
     assert oversized(root / "services", **LIMITS) == {}
 
 
+def test_in_the_laboratory_a_command_is_short_with_its_options(root: Path) -> None:
+    assert oversized(root / "services" / "rearview_lab", **LIMITS, counts_options=True) == {}
+
+
 def test_every_module_and_every_public_class_has_a_docstring(root: Path) -> None:
     found = undocumented(root / "services")
     assert {name for name in found if "::" not in name or name.split("::")[1][0].isupper()} == set()
@@ -46,6 +50,11 @@ def test_what_is_too_long_is_seen(tmp_path: Path, text: str, seen: str) -> None:
 def test_what_is_as_long_as_it_may_be_passes(tmp_path: Path, text: str) -> None:
     (tmp_path / "module.py").write_text(text, encoding="utf-8")
     assert oversized(tmp_path, **LIMITS) == {}
+
+
+def test_where_options_count_a_long_command_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(COMMAND + BODY, encoding="utf-8")
+    assert set(oversized(tmp_path, **LIMITS, counts_options=True)) == {"module.py::run"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ ROOMS = {
     for one in (
         room("contract", "errors", f"{SERVERS} {NETWORKS} numpy google.protobuf pydantic yaml asyncio"),
         room("schema", "errors contract v1", f"{SERVERS} {NETWORKS} pydantic yaml"),
-        room("engine", "errors contract failpoints", f"{SERVERS} google.protobuf pydantic"),
+        room("engine", "errors contract failpoints machine", f"{SERVERS} google.protobuf pydantic"),
         room("client", "errors contract schema v1", f"ray redis prometheus_client {NETWORKS} pydantic yaml"),
         room(
             "control",
@@ -40,7 +40,7 @@ ROOMS = {
         ),
         room(
             "transport",
-            "errors files contract access config placement_config recovery_config",
+            "errors environment files machine contract access config placement_config recovery_config",
             f"{SERVERS} {NETWORKS}",
         ),
         room(
@@ -51,8 +51,8 @@ ROOMS = {
         room("telemetry", "errors contract access", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
-            "errors environment failpoints files contract access config placement_config recovery_config"
-            " schema v1 control transport directory telemetry",
+            "errors environment failpoints files machine contract access config placement_config"
+            " recovery_config schema v1 control transport directory telemetry",
             f"ray {NETWORKS}",
         ),
     )
@@ -160,6 +160,7 @@ PLANTED = {
     "schema": ("rearview/schema/breach.py", "import grpc"),
     "links": ("rearview/replica/breach.py", "import rearview.schema.enums"),
     "callers": ("rearview/ingress/breach.py", "from rearview.client import aio"),
+    "studio": ("rearview/studio/breach.py", "from rearview.config import load_config"),
     "laboratory": ("rearview/cli/breach.py", "import rearview_lab.data.styles"),
     "laboratory-knows": ("rearview_lab/training/breach.py", "import rearview.ingress.codec"),
     "laboratory-rooms": ("rearview_lab/data/breach.py", "from rearview_lab.training import model"),

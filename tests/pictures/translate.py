@@ -29,9 +29,9 @@ from rearview.client import (
     Session,
     Translated,
 )
-from rearview.local import LocalService
 
 from pictures.compare import write_pictures
+from pictures.names import LocalService
 from pictures.scenarios import SCENARIOS, Scenario
 from pictures.services import SIZE, read_frames, service_config
 
