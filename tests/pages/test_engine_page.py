@@ -25,6 +25,6 @@ def test_the_page_runs_and_all_that_it_claims_holds() -> None:
 
 def test_a_claim_that_does_not_hold_is_seen() -> None:
     first, second, *_ = blocks(PAGE)
-    broken = type(second)(second.title, second.code.replace("assert not", "assert"), second.where)
+    broken = type(second)(second.title, second.code.replace(" > 1", " <= 1"), second.where)
     with pytest.raises(AssertionError):
         broken.run(**first.run())
