@@ -255,7 +255,7 @@ DEADLINE = Plan(streams=(_stream(0, policy=DropPolicy.DEADLINE),))
 FULL = Plan(
     streams=tuple(_stream(n, expected=Expected.EITHER, start_s=0.05 * n, frames=100) for n in range(4))
 )
-OVER = Plan(streams=tuple(_stream(number, token_until_s=0.2, frames=90) for number in (0, 1)))
+OVER = Plan(streams=tuple(_stream(number, token_until_s=0.2, frames=240) for number in (0, 1)))
 STRANGER = Plan(streams=(_stream(0), replace(_stream(1), token="worth nothing", expected=Expected.REFUSED)))
 
 BUGS = {

@@ -12,8 +12,8 @@ from loadtest.reliability.validators import Limits, validate
 
 pytestmark = pytest.mark.integration
 
-LIMITS = Limits(refusal_s=0.5, token_s=0.5)
-"""On a machine that others use too; what is planted waits twice as long."""
+LIMITS = Limits(refusal_s=0.5, token_s=1.5)
+"""On a machine that others use too; what is planted is twice as late."""
 
 
 async def found(tmp_path: Path, bug: Bug, settle_s: float = 0.3) -> list[tuple[str, str]]:
