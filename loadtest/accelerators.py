@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rearview.engine.acceleration.compiled import CompiledCall, by_inductor
-from rearview.engine.acceleration.graphs import Counts, CudaRecorder, GraphCall
+from rearview.engine.acceleration.counts import Counts
+from rearview.engine.acceleration.graphs import CudaRecorder, GraphCall
 from rearview.engine.networks.call import EagerCall
 from rearview.engine.networks.model import DiffusionModel
 

@@ -93,6 +93,9 @@ class ModelConfig(_Section):
     """`auto`: the first that there is of CUDA, MPS (Apple), XPU (Intel) and CPU. Or a torch device."""
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
     """Of the networks. `auto`: float16; on CPUs bfloat16 if they have it in hardware, else float32."""
+    compiled: bool = True
+    """Whether networks run from what `rearview models compile` has made for this machine, where there is any.
+    Pictures differ from those of the networks as they are by rounding."""
     max_steps: int = Field(default=2, ge=1, le=4)
     """Denoising steps that the chain has: the longest that a session may ask for."""
     width: int = Field(default=256, ge=64, le=1024, multiple_of=8)

@@ -40,16 +40,18 @@ METHODS: Mapping[str, tuple[BankSettings | None, CacheSettings | None]] = {
 FRAMES = 18
 
 
-def loaded(folder: Path, additions: Additions) -> tuple[DiffusionModel, Denoiser]:
-    model = load_model(str(folder), whole_chain(), CPU, torch.float64, additions)
+def loaded(
+    folder: Path, additions: Additions, dtype: torch.dtype = torch.float64
+) -> tuple[DiffusionModel, Denoiser]:
+    model = load_model(str(folder), whole_chain(), CPU, dtype, additions)
     assert isinstance(model, DiffusionModel)
     return model, model.denoisers[NO_ADAPTERS]
 
 
-def engine_of(model: DiffusionModel, method: str) -> Engine:
+def engine_of(model: DiffusionModel, method: str, dtype: torch.dtype) -> Engine:
     bank, cache = METHODS[method]
     options = MemoryOptions(
-        num_slots=3, height=SIZE, width=SIZE, dtype=torch.float64, bank=bank,
+        num_slots=3, height=SIZE, width=SIZE, dtype=dtype, bank=bank,
         cache=None if cache is None else CacheOptions(WINDOW), latent_scale=8,
     )  # fmt: skip
     span = whole_chain()
@@ -57,11 +59,15 @@ def engine_of(model: DiffusionModel, method: str) -> Engine:
 
 
 def play(
-    model: DiffusionModel, method: str, frames: int = FRAMES, names: Sequence[str] = ("a", "b", "c")
+    model: DiffusionModel,
+    method: str,
+    frames: int = FRAMES,
+    names: Sequence[str] = ("a", "b", "c"),
+    dtype: torch.dtype = torch.float64,
 ) -> Mapping[tuple[str, int], Tensor]:
     """Pictures by session and ordinal. `b` is guided, `c` comes for a while, the settings of `a` change."""
     bank, cache = METHODS[method]
-    engine = engine_of(model, method)
+    engine = engine_of(model, method, dtype)
     plain = Settings("a", steps=2)
     guided = Settings("b", steps=2, guidance=Guidance.FULL, guidance_scale=1.5, noise_rule=NoiseRule.FRESH)
 

@@ -54,9 +54,12 @@ class Engine:
         order: Order = Order.BACK_TO_BACK,
         clock: Callable[[], float] = time.monotonic,
         retained_bytes: int = RETAINED_BYTES,
+        kernels: str = "",
     ) -> None:
-        """`retained_bytes`: of outputs that are kept per session until they are acknowledged."""
-        self.span, self.frame_cost = span, scheduler.costs.frame
+        """`retained_bytes`: of outputs that are kept per session until they are acknowledged. `kernels`: what
+        its networks compute with, in few characters.
+        """
+        self.span, self.frame_cost, self.kernels = span, scheduler.costs.frame, kernels
         self._model, self._memory, self._scheduler = model, memory, scheduler
         self._ready = ReadyRows(ReadyRule(model, memory, scheduler.costs, order))
         self._clock, self.retained = clock, Retention(span, retained_bytes)

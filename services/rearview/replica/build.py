@@ -25,9 +25,10 @@ from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import latent_shape, load_model
 from rearview.engine.weights.formats import Additions, LoraFile
 from rearview.errors import ConfigError
-from rearview.replica.kept import KeptTimings, key_of
+from rearview.replica.compiled import use_compiled
+from rearview.replica.kept import KeptTimings, kernels_of, key_of
 
-__all__ = ["OnProgress", "build_engine"]
+__all__ = ["OnProgress", "Parts", "build_engine", "examples", "parts_of", "payloads"]
 
 OnProgress = Callable[[str], None]
 """Is told in a few words what takes seconds. On the thread that builds."""
@@ -44,33 +45,49 @@ BATCH_SIZES = ((1, 2), (1, 2, 4, 8, 16, 32))
 """Rows that are timed at start-up: on a CPU, where batches gain little and cost seconds; elsewhere."""
 
 
-def build_engine(
-    config: ServiceConfig, span_config: SpanConfig, on_progress: OnProgress | None = None
-) -> Engine:
-    """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
+@dataclass(frozen=True)
+class Parts:
+    """What an engine of a span is put together from."""
+
+    span: Span
+    model: Model
+    memory: Memories
+    device: torch.device
+
+
+def parts_of(config: ServiceConfig, span_config: SpanConfig) -> Parts:
+    """Load the span's networks, and make room for its sessions. Blocks for seconds."""
     torch.set_num_threads(span_config.num_threads)
     span = Span.parse(span_config.name, span_config.operators)
     device = pick_device(config.model.device)
     dtype = pick_dtype(config.model.dtype, device)
     model = load_model(config.model.checkpoint, span, device, dtype, additions(config.model))
-    memory = _memory(config, span_config, span, model, device, dtype)
-    settings = Settings(
-        "warm-up", ModelCard.read(config.model.checkpoint).strength, steps=config.model.max_steps
-    )
-    size = (config.model.width, config.model.height, config.model.max_steps)
-    examples = list(_examples(config, memory, SessionSpec("", *size, settings)))
-    measuring = _Measuring(config, span_config, span, model, memory, device)
-    timings, ran_here = measuring.of(examples, on_progress or _silent)
+    return Parts(span, model, _memory(config, span_config, span, model, device, dtype), device)
+
+
+def build_engine(
+    config: ServiceConfig, span_config: SpanConfig, on_progress: OnProgress | None = None
+) -> Engine:
+    """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
+    parts = parts_of(config, span_config)
+    span, model, memory = parts.span, parts.model, parts.memory
+    compiled = use_compiled(config, span_config, model, parts.device)
+    specs = list(examples(config, memory))
+    measuring = _Measuring(config, span_config, parts, compiled)
+    timings, ran_here = measuring.of(specs, on_progress or _silent)
     adapters = tuple(config.model.adapters)
     tables = [
         cost_table(times, model, memory, span, spec, adapters, ran_here=ran_here)
-        for times, spec in zip(timings, examples, strict=True)
+        for times, spec in zip(timings, specs, strict=True)
     ]
     forward_s = {group: times for table in tables for group, times in table.forward_s.items()}
     ran = {group: sizes for table in tables for group, sizes in table.ran.items()}
     costs = CostTable(forward_s, max(table.write_s for table in tables), ran)
-    costs = replace(costs, frame=_frame_cost(costs, model, memory, span, examples))
-    return Engine(span, model, memory, Scheduler(costs, span_config.max_batch))
+    costs = replace(costs, frame=_frame_cost(costs, model, memory, span, specs))
+    scheduler = Scheduler(costs, span_config.max_batch)
+    has_networks, threads = not is_opaque(config.model.checkpoint), span_config.num_threads
+    kernels = kernels_of(parts.device, threads, compiled) if has_networks else ""
+    return Engine(span, model, memory, scheduler, kernels=kernels)
 
 
 @dataclass(frozen=True)
@@ -79,20 +96,20 @@ class _Measuring:
 
     config: ServiceConfig
     span_config: SpanConfig
-    span: Span
-    model: Model
-    memory: Memories
-    device: torch.device
+    parts: Parts
+    compiled: str
+    """What runs compiled, in few characters."""
 
     def of(self, examples: Sequence[SessionSpec], on_progress: OnProgress) -> tuple[Sequence[Timings], bool]:
         """One for each of the `examples`, and whether they were measured in this process."""
         if is_opaque(self.config.model.checkpoint):  # Measured sooner than read.
             return [self._measured(spec, on_progress) for spec in examples], True
-        kept = KeptTimings(key_of(self.config, self.span_config, self.device))
-        found = kept.read(len(examples))
+        key = {**key_of(self.config, self.span_config, self.parts.device), "compiled": self.compiled}
+        kept = KeptTimings(key)
+        found, parts = kept.read(len(examples)), self.parts
         if found is not None:
             plain = examples[0]
-            now = row_seconds(self.model, self.memory, self.span, plain, self._payloads(plain))
+            now = row_seconds(parts.model, parts.memory, parts.span, plain, self._payloads(plain))
             if kept.holds(found[0], now):
                 return found, False
         measured = [self._measured(spec, on_progress) for spec in examples]
@@ -100,19 +117,24 @@ class _Measuring:
         return measured, True
 
     def _measured(self, spec: SessionSpec, on_progress: OnProgress) -> Timings:
+        parts = self.parts
+
         def tell(kind: OperatorKind, left_s: float) -> None:
             if left_s >= TELL_FROM_S:
-                on_progress(
-                    f"measuring once what a frame costs ({self.span.name}: {kind.value}), {left_s:.0f} s left"
-                )
+                what = f"{parts.span.name}: {kind.value}"
+                on_progress(f"measuring once what a frame costs ({what}), {left_s:.0f} s left")
 
-        offered = BATCH_SIZES[self.device.type != "cpu"]
+        offered = BATCH_SIZES[parts.device.type != "cpu"]
         sizes = [size for size in offered if size <= self.span_config.max_batch]
-        return measure(self.model, self.memory, self.span, spec, self._payloads(spec), sizes, tell)
+        return measure(parts.model, parts.memory, parts.span, spec, self._payloads(spec), sizes, tell)
 
     def _payloads(self, spec: SessionSpec) -> Sequence[Planes]:
-        model = self.config.model
-        return example_payloads(model.checkpoint, self.span, spec, additions(model))
+        return payloads(self.config, self.parts.span, spec)
+
+
+def payloads(config: ServiceConfig, span: Span, spec: SessionSpec) -> Sequence[Planes]:
+    """What a frame of such a session carries before each operator of the span, in grey."""
+    return example_payloads(config.model.checkpoint, span, spec, additions(config.model))
 
 
 def _silent(text: str) -> None:
@@ -133,8 +155,11 @@ def additions(model: ModelConfig) -> Additions:
     )
 
 
-def _examples(config: ServiceConfig, memory: Memories, plain: SessionSpec) -> Iterator[SessionSpec]:
+def examples(config: ServiceConfig, memory: Memories) -> Iterator[SessionSpec]:
     """A session of each kind whose rows cost differently."""
+    model = config.model
+    settings = Settings("warm-up", ModelCard.read(model.checkpoint).strength, steps=model.max_steps)
+    plain = SessionSpec("", model.width, model.height, model.max_steps, settings)
     banked = (
         replace(plain, bank=default_bank(config.bank)) if config.bank and "bank" in memory.names else plain
     )

@@ -29,7 +29,7 @@ from rearview.engine.devices import device_name
 from rearview.environment import cache_folder
 from rearview.replica.fingerprint import origin_of
 
-__all__ = ["KeptTimings", "key_of"]
+__all__ = ["KeptTimings", "digest_of", "kernels_of", "key_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,19 @@ def key_of(config: ServiceConfig, span: SpanConfig, device: torch.device) -> Map
     }
 
 
+def kernels_of(device: torch.device, num_threads: int, compiled: str) -> str:
+    """What networks compute with here: replicas that say the same give equal bits. `compiled`: what of them
+    is compiled, as `use_compiled` says.
+    """
+    found = [_device_name(device), torch.__version__, num_threads, _code(), compiled]
+    return digest_of({"kernels": found})
+
+
+def digest_of(key: Mapping[str, Any]) -> str:
+    """In few characters, as a name of a file."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
 class KeptTimings:
     """Those of one key."""
 
@@ -70,7 +83,7 @@ class KeptTimings:
     ) -> None:
         """`folder`: where the cache is; None: the user's. `clock`: seconds since 1970."""
         self._key, self._clock = key, clock
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        name = digest_of(key)
         place = folder or cache_folder()
         self._path = None if place is None else place / "costs" / f"{name}.json"
 

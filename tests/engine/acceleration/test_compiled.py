@@ -29,8 +29,9 @@ def test_flat_calls_give_the_same_pictures(folder: Path, additions: Additions, m
     denoiser.call = call = CompiledCall(denoiser.unet, compile)
     found = play(model, method)
     assert [key for key in eager if not torch.equal(eager[key], found[key])] == []
-    assert len(asked) == len(set(asked)) == call.counts.eager
-    assert call.counts.accelerated > call.counts.eager
+    assert len(asked) == len(set(asked))
+    assert call.counts.accelerated > len(asked)
+    assert call.counts.eager == 0
 
 
 def test_what_has_no_compiled_form_runs_eager_and_is_counted(folder: Path, additions: Additions) -> None:

@@ -6,21 +6,21 @@ same but for rounding, or None: such calls run eager, and are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rearview.engine.acceleration.autoencoder import CompiledAutoencoder, FindNetwork
+from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.flat import CallShape, FlatCall, FlatUNet, shape_of
-from rearview.engine.acceleration.graphs import Counts
+from rearview.engine.acceleration.stock import Compiled, Stock, worded
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
+from rearview.engine.networks.model import DiffusionModel
 
-__all__ = ["Compile", "CompiledCall", "by_inductor"]
-
-Compiled = Callable[..., Sequence[Tensor]]
-"""Takes what a `FlatUNet` takes and returns what it returns."""
+__all__ = ["Compile", "CompiledCall", "by_inductor", "part_of", "use"]
 
 
 class Compile(Protocol):
@@ -39,8 +39,39 @@ def by_inductor(backend: str = "inductor", **options: Any) -> Compile:
     return compile
 
 
+def part_of(adapters: str) -> str:
+    """Name of the UNet under an adapter set, as a part of the model; "": under none."""
+    return f"unet:{adapters}" if adapters else "unet"
+
+
+def _calls(stock: Stock, part: str) -> Compile:
+    """What lies on disk for that part."""
+
+    def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled | None:
+        return stock.find(part, worded(shape.sort, tensors), shape.samples)
+
+    return compile
+
+
+def _networks(stock: Stock) -> FindNetwork:
+    """The same for the networks of an autoencoder."""
+
+    def find(part: str, network: nn.Module, given_BCHW: Tensor) -> Compiled | None:
+        return stock.find(part, worded(tuple(given_BCHW.shape[1:]), [given_BCHW]), given_BCHW.shape[0])
+
+    return find
+
+
+def use(stock: Stock, model: DiffusionModel) -> None:
+    """Let a model run from what lies on disk, and eager where there is nothing."""
+    for adapters, denoiser in model.denoisers.items():
+        denoiser.call = CompiledCall(denoiser.unet, _calls(stock, part_of(adapters)))
+    if model.vae is not None:
+        model.vae = CompiledAutoencoder(model.vae, _networks(stock))
+
+
 class CompiledCall:
-    """See the module's docstring. The first call of a shape runs eager, and is what is compiled for."""
+    """See the module's docstring. The first call of a shape runs eager too, and is what is compiled for."""
 
     def __init__(self, unet: Any, compile: Compile) -> None:
         self.counts = Counts()
@@ -52,32 +83,28 @@ class CompiledCall:
         """See `UNetCall`."""
         shape = shape_of(inputs, views)
         if shape not in self._made:
-            return self._first(shape, inputs, views)
+            self._made[shape] = self._first(shape, inputs, views)
         made = self._made[shape]
         if made is None:
-            self.counts.eager += 1
+            self.counts.count(accelerated=False)
             return self._eager(inputs, views)
-        self.counts.accelerated += 1
+        self.counts.count(accelerated=True)
         compiled, example = made
-        prediction_BCHW, *left = compiled(*FlatCall.changing(inputs, views), *FlatCall.pooled(views))
+        prediction_BCHW, *left = compiled(*FlatCall.tensors(inputs, views))
         return prediction_BCHW, _filled(example, left)
 
-    def _first(self, shape: CallShape, inputs: UNetInputs, views: Views) -> tuple[Tensor, Updates]:
-        self.counts.eager += 1
-        result = self._eager(inputs, views)
-        tensors = (*FlatCall.changing(inputs, views), *FlatCall.pooled(views))
-        compiled = self._compile(shape, FlatUNet(self._unet, inputs, views), tensors)
+    def _first(self, shape: CallShape, inputs: UNetInputs, views: Views) -> tuple[Compiled, Updates] | None:
+        call, tensors = FlatUNet(self._unet, inputs, views), FlatCall.tensors(inputs, views)
+        compiled = self._compile(shape, call, tensors)
         if compiled is None:
-            self._made[shape] = None
-        else:
-            example = Updates(
-                {
-                    name: update.over([tensor.to("meta") for tensor in update.tensors])
-                    for name, update in result[1].items()
-                }
-            )
-            self._made[shape] = compiled, example
-        return result
+            return None
+        _, updates = self._eager(inputs, views)
+        return compiled, Updates(
+            {
+                name: update.over([tensor.to("meta") for tensor in update.tensors])
+                for name, update in updates.items()
+            }
+        )
 
 
 def _filled(example: Updates, tensors: Sequence[Tensor]) -> Updates:

@@ -16,7 +16,19 @@ from torch import Tensor, nn
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 
-__all__ = ["CallShape", "FlatCall", "FlatUNet", "shape_of"]
+__all__ = ["CallShape", "CallSort", "FlatCall", "FlatUNet", "shape_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallSort:
+    """What calls of the same sort have in common: all of their shape but the number of samples."""
+
+    given: tuple[bool, bool]
+    """See `UNetInputs.given`."""
+    views: tuple[tuple[str, Hashable], ...]
+    """See `CallShape.views`."""
+    sizes: tuple[tuple[int, ...], ...]
+    """Shapes of the inputs of one sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,11 @@ class CallShape:
     def samples(self) -> int:
         """B."""
         return self.sizes[0][0]
+
+    @property
+    def sort(self) -> CallSort:
+        """Of what sort the call is."""
+        return CallSort(self.given, self.views, tuple(size[1:] for size in self.sizes))
 
 
 def shape_of(inputs: UNetInputs, views: Views) -> CallShape:
@@ -62,6 +79,11 @@ class FlatCall:
     def pooled(views: Views) -> tuple[Tensor, ...]:
         """What is read in place."""
         return tuple(tensor for view in views.values() for tensor in view.pooled)
+
+    @staticmethod
+    def tensors(inputs: UNetInputs, views: Views) -> tuple[Tensor, ...]:
+        """Both: what a `FlatUNet` takes."""
+        return (*FlatCall.changing(inputs, views), *FlatCall.pooled(views))
 
     def over(self, changing: Sequence[Tensor], pooled: Sequence[Tensor]) -> tuple[UNetInputs, Views]:
         """The call of these tensors."""

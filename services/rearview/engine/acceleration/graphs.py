@@ -16,11 +16,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.flat import CallShape, FlatCall, shape_of
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import UNetCall, UNetInputs
 
-__all__ = ["Counts", "CudaRecorder", "GraphCall", "Recorder"]
+__all__ = ["CudaRecorder", "GraphCall", "Recorder"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +64,6 @@ class CudaRecorder:
         return graph.replay, result
 
 
-@dataclass(slots=True)
-class Counts:
-    """Calls since the start."""
-
-    accelerated: int = 0
-    eager: int = 0
-
-    @property
-    def share(self) -> float:
-        """Of calls that were accelerated."""
-        return self.accelerated / max(1, self.accelerated + self.eager)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Graph:
     changing: tuple[Tensor, ...]
@@ -104,12 +92,12 @@ class GraphCall:
         shape = shape_of(inputs, views)
         graph = self._graphs.get(shape) or self._capture(shape, inputs, views)
         if graph is None:
-            self.counts.eager += 1
+            self.counts.count(accelerated=False)
             return self._eager(inputs, views)
         for buffer, tensor in zip(graph.changing, FlatCall.changing(inputs, views), strict=True):
             buffer.copy_(tensor, non_blocking=True)
         graph.replay()
-        self.counts.accelerated += 1
+        self.counts.count(accelerated=True)
         return graph.prediction_BCHW.clone(), graph.updates
 
     def _capture(self, shape: CallShape, inputs: UNetInputs, views: Views) -> _Graph | None:

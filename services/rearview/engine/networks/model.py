@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -98,7 +98,11 @@ class DiffusionModel:
         """`adapted`: the denoiser under each adapter set; `denoiser` is the one without adapters. `depth`:
         what frames of sessions with a temporal cache are also conditioned on; None: nothing.
         """
-        self._vae, self._denoiser = vae, denoiser
+        self.vae: Any = vae
+        """None if the span has neither encode nor decode. Whatever has `encode`, `decode` and `config` may
+        stand in for it.
+        """
+        self._denoiser = denoiser
         self._adapted = {} if denoiser is None else {"": denoiser, **(adapted or {})}
         self._depth = depth
         self._device, self._dtype = device, dtype
@@ -112,11 +116,6 @@ class DiffusionModel:
     def denoisers(self) -> Mapping[str, Denoiser]:
         """By adapter set; none if the span has no denoising step."""
         return self._adapted
-
-    @property
-    def vae(self) -> torch.nn.Module | None:
-        """None if the span has neither encode nor decode."""
-        return self._vae
 
     @property
     def layouts(self) -> Layouts:
@@ -154,19 +153,19 @@ class DiffusionModel:
             planes = _moved(_planes(rows), self._device)
             outputs, updates = self._denoiser_under(rows[0].settings)(planes, rows, views)
             return _forward(_moved(outputs, CPU), updates)
-        assert self._vae is not None, "this span owns no VAE"
+        assert self.vae is not None, "this span owns no VAE"
         if kind is OperatorKind.ENCODE:
             return self._encode(_stacked(rows, PICTURE).to(self._device), views.of(DEPTH_RANGE))
-        levels_BCHW = decode_levels(self._vae, _stacked(rows, LATENT).to(self._device), self._dtype)
+        levels_BCHW = decode_levels(self.vae, _stacked(rows, LATENT).to(self._device), self._dtype)
         broken = broken_samples(levels_BCHW)  # Pictures are bytes: there it would no longer be seen.
         return Forward(_apart(_split(**{PICTURE: pictures_of(levels_BCHW)})), broken=broken)
 
     def _encode(self, images_BHWC: Tensor, ranges: DepthView | None) -> Forward:
         """With ranges of depth frames also get the latents of their depth."""
         if self._depth is None or ranges is None:
-            return _forward(_split(**{LATENT: encode(self._vae, images_BHWC, self._dtype)}))
+            return _forward(_split(**{LATENT: encode(self.vae, images_BHWC, self._dtype)}))
         latent_BCHW, depth_BCHW, after_B2 = encode_with_depth(
-            self._vae, self._depth, images_BHWC, ranges.range_B2, self._dtype
+            self.vae, self._depth, images_BHWC, ranges.range_B2, self._dtype
         )
         updates = Updates({DEPTH_RANGE.name: DepthUpdate(after_B2)})
         return _forward(_split(**{LATENT: latent_BCHW, DEPTH: depth_BCHW}), updates)
