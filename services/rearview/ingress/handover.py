@@ -81,8 +81,8 @@ class Handover:
             dropped=book.dropped,
         )
         kept = [_kept(answer.receipt, answer.outcome) for answer in answers]
-        has_checkpoint = session.past.checkpoint is not None
-        return cls(replace(note, state=state), has_checkpoint, kept, b"".join(pictures))
+        past, has_checkpoint = session.past, session.past.checkpoint is not None
+        return cls(replace(note, state=state, kernels=past.kernels), has_checkpoint, kept, b"".join(pictures))
 
     def to_bytes(self) -> bytes:
         """As it travels."""
@@ -124,7 +124,7 @@ class Handover:
             now=now,
         )
         book.translated, book.dropped = state.translated, state.dropped
-        return Inherited(state, book)
+        return Inherited(state, book, kernels=self.note.kernels)
 
     def _outcomes(self, now: float) -> Mapping[Receipt, Outcome]:
         outcomes: dict[Receipt, Outcome] = {}

@@ -21,6 +21,8 @@ class Inherited:
     book: Book
     in_lane: Mapping[int, Sent] = field(default_factory=dict)
     """Frames that will come back, by ordinal."""
+    kernels: tuple[str, ...] = ()
+    """What its last lane computed with, if it has none; else empty."""
 
     @classmethod
     def none(cls, terms: Terms) -> Inherited:

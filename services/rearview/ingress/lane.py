@@ -45,6 +45,8 @@ class Lane:
     returning: Returning
     addresses: tuple[str, ...]
     """Of the replicas."""
+    kernels: tuple[str, ...] = ()
+    """What their networks compute with: lanes that say the same give equal bits."""
 
     @property
     def codec(self) -> FrameCodec:

@@ -184,8 +184,10 @@ class Lanes:
         returning = self._open[lane_id]
         addresses = tuple(replica.address for replica in state.replicas)
         links = tuple(self._links[address] for address in addresses)
-        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, returning, addresses)
-        return lane, [wanted.replies[each] for each in event.replicas]
+        replies = [wanted.replies[each] for each in event.replicas]
+        kernels = tuple(str(reply.get("kernels", "")) for reply in replies)
+        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, returning, addresses, kernels)
+        return lane, replies
 
     def knows(self, replicas: Sequence[str]) -> bool:
         """Whether a lane of these replicas can be asked for."""

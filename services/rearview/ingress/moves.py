@@ -101,11 +101,11 @@ class Moves:
             frozen = await stand_still(session, old)
             new = await self._opened(session, old, replicas, frozen)
             self._lanes.close(old)
-            await session.resume(new, frozen.ordinal + 1, Continuity.EXACT)
+            told = await session.resume(new, frozen.ordinal + 1, Continuity.EXACT)
         finally:
             thaw(old)  # Of what was closed nobody hears it.
             session.gate.release()
-        self._events(SessionMoved(Continuity.EXACT, time.monotonic() - started_s, planned=True))
+        self._events(SessionMoved(told, time.monotonic() - started_s, planned=True))
 
     async def _opened(
         self, session: IngressSession, old: Lane, replicas: tuple[str, ...], frozen: Frozen

@@ -40,6 +40,8 @@ class Note:
     """Of the last frame that was admitted before the note begins to hold."""
     index: int = -1
     """The client's number of that frame."""
+    kernels: tuple[str, ...] = ()
+    """Of a session without a lane, what its last one computed with (`Lane.kernels`)."""
 
     def terms(self, tenant: TenantConfig, resume_token: str) -> Terms:
         """What was agreed with `tenant`."""

@@ -44,11 +44,29 @@ class Past:
         """Whether the session has no lane because nobody feeds it."""
         self.moved: list[Continuity] = []
         """How it went on from lane to lane, until its client is told."""
+        self.kernels: tuple[str, ...] = ()
+        """What its lane computes with (`Lane.kernels`), or computed with last; empty: nobody knows."""
 
     @property
     def checkpointed(self) -> int | None:
         """The last ordinal of the checkpoint; None if there is none."""
         return None if self.checkpoint is None else self.checkpoint.ordinal
+
+    def begin(self, kernels: tuple[str, ...], before: tuple[str, ...]) -> None:
+        """The session begins here, in a lane of these kernels; `before`: of its last lane elsewhere."""
+        self.kernels = before or kernels
+        if before:
+            self.goes_on(Continuity.EXACT, kernels)
+
+    def goes_on(self, continuity: Continuity, kernels: tuple[str, ...]) -> Continuity:
+        """The session goes on in another lane, from a past that is as `continuity` says. Returns what its
+        client is told: where other kernels compute, pictures are not the same, equal past or not.
+        """
+        is_other = bool(self.kernels and kernels) and self.kernels != kernels
+        told = max(continuity, Continuity.APPROXIMATE, key=_LOSS.index) if is_other else continuity
+        self.kernels = kernels
+        self.moved.append(told)
+        return told
 
     def told_moved(self) -> Continuity:
         """The client is told of the moves that it has not been told of: how it went on, at the worst."""

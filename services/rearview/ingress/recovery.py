@@ -91,10 +91,10 @@ class Recovery:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         session.lease = lease
-        await session.resume(lane, follows.start, follows.continuity)
+        told = await session.resume(lane, follows.start, follows.continuity)
         seconds = time.monotonic() - lost_s
-        logger.warning("a session goes on in another lane: %s, %.2f s", follows.continuity.value, seconds)
-        self._events(SessionMoved(follows.continuity, seconds, planned=False))
+        logger.warning("a session goes on in another lane: %s, %.2f s", told.value, seconds)
+        self._events(SessionMoved(told, seconds, planned=False))
 
     def _begin(self, session: IngressSession, follows: Plan) -> Mapping[str, Any]:
         """What the replicas of the next lane are told of the session's past."""

@@ -68,6 +68,7 @@ class IngressSession:
         inputs = Inputs(inherited.state.next_ordinal, edge.input_bytes, budget)
         self.feed = Feed(self.spec.session_id, lane, edge.sender, edge.events, inputs, inherited.in_lane)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
+        self.past.begin(lane.kernels, inherited.kernels)
         self.gate = Gate()
         budget.join(self.gate.came_back)
         self.book = inherited.book
@@ -171,8 +172,10 @@ class IngressSession:
         self.gate.shut()
         self.gate.came_back()  # Whoever waits for a frame is to see that none will.
 
-    async def resume(self, lane: Lane, start: int, continuity: Continuity) -> None:
-        """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first."""
+    async def resume(self, lane: Lane, start: int, continuity: Continuity) -> Continuity:
+        """Go on in `lane`, which expects the ordinal `start`: what was sent from there on goes first.
+        `continuity`: of its past. Returns what the client is told.
+        """
         again = self.feed.inputs.since(start)
         self.feed.attach(lane, start)
         self.notes.again()
@@ -183,17 +186,18 @@ class IngressSession:
             self.on_frame(lost)
         if again:
             self.past.replayed_to = self.feed.inputs.following
-        self.past.moved.append(continuity)
+        told = self.past.goes_on(continuity, lane.kernels)
         self.wake()
         for kept in again:
             frame = kept.admitted.waiting.frame
             decoded = await self._coder.decode(frame, self.spec.width, self.spec.height, look=False)
             await self.gate.wait(partial(self.feed.takes_again, kept, lane))
             if not self.feed.is_in(lane):
-                return  # Lost meanwhile.
+                return told  # Lost meanwhile.
             self.feed.send_again(kept, decoded.picture, self._edge.clock())
         self.gate.open()
         self._startable.set()
+        return told
 
     def on_frame(self, frame: Frame[NDArray[Any]]) -> None:
         """A picture has come back, or word that it will not."""

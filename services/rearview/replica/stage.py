@@ -95,7 +95,7 @@ class Stage:
         self._pool = LinkPool(config.link, node, on_message=self._on_message, on_closed=self._on_next_closed)
         self._runner: EngineRunner | None = None
         self._pulse: Pulse | None = None
-        self._address, self._metrics_port = "", 0
+        self._address, self._metrics_port, self._kernels = "", 0, ""
         self._metrics = Metrics(new_registry())
         self._events = MetricsListener(self._metrics)
         is_last = span_index + 1 == len(config.spans)
@@ -119,6 +119,7 @@ class Stage:
             origin=await asyncio.to_thread(origin_of, config.model),
         )
         self._admitted.cost = await runner.call(lambda engine: engine.frame_cost)
+        self._kernels = await runner.call(lambda engine: engine.kernels)
         self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
@@ -231,7 +232,7 @@ class Stage:
         self._sessions.opened(held)
         self._changed()
         reach("replica.activate.after")
-        return {}
+        return {"kernels": self._kernels}
 
     async def _try_attach(self, owner: Link, request: Mapping[str, Any]) -> dict[str, Any]:
         """What whoever adopts the session must know. Frames of the hops before are fenced from now on, until
@@ -258,7 +259,8 @@ class Stage:
         )
         if known is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
-        return {"place": held.place, "index": held.index, "notes": list(held.notes), **_told(known, went)}
+        stands = {"place": held.place, "index": held.index, "notes": list(held.notes)}
+        return {**stands, "kernels": self._kernels, **_told(known, went)}
 
     def _resume(self, held: Held[Link], epoch: int, kept: Standing | None, next_link: Link | None) -> None:
         if self._sessions.get(held.session_id, epoch) is not held or kept is None or next_link is None:
