@@ -35,7 +35,8 @@ class Continuity(Enum):
     EXACT = "exact"
     """Everything: pictures continue as if nothing had happened."""
     APPROXIMATE = "approximate"
-    """Most of it: rebuilt from retained frames."""
+    """Most of it, rebuilt from retained frames; or all of it, where other kernels compute: pictures differ by
+    rounding then."""
     RESET = "reset"
     """Nothing: the session starts anew."""
 

@@ -200,7 +200,9 @@ class _ContinuityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Continuity
     CONTINUITY_EXACT: _Continuity.ValueType  # 1
     """Everything: pictures continue as if nothing had happened."""
     CONTINUITY_APPROXIMATE: _Continuity.ValueType  # 2
-    """Most of it: rebuilt from retained frames."""
+    """Most of it, rebuilt from retained frames; or all of it, where other kernels compute: pictures differ by rounding
+    then.
+    """
     CONTINUITY_RESET: _Continuity.ValueType  # 3
     """Nothing: the session starts anew."""
 
@@ -212,7 +214,9 @@ CONTINUITY_UNSPECIFIED: Continuity.ValueType  # 0
 CONTINUITY_EXACT: Continuity.ValueType  # 1
 """Everything: pictures continue as if nothing had happened."""
 CONTINUITY_APPROXIMATE: Continuity.ValueType  # 2
-"""Most of it: rebuilt from retained frames."""
+"""Most of it, rebuilt from retained frames; or all of it, where other kernels compute: pictures differ by rounding
+then.
+"""
 CONTINUITY_RESET: Continuity.ValueType  # 3
 """Nothing: the session starts anew."""
 Global___Continuity: _TypeAlias = Continuity  # noqa: Y015
