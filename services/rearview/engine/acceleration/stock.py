@@ -47,9 +47,9 @@ class Artefact:
     eager_error: float
     """The same of the network run module by module."""
     seconds: float
-    """Of processors, all threads together, of the fastest call."""
+    """Of the fastest call."""
     eager_seconds: float
-    """The same of the network as it is."""
+    """The same of the network as it is, in turns with it."""
 
     @property
     def key(self) -> tuple[str, str, bool]:
