@@ -10,6 +10,7 @@ import typer
 from loadtest import (
     admission,
     cache_precision,
+    compiled,
     demo_time,
     generator,
     host_time,
@@ -28,6 +29,7 @@ app.command("studio")(studio.main)
 app.command("demo-time")(demo_time.main)
 app.command("cache-precision")(cache_precision.main)
 app.command("host-time")(host_time.main)
+app.command("compiled")(compiled.main)
 app.command("report")(report.main)
 
 

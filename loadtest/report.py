@@ -22,7 +22,7 @@ BEGIN = "<!-- measured: begin, made by `python -m loadtest.report --into docs/fi
 BEGIN_SHORT = "<!-- measured, in short: begin, made by `python -m loadtest.report --into README.md` -->"
 END = "<!-- measured: end -->"
 _ORDER = ("demo", "throughput", "transport")
-_WHOLE = ("cache_precision", "gpu_check-cuda", "host_time")
+_WHOLE = ("cache_precision", "compiled", "gpu_check-cuda", "host_time")
 """Results whose figures are all in the table, those without a target too."""
 
 
