@@ -1,7 +1,8 @@
 """Named places where tests let a process fail: off unless a process arms them, and free of cost then.
 
 `arm("engine.commit.after=kill@40; engine.forward=hang:3")` lets the process be killed when it passes the
-first place for the 40th time, and sleeps 3 s at the second. The places where a fault can do harm are before
+first place for the 40th time, and sleeps 3 s at the second. `exhaust` and `break` raise what torch does where
+memory does not suffice and where a device has broken. The places where a fault can do harm are before
 and after what is done for good: a commit, a compare-and-set, an activation, an acknowledgement.
 """
 
@@ -31,7 +32,12 @@ PLACES = frozenset(
     }
 )
 """All of them."""
-ACTIONS = frozenset({"kill", "stop", "hang", "raise"})
+RAISED = {
+    "raise": "the failpoint {place} was reached",
+    "exhaust": "DefaultCPUAllocator: can't allocate memory: the failpoint {place} was reached",
+    "break": "CUDA error: an illegal memory access was encountered\nThe failpoint {place} was reached.",
+}
+ACTIONS = frozenset({"kill", "stop", "hang", *RAISED})
 
 
 @dataclass(slots=True)
@@ -92,4 +98,4 @@ def _pass(place: str) -> None:
     elif armed.action == "hang":
         time.sleep(armed.seconds)
     else:
-        raise RuntimeError(f"the failpoint {place} was reached")
+        raise RuntimeError(RAISED[armed.action].format(place=place))

@@ -270,7 +270,7 @@ def engine_of(model: DiffusionModel, batches: list[list[str]] | None = None) -> 
             batches.append([row.settings.adapters for row in rows])
             return forward(rows, view)
 
-        engine._model = type(
+        engine._forwards._model = type(
             "Recording",
             (),
             {"group": model.group, "prepare": model.prepare, "forward": staticmethod(recorded)},

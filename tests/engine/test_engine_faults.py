@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rearview.contract.settings import Settings
 from rearview.engine.engine import Order
 from rearview.engine.rows import Row
 from support.frames import content
@@ -104,6 +105,31 @@ def test_a_failing_row_runs_next_though_others_keep_coming_without_deadlines() -
     expect(
         [left for left in drain(engine) if left.session_id == "busy"], toy_spec("busy"), range(ordinal + 1)
     )
+
+
+def broken_device() -> Exception:
+    return torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+
+def test_an_error_that_the_device_will_give_from_now_on_ends_the_step_and_blames_nobody() -> None:
+    engine = toy_engine(ToyModel(fails=lambda rows: True, error=broken_device), whole_chain(TOY_STEPS))
+    engine.open(toy_spec("a"))
+    admit(engine, "a", 0)
+    with pytest.raises(torch.AcceleratorError):
+        engine.step(0.0)
+    assert engine.running is None
+    (frame,) = engine._sessions["a"].frames.values()
+    assert (frame.failures, frame.done) == (0, False)
+
+
+def test_such_an_error_is_not_passed_over_while_prompts_are_encoded_ahead() -> None:
+    class BrokenPrompts(ToyModel):
+        def prepare(self, settings: Settings) -> None:
+            raise broken_device()
+
+    engine = toy_engine(BrokenPrompts(), whole_chain(TOY_STEPS))
+    with pytest.raises(torch.AcceleratorError):
+        engine.open(toy_spec("a"))
 
 
 def test_a_forward_changes_no_payload_before_it_commits() -> None:

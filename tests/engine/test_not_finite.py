@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rearview.engine.engine import Engine
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.model import DiffusionModel, Forward
 from rearview.engine.player import Player
+from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.adapters import NO_ADAPTERS
 from rearview.engine.weights.checkpoint import load_denoisers, load_model
@@ -24,6 +26,17 @@ from support.frames import entering
 from support.loras import LINEAR, random_lora, write_kohya
 from support.tiny import LATENT_CHANNELS, SIZE, random_frames, session, whole_chain
 from support.tiny_bank import Stream, banked, by_reference, gap, make_row, play, tiny_bank, tiny_engine, video
+from support.toy import ToyModel
+from support.toy_cache import ToyCache
+from support.toy_clips import (
+    CHANGES,
+    assert_same,
+    cached_engine,
+    cached_spec,
+    per_frame,
+    pictures,
+    plain_pictures,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -85,6 +98,33 @@ def test_a_frame_that_is_not_finite_is_dropped_and_memory_is_as_if_it_had_never_
     for stream in beside:
         assert gap(outputs[stream.spec.session_id], by_reference(stream)) <= EXACT
     assert "rows of denoise-0: results are not finite" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["none", "prompt", "weights"])
+@pytest.mark.parametrize("operator", ["encode", "denoise-0", "denoise-1", "decode"])
+def test_neighbours_of_rows_that_are_not_finite_have_pictures_and_caches_as_if_alone(
+    operator: str, change: str
+) -> None:
+    """By the toy, bit by bit: windows, streamed frames and shadow windows share forwards with broken ones."""
+    settings = per_frame(14, CHANGES[change])
+    specs = [cached_spec(name, settings=settings[0]) for name in ("a", "bad", "b")]
+    model, cache = ToyModel(breaks=_breaks(operator)), ToyCache()
+    found = pictures([cached_engine(model=model, memory=cache)], specs, settings, burst=3)
+    assert any(len({name for name, *_ in batch}) > 1 for batch in model.batches)
+    assert found["bad"][9] is None
+    for spec in (specs[0], specs[2]):
+        assert_same(found[spec.session_id], plain_pictures(spec, settings))
+    whole = ToyCache()
+    pictures([cached_engine(memory=whole)], [specs[0], specs[2]], settings, burst=3)
+    assert {key: past for key, past in cache.pasts.items() if key[0] != "bad"} == whole.pasts
+
+
+def _breaks(operator: str) -> Callable[[Row], bool]:
+    def breaks(sample: Row) -> bool:
+        is_bad = sample.session_id == "bad" and sample.operator.name == operator
+        return is_bad and sample.ordinal in (1, 9)
+
+    return breaks
 
 
 @pytest.mark.parametrize(("operator", "part"), [("encode", "vae"), ("denoise-0", "unet"), ("decode", "vae")])

@@ -33,6 +33,7 @@ from rearview.contract.events import (
     StreamOpened,
     no_events,
 )
+from rearview.contract.failure import Failure
 from rearview.contract.frame import Timing
 from rearview.contract.stream import Continuity
 from rearview.errors import DropReason, Reason
@@ -115,6 +116,15 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
     (
         [BatchRun("fused", 3, 0.5), BatchRun("fused", 4, 0.25)],
         {'batch_rows_sum{span="fused"}': 7, 'queue_age_seconds{span="fused"}': 0.25},
+    ),
+    (
+        [SlotsOffered("one", 1), BatchRun("one", 8, 0.0, Failure.NO_MEMORY), BatchRun("one", 4, 0.0)],
+        {
+            'batch_rows_count{span="one"}': 2,
+            'forwards_failed_total{span="one",cause="no_memory"}': 1,
+            'forwards_failed_total{span="one",cause="not_finite"}': 0,
+            'forwards_failed_total{span="one",cause="raised"}': 0,
+        },
     ),
     (
         [FrameLeftSpan(Timing("fused", 0.001, 0.03))],

@@ -1,4 +1,4 @@
-"""Replicas that hang or are stopped: found, condemned, replaced by others, and ending themselves."""
+"""Replicas that hang, are stopped or lose their device: found, condemned, replaced, and ending themselves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import torch
 from rearview.contract.beat import Beat, Cause
 from rearview.contract.events import Event, Events, ReplicaCondemned
 from rearview.engine.networks.model import Forward
@@ -42,7 +44,7 @@ def hanging(stage: Stage) -> Iterator[threading.Event]:
     assert stage._runner is not None
     engine = stage._runner._engine
     assert engine is not None
-    model, entered, go_on = engine._model, threading.Event(), threading.Event()
+    model, entered, go_on = engine._forwards._model, threading.Event(), threading.Event()
 
     class Hangs:
         def __getattr__(self, name: str) -> Any:
@@ -53,11 +55,28 @@ def hanging(stage: Stage) -> Iterator[threading.Event]:
             assert go_on.wait(60)
             return model.forward(rows, *views)
 
-    engine._model = Hangs()  # type: ignore[assignment]
+    engine._forwards._model = Hangs()  # type: ignore[assignment]
     try:
         yield entered
     finally:
         go_on.set()
+
+
+def break_device(stage: Stage) -> None:
+    """From now on the replica's device answers nothing but an error."""
+    assert stage._runner is not None
+    engine = stage._runner._engine
+    assert engine is not None
+    model = engine._forwards._model
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model, name)
+
+        def forward(self, rows: Sequence[Row], *views: Any) -> Forward:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    engine._forwards._model = Broken()  # type: ignore[assignment]
 
 
 def listened(ingress: Ingress) -> list[ReplicaCondemned]:
@@ -169,10 +188,12 @@ async def test_a_replica_that_is_condemned_although_it_is_well_says_nothing_more
 
 
 @asynccontextmanager
-async def apart(replicas: int = 2) -> AsyncIterator[tuple[IngressServer, Ingress, list[ReplicaProcess]]]:
+async def apart(
+    replicas: int = 2, logs: Path | None = None
+) -> AsyncIterator[tuple[IngressServer, Ingress, list[ReplicaProcess]]]:
     """An ingress here, and replicas in processes of their own."""
     config = null_config(replicas=replicas, link={"secret": "s"})
-    async with replica_processes(config) as processes:
+    async with replica_processes(config, logs) as processes:
 
         async def members() -> list[Mapping[str, Any]]:
             return [each.described for each in processes if each.is_running]
@@ -206,6 +227,49 @@ async def test_a_stopped_process_is_condemned_and_ends_itself_when_it_wakes() ->
         await other.__aexit__()
         victim.signal(signal.SIGCONT)
         assert await victim.ended() == EXIT_CONDEMNED
+
+
+async def test_a_replica_whose_device_breaks_ends_at_once_and_its_sessions_go_on_elsewhere(
+    tmp_path: Path,
+) -> None:
+    async with apart(logs=tmp_path) as (server, ingress, processes), RawStream(server.address) as stream:
+        condemned = listened(ingress)
+        await began(stream)
+        (home,) = lane_of(ingress, stream)
+        victim = next(each for each in processes if each.replica_id == home)
+        await victim.arm("engine.forward=break")
+        await stream.frame(1)
+        broke_s = time.monotonic()
+        await stream.read_answers(1)
+        assert time.monotonic() - broke_s < WITH_ROOM
+        assert (stream.indices, stream.drops) == ([0, 1], [])
+        assert stream.moves == [pb.CONTINUITY_EXACT]
+        assert lane_of(ingress, stream) != (home,)
+        assert await victim.ended() == EXIT_CONDEMNED
+        assert condemned in ([], [ReplicaCondemned("span-0", Cause.BROKEN)]), "its last beat may be lost"
+        assert victim.log is not None
+        said = victim.log.read_text(encoding="utf-8").splitlines()
+        why = "its device is broken: CUDA error: an illegal memory access was encountered"
+        assert said[-1].endswith(f"this process ends itself: {why}")
+        await stream.frame(2)
+        await stream.read_answers(1)
+
+
+async def test_a_replica_that_shares_its_process_says_that_its_device_is_broken_and_falls_silent() -> None:
+    async with running(spans=PIPELINE, replicas=2) as service, RawStream(service.address) as stream:
+        all_condemned = [listened(ingress) for ingress in service.ingresses]
+        await began(stream)
+        lost = lane_of(service, stream)[1]
+        stage = next(each for each in service.stages if each.describe()["replica_id"] == lost)
+        break_device(stage)
+        await stream.frame(1)
+        await stream.read_answers(1)
+        assert (stream.indices, stream.drops) == ([0, 1], [])
+        assert stream.moves == [pb.CONTINUITY_EXACT]
+        for condemned in all_condemned:
+            assert condemned == [ReplicaCondemned("span-1", Cause.BROKEN)]
+        with pytest.raises(RuntimeError):
+            stage.check_health()
 
 
 async def test_opens_while_the_only_replica_is_stopped_are_refused_soon() -> None:

@@ -42,7 +42,7 @@ def used() -> Metrics:
     metrics.batch_rows.labels("fused").observe(3)
     metrics.queue_age_seconds.labels("fused").set(0.01)
     metrics.outputs_forgotten.labels("fused").inc(3)
-    metrics.slots.labels("fused").set(16)
+    metrics.replica_started("fused", 16)
     metrics.slots_used.labels("fused").set(2)
     metrics.sessions.labels("alpha").set(2)
     metrics.streams_open.inc()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rearview.contract.failure import Failure
+from rearview.engine.failures import failure_of, is_sticky
 from rearview.failpoints import PLACES, arm, reach
 
 pytestmark = pytest.mark.unit
@@ -29,6 +31,15 @@ def test_a_place_fails_when_it_is_passed_so_often_and_then_no_more() -> None:
         with pytest.raises(RuntimeError, match=r"engine\.forward"):
             reach("engine.forward")
     reach("engine.forward")
+
+
+def test_what_is_raised_is_what_torch_raises_then() -> None:
+    for action, no_memory, sticky in (("raise", 0, 0), ("exhaust", 1, 0), ("break", 0, 1)):
+        arm(f"engine.forward={action}")
+        with pytest.raises(RuntimeError, match=r"engine\.forward") as caught:
+            reach("engine.forward")
+        assert (failure_of(caught.value) is Failure.NO_MEMORY) == no_memory
+        assert is_sticky(caught.value) == sticky
 
 
 def test_nothing_fails_unless_it_is_armed() -> None:

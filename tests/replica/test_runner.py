@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import torch
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
@@ -44,6 +45,7 @@ class Run:
     def __init__(self) -> None:
         self.model, self.clock, self.results = Hangs(), Clock(), list[StepResult]()
         self.runner = EngineRunner(self.build, self.results.append, self.clock)
+        self.calls: list[asyncio.Future[Any]] = []
 
     def build(self) -> Engine:
         return Engine(whole_chain(), self.model, Memoryless(2), Scheduler(CostTable(), 4), clock=self.clock)
@@ -151,3 +153,38 @@ async def test_a_result_is_taken_before_what_later_steps_did() -> None:
         assert await call == ("s",)
         await eventually(lambda: len(seen) == 3)
         assert seen == [("s",), 0, 1]
+
+
+def break_forward(run: Run) -> None:
+    spec = SessionSpec("broken", 64, 64, 2, Settings("a"))
+    run.runner.post(lambda engine: engine.open(spec))
+    run.runner.post(lambda engine: engine.admit(entering("broken", 0, toy_payload("broken", 0)), 0.0))
+    run.model.forward = broken  # type: ignore[method-assign]
+
+
+def break_command(run: Run) -> None:
+    run.runner.post(broken)
+
+
+def break_call(run: Run) -> None:
+    run.calls.append(asyncio.ensure_future(run.runner.call(broken)))
+
+
+def broken(*_: Any) -> Any:
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nAdvice follows.")
+
+
+@pytest.mark.parametrize("how", [break_forward, break_command, break_call])
+async def test_a_device_that_breaks_ends_the_thread_wherever_it_was_met(how: Callable[[Run], None]) -> None:
+    async with hanging() as run:
+        told: list[str] = []
+        run.runner.on_broken = told.append
+        how(run)
+        run.model.go_on.set()
+        await eventually(lambda: bool(told))
+        assert told == ["CUDA error: an illegal memory access was encountered"]
+        assert not run.runner.alive
+        for result in await asyncio.gather(*run.calls, return_exceptions=True):
+            assert isinstance(result, Refused)
+        with pytest.raises(Refused):
+            await run.runner.call(lambda engine: engine.sessions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -10,8 +11,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
+from rearview import failpoints
 from rearview.config import ServiceConfig
 
 __all__ = ["ReplicaProcess", "replica_processes"]
@@ -26,11 +29,12 @@ _PROCESSES.set_forkserver_preload(["rearview.replica.stage"])
 class ReplicaProcess:
     """One replica, its description, and signals to it."""
 
-    def __init__(self, config: ServiceConfig, index: int, replica_id: str) -> None:
+    def __init__(self, config: ServiceConfig, index: int, replica_id: str, log: Path | None = None) -> None:
         self._ours, theirs = _PROCESSES.Pipe()
         self._process: BaseProcess = _PROCESSES.Process(
-            target=_run, args=(config.model_dump_json(), index, replica_id, theirs), daemon=True
+            target=_run, args=(config.model_dump_json(), index, replica_id, theirs, log), daemon=True
         )
+        self.log = log
         self._process.start()
         theirs.close()
         self.described: Mapping[str, Any] = {}
@@ -55,6 +59,12 @@ class ReplicaProcess:
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
 
+    async def arm(self, failpoints: str) -> None:
+        """Let places in it fail from now on."""
+        self._ours.send(failpoints)
+        assert await asyncio.to_thread(self._ours.poll, READY_S)
+        assert self._ours.recv() == failpoints
+
     async def ended(self) -> int | None:
         """Its exit status, once it has ended."""
         await asyncio.to_thread(self._process.join, END_S)
@@ -62,10 +72,12 @@ class ReplicaProcess:
 
 
 @asynccontextmanager
-async def replica_processes(config: ServiceConfig) -> AsyncIterator[list[ReplicaProcess]]:
-    """Every replica that `config` names; they are ended at the end."""
+async def replica_processes(
+    config: ServiceConfig, logs: Path | None = None
+) -> AsyncIterator[list[ReplicaProcess]]:
+    """Every replica that `config` names; they are ended at the end. `logs`: a folder for what they log."""
     replicas = [
-        ReplicaProcess(config, index, f"{span.name}#{number}")
+        ReplicaProcess(config, index, f"{span.name}#{number}", logs and logs / f"{span.name}-{number}.log")
         for index, span in enumerate(config.spans)
         for number in range(span.replicas)
     ]
@@ -79,7 +91,9 @@ async def replica_processes(config: ServiceConfig) -> AsyncIterator[list[Replica
             assert await replica.ended() is not None
 
 
-def _run(config: str, index: int, replica_id: str, parent: Connection) -> None:
+def _run(config: str, index: int, replica_id: str, parent: Connection, log: Path | None) -> None:
+    if log is not None:
+        logging.basicConfig(filename=log, level=logging.INFO)
     asyncio.run(_serve(ServiceConfig.model_validate_json(config), index, replica_id, parent))
 
 
@@ -90,5 +104,8 @@ async def _serve(config: ServiceConfig, index: int, replica_id: str, parent: Con
     stage = Stage(config, index, replica_id, "node", on_end=end_process)
     await stage.start()
     parent.send(dict(stage.describe()))
-    with suppress(EOFError):
-        await asyncio.to_thread(parent.recv)  # Until whoever asked for it is gone.
+    with suppress(EOFError):  # Until whoever asked for it is gone.
+        while True:
+            points = await asyncio.to_thread(parent.recv)
+            failpoints.arm(points)
+            parent.send(points)

@@ -65,6 +65,10 @@ class ToyModel:
     clock: Clock = field(default_factory=Clock)
     costs: CostTable = field(default_factory=CostTable)
     fails: Callable[[Sequence[Row]], bool] = lambda rows: False
+    error: Callable[[], Exception] = lambda: RuntimeError("the test lets this forward fail")
+    """What those raise that fail."""
+    breaks: Callable[[Row], bool] = lambda sample: False
+    """Samples that come out not finite."""
     groups: Callable[[SessionSpec], Hashable] = lambda spec: None
     """What keeps sessions apart beside the kind of operator."""
     batches: list[list[tuple[str, int, str]]] = field(default_factory=list)
@@ -85,7 +89,7 @@ class ToyModel:
         self.batches.append([(row.session_id, row.ordinal, row.operator.name) for row in rows])
         self.clock.now_s += self.costs.seconds(rows[0].group, sum(row.width for row in rows))
         if self.fails(rows):
-            raise RuntimeError("the test lets this forward fail")
+            raise self.error()
         samples = [sample for row in rows for sample in row.samples()]
         past = views.of(TOY)
         seen = [0] * len(samples) if past is None else past.seen_S.tolist()
@@ -93,7 +97,8 @@ class ToyModel:
             planes_of(toy_output(each.operator, content(each) + number, each.settings, each.ordinal))
             for each, number in zip(samples, seen, strict=True)
         ]
-        return Forward(outputs, Updates() if past is None else Updates({TOY.name: past.update}))
+        broken = frozenset(number for number, each in enumerate(samples) if self.breaks(each))
+        return Forward(outputs, Updates() if past is None else Updates({TOY.name: past.update}), broken)
 
 
 def toy_engine(
@@ -144,6 +149,16 @@ def expect(emissions: Sequence[Frame[Tensor]], session: SessionSpec, ordinals: S
         picture = toy_picture(toy_payload(session.session_id, left.ordinal), session.settings, left.ordinal)
         assert content(left) is not None
         assert torch.equal(content(left), picture)
+
+
+@dataclass
+class Holds:
+    """Lets the forwards fail that have more samples than memory holds; `samples` may be changed."""
+
+    samples: int
+
+    def __call__(self, rows: Sequence[Row]) -> bool:
+        return sum(row.width for row in rows) > self.samples
 
 
 @dataclass

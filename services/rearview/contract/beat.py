@@ -23,7 +23,7 @@ class Cause(Enum):
     HUNG = "hung"
     """What its engine does takes far longer than it costs."""
     BROKEN = "broken"
-    """Its engine has ended."""
+    """Its engine has ended, or its device answers nothing but errors."""
 
 
 @dataclass(frozen=True, slots=True)

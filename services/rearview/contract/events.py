@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from rearview.contract.beat import Cause
+from rearview.contract.failure import Failure
 from rearview.contract.frame import Timing
 from rearview.contract.stream import Continuity
 from rearview.errors import DropReason, Reason
@@ -172,6 +173,8 @@ class BatchRun:
     rows: int
     queue_age_s: float
     """Age of the oldest row that waits now; 0 with none."""
+    failure: Failure | None = None
+    """Why nothing came of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ __all__ = [
     "memory_format",
     "pick_device",
     "pick_dtype",
+    "release_unused",
     "see",
     "synchronize",
     "upload",
@@ -135,3 +136,14 @@ def synchronize() -> None:
             module.synchronize()
     if torch.backends.mps.is_available():
         torch.mps.synchronize()
+
+
+def release_unused() -> None:
+    """Give memory back that is cached and not in use: in pieces, it may be too small for what comes next."""
+    module: Any
+    for kind in ("cuda", "xpu"):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_initialized():
+            module.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

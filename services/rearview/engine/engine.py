@@ -23,6 +23,8 @@ from rearview.contract.chain import Span
 from rearview.contract.frame import Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.failures import is_sticky
+from rearview.engine.forwards import Forwards
 from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.export import Chunk
 from rearview.engine.networks.model import Forward, Model
@@ -32,7 +34,6 @@ from rearview.engine.retained import RETAINED_BYTES, Retention
 from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.sessions import Session, SessionState, Standing, begun_at, new_session
-from rearview.engine.underway import Underway
 from rearview.engine.unseen import leaves_nothing
 from rearview.failpoints import reach
 
@@ -65,7 +66,7 @@ class Engine:
         self._clock, self.retained = clock, Retention(span, retained_bytes)
         self._sessions: dict[str, Session] = {}
         self._emissions: list[Frame[Tensor]] = []
-        self._underway = Underway(scheduler.costs)
+        self._forwards = Forwards(model, memory, scheduler)
 
     def open(self, spec: SessionSpec) -> None:
         """Take a slot. Raises Refused(NO_CAPACITY), and then nothing has changed."""
@@ -164,7 +165,7 @@ class Engine:
     @property
     def running(self) -> Running | None:
         """The forward under way. The only thing of an engine that other threads may read."""
-        return self._underway.running
+        return self._forwards.running
 
     @property
     def has_work(self) -> bool:
@@ -182,7 +183,9 @@ class Engine:
         return tuple(self._sessions)
 
     def step(self, now: float) -> StepResult:
-        """Run one batch of ready rows; returns every frame that has left the span since the last call."""
+        """Run one batch of ready rows; returns every frame that has left the span since the last call. Raises
+        only what no later call would survive: an error for which the device must be started anew.
+        """
         rows = self._scheduler.choose(self._ready.queues, now)
         age_s = self._ready.take(rows, now)
         batch = self._run(rows, now) if rows else None
@@ -199,7 +202,9 @@ class Engine:
     def _prepare(self, settings: Settings) -> None:
         try:
             self._model.prepare(settings)
-        except Exception:  # It only saves time: if it fails again in a forward, frames end there.
+        except Exception as error:  # It only saves time: if it fails again in a forward, frames end there.
+            if is_sticky(error):
+                raise
             logger.exception("settings could not be prepared")
 
     def _resume(self, state: SessionState, past: Sequence[Chunk] | None) -> None:
@@ -228,26 +233,13 @@ class Engine:
             self._emit_if_done(session, frame)
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
-        try:
-            with self._underway.forward(rows):
-                views = self._memory.gather(rows)
-                reach("engine.forward")
-                forward = self._model.forward(rows, views)
-                assert forward.updates.keys() == views.keys(), "a model leaves something to each memory read"
-                if broken := forward.broken_rows(rows):
-                    name = rows[0].operator.name
-                    logger.error("%d of %d rows of %s: results are not finite", len(broken), len(rows), name)
-                    self._fail(broken)
-                    return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
-                reach("engine.commit.before")
-                self._memory.scatter(rows, forward.updates)
-        except Exception:  # The edge of a batch: what fails here ends frames, never the engine.
-            logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)
-            self._fail(rows)
-            return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=True)
-        self._commit(rows, forward, now)
-        reach("engine.commit.after")
-        return Batch(rows[0].operator.kind, len(rows), self._clock() - now, failed=False)
+        outcome = self._forwards.run(rows, now)
+        if outcome.forward is None:
+            self._fail(outcome.blamed)
+        else:
+            self._commit(rows, outcome.forward, now)
+            reach("engine.commit.after")
+        return Batch(rows[0].operator.kind, len(rows), self._clock() - now, outcome.failure)
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
         finished_s = self._clock()

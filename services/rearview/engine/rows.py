@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.failure import Failure
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
@@ -194,7 +195,12 @@ class Batch:
     kind: OperatorKind
     rows: int
     seconds: float
-    failed: bool
+    failure: Failure | None = None
+    """Why nothing came of it."""
+
+    @property
+    def failed(self) -> bool:
+        return self.failure is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ inside each, and the batch grows in that order until the earliest deadline in it
 cost table. A row of a frame with guidance can be two samples wide, a window row is as wide as its frames
 together; costs, charges and `max_batch` count samples. A row that would be late even alone counts as
 late, and its batch grows to the best throughput instead of collapsing to one. No group waits for more
-than `max_wait_forwards` forwards.
+than `max_wait_forwards` forwards. What did not fit into memory is not formed again for a while (`sizes.py`).
 
 Service is remembered as in start-time fair queueing: who had all its rows taken, or had none, goes on
 from the level of those who wait, so that idleness earns no credit and a pause forgives no debt.
@@ -24,6 +24,7 @@ from rearview.contract.cost import FrameCost
 from rearview.engine.course import LaterRow
 from rearview.engine.queues import RowQueue, RowQueues
 from rearview.engine.rows import Row
+from rearview.engine.sizes import BatchSizes
 
 __all__ = ["CostTable", "Scheduler"]
 
@@ -100,8 +101,7 @@ class Scheduler:
 
     def __init__(self, costs: CostTable, max_batch: int, max_wait_forwards: int = 8) -> None:
         """`max_batch`: samples in one forward; a row that is wider runs alone."""
-        self.costs = costs
-        self._max_batch = max_batch
+        self.costs, self.sizes = costs, BatchSizes(max_batch)
         self._max_wait = max_wait_forwards
         self._served: dict[str, float] = {}
         """Seconds of service by weight: of tenants with ready rows, and of those above `_level`."""
@@ -154,9 +154,10 @@ class Scheduler:
         """
         if head.operator.kind is not OperatorKind.DENOISE or head.frame.failures:
             return False
-        cost, fed = self.costs.seconds, list(islice(feeders, self._max_batch))
+        cost, most = self.costs.seconds, self.sizes.most(head.group, now)
+        fed = list(islice(feeders, most))
         joining = sum(row.later[0].width for row in fed)
-        if here.width + joining > self._max_batch:
+        if here.width + joining > most:
             return False
         encode_s, together_s = cost(fed[0].group, len(fed)), cost(head.group, here.width + joining)
         apart_s = cost(head.group, here.width) + cost(head.group, joining)
@@ -173,7 +174,7 @@ class Scheduler:
 
     def _grow(self, rows: RowQueue, group: Hashable, now: float) -> list[Row]:
         samples = rows.width - rows.failed_width
-        room = min(self._max_batch, samples)
+        room = min(self.sizes.most(group, now), samples)
         candidates = rows.in_turn(self._served, self.costs.service(group, room) / room)
         head = next(candidates)
         batch, width, writes = [head], head.width, head.writes

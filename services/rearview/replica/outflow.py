@@ -42,8 +42,8 @@ class Outflow:
 
     def step(self, result: StepResult) -> None:
         """Pass on what one step of the engine did."""
-        if result.batch is not None:
-            self._events(BatchRun(self._span, result.batch.rows, result.queue_age_s))
+        if (batch := result.batch) is not None:
+            self._events(BatchRun(self._span, batch.rows, result.queue_age_s, batch.failure))
         if result.forgotten:
             self._events(OutputsForgotten(self._span, result.forgotten))
         now = time.monotonic()

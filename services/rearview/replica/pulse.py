@@ -3,7 +3,8 @@
 Peers judge it by its beats (`control/liveness.py`). A process that was stopped reads that it is condemned
 when it wakes: it answers nothing more, since its sessions go on elsewhere, and ends itself, as one with an
 engine that hangs does. One that was condemned although all is well with it (a link was cut) ends as Serve
-does with a replica that fails its health check.
+does with a replica that fails its health check. One whose device has broken waits for no verdict: it says
+that it is dead, and ends itself at once.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ class Pulse:
         self._silence: asyncio.Task[None] | None = None
         self.condemned = False
         self._drains = False
+        runner.on_broken = self.give_up
 
     def drain(self) -> None:
         """Say, and say again with every beat, that the replica takes no new sessions and is to be left: a
@@ -155,16 +157,30 @@ class Pulse:
         """Others have taken this replica for dead: it hears and says nothing more. Idempotent."""
         if self.condemned:
             return
-        self.condemned = True
-        self._task.cancel()
         now = self._clock()
         stopped, hangs = self._vitals.was_stopped(now), Limits().is_hung(self._vitals.take(now).work)
-        self._runner.condemn()
-        self._silence = asyncio.create_task(self._fall_silent())
         why = "its process was stopped" if stopped else "its engine hangs" if hangs else "it was not heard"
-        logger.critical("this replica is condemned: %s", why)
+        self._end(f"this replica is condemned: {why}")
         if stopped or hangs:
             self._on_end(why)
+
+    def give_up(self, what: str) -> None:
+        """The device answers nothing but `what` from now on: tell whoever listens, so that sessions go on
+        elsewhere, and end.
+        """
+        if self.condemned:
+            return
+        self._server.broadcast(Kind.HEARTBEAT, encode_beat(Beat(alive=False, work=None)))
+        why = f"its device is broken: {what}"
+        self._end(f"this replica gives itself up: {why}")
+        self._on_end(why)
+
+    def _end(self, word: str) -> None:
+        self.condemned = True
+        self._task.cancel()
+        self._runner.condemn()
+        self._silence = asyncio.create_task(self._fall_silent())
+        logger.critical("%s", word)
 
     async def stop(self) -> None:
         """Beat no more."""

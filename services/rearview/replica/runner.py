@@ -3,7 +3,8 @@
 Everything reaches the engine as a command in one mailbox, run between steps in the order of arrival;
 what a step did is handed to a callback on the event loop. A forward that hangs cannot be ended from
 outside: the runner says since when it is busy and with what, and can be condemned, which leaves the thread
-alone and ignores whatever it still does.
+alone and ignores whatever it still does. An error that the device will give from now on ends the thread,
+wherever it was met.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from rearview.engine.engine import Engine
+from rearview.engine.failures import is_sticky, said_by
 from rearview.engine.rows import Running, StepResult
 from rearview.errors import Reason, Refused
 
@@ -55,6 +57,8 @@ class EngineRunner:
         self._build = build
         self._ready: Future[None] = Future()
         self._on_step = on_step
+        self.on_broken: Callable[[str], None] = _nobody_told
+        """Is told on the loop, in a line, when the device has broken and the thread has ended for it."""
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._mailbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -131,6 +135,8 @@ class EngineRunner:
             try:
                 result = function(engine)
             except Exception as error:  # Handed over whole to the caller, who decides.
+                if is_sticky(error):
+                    raise
                 self._tell(fail, error)
             else:
                 self._tell(settle, result)
@@ -181,8 +187,10 @@ class EngineRunner:
                     self._tell(self._deliver, result)
         except _StopRunner:
             return
-        except Exception:  # The edge of the thread: the replica is not healthy any more, and is replaced.
+        except Exception as error:  # The edge of the thread: the replica is not healthy, and is replaced.
             logger.exception("the engine has failed")
+            if is_sticky(error):
+                self._tell(self.on_broken, said_by(error))
         finally:
             self._busy_since_s = None
             self._tell(self._fail_calls)
@@ -226,9 +234,15 @@ class EngineRunner:
             command(engine)
         except _StopRunner:
             raise
-        except Exception:  # The edge of a command: it concerns one session, the engine goes on.
+        except Exception as error:  # The edge of a command: it concerns one session, the engine goes on.
+            if is_sticky(error):
+                raise
             logger.exception("a command to the engine failed")
         self._progressed()
+
+
+def _nobody_told(what: str) -> None:
+    """Until somebody listens: the log has it."""
 
 
 def _gone() -> Refused:

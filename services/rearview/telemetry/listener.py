@@ -55,9 +55,11 @@ class MetricsListener:
             case FrameLeftSpan(Timing(span, queue_s, compute_s)):
                 counted(metrics.span_queue_seconds, span).observe(queue_s)
                 counted(metrics.span_compute_seconds, span).observe(compute_s)
-            case BatchRun(span, rows, queue_age_s):
+            case BatchRun(span, rows, queue_age_s, failure):
                 counted(metrics.batch_rows, span).observe(rows)
                 counted(metrics.queue_age_seconds, span).set(queue_age_s)
+                if failure is not None:
+                    metrics.forwards_failed.labels(span, failure.value).inc()
             case ImageCoded(coding, seconds):
                 counted(metrics.image_codec_seconds, coding.value).observe(seconds)
             case FrameAnswered(model, latency_s):
@@ -69,7 +71,7 @@ class MetricsListener:
             case OutputsForgotten(span, count):
                 metrics.outputs_forgotten.labels(span).inc(count)
             case SlotsOffered(span, slots):
-                metrics.slots.labels(span).set(slots)
+                metrics.replica_started(span, slots)
             case SlotsTaken(span, slots):
                 metrics.slots_used.labels(span).set(slots)
             case SessionOpened(tenant):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
+from rearview.contract.failure import Failure
 from rearview.errors import DropReason, Reason
 
 __all__ = ["FrameRate", "Metrics", "new_registry"]
@@ -121,6 +122,12 @@ class _SpanMetrics:
             buckets=_ROW_BUCKETS,
             registry=registry,
         )
+        self.forwards_failed = Counter(
+            "rearview_forwards_failed_total",
+            "Forwards of which nothing came, by cause: no_memory, not_finite or raised. Rows run again.",
+            ["span", "cause"],
+            registry=registry,
+        )
         self.queue_age_seconds = Gauge(
             "rearview_queue_age_seconds",
             "Age of the oldest row that waits in a span; 0 with none.",
@@ -223,6 +230,12 @@ class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics, _MoveMetrics):
             registry=registry,
         )
         self._start_at_zero()
+
+    def replica_started(self, span: str, slots: int) -> None:
+        """A replica of that span holds so many sessions at most."""
+        self.slots.labels(span).set(slots)
+        for failure in Failure:  # As in `_start_at_zero`: no other span is served here.
+            self.forwards_failed.labels(span, failure.value)
 
     def frame_translated(self, model: str, latency_s: float) -> None:
         """A frame was answered with a picture, `latency_s` after its receipt."""

@@ -1,0 +1,95 @@
+"""One forward and its write to memory: what came of it, and which rows are to blame if nothing did.
+
+A forward changes nothing before it has succeeded as a whole, so its rows may run again. Of one that does not
+fit into memory no row is blamed while it has company: they run again in smaller forwards (`sizes.py`), and
+only a row that does not fit alone has failed. An error after which the device answers nothing more is raised.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rearview.contract.failure import Failure
+from rearview.engine.devices import release_unused
+from rearview.engine.failures import failure_of, is_sticky
+from rearview.engine.memory.compose import Memories
+from rearview.engine.networks.model import Forward, Model
+from rearview.engine.rows import Row, Running
+from rearview.engine.scheduler import Scheduler
+from rearview.engine.underway import Underway
+from rearview.failpoints import reach
+
+__all__ = ["Forwards", "Outcome"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a forward."""
+
+    forward: Forward | None
+    """Its updates are in memory. None: it has failed, and memory is as it was."""
+    failure: Failure | None = None
+    blamed: Sequence[Row] = ()
+    """Rows that count it as a failure of their own. The others of a failed forward run again as they were."""
+
+
+class Forwards:
+    """Runs rows and remembers which sizes work. For one thread."""
+
+    def __init__(self, model: Model, memory: Memories, scheduler: Scheduler) -> None:
+        self._model, self._memory = model, memory
+        self._sizes = scheduler.sizes
+        self._underway = Underway(scheduler.costs)
+
+    @property
+    def running(self) -> Running | None:
+        """The forward under way; any thread may ask."""
+        return self._underway.running
+
+    def run(self, rows: Sequence[Row], now: float) -> Outcome:
+        """Run rows of one group, and write what they leave. Raises what `is_sticky`, and nothing else."""
+        group, samples = rows[0].group, sum(row.width for row in rows)
+        try:
+            outcome = self._try(rows)
+        except Exception as error:  # The edge of a batch: what fails here ends frames, never the engine.
+            if is_sticky(error):
+                raise
+            failure = failure_of(error)
+            if failure is Failure.RAISED:
+                logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)
+        else:
+            self._sizes.ran(group, samples, now)
+            return outcome
+        if failure is Failure.RAISED:
+            return Outcome(None, failure, rows)
+        # Only here, since the error held what the forward had allocated.
+        release_unused()
+        return Outcome(None, failure, self._without_memory(rows, samples, now))
+
+    def _try(self, rows: Sequence[Row]) -> Outcome:
+        with self._underway.forward(rows):
+            views = self._memory.gather(rows)
+            reach("engine.forward")
+            forward = self._model.forward(rows, views)
+            assert forward.updates.keys() == views.keys(), "a model leaves something to each memory read"
+            if broken := forward.broken_rows(rows):
+                name = rows[0].operator.name
+                logger.error("%d of %d rows of %s: results are not finite", len(broken), len(rows), name)
+                return Outcome(None, Failure.NOT_FINITE, broken)
+            reach("engine.commit.before")
+            self._memory.scatter(rows, forward.updates)
+            return Outcome(forward)
+
+    def _without_memory(self, rows: Sequence[Row], samples: int, now: float) -> Sequence[Row]:
+        """Those to blame."""
+        name = rows[0].operator.name
+        if len(rows) == 1:
+            logger.error("out of memory: a row of %s with %d samples does not fit alone", name, samples)
+            return rows
+        most = self._sizes.did_not_fit(rows[0].group, samples, now)
+        logger.warning("out of memory in a forward of %d samples of %s: %d for now", samples, name, most)
+        return ()
