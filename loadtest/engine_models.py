@@ -22,7 +22,17 @@ from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.weights.checkpoint import load_model
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["MAX_STEPS", "SIZES", "Size", "Work", "bank_flops", "build", "count_work", "sd15_unet_config"]
+__all__ = [
+    "MAX_STEPS",
+    "SIZES",
+    "Size",
+    "Work",
+    "bank_flops",
+    "build",
+    "byte_conditioning",
+    "count_work",
+    "sd15_unet_config",
+]
 
 MAX_STEPS = 4
 TOKENS = 77
@@ -86,15 +96,20 @@ def build(
     with torch.device(drawn_on or device):
         unet = UNet2DConditionModel(**(sd15_unet_config() if size.name == "sd15" else _smoke_unet_config()))
         vae = AutoencoderTiny(**({} if size.name == "sd15" else _smoke_vae_config()))
-        encoder = _ByteEncoder(unet.config.cross_attention_dim).to(device)
+        conditioning = byte_conditioning(unet.config.cross_attention_dim, dtype, device)
     layout = install_processors(unet)
     # Drawn in float32 whatever the networks compute in: other types would draw other weights.
     unet, vae = (
         network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
         for network in (_with_motion(unet, size) if motion else unet, vae)
     )
-    denoiser = Denoiser(unet, Schedule({}), Conditioning(_ByteTokenizer(), encoder, dtype), dtype, layout)
+    denoiser = Denoiser(unet, Schedule({}), conditioning, dtype, layout)
     return DiffusionModel(vae, denoiser, device=device, dtype=dtype)
+
+
+def byte_conditioning(width: int, dtype: torch.dtype, device: torch.device) -> Conditioning:
+    """Prompts of any words, at hardly any cost: 77 tokens of random embeddings."""
+    return Conditioning(_ByteTokenizer(), _ByteEncoder(width).to(device), dtype)
 
 
 def _with_motion(unet: Any, size: Size) -> StreamingUNet:

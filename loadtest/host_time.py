@@ -5,7 +5,8 @@
 Sessions are closed loops that keep some frames waiting, so that every forward is full. The model moves its
 planes and leaves zeros to the memories, which have as many layers as Stable Diffusion's and hardly any
 tokens. What is counted is the CPU time of the one thread, letting frames in included, without the model's
-forwards; the share of the memories (what they read and write, tensors included) is told beside it.
+forwards; the share of the memories (what they read and write, tensors included) is told beside it. In other
+arms rows go through the real denoiser, around a UNet that does nothing: only the UNet's call is not counted.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 import torch
 import typer
 from rearview.contract.chain import OperatorKind, Span, chain
-from rearview.contract.frame import PICTURE, Frame
+from rearview.contract.frame import LATENT, PICTURE, Frame
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import Settings
+from rearview.contract.settings import Blend, NoiseRule, Settings, WeightedPrompt
 from rearview.engine.engine import Engine
 from rearview.engine.memory.bank.layers import BankLayer, BankLayout
 from rearview.engine.memory.bank.view import BANK, BankUpdate
@@ -32,14 +34,18 @@ from rearview.engine.memory.build import CacheOptions, Layouts, MemoryOptions, b
 from rearview.engine.memory.cache.layers import CacheLayer, CacheLayout
 from rearview.engine.memory.cache.view import CACHE, CacheUpdate
 from rearview.engine.memory.compose import Memories
-from rearview.engine.memory.protocol import Views
-from rearview.engine.networks.model import Forward, NullModel, row_group
+from rearview.engine.memory.protocol import Updates, Views
+from rearview.engine.networks.call import UNetInputs
+from rearview.engine.networks.denoise import Denoiser
+from rearview.engine.networks.model import DiffusionModel, Forward, Model, NullModel, row_group
+from rearview.engine.networks.sampling import Schedule
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 
+from loadtest.engine_models import byte_conditioning
 from loadtest.figures import RESULTS, Figure, ResultFile, show
 
-__all__ = ["Arm", "Cost", "arms", "figures", "main", "measure"]
+__all__ = ["Arm", "Cost", "Work", "arms", "figures", "main", "measure"]
 
 STEPS = 4
 SIDE = 64
@@ -51,10 +57,35 @@ BANK_LAYERS, CACHE_LAYERS = 16, 20
 """As Stable Diffusion 1.5 has them, with motion modules."""
 CHANNELS, HEADS = 8, 2
 TARGET_US = 50.0
-SPAN = Span("fused", chain(STEPS))
+CPU = torch.device("cpu")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Work(Enum):
+    """What a row does beside waiting for its turn."""
+
+    NONE = ""
+    FIXED = "denoised with fixed noise"
+    FRESH = "denoised with fresh noise"
+    BLEND = "denoised in mid-blend"
+    """Every frame under a mix of its own."""
+
+    @property
+    def span(self) -> Span:
+        """Denoising steps alone where there are networks."""
+        return Span("fused", chain(STEPS) if self is Work.NONE else chain(STEPS)[1:-1])
+
+    def settings(self, number: int) -> Settings:
+        """Of the session of that number."""
+        plain = Settings(f"prompt {number}", 0.6, STEPS, number)
+        if self is Work.FRESH:
+            return replace(plain, noise_rule=NoiseRule.FRESH)
+        if self is Work.BLEND:
+            start = (WeightedPrompt(f"start {number}", 1.0),)
+            return replace(plain, blend=Blend(start, 0, 1_000_000))
+        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +98,7 @@ class Arm:
     active: int
     """Of them, those that send frames."""
     tenants: int = 1
+    work: Work = Work.NONE
 
     @property
     def setting(self) -> str:
@@ -74,7 +106,9 @@ class Arm:
         tenants = "" if self.tenants == 1 else f", {self.tenants} tenants"
         layers = {"plain": "", "bank": f" of {BANK_LAYERS} layers", "cache": f" of {CACHE_LAYERS} layers"}
         memory = "no memory" if self.memory == "plain" else f"{self.memory}{layers[self.memory]}"
-        return f"{STEPS} steps, batches of {MAX_BATCH}, {memory}, {self.sessions} sessions{idle}{tenants}"
+        work = f", {self.work.value}" if self.work.value else ""
+        sessions = f"{self.sessions} sessions{idle}{tenants}"
+        return f"{STEPS} steps, batches of {MAX_BATCH}, {memory}, {sessions}{work}"
 
 
 TARGETED = (Arm("plain", 64, 64), Arm("plain", 256, 256))
@@ -132,6 +166,10 @@ class IdleModel(NullModel):
         return forward
 
 
+def _idle_call(inputs: UNetInputs, views: Views) -> tuple[torch.Tensor, Updates]:
+    return torch.zeros_like(inputs.latent_BCHW), Updates()
+
+
 @dataclass
 class Loop:
     """An engine and the sessions that keep it busy."""
@@ -145,15 +183,16 @@ class Loop:
     sent: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        model, specs = IdleModel(), [self._spec(number) for number in range(self.arm.sessions)]
-        memory = self._memory(model)
+        model, specs = self._model(), [self._spec(number) for number in range(self.arm.sessions)]
+        memory, span = self._memory(model), self.arm.work.span
         self.burst = max(WAITING, memory.warm_up_frames(specs[0]))
-        scheduler = Scheduler(_costs(model, memory, specs[0]), MAX_BATCH)
-        model.forward = self.forwards.around(model.forward)  # type: ignore[method-assign]
+        scheduler = Scheduler(_costs(span, model, memory, specs[0]), MAX_BATCH)
         memory.gather = self.memories.around(memory.gather)  # type: ignore[method-assign]
         memory.scatter = self.memories.around(memory.scatter)  # type: ignore[method-assign]
-        self.engine = Engine(SPAN, model, memory, scheduler)
+        self.engine = Engine(span, model, memory, scheduler)
         self.planes = {PICTURE: torch.zeros(16, dtype=torch.uint8)}
+        if self.arm.work is not Work.NONE:
+            self.planes = {LATENT: torch.zeros(4, SIDE // 8, SIDE // 8)}
         for spec in specs:
             self.engine.open(spec)
         for spec in specs[: self.arm.active]:
@@ -182,19 +221,30 @@ class Loop:
         self.sent[name] += 1
         self.in_flight[name] += 1
 
+    def _model(self) -> Model:
+        """Of which the forwards, or the calls of its UNet, are not counted."""
+        if self.arm.work is Work.NONE:
+            idle = IdleModel()
+            idle.forward = self.forwards.around(idle.forward)  # type: ignore[method-assign]
+            return idle
+        conditioning = byte_conditioning(CHANNELS, torch.float32, CPU)
+        denoiser = Denoiser(None, Schedule({}), conditioning, torch.float32)
+        denoiser.call = self.forwards.around(_idle_call)
+        return DiffusionModel(None, denoiser, device=CPU, dtype=torch.float32)
+
     def _spec(self, number: int) -> SessionSpec:
         return SessionSpec(
             f"{number:032x}",
             SIDE,
             SIDE,
             STEPS,
-            Settings(f"prompt {number}", 0.6, STEPS, number),
+            self.arm.work.settings(number),
             f"tenant {number % self.arm.tenants}",
             bank=BankSettings() if self.arm.memory == "bank" else None,
             cache=CacheSettings() if self.arm.memory == "cache" else None,
         )
 
-    def _memory(self, model: IdleModel) -> Memories:
+    def _memory(self, model: Model) -> Memories:
         options = MemoryOptions(
             num_slots=self.arm.sessions,
             height=SIDE,
@@ -203,13 +253,13 @@ class Loop:
             bank=BankSettings() if self.arm.memory == "bank" else None,
             cache=CacheOptions() if self.arm.memory == "cache" else None,
         )
-        return build_memories(SPAN, model.layouts, options)
+        return build_memories(self.arm.work.span, model.layouts, options)
 
 
-def _costs(model: IdleModel, memory: Memories, spec: SessionSpec) -> CostTable:
+def _costs(span: Span, model: Model, memory: Memories, spec: SessionSpec) -> CostTable:
     """As of a GPU: 5 ms and one for each row of a denoising step, the rest a fifth of it."""
     sizes = (1, 2, 4, 8, MAX_BATCH)
-    groups = {row_group(model, memory, spec, spec.settings, each): each.kind for each in SPAN.operators}
+    groups = {row_group(model, memory, spec, spec.settings, each): each.kind for each in span.operators}
     share = {kind: 1e-3 if kind is OperatorKind.DENOISE else 2e-4 for kind in OperatorKind}
     return CostTable({group: {n: share[kind] * (5 + n) for n in sizes} for group, kind in groups.items()})
 
@@ -235,13 +285,17 @@ def measure(arm: Arm, rows: int, rounds: int) -> Cost:
 
 
 def arms(counts: Sequence[int]) -> Iterator[Arm]:
-    """Every memory at every number of sessions; the most of them idle once, and once apart by tenant."""
+    """Every memory at every number of sessions; the most of them idle once, once apart by tenant, and once
+    with each kind of work.
+    """
     for memory in ("plain", "bank", "cache"):
         for count in counts:
             yield Arm(memory, count, count)
     most = max(counts)
     yield Arm("plain", most, min(8, most))
     yield Arm("plain", most, most, tenants=most)
+    for work in list(Work)[1:]:
+        yield Arm("plain", most, most, work=work)
 
 
 def figures(measured: Sequence[tuple[Arm, Cost]]) -> Iterator[Figure]:
@@ -267,7 +321,9 @@ def main(
         print(
             f"{arm.setting}: {cost.row_us:.1f} µs a row, {cost.memory_us:.1f} of it in the memory", flush=True
         )
-    detail = {"arms": [{**asdict(arm), **asdict(cost)} for arm, cost in measured]}
+    detail = {
+        "arms": [{**asdict(arm), "work": arm.work.name.lower(), **asdict(cost)} for arm, cost in measured]
+    }
     command = f"python -m loadtest.host_time --rows {rows} --rounds {rounds}"
     result = ResultFile.of("host_time", command, list(figures(measured)), detail)
     show(result, result.write(results))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
+from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import NullModel
 
 from loadtest import host_time
-from loadtest.host_time import Arm, Cost, Loop, Stopwatch, arms, figures, measure
+from loadtest.host_time import Arm, Cost, Loop, Stopwatch, Work, arms, figures, measure
 
 pytestmark = pytest.mark.unit
 
@@ -19,6 +21,30 @@ def test_every_memory_runs_and_its_own_share_is_told(memory: str) -> None:
     assert cost.rows >= 120
     assert 1.0 < cost.rows_per_forward <= 9
     assert 0.0 < cost.memory_us < cost.row_us
+
+
+@pytest.mark.parametrize("work", Work)
+def test_every_kind_of_work_runs(work: Work) -> None:
+    assert measure(Arm("plain", 3, 3, work=work), rows=60, rounds=1).rows >= 60
+
+
+def test_of_the_denoiser_all_but_the_call_of_the_unet_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(honest: Callable[..., object]) -> Callable[..., object]:
+        def spends(*arguments: object) -> object:
+            until_s = time.thread_time() + 0.005
+            while time.thread_time() < until_s:
+                pass
+            return honest(*arguments)
+
+        return spends
+
+    arm = Arm("plain", 2, 2, work=Work.FIXED)
+    monkeypatch.setattr(host_time, "_idle_call", slow(host_time._idle_call))
+    cost = measure(arm, rows=40, rounds=1)
+    assert cost.row_us < 1e6 * 0.005 / cost.rows_per_forward
+    monkeypatch.setattr(Denoiser, "__call__", slow(Denoiser.__call__))
+    cost = measure(arm, rows=40, rounds=1)
+    assert cost.row_us > 1e6 * 0.005 / cost.rows_per_forward
 
 
 def test_the_forward_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
