@@ -7,6 +7,7 @@ memory's view knows which of them see each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from rearview.contract.frame import ANCHOR, DEPTH, LATENT
 from rearview.contract.settings import Settings, check_guidance
-from rearview.engine.devices import memory_format
+from rearview.engine.devices import memory_format, upload
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetCall, UNetInputs
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
-from rearview.engine.networks.sampling import Schedule, StepCoefficients
+from rearview.engine.networks.sampling import Schedule, StepColumns, noise
 from rearview.engine.networks.scale_embedding import embed_scales
 from rearview.engine.rows import Row
 
@@ -59,19 +60,23 @@ class Denoiser:
         the anchor of its guidance if it has those, or the clean latent alone after a frame's last step.
         """
         samples = [sample for row in rows for sample in row.samples()]
-        steps = [self.schedule.steps(sample.settings)[sample.operator.step] for sample in samples]
         has_depth = self.has_depth and rows[0].frame.spec.cache is not None
         for each, row in zip(planes, samples, strict=True):
             _check_planes(each, row, has_depth=has_depth)
         entering = [anchor_of(each, row) for each, row in zip(planes, samples, strict=True)]
         anchors = {i: anchor for i, anchor in enumerate(entering) if anchor is not None}
-        x_BCHW = self._enter(planes, samples)
+        latent_BCHW = torch.stack([each[LATENT] for each in planes])
+        negative = negative_rows(samples)
+        steps = self._steps(samples, negative, latent_BCHW)
+        at = steps.at.first(len(samples))
+        x_BCHW = self._enter(latent_BCHW, samples, at)
         depths = [each[DEPTH] for each in planes] if has_depth else []
         depth_BCHW = torch.stack(depths) if depths else None
-        clean_BCHW, updates = self._predict(x_BCHW, depth_BCHW, samples, steps, anchors, views)
-        guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, steps)
-        bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, steps)
-        return self._leave(bounded_BCHW, x_BCHW, depths, samples, anchors), updates
+        clean_BCHW, updates = self._predict(x_BCHW, depth_BCHW, samples, negative, steps.at, anchors, views)
+        guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, at.alpha_B111)
+        bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, at)
+        following_BCHW = self._follow(bounded_BCHW, x_BCHW, samples, at, steps.to)
+        return _left(bounded_BCHW, following_BCHW, depths, samples, anchors), updates
 
     @property
     def has_depth(self) -> bool:
@@ -94,68 +99,126 @@ class Denoiser:
         x_BCHW: Tensor,
         depth_BCHW: Tensor | None,
         rows: Sequence[Row],
-        steps: list[StepCoefficients],
+        negative: Sequence[int],
+        at: StepColumns,
         anchors: Anchors,
         views: Views,
     ) -> tuple[Tensor, Updates]:
-        """Clean predictions (B, C, h, w). Those under negative prompts ride in the same UNet call, and
-        become the anchors of their rows.
+        """Clean predictions (B, C, h, w). Those under negative prompts, of the rows `negative`, ride in the
+        same UNet call, behind the others, and become the anchors of their rows. `at`: of all of them.
         """
-        negative = negative_rows(rows)
         embeds = [self.conditioning.embed_frame(row.settings, row.ordinal) for row in rows]
         embeds += [self.conditioning.embed(rows[i].settings.negative_prompt) for i in negative]
         if negative:
             x_BCHW = torch.cat([x_BCHW, x_BCHW[negative]])
-            steps = steps + [steps[i] for i in negative]
             depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
             views = views.beside(negative)
         inputs = UNetInputs(
             x_BCHW.to(self._dtype).contiguous(memory_format=memory_format(x_BCHW.device)),
-            torch.tensor([step.timestep for step in steps], device=x_BCHW.device),
+            at.timestep_B,
             torch.cat(embeds),
             self.embedded_scales([row.settings.guidance_scale for row in rows]).get("timestep_cond"),
             None if depth_BCHW is None else depth_BCHW.to(self._dtype),
         )
         output_BCHW, updates = self.call(inputs, views)
-        clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), steps)
+        clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), at)
         anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
         return clean_BCHW[: len(rows)], updates
 
-    def _enter(self, planes: Sequence[Mapping[str, Tensor]], rows: Sequence[Row]) -> Tensor:
-        """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
-        return torch.stack(
-            [
-                self.schedule.noisy(each[LATENT], each[LATENT], row.settings, row.ordinal, 0)
-                if row.operator.step == 0
-                else each[LATENT]
-                for each, row in zip(planes, rows, strict=True)
-            ]
+    def _steps(self, rows: Sequence[Row], negative: Sequence[int], like_BCHW: Tensor) -> _Steps:
+        """`negative`: rows that also ride as a further sample, behind the others."""
+        visited = [row.settings.visited for row in rows]
+        at = [entries[row.operator.step] for entries, row in zip(visited, rows, strict=True)]
+        to = [
+            entries[min(row.operator.step + 1, row.settings.steps - 1)]
+            for entries, row in zip(visited, rows, strict=True)
+        ]
+        entries = upload(torch.tensor([*at, *(at[i] for i in negative), *to]), like_BCHW.device)
+        columns = (
+            self.schedule.columns(part, like_BCHW.dtype)
+            for part in entries.split([len(rows) + len(negative), len(rows)])
         )
+        return _Steps(*columns)
 
-    def _leave(
-        self,
-        clean_BCHW: Tensor,
-        x_BCHW: Tensor,
-        depths: Sequence[Tensor],
-        rows: Sequence[Row],
-        anchors: Anchors,
-    ) -> list[Mapping[str, Tensor]]:
-        """Noise the samples that have another step before them. `depths`: of all samples, or of none."""
-        outputs: list[Mapping[str, Tensor]] = []
-        for index, (latent, row) in enumerate(zip(clean_BCHW, rows, strict=True)):
-            if row.operator.step + 1 >= row.settings.steps:
-                outputs.append({LATENT: latent})
-                continue
-            following = self.schedule.noisy(
-                latent, x_BCHW[index], row.settings, row.ordinal, row.operator.step + 1
-            )
-            planes = {LATENT: following}
-            if depths:
-                planes[DEPTH] = depths[index]
-            if anchored(row.settings):
-                planes[ANCHOR] = anchors[index]
-            outputs.append(planes)
-        return outputs
+    def _enter(self, latent_BCHW: Tensor, rows: Sequence[Row], at: StepColumns) -> Tensor:
+        """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
+        begins = [row.operator.step == 0 for row in rows]
+        if not any(begins):
+            return latent_BCHW
+        noise_BCHW = _noise(rows, [0 if begun else None for begun in begins], latent_BCHW)
+        noisy_BCHW = at.alpha_B111 * latent_BCHW + at.beta_B111 * noise_BCHW
+        if all(begins):
+            return noisy_BCHW
+        begins_B111 = upload(torch.tensor(begins), latent_BCHW.device).view(-1, 1, 1, 1)
+        return torch.where(begins_B111, noisy_BCHW, latent_BCHW)
+
+    def _follow(
+        self, clean_BCHW: Tensor, x_BCHW: Tensor, rows: Sequence[Row], at: StepColumns, to: StepColumns
+    ) -> Tensor | None:
+        """What enters the next steps, (B, C, h, w), of no meaning for a sample that has none before it.
+        None: no sample has.
+        """
+        if all(_is_last(row) for row in rows):
+            return None
+        drawn: list[int | None] = []
+        for row in rows:
+            step = row.operator.step + 1
+            drawn.append(None if _is_last(row) or not self.schedule.draws(row.settings, step) else step)
+        is_drawn = any(step is not None for step in drawn)
+        noise_BCHW = _noise(rows, drawn, x_BCHW) if is_drawn else None
+        return self.schedule.noisy_rows(clean_BCHW, x_BCHW, at, to, noise_BCHW)
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The constants of a forward's steps."""
+
+    at: StepColumns
+    """Of every sample of the UNet call."""
+    to: StepColumns
+    """Of the step that comes next, for the samples that are no negative ones; of the same one after the
+    last."""
+
+
+def _is_last(row: Row) -> bool:
+    return row.operator.step + 1 >= row.settings.steps
+
+
+def _noise(rows: Sequence[Row], steps: Sequence[int | None], like_BCHW: Tensor) -> Tensor:
+    """What is drawn for each row's own step, (B, C, h, w); zeros where there is none."""
+    shape = tuple(like_BCHW.shape[1:])
+    return torch.stack(
+        [
+            like_BCHW.new_zeros(shape)
+            if step is None
+            else noise(row.settings, row.ordinal, step, shape).to(like_BCHW)
+            for row, step in zip(rows, steps, strict=True)
+        ]
+    )
+
+
+def _left(
+    clean_BCHW: Tensor,
+    following_BCHW: Tensor | None,
+    depths: Sequence[Tensor],
+    rows: Sequence[Row],
+    anchors: Anchors,
+) -> list[Mapping[str, Tensor]]:
+    """What each sample carries on. `depths`: of all samples, or of none."""
+    clean = clean_BCHW.unbind(0)
+    following = clean if following_BCHW is None else following_BCHW.unbind(0)
+    outputs: list[Mapping[str, Tensor]] = []
+    for index, row in enumerate(rows):
+        if _is_last(row):
+            outputs.append({LATENT: clean[index]})
+            continue
+        planes = {LATENT: following[index]}
+        if depths:
+            planes[DEPTH] = depths[index]
+        if anchored(row.settings):
+            planes[ANCHOR] = anchors[index]
+        outputs.append(planes)
+    return outputs
 
 
 def _check_planes(planes: Mapping[str, Tensor], row: Row, *, has_depth: bool) -> None:

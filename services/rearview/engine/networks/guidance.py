@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rearview.contract.frame import ANCHOR, LATENT
 from rearview.contract.settings import Guidance, Settings
-from rearview.engine.networks.sampling import StepCoefficients
+from rearview.engine.devices import upload
 from rearview.engine.rows import Row
 
 __all__ = ["Anchors", "anchor_of", "anchored", "guide", "negative_rows"]
@@ -50,26 +50,26 @@ def guide(
     x_BCHW: Tensor,
     anchors: Mapping[int, Tensor],
     rows: Sequence[Row],
-    steps: Sequence[StepCoefficients],
+    alpha_B111: Tensor,
 ) -> Tensor:
     """Clean predictions (B, C, h, w), pushed away from the anchors by each row's own g and delta.
 
-    Rows without guidance are returned bit by bit as they came.
+    `alpha_B111`: of the rows' steps. Rows without guidance are returned bit by bit as they came.
     """
     guided = [i for i, row in enumerate(rows) if row.settings.acting_guidance is not Guidance.NONE]
     if not guided:
         return clean_BCHW
 
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=x_BCHW.dtype, device=x_BCHW.device).view(-1, 1, 1, 1)
+        return upload(torch.tensor(values, dtype=x_BCHW.dtype), x_BCHW.device).view(-1, 1, 1, 1)
 
     scale = column([rows[i].settings.guidance_scale for i in guided])
     delta = column([_delta(rows[i].settings) for i in guided])
-    alpha = column([steps[i].alpha for i in guided])
+    chosen = upload(torch.tensor(guided), x_BCHW.device)
+    x_GCHW, clean_GCHW, alpha = (each.index_select(0, chosen) for each in (x_BCHW, clean_BCHW, alpha_B111))
     anchor_GCHW = torch.stack([anchors[i] for i in guided])
-    away_GCHW = delta * anchor_GCHW + (1.0 - delta) * x_BCHW[guided] / alpha
-    pushed = away_GCHW + scale * (clean_BCHW[guided] - away_GCHW)
-    return clean_BCHW.index_copy(0, torch.tensor(guided, device=x_BCHW.device), pushed)
+    away_GCHW = delta * anchor_GCHW + (1.0 - delta) * x_GCHW / alpha
+    return clean_BCHW.index_copy(0, chosen, away_GCHW + scale * (clean_GCHW - away_GCHW))
 
 
 def _delta(settings: Settings) -> float:

@@ -24,7 +24,7 @@ from rearview.contract.settings import NoiseRule, Settings
 from rearview.contract.timesteps import LCM_GRID
 from rearview.errors import ConfigError
 
-__all__ = ["Schedule", "StepCoefficients", "noise"]
+__all__ = ["Schedule", "StepCoefficients", "StepColumns", "noise"]
 
 BETA_SCHEDULES = ("scaled_linear", "linear")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -46,6 +46,36 @@ class StepCoefficients:
     c_out: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StepColumns:
+    """The constants of one denoising step for each sample of a forward, on its device."""
+
+    timestep_B: Tensor
+    """int64."""
+    alpha_B111: Tensor
+    beta_B111: Tensor
+    c_skip_B111: Tensor
+    c_out_B111: Tensor
+
+    @classmethod
+    def of(cls, steps: Sequence[StepCoefficients], like_BCHW: Tensor) -> StepColumns:
+        """Of steps that are known on the host."""
+        values = torch.tensor([_constants(step) for step in steps], dtype=like_BCHW.dtype).T
+        timesteps = torch.tensor([step.timestep for step in steps])
+        return cls._of(timesteps.to(like_BCHW.device), values.to(like_BCHW.device))
+
+    @classmethod
+    def _of(cls, timestep_B: Tensor, constants_4B: Tensor) -> StepColumns:
+        return cls(timestep_B, *constants_4B.view(4, -1, 1, 1, 1).unbind(0))
+
+    def first(self, samples: int) -> StepColumns:
+        """Those of so many samples at the beginning."""
+        if samples == len(self.timestep_B):
+            return self
+        columns = (self.timestep_B, self.alpha_B111, self.beta_B111, self.c_skip_B111, self.c_out_B111)
+        return StepColumns(*(column[:samples] for column in columns))
+
+
 class Schedule:
     """The noise schedule of a checkpoint."""
 
@@ -59,6 +89,7 @@ class Schedule:
         self._stride = num_train // LCM_GRID
         self._last = LCM_GRID * self._stride - 1
         self.prediction_type: str = scheduler_config.get("prediction_type", "epsilon")
+        self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def timestep(self, index: int) -> int:
         """Timestep of a grid entry: t(k) = 999 - 20 k for 1000 train steps."""
@@ -78,6 +109,21 @@ class Schedule:
     def _steps(self, indices: tuple[int, ...]) -> tuple[StepCoefficients, ...]:
         return tuple(self.coefficients(self.timestep(index)) for index in indices)
 
+    def columns(self, entries_B: Tensor, dtype: torch.dtype) -> StepColumns:
+        """The constants of steps at these entries of the grid (int64), read from a table on their device."""
+        key = dtype, entries_B.device
+        if key not in self._tables:
+            grid = [self.coefficients(self.timestep(index)) for index in range(LCM_GRID)]
+            whole = StepColumns.of(grid, torch.empty(0, dtype=dtype, device=entries_B.device))
+            constants = (whole.alpha_B111, whole.beta_B111, whole.c_skip_B111, whole.c_out_B111)
+            self._tables[key] = whole.timestep_B, torch.stack(constants).flatten(1)
+        timesteps, constants_4G = self._tables[key]
+        return StepColumns._of(timesteps.index_select(0, entries_B), constants_4G.index_select(1, entries_B))
+
+    def draws(self, settings: Settings, step: int) -> bool:
+        """Whether the noise that enters `step` is drawn: else there is none, or it is what is left in x."""
+        return step == 0 or (self.sampler is Sampler.LCM and settings.noise_rule is not NoiseRule.FIRST)
+
     def noisy(
         self, clean_CHW: Tensor, before_CHW: Tensor, settings: Settings, ordinal: int, step: int
     ) -> Tensor:
@@ -94,23 +140,33 @@ class Schedule:
             epsilon = noise(settings, ordinal, step, tuple(clean_CHW.shape)).to(clean_CHW)
         return to.alpha * clean_CHW + to.beta * epsilon
 
-    def predict(self, x_BCHW: Tensor, output_BCHW: Tensor, steps: list[StepCoefficients]) -> Tensor:
-        """The clean latent x0_hat (B, C, h, w) from a UNet output, one step's constants per row."""
-        return self.bound(self.clean(x_BCHW, output_BCHW, steps), x_BCHW, steps)
+    def noisy_rows(
+        self, clean_BCHW: Tensor, before_BCHW: Tensor, at: StepColumns, to: StepColumns, drawn: Tensor | None
+    ) -> Tensor:
+        """`noisy` of samples that go on from the steps `at` to the steps `to`. `drawn`: the noise
+        (B, C, h, w) of those for which it is drawn, and zeros; None: it is drawn for none.
+        """
+        if self.sampler is Sampler.EULER:
+            drawn = (before_BCHW - at.alpha_B111 * clean_BCHW) / at.beta_B111
+        scaled = to.alpha_B111 * clean_BCHW
+        return scaled if drawn is None else scaled + to.beta_B111 * drawn
 
-    def clean(self, x_BCHW: Tensor, output_BCHW: Tensor, steps: Sequence[StepCoefficients]) -> Tensor:
+    def predict(self, x_BCHW: Tensor, output_BCHW: Tensor, steps: Sequence[StepCoefficients]) -> Tensor:
+        """The clean latent x0_hat (B, C, h, w) from a UNet output, one step's constants per row."""
+        at = StepColumns.of(steps, x_BCHW)
+        return self.bound(self.clean(x_BCHW, output_BCHW, at), x_BCHW, at)
+
+    def clean(self, x_BCHW: Tensor, output_BCHW: Tensor, at: StepColumns) -> Tensor:
         """The clean latent that a UNet output stands for, whatever kind of prediction it is."""
         if self.prediction_type == "sample":
             return output_BCHW
-        alpha, beta = (_column(x_BCHW, steps, name) for name in ("alpha", "beta"))
         if self.prediction_type == "v_prediction":
-            return alpha * x_BCHW - beta * output_BCHW
-        return (x_BCHW - beta * output_BCHW) / alpha
+            return at.alpha_B111 * x_BCHW - at.beta_B111 * output_BCHW
+        return (x_BCHW - at.beta_B111 * output_BCHW) / at.alpha_B111
 
-    def bound(self, clean_BCHW: Tensor, x_BCHW: Tensor, steps: Sequence[StepCoefficients]) -> Tensor:
+    def bound(self, clean_BCHW: Tensor, x_BCHW: Tensor, at: StepColumns) -> Tensor:
         """x0_hat from a clean latent: LCM's boundary condition, c_out clean + c_skip x."""
-        c_skip, c_out = (_column(x_BCHW, steps, name) for name in ("c_skip", "c_out"))
-        return c_out * clean_BCHW + c_skip * x_BCHW
+        return at.c_out_B111 * clean_BCHW + at.c_skip_B111 * x_BCHW
 
 
 def _boundary(timestep: int) -> tuple[float, float]:
@@ -119,10 +175,8 @@ def _boundary(timestep: int) -> tuple[float, float]:
     return variance / (scaled**2 + variance), scaled / math.sqrt(scaled**2 + variance)
 
 
-def _column(like_BCHW: Tensor, steps: Sequence[StepCoefficients], name: str) -> Tensor:
-    """One constant per row, (B, 1, 1, 1)."""
-    values = [getattr(step, name) for step in steps]
-    return torch.tensor(values, dtype=like_BCHW.dtype, device=like_BCHW.device).view(-1, 1, 1, 1)
+def _constants(step: StepCoefficients) -> tuple[float, float, float, float]:
+    return step.alpha, step.beta, step.c_skip, step.c_out
 
 
 def _refuse_unsupported(config: Mapping[str, Any], sampler: Sampler) -> None:

@@ -1,0 +1,103 @@
+"""Constants of a forward's rows, read from a table: the same bits as those of each row by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+import torch
+from rearview.contract.sampler import Sampler
+from rearview.contract.settings import NoiseRule, Settings
+from rearview.contract.timesteps import LCM_GRID
+from rearview.engine.networks.sampling import Schedule, StepColumns, noise
+from support.stand_in_graphs import NoHostSync
+from support.tiny import SCHEDULER
+from torch import Tensor
+
+pytestmark = pytest.mark.unit
+
+SHAPE = (4, 8, 8)
+TYPES = [torch.float32, torch.float64]
+RULES = [
+    Settings(strength=0.1 * (i + 2), steps=3, seed=i, noise_rule=rule) for i, rule in enumerate(NoiseRule)
+]
+ROWS = list(product(RULES, (0, 1, 2)))
+"""Each rule, going on from each step."""
+
+
+def columns_of(schedule: Schedule, entries: Sequence[int], dtype: torch.dtype) -> StepColumns:
+    return schedule.columns(torch.tensor(entries), dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("sampler", Sampler)
+def test_the_table_has_the_constants_of_every_entry(sampler: Sampler, dtype: torch.dtype) -> None:
+    schedule = Schedule(SCHEDULER, sampler)
+    entries = [*range(LCM_GRID), 7, 7, 0]
+    found = columns_of(schedule, entries, dtype)
+    steps = [schedule.coefficients(schedule.timestep(entry)) for entry in entries]
+    assert found.timestep_B.tolist() == [step.timestep for step in steps]
+    assert found.timestep_B.dtype is torch.int64
+    for name in ("alpha", "beta", "c_skip", "c_out"):
+        wanted = torch.tensor([getattr(step, name) for step in steps], dtype=dtype)
+        assert torch.equal(getattr(found, f"{name}_B111"), wanted.view(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_predictions_by_the_table_are_those_of_each_row(prediction: str, dtype: torch.dtype) -> None:
+    schedule = Schedule({**SCHEDULER, "prediction_type": prediction})
+    entries = [0, 12, 49, 30]
+    x, output = _random(2, len(entries), dtype)
+    at = columns_of(schedule, entries, dtype)
+    together = schedule.bound(schedule.clean(x, output, at), x, at)
+    for row, entry in enumerate(entries):
+        step = schedule.coefficients(schedule.timestep(entry))
+        alone = schedule.predict(x[row : row + 1], output[row : row + 1], [step])
+        assert torch.equal(together[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("sampler", Sampler)
+def test_rows_of_every_rule_go_on_together_as_each_alone(sampler: Sampler, dtype: torch.dtype) -> None:
+    schedule = Schedule(SCHEDULER, sampler)
+    rows = [(settings, step) for settings, step in ROWS if step]
+    clean, before = _random(2, len(rows), dtype)
+    at = columns_of(schedule, [settings.visited[step - 1] for settings, step in rows], dtype)
+    to = columns_of(schedule, [settings.visited[step] for settings, step in rows], dtype)
+    drawn = torch.stack(
+        [
+            noise(settings, 5, step, SHAPE).to(dtype)
+            if schedule.draws(settings, step)
+            else torch.zeros(SHAPE, dtype=dtype)
+            for settings, step in rows
+        ]
+    )
+    together = schedule.noisy_rows(clean, before, at, to, drawn)
+    for row, (settings, step) in enumerate(rows):
+        alone = schedule.noisy(clean[row], before[row], settings, 5, step)
+        assert torch.equal(together[row], alone), f"{settings.noise_rule} at step {step}"
+
+
+def test_where_nothing_is_drawn_no_noise_is_needed() -> None:
+    first = RULES[list(NoiseRule).index(NoiseRule.FIRST)]
+    schedule = Schedule(SCHEDULER)
+    assert [schedule.draws(first, step) for step in range(3)] == [True, False, False]
+    assert [Schedule(SCHEDULER, Sampler.EULER).draws(RULES[0], step) for step in (0, 1)] == [True, False]
+    clean, before = _random(2, 1, torch.float32)
+    at, to = (columns_of(schedule, [first.visited[step]], torch.float32) for step in (0, 1))
+    found = schedule.noisy_rows(clean, before, at, to, None)
+    assert torch.equal(found[0], schedule.noisy(clean[0], before[0], first, 5, 1))
+
+
+def test_reading_constants_waits_for_no_device() -> None:
+    schedule, entries = Schedule(SCHEDULER), torch.tensor([3, 4])
+    schedule.columns(entries, torch.float32)  # The first one makes the table.
+    with NoHostSync():
+        schedule.columns(entries, torch.float32)
+
+
+def _random(count: int, rows: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((count, rows, *SHAPE), generator=generator, dtype=dtype)
