@@ -118,8 +118,7 @@ class Stage:
             steps=Span.parse(span.name, span.operators).steps,
             origin=await asyncio.to_thread(origin_of, config.model),
         )
-        self._admitted.cost = await runner.call(lambda engine: engine.frame_cost)
-        self._kernels = await runner.call(lambda engine: engine.kernels)
+        self._admitted.cost, self._kernels = await runner.call(lambda each: (each.frame_cost, each.kernels))
         self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
