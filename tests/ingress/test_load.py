@@ -74,7 +74,7 @@ async def test_what_a_frame_takes_of_a_replica_is_known_by_the_steps_that_it_may
     ):
         opened = [await two.start(frame_rate=2.0), await one.start(frame_rate=2.0, max_steps=1)]
         specs = [service.sessions[each.session_id].session.spec for each in opened]
-        longer_s, shorter_s = map(service.ingress.choosing.frame_s, specs)
+        longer_s, shorter_s = map(service.ingresses[0].choosing.frame_s, specs)
         assert 1 / 60 < longer_s < 1 / 30  # Of 30 frames a second one session fits, and not two.
         assert 0 < shorter_s < longer_s
 

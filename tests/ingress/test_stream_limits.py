@@ -114,7 +114,7 @@ async def test_frames_beyond_a_tenants_rate_are_dropped(tenants: Path) -> None:
 async def test_of_frames_beyond_a_tenants_rate_no_more_are_read_than_it_may_send(tenants: Path) -> None:
     async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as stream:
         opened = await stream.start(frame_rate=5.0)
-        session, began_s = service.ingress.sessions[opened.session_id].session, time.monotonic()
+        session, began_s = service.sessions[opened.session_id].session, time.monotonic()
 
         async def flood() -> None:
             for number in range(60):
@@ -136,7 +136,7 @@ async def test_of_frames_beyond_a_tenants_rate_no_more_are_read_than_it_may_send
 async def test_large_frames_that_a_tenant_may_send_at_once_are_read_one_by_one(tenants: Path) -> None:
     async with running(tenants_file=str(tenants)) as service, RawStream(service.address, "alpha") as stream:
         opened = await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS, frame_rate=5.0)
-        session, began_s = service.ingress.sessions[opened.session_id].session, time.monotonic()
+        session, began_s = service.sessions[opened.session_id].session, time.monotonic()
 
         async def burst() -> None:
             for number in range(5):

@@ -114,6 +114,7 @@ async def test_info_says_what_is_served_once_it_is() -> None:
     assert info["limits"] == {"tiles": 9, "frame_bytes": 1 << 20}
 
 
+@pytest.mark.one_ingress("it has the port that it had before")
 async def test_a_service_is_ready_when_it_has_answered_and_away_while_nobody_does() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
