@@ -120,35 +120,16 @@ def test_the_mix_that_is_restored_comes_without_the_blank_prompt_beside_it() -> 
     assert ledger.settings == mixed
 
 
-def test_going_back_is_not_blended_and_the_control_behind_it_is() -> None:
-    ledger = filled(frame(0), frame(1), control(1), frame(2))
-    ledger.settings = pb.Settings(prompt="a", blend_frames=8)
+def test_settings_are_restored_whole_so_that_a_blend_begins_with_the_frame_that_began_it() -> None:
+    ledger = filled(control(1), frame(0), frame(1), control(2), frame(2))
     take_all(ledger)
-    ledger.control_answered(1, pb.Settings(prompt="b", blend_frames=8))
-    ledger.resume(received_frames=1, frame_credit=100)
-    sent = []
-    while (item := ledger.take(0.0)) is not None:
-        sent.append(item)
-    assert [(item.is_frame, item.number) for item in sent] == [
-        (False, RESTORE_ID),
-        (True, 1),
-        (False, RESTORE_ID),
-        (False, 1),
-        (True, 2),
-    ]
-    assert sent[0].message.control.settings == pb.Settings(prompt="a", blend_frames=0)
-    assert sent[2].message.control.settings == pb.Settings(blend_frames=8)
-
-
-def test_a_blend_is_restored_whole_where_no_frame_comes_between() -> None:
-    ledger = filled(frame(0), control(1), frame(1))
-    ledger.settings = pb.Settings(prompt="a", blend_frames=8)
-    take_all(ledger)
-    ledger.resume(received_frames=1, frame_credit=100)
+    ledger.control_answered(1, pb.Settings(prompt="a", blend_frames=8))
+    ledger.control_answered(2, pb.Settings(prompt="b", blend_frames=8))
+    ledger.resume(received_frames=0, frame_credit=100)
     restore = ledger.take(0.0)
     assert restore is not None
     assert restore.message.control.settings == pb.Settings(prompt="a", blend_frames=8)
-    assert take_all(ledger) == ["c1", "f1"]
+    assert take_all(ledger) == ["f0", "f1", "c2", "f2"]
 
 
 def test_frames_sent_again_respect_the_credit_of_the_new_connection() -> None:

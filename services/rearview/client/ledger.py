@@ -10,9 +10,9 @@ before the frame that follows it. Two things about controls after a lost connect
 
 * One whose answer is missing is sent again, although the server may have applied it, and so is one that
   was answered if the server lost a frame from before it. To make that exact, the settings from before the
-  first of them go ahead (`RESTORE_ID`): settings are absolute values. All but a blend, which counts from
-  the frame of its change: going back is no such change, so frames sent again under the restored settings
-  find them at once, and `blend_frames` is restored behind them.
+  first of them go ahead (`RESTORE_ID`): settings are absolute values. Going back changes nothing by itself,
+  since a server compares what frames are under. So where the frame sent again first is the first under a new
+  prompt too, its blend begins with it, and where it is not, the one under way goes on.
 * One that was answered is kept until the frames before it are answered, for that reason.
 """
 
@@ -154,11 +154,10 @@ class Ledger:
         self.sent_frames, self.frame_credit = received_frames, frame_credit
         again = self._lacking(received_frames)
         redone = [item for item in again if not item.is_frame and item.taken_s is not None]
-        if redone:
-            self.settings = redone[0].settings_before if redone[0].is_acknowledged else self.settings
-            again = _with_restored(self.settings, again, again.index(redone[0]))
-        elif settings not in (None, self.settings):
-            again = _with_restored(self.settings, again, 0)
+        if redone and redone[0].is_acknowledged:
+            self.settings = redone[0].settings_before
+        if redone or settings not in (None, self.settings):
+            again = [_restoring(self.settings), *again]
         self._outgoing = deque(again)
         for item in redone:
             item.is_acknowledged = False
@@ -185,19 +184,11 @@ class Ledger:
             self._items.popleft()
 
 
-def _with_restored(settings: pb.Settings, again: list[Input], first_control: int) -> list[Input]:
-    """`again` with `settings` restored ahead, so that its first frames and controls find what they found."""
+def _restoring(settings: pb.Settings) -> Input:
+    """A control that restores `settings`, so that what follows finds what it found."""
     restored = pb.Settings()
     restored.CopyFrom(settings)
     if restored.prompts:
         restored.ClearField("prompt")  # the two replace each other
-    if first_control == 0 or not settings.blend_frames:
-        return [_restoring(restored), *again]
-    restored.blend_frames = 0
-    behind = _restoring(pb.Settings(blend_frames=settings.blend_frames))
-    return [_restoring(restored), *again[:first_control], behind, *again[first_control:]]
-
-
-def _restoring(settings: pb.Settings) -> Input:
-    control = pb.Control(control_id=RESTORE_ID, settings=settings)
+    control = pb.Control(control_id=RESTORE_ID, settings=restored)
     return Input(pb.TranslateRequest(control=control), RESTORE_ID, False)
