@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from rearview.client import (
     BankOptions,
     CacheOptions,
     Client,
+    ControlApplied,
     Dropped,
     DropPolicy,
     ImageFormat,
@@ -25,7 +29,9 @@ from rearview.client.aio import Frame
 from rearview.client.options import OpenOptions
 from rearview.config import load_config
 from rearview.errors import DropReason
-from support.ingresses import cut_at, several
+from rearview.ingress.coder import Coder, Decoded
+from rearview.ingress.intake import FrameIn
+from support.ingresses import crash, cut_at, several
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_motion_files import original_motion, write_motion_file
 
@@ -83,8 +89,14 @@ def items() -> list[Frame | SettingsChange]:
     return items
 
 
-async def outcomes(addresses: Sequence[str], options: OpenOptions) -> list[bytes | DropReason]:
+async def outcomes(
+    addresses: Sequence[str],
+    options: OpenOptions,
+    then: Mapping[int, Callable[[], Awaitable[None]]] = MappingProxyType({}),
+) -> list[bytes | DropReason]:
+    """What became of each frame. `then`: what happens when so many controls have been answered."""
     found: dict[int, bytes | DropReason] = {}
+    controls = 0
     async with Client(addresses, reconnect=QUICK) as client:
         answers = client.translate_frames(
             items(),
@@ -97,7 +109,26 @@ async def outcomes(addresses: Sequence[str], options: OpenOptions) -> list[bytes
             if isinstance(answer, Translated | Dropped):
                 assert answer.frame_index == len(found)
                 found[len(found)] = answer.reason if isinstance(answer, Dropped) else answer.data
+            elif isinstance(answer, ControlApplied) and (controls := controls + 1) in then:
+                await then[controls]()
     return list(found.values())
+
+
+def differences(pieces: Sequence[bytes | DropReason], whole: Sequence[bytes | DropReason]) -> list[str]:
+    """At which places they differ, and how: a picture is told by what has the same one in the whole."""
+
+    def named(outcome: bytes | DropReason) -> str:
+        if isinstance(outcome, DropReason):
+            return outcome.name
+        return f"picture {whole.index(outcome)}" if outcome in whole else "another picture"
+
+    # What was left out and not yet told when the ingress died, nobody knows any more.
+    lost = (DropReason.FAULT, DropReason.UNCHANGED)
+    return [
+        f"{place}: {named(one)} for {named(other)}"
+        for place, (one, other) in enumerate(zip(pieces, whole, strict=True))
+        if one != other and (one, other) != lost
+    ]
 
 
 @pytest.mark.parametrize("options", [BANK, LIVE2DIFF], ids=["bank", "live2diff"])
@@ -113,8 +144,32 @@ async def test_a_session_with_a_past_goes_on_bit_by_bit(
             with cut_at(doomed, number) as cut:
                 pieces = await outcomes([doomed.address, service.addresses[0]], options)
             assert cut.is_dead
-            # What was left out and not yet told when the ingress died, nobody knows any more.
-            assert [
-                DropReason.UNCHANGED if (one, other) == (DropReason.FAULT, DropReason.UNCHANGED) else one
-                for one, other in zip(pieces, whole, strict=True)
-            ] == whole
+            assert differences(pieces, whole) == [], f"cut at message {number}"
+
+
+@pytest.mark.parametrize("options", [BANK, LIVE2DIFF], ids=["bank", "live2diff"])
+@pytest.mark.parametrize(("waits", "controls"), [(2, 1), (5, 2)], ids=["of a scene", "of a blend"])
+async def test_settings_that_have_overtaken_frames_are_found_where_they_stood(
+    content: dict[str, Any], options: OpenOptions, waits: int, controls: int
+) -> None:
+    """The ingress that dies has looked at no frame from `waits` on, and has applied so many controls."""
+    async with several(1, load_config(content)) as service:
+        whole = await outcomes(service.addresses, options)
+        doomed, decode = await service.add(), Coder.decode
+        is_there, died = asyncio.Event(), asyncio.Event()
+
+        async def decode_until(coder: Coder, frame: FrameIn, *args: Any, **kwargs: Any) -> Decoded:
+            if coder._executor is doomed._ingress._executor and frame.frame_index >= waits:
+                is_there.set()
+                await died.wait()
+            return await decode(coder, frame, *args, **kwargs)
+
+        async def die() -> None:
+            await is_there.wait()
+            await crash(doomed)
+            died.set()
+
+        with mock.patch.object(Coder, "decode", decode_until):
+            pieces = await outcomes([doomed.address, service.addresses[0]], options, {controls: die})
+        assert died.is_set()
+        assert differences(pieces, whole) == []

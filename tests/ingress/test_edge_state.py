@@ -178,7 +178,7 @@ def test_the_state_holds_plain_values_only() -> None:
     played.play(LONG, frozenset())
     text = played.core.intake.state(1, 2).to_json()
     content = json.loads(text)
-    assert {"next_ordinal", "warm_up", "similarity", "scenes", "announced", "pacing"} <= set(content)
+    assert {"next_ordinal", "warm_up", "similarity", "scenes", "in_force", "pacing"} <= set(content)
     assert EdgeState.from_json(text) == played.core.intake.state(1, 2)
 
 

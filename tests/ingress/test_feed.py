@@ -9,6 +9,7 @@ from rearview.contract.events import Direction, FillerSent, LinkBytes
 from rearview.contract.frame import NO_PLACE, UNSEEN
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import SettingsChange
+from rearview.contract.similarity import SimilaritySettings
 from rearview.contract.stream import DropPolicy
 from rearview.errors import DropReason
 from support.edge import EdgeCore, lane, picture, terms
@@ -51,6 +52,21 @@ def test_settings_are_announced_with_the_first_frame_under_them() -> None:
     assert announced.blend is not None
     assert announced.blend.first == 1
     assert [f.settings_version for f in core.sender.frames] == [0, 1, 1]
+
+
+def test_settings_that_come_back_before_a_frame_was_under_others_change_nothing() -> None:
+    """So a client that resumes restores what frames before were under, and a still picture stays one."""
+    core = fed(1, similarity=SimilaritySettings(0.9, 3))
+    found = core.intake.settings
+    core.intake.apply(SettingsChange(prompt="b", blend_frames=4).apply(found))
+    core.intake.apply(found)
+    core.offer(10, picture(0))
+    core.intake.apply(SettingsChange(jpeg_quality=50).apply(found))
+    core.offer(20, picture(0))
+    assert core.sender.settings == []
+    for frame in tuple(core.sender.frames):
+        core.comes_back(frame)
+    assert core.outcomes == [b"picture", DropReason.UNCHANGED, DropReason.UNCHANGED]
 
 
 def test_fillers_have_no_place_and_their_whole_budget_from_now() -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 def sent(ordinal: int, size: int = 10, *, is_filler: bool = False) -> Input:
     frame = FrameIn(ordinal, (0, 0), ImageFormat.OPAQUE, b"x" * size, 0.0)
-    waiting = Waiting(frame, Receipt(ordinal, ordinal, (0, 0), 0.0), Settings(), 0)
+    waiting = Waiting(frame, Receipt(ordinal, ordinal, (0, 0), 0.0), Settings())
     numbers = Numbers(range(0), range(0), ordinal, False)
     return Input(ordinal, Admitted(waiting, numbers, Settings(), 0, 0.0, 0.1), is_filler)
 

@@ -280,5 +280,5 @@ def _sent(ordinal: int, receipt: Receipt, note: Note, now: float) -> Sent:
     frame = FrameIn(receipt.frame_index, receipt.presentation_offset, ImageFormat.OPAQUE, b"", now)
     numbers = Numbers(range(ordinal, ordinal), range(ordinal, ordinal), ordinal, warms_up=True)
     state = note.state
-    waiting = Waiting(frame, receipt, state.settings, state.version)
+    waiting = Waiting(frame, receipt, state.settings)
     return Sent(Admitted(waiting, numbers, state.in_force, state.lane_version, now, float("inf")), 0.0)

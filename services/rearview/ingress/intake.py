@@ -51,7 +51,6 @@ class Waiting:
     frame: FrameIn
     receipt: Receipt
     settings: Settings
-    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,8 @@ class Intake:
         self._ordinals = Ordinals(self._warm_up, state.next_ordinal, under_way)
         self._state = state
         """Where it started; fields that have no other home are kept up to date."""
+        self._asked = replace(state.in_force, blend=None)
+        """What the client wanted for the last frame that was admitted, with the frame's scene."""
         self._last_index = state.last_index
         self._ends = False
         """Whether the client has said that no frame will follow."""
@@ -113,8 +114,7 @@ class Intake:
 
     def apply(self, settings: Settings) -> None:
         """Frames received from now on are translated under `settings`."""
-        changes = settings.pictured != self._state.settings.pictured
-        self._state = replace(self._state, settings=settings, version=self._state.version + changes)
+        self._state = replace(self._state, settings=settings)
 
     def receive(self, frame: FrameIn, receipt: Receipt, refusal: DropReason | None) -> Dropped:
         """A frame has come; `refusal` is why it cannot be used. Raises Refused(CREDIT_EXCEEDED)."""
@@ -124,7 +124,7 @@ class Intake:
         if refusal is not None:
             self._pacer.rejected()
             return [(receipt.place, refusal)]
-        waiting = Waiting(frame, receipt, self._state.settings, self._state.version)
+        waiting = Waiting(frame, receipt, self._state.settings)
         dropped = self._pacer.offer(waiting, frame.received_s)
         self._last_index = frame.frame_index
         return [(one.receipt.place, reason) for one, reason in dropped]
@@ -152,7 +152,7 @@ class Intake:
             self.spoiled()
             return None
         numbers = self._ordinals.admit(settings)
-        self._put_in_force(waiting.version, settings, numbers.first)
+        self._put_in_force(settings, numbers.first)
         self._pace()
         return Admitted(
             waiting,
@@ -262,21 +262,22 @@ class Intake:
         # Every frame of a blend is under another mix; frames of a warm-up are waited for.
         ordinal = self._ordinals.next
         alone = is_blending(self._state.in_force, ordinal) or self._ordinals.missing > 0
-        under = (waiting.version, settings.scene, ordinal if alone else None)
+        version = self._state.lane_version + (not self._is_in_force(settings))
+        under = (version, ordinal if alone else None)
         return self._filter.is_unchanged(seen, waiting.frame.frame_index, settings.seed, under)
 
-    def _put_in_force(self, version: int, settings: Settings, ordinal: int) -> None:
+    def _put_in_force(self, settings: Settings, ordinal: int) -> None:
         # With the first frame under them: controls alone cost the engine nothing, and a blend counts
         # from the ordinal that this frame has.
-        state = self._state
-        if state.announced == (version, settings.scene):
-            return
-        self._state = replace(
-            state,
-            announced=(version, settings.scene),
-            lane_version=state.lane_version + 1,
-            in_force=settings_under(state.in_force, settings, ordinal),
-        )
+        if not self._is_in_force(settings):
+            state = self._state
+            in_force = settings_under(state.in_force, settings, ordinal)
+            self._state = replace(state, lane_version=state.lane_version + 1, in_force=in_force)
+        self._asked = settings
+
+    def _is_in_force(self, settings: Settings) -> bool:
+        # By value: a client that resumes goes back to former settings and forth again, which changes nothing.
+        return settings == self._asked or settings.pictured == self._asked.pictured
 
     @property
     def _budget_s(self) -> float:

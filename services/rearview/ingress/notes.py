@@ -88,8 +88,7 @@ class Notes:
 
     def changed(self) -> None:
         """The client has asked for other settings."""
-        now = self._state()
-        self._renew(replace(self._note.state, settings=now.settings, version=now.version))
+        self._renew(replace(self._note.state, settings=self._state().settings))
 
     def came_back(self) -> None:
         """A frame has left the lane: a warm-up may be over, or begin anew."""

@@ -27,12 +27,8 @@ class EdgeState:
 
     settings: Settings
     """What frames received from now on are translated under, as the client has asked."""
-    version: int
-    """Counts changes of them that change pictures."""
     in_force: Settings
     """What the last admitted frame is translated under: with its scene and the blend under way."""
-    announced: tuple[int, int]
-    """Version and scene of the frame for which the lane was last told of settings."""
     lane_version: int
     """The number by which the lane knows those in force."""
     next_ordinal: int
@@ -53,9 +49,7 @@ class EdgeState:
         settings = terms.spec.settings
         return cls(
             settings=settings,
-            version=0,
             in_force=settings,
-            announced=(0, 0),
             lane_version=0,
             next_ordinal=0,
             last_index=-1,
