@@ -77,12 +77,16 @@ def test_a_standing_is_read_as_a_replica_tells_it() -> None:
         "coming": [[12, 2]],
         "notes": [[-1, "note"]],
         "went": [1],
+        "dropped": [[13, 41, 5]],
     }
-    told = SpanStanding(12, 40, 3, {1: 11, 2: 12}, [(-1, "note")], frozenset({1}))
+    told = SpanStanding(12, 40, 3, {1: 11, 2: 12}, [(-1, "note")], frozenset({1}), {13: (41, 5)})
     assert SpanStanding.told(reply) == told
+    assert LaneStanding.of([told]).dropped == {13: (41, 5)}
     assert SpanStanding.told({**reply, "went": []}).went == frozenset()
     del reply["went"]
     assert SpanStanding.told(reply) == told  # It does not say, so all of them.
+    del reply["dropped"]
+    assert SpanStanding.told(reply).dropped == {}
     with pytest.raises(KeyError):
         SpanStanding.told({})
 

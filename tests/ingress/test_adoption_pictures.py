@@ -122,12 +122,10 @@ def differences(pieces: Sequence[bytes | DropReason], whole: Sequence[bytes | Dr
             return outcome.name
         return f"picture {whole.index(outcome)}" if outcome in whole else "another picture"
 
-    # What was left out and not yet told when the ingress died, nobody knows any more.
-    lost = (DropReason.FAULT, DropReason.UNCHANGED)
     return [
         f"{place}: {named(one)} for {named(other)}"
         for place, (one, other) in enumerate(zip(pieces, whole, strict=True))
-        if one != other and (one, other) != lost
+        if one != other
     ]
 
 

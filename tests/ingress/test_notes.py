@@ -8,6 +8,7 @@ import pytest
 from rearview.contract.memories import CacheSettings
 from rearview.contract.settings import Settings
 from rearview.contract.similarity import SimilaritySettings
+from rearview.contract.stream import DropPolicy
 from rearview.ingress.notes import Note, Notes
 from support.edge import TENANT, EdgeCore, picture, terms
 
@@ -96,3 +97,15 @@ def test_another_first_span_gets_the_note_anew() -> None:
     core.writer.again()
     begins, note = core.notes[-1]
     assert (begins, note.place, note.index) == (-1, 0, 3)
+
+
+def test_a_frame_without_a_picture_is_noted_where_others_are_compared_with_it() -> None:
+    core = NotedCore(policy=DropPolicy.DEADLINE, budget_s=0.5, similarity=SimilaritySettings(0.9, 2))
+    core.offer(0, picture(0))
+    assert core.notes[-1][1].state.similarity.reference is not None
+    core.now = 7.0
+    core.comes_back(core.sender.frames[0])
+    core.writer.forgot()
+    core.writer.forgot()
+    begins, note = core.notes[-1]
+    assert (begins, note.state.similarity.reference, len(core.notes)) == (0, None, 3)

@@ -44,6 +44,18 @@ def test_a_cut_begins_a_scene_with_its_frame() -> None:
     assert scenes([texture(1)] * 5 + [texture(2)] * 3 + [texture(1)] * 2) == [0] * 5 + [1] * 3 + [2] * 2
 
 
+def test_a_frame_that_is_forgotten_was_never_seen() -> None:
+    detector, other = SceneDetector(), SceneDetector()
+    for number, seed in enumerate((1, 1, 2, 2, 3)):
+        if number in (1, 2):
+            detector.see(thumbnail(texture(7 + number)))
+            detector.forget()
+        detector.see(thumbnail(texture(seed)))
+        other.see(thumbnail(texture(seed)))
+    assert detector.state == other.state
+    assert detector.scene == 2
+
+
 def test_a_pan_is_one_scene() -> None:
     wide = texture(3, SIDE * 16)
     for step in (2, 4, 6):

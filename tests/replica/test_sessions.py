@@ -178,3 +178,13 @@ def test_settings_are_remembered_up_to_a_bound() -> None:
     for version in range(200):
         held.announced(version, {"prompt": str(version)})
     assert list(held.settings) == list(range(200 - module.REMEMBERED_SETTINGS, 200))
+
+
+def test_frames_that_never_came_are_remembered_up_to_a_bound_and_until_they_come_after_all() -> None:
+    held = Held("s", 1, "owner", "next", CODEC)
+    held.dropped_before([(place, 2 * place, 5) for place in range(200)])
+    assert list(held.dropped) == list(range(200 - module.REMEMBERED_DROPS, 200))
+    assert held.dropped[199] == (398, 5)
+    held.came(199, 398, "ingress")
+    held.dropped_before([(198, 396, 3)])
+    assert (held.place, held.dropped[198], 199 in held.dropped) == (199, (396, 3), False)

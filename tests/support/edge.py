@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,6 +76,8 @@ class NotingSender:
     """Epoch, the ordinal from which on it holds, and its text."""
     left: list[Frame[NDArray[Any]]] = field(default_factory=list)
     """Answers for the last span to keep."""
+    dropped: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """Epoch, and of a frame that never comes its place, its number and why."""
     is_closed: bool = False
 
     def send_frame(self, to: Lane, frame: Frame[NDArray[Any]]) -> int:
@@ -99,6 +102,10 @@ class NotingSender:
     def send_note(self, to: Lane, begins: int, text: str) -> None:
         self._check()
         self.notes.append((to.epoch, begins, text))
+
+    def tell_dropped(self, to: Lane, frames: Sequence[tuple[int, int, int]]) -> None:
+        self._check()
+        self.dropped += [(to.epoch, *frame) for frame in frames]
 
     def _check(self) -> None:
         if self.is_closed:

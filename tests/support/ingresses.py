@@ -46,7 +46,14 @@ class CutAt:
         self._server, self._left = server, number
         self._death: asyncio.Task[None] | None = None
         lanes, sender = server._ingress._lanes, server._ingress._edge.sender
-        for name in ("send_frame", "send_note", "send_settings", "acknowledge", "leave_answer"):
+        for name in (
+            "send_frame",
+            "send_note",
+            "send_settings",
+            "acknowledge",
+            "leave_answer",
+            "tell_dropped",
+        ):
             setattr(sender, name, self._cut_before(getattr(sender, name)))
         lanes._take_picture = self._cut_before(lanes._take_picture)  # type: ignore[method-assign]
 

@@ -7,7 +7,7 @@ answers until they are acknowledged, and between them each keeps what the next o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["LaneStanding", "SpanStanding"]
@@ -29,6 +29,8 @@ class SpanStanding:
     """What the former owner has left, oldest first: from which ordinal on each holds, and its text."""
     went: frozenset[int] = frozenset()
     """Ordinals among `here` that the hop after it was sent before."""
+    dropped: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Frames that the former owner dropped before they came, by place: the client's number, and why."""
 
     @classmethod
     def told(cls, reply: Mapping[str, Any]) -> SpanStanding:
@@ -37,9 +39,9 @@ class SpanStanding:
         notes = [(int(begins), str(text)) for begins, text in reply.get("notes", ())]
         retained = [ordinal for _, ordinal in reply["retained"]]
         went = frozenset(map(int, reply.get("went", retained)))  # A replica of version 1 does not say.
-        return cls(
-            int(reply["place"]), int(reply.get("index", -1)), int(reply["expected"]), here, notes, went
-        )
+        dropped = {int(place): (int(index), int(why)) for place, index, why in reply.get("dropped", ())}
+        index, expected = int(reply.get("index", -1)), int(reply["expected"])
+        return cls(int(reply["place"]), index, expected, here, notes, went, dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class LaneStanding:
     """The last note that holds; None: there is none."""
     answered: frozenset[int] = frozenset()
     """Ordinals among `coming` that came to the former owner too, who has counted them."""
+    dropped: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Frames that it dropped, and has counted, by place: the client's number, and why."""
 
     @classmethod
     def of(cls, spans: Sequence[SpanStanding]) -> LaneStanding:
@@ -74,7 +78,8 @@ class LaneStanding:
             is_whole = is_whole and coming.keys() >= set(range(span.expected, next_ordinal))
         note = next((text for begins, text in reversed(first.notes) if begins < next_ordinal), None)
         coming = dict(sorted(coming.items()))
-        return cls(next_ordinal, first.place, first.index, coming, is_whole, note, spans[-1].went)
+        answered, dropped = spans[-1].went, first.dropped
+        return cls(next_ordinal, first.place, first.index, coming, is_whole, note, answered, dropped)
 
     def owed(self, received_answers: int) -> Mapping[int, int]:
         """Those of `coming` that answer frames of which the client has no answer."""

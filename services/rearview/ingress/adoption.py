@@ -27,7 +27,7 @@ from rearview.contract.lease import Lease, Owner
 from rearview.contract.stream import ImageFormat
 from rearview.control.adoption import LaneStanding, SpanStanding
 from rearview.directory.protocol import LeaseLost
-from rearview.errors import InvalidRequest, NotFound, RearviewError, Reason, Refused, out_of_range
+from rearview.errors import DropReason, InvalidRequest, NotFound, RearviewError, Reason, Refused, out_of_range
 from rearview.ingress.book import RETAINED_ANSWERS, Book, Receipt
 from rearview.ingress.feed import Sent
 from rearview.ingress.handover import Handovers
@@ -56,6 +56,8 @@ REFRESH_TIMEOUT_S = 1.0
 RETRY_AFTER_S = 1.0
 AGAIN_S = 0.05
 """A session that is parked can be had from the ingress that has parked it."""
+_REASONS = {reason.value: reason for reason in DropReason}
+"""As a lane is told of them; a later release may know others."""
 
 Begin = Callable[[Terms, Lease, Lane, Inherited], Record]
 """Makes a session of what is known, whose connection is lost."""
@@ -219,31 +221,41 @@ class Adoptions:
 def rebuilt(note: Note, standing: LaneStanding, asked: Resumption, now: float) -> Inherited:
     """The session's past, from what the lane and its client know of it.
 
-    Every place from `received_answers` to the last that was admitted has one outcome: the picture that comes,
-    or DropReason.FAULT. Later ones were never admitted, and the client sends them again. A picture that the
-    former owner had too is answered here and counted there.
+    Every place from `received_answers` to the last that was admitted, or is known to have been left out after
+    it, has one outcome: the picture that comes, the reason that the lane was told, or DropReason.FAULT. Later
+    ones the client sends again. What the former owner has answered too was counted there.
     """
     admitted = max((standing.place, standing.index), (note.place, note.index))
+    dropped = {
+        place: (index, _REASONS.get(why, DropReason.FAULT))
+        for place, (index, why) in standing.dropped.items()
+    }
     received = max(admitted[0] + 1, asked.received_answers)
+    while received in dropped:
+        received += 1
     # Of a client that claims to have fewer answers than anybody keeps: its resume will be refused.
     first = max(asked.received_answers, received - 2 * RETAINED_ANSWERS)
-    state = _state(note, standing.next_ordinal, admitted[1], received, first)
+    left_out = [why for place, why in dropped.items() if admitted[0] < place < received]
+    state = _state(note, standing.next_ordinal, admitted[1], received, first, left_out)
     owed, indices = standing.owed(first), asked.unanswered[first - asked.received_answers :]
     receipts = {
         place: _receipt(place, first, indices, now, is_counted=ordinal in standing.answered)
         for ordinal, place in owed.items()
     }
+    outcomes = {place: reason for place, (_, reason) in dropped.items() if place not in receipts}
+    numbers = {place: Receipt(place, index, (0, 0), now) for place, (index, _) in dropped.items()}
     book = Book.rebuilt(
         received=received,
-        outcomes={},
+        outcomes=outcomes,
         received_answers=first,
         now=now,
-        receipts=receipts,
+        receipts=numbers | receipts,
         indices=indices,
+        counted=dropped.keys(),
     )
     book.translated, book.dropped = state.translated, state.dropped + book.dropped
     in_lane = {ordinal: _sent(ordinal, receipts[place], note, now) for ordinal, place in owed.items()}
-    return Inherited(state, book, in_lane)
+    return Inherited(state, book, in_lane, dropped)
 
 
 def unknown() -> NotFound:
@@ -256,12 +268,22 @@ def wrong_token() -> RearviewError:
     return InvalidRequest(Reason.RESUME_TOKEN_INVALID, "the resume token is not the session's")
 
 
-def _state(note: Note, next_ordinal: int, last_index: int, received: int, answered: int) -> EdgeState:
-    dropped = min(note.state.dropped, answered)
+def _state(
+    note: Note,
+    next_ordinal: int,
+    last_index: int,
+    received: int,
+    answered: int,
+    left_out: Sequence[tuple[int, DropReason]],
+) -> EdgeState:
+    """`left_out`: of the frames after the last one that was admitted the client's number, and why."""
+    dropped, similarity = min(note.state.dropped, answered), note.state.similarity
+    unchanged = [index for index, why in left_out if why is DropReason.UNCHANGED]
     return replace(
         note.state,
         next_ordinal=next_ordinal,
-        last_index=last_index,
+        last_index=max([last_index, *unchanged]),
+        similarity=replace(similarity, skipped=similarity.skipped + len(unchanged)),
         pacing=PacerCounts(received),
         translated=answered - dropped,
         dropped=dropped,

@@ -10,7 +10,7 @@ it reads, so that at most `2 * RETAINED_ANSWERS` frames are in the book, whoever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -83,6 +83,8 @@ class Book:
         """Answers in order, from place `_first_kept` on."""
         self._first_kept = first
         self._sent = first
+        self._counted: frozenset[int] = frozenset()
+        """Places of frames whose outcome another ingress has told, if they come again."""
         self._last_index: int | None = None
         """The client's number of the frame whose answer was released last."""
 
@@ -96,6 +98,7 @@ class Book:
         now: float,
         receipts: Mapping[int, Receipt] | None = None,
         indices: Sequence[int] = (),
+        counted: Collection[int] = (),
     ) -> Book:
         """A book from what others know of it, `received_answers` of which the client has.
 
@@ -103,10 +106,12 @@ class Book:
         by place: what a former owner has kept. `receipts`, by place: frames that the spans know of, which
         stay open if they have no outcome. `indices`: the client's numbers of all frames from place
         `received_answers` on; where they end, one is numbered on from the frame before it. What nobody knows
-        never entered a lane: DropReason.FAULT. Counters start at nothing: they are in the session's state.
+        never entered a lane: DropReason.FAULT. `counted`: places of which another ingress has told the
+        outcome, and whose frames may come again. Counters start at nothing: they are in the session's state.
         """
         assert received_answers <= received, f"{received_answers} answers to {received} frames"
         book, known = cls(first=received_answers), receipts or {}
+        book._counted = frozenset(counted)
         index = received_answers - 1
         for at, place in enumerate(range(received_answers, received)):
             index = indices[at] if at < len(indices) else index + 1
@@ -122,9 +127,15 @@ class Book:
     def receive(self, frame_index: int, presentation_offset: tuple[int, int], now: float) -> Receipt:
         """A frame has come. Beyond `credit` none may come."""
         assert self.received < self.credit, f"{self.received} frames with credit for {self.credit}"
-        receipt = Receipt(self.received, frame_index, presentation_offset, now)
+        place = self.received
+        is_counted = place in self._counted
+        receipt = Receipt(place, frame_index, presentation_offset, now, is_counted=is_counted)
         self._open.append(receipt)
         return receipt
+
+    def receipt(self, place: int) -> Receipt:
+        """Of a frame that is not released."""
+        return self._open[place - self.released]
 
     def recognise(self, place: int, frame_index: int, presentation_offset: tuple[int, int]) -> None:
         """What a frame that has come back says of itself: a rebuilt book may not have known. Frames that know

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rearview.contract.events import Direction, Events, FillerSent, LinkBytes
 from rearview.contract.frame import NO_PLACE, PICTURE, UNSEEN, Frame
 from rearview.contract.settings import Settings
+from rearview.errors import DropReason
 from rearview.ingress.inputs import Input, Inputs
 from rearview.ingress.intake import Admitted
 from rearview.ingress.lane import Lane
@@ -42,6 +43,9 @@ class Sender(Protocol):
 
     def send_note(self, lane: Lane, begins: int, text: str) -> None:
         """Leave a note at the lane's first span. Raises LinkClosed."""
+
+    def tell_dropped(self, lane: Lane, frames: Sequence[tuple[int, int, int]]) -> None:
+        """Frames that never come: place, the client's number, why. Raises LinkClosed."""
 
     def acknowledge(self, lane: Lane, ordinal: int) -> None:
         """Nothing up to `ordinal` will be asked for again. Raises LinkClosed."""
@@ -213,6 +217,13 @@ class Feed:
         if self._is_attached:
             with contextlib.suppress(LinkClosed):  # The loss itself is told to the lane's owner.
                 self._sender.send_note(self._lane, begins, text)
+
+    def tell_dropped(self, frames: Mapping[int, tuple[int, DropReason]]) -> None:
+        """Tell another ingress of frames that never come, by place: the client's number, and why."""
+        if self._is_attached and frames:
+            told = [(place, index, reason.value) for place, (index, reason) in frames.items()]
+            with contextlib.suppress(LinkClosed):  # The loss itself is told to the lane's owner.
+                self._sender.tell_dropped(self._lane, told)
 
     @property
     def _first_awaited(self) -> int:

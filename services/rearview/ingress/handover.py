@@ -77,6 +77,7 @@ class Handover:
             next_ordinal=session.feed.inputs.following,
             last_index=max([note.index, *(answer.receipt.frame_index for answer in answers)]),
             pacing=PacerCounts(book.released),
+            similarity=session.state.similarity,
             translated=book.translated,
             dropped=book.dropped,
         )

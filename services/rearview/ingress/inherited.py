@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rearview.errors import DropReason
 from rearview.ingress.book import Book
 from rearview.ingress.feed import Sent
 from rearview.ingress.options import Terms
@@ -21,6 +22,8 @@ class Inherited:
     book: Book
     in_lane: Mapping[int, Sent] = field(default_factory=dict)
     """Frames that will come back, by ordinal."""
+    dropped: Mapping[int, tuple[int, DropReason]] = field(default_factory=dict)
+    """What other ingresses have told of frames that never came, by place: the client's number, and why."""
     kernels: tuple[str, ...] = ()
     """What its last lane computed with, if it has none; else empty."""
 

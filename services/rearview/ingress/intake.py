@@ -149,6 +149,8 @@ class Intake:
         if self._scenes is not None and seen is not None:
             settings = replace(settings, scene=self._scenes.see(seen))
         if self._is_unchanged(seen, waiting, settings):
+            if self._scenes is not None:
+                self._scenes.forget()
             self.spoiled()
             return None
         numbers = self._ordinals.admit(settings)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -23,6 +24,9 @@ from rearview.transport.wire import (
 )
 
 __all__ = ["Lane", "LaneSender", "Returning"]
+
+
+Dropped: TypeAlias = Sequence[tuple[int, int, int]]
 
 
 @dataclass(slots=True)
@@ -77,6 +81,14 @@ class LaneSender:
         """Leave a note at the first span. Raises LinkClosed. Links of version 1 know no notes."""
         if lane.links[0].knows(Kind.NOTE):
             lane.links[0].send(Kind.NOTE, encode_note(Note(lane.session_id, lane.epoch, begins, text)))
+
+    def tell_dropped(self, lane: Lane, frames: Dropped) -> None:
+        """Tell the first span of frames that never come: of each its place, the client's number, and why.
+        Raises LinkClosed. Links of version 1 know no such word.
+        """
+        if lane.links[0].knows(Kind.DROPPED):
+            content = {"session_id": lane.session_id, "epoch": lane.epoch, "frames": frames}
+            lane.links[0].send(Kind.DROPPED, encode_json(content))
 
     def acknowledge(self, lane: Lane, ordinal: int) -> None:
         """Pictures up to `ordinal` will not be asked for again: the last span may let go of them. Raises

@@ -3,8 +3,9 @@
 Frames tell most of it: places, ordinals, the client's numbers. A *note* tells the rest: what was agreed, the
 settings as the client has asked for them, how the lane knows them, and where they are in use warm-ups,
 scenes and the last thumbnails. One goes ahead of the frame with which it begins to hold, on the same link: a
-span that has the frame has the note. What surprises: a note is about the last frame that was admitted. What
-came after it the client sends again, so that it is looked at anew.
+span that has the frame has the note. What surprises: a note is about the last frame that was admitted. The
+span is told besides which frames were dropped (`left.py`). What came after these the client sends again, so
+that it is looked at anew.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Note:
     state: EdgeState
     """After the last frame that was admitted. Numbers in it that frames tell are of no meaning."""
     place: int = NO_PLACE
-    """Of the last frame that was admitted before the note begins to hold."""
+    """Of the last frame that was admitted before the note begins to hold, or that an ingress before knew."""
     index: int = -1
     """The client's number of that frame."""
     kernels: tuple[str, ...] = ()
@@ -67,10 +68,10 @@ class Notes:
         """Leaves the first note. `state`: that of the session now."""
         self._feed, self._state = feed, state
         self._warms_up = terms.spec.cache is not None
-        self._begins = -1
-        self._last = (NO_PLACE, -1)
-        """Place and index of the last frame that was admitted."""
-        self._note = Note(terms.spec, terms.options, terms.warm_up_frames, terms.forgets, state())
+        self._begins, now = -1, state()
+        self._last = (now.pacing.received - 1, now.last_index)
+        """Place and index of the last frame that was admitted, or that an ingress before knew."""
+        self._note = Note(terms.spec, terms.options, terms.warm_up_frames, terms.forgets, now)
         self.again()
 
     @property
@@ -94,6 +95,10 @@ class Notes:
         """A frame has left the lane: a warm-up may be over, or begin anew."""
         if self._warms_up:
             self._renew(replace(self._note.state, warm_up=self._state().warm_up))
+
+    def forgot(self) -> None:
+        """A frame that the next ones were to be compared with has no picture."""
+        self._renew(replace(self._note.state, similarity=self._state().similarity))
 
     def again(self) -> None:
         """Leave the note at a first span that has none."""

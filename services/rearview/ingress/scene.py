@@ -48,6 +48,8 @@ class SceneDetector:
         self.scene = state.scene
         self._last = None if state.last is None else state.last.unpack()
         self._usual = state.usual
+        self._before = (self.scene, self._last, self._usual)
+        """As it was before the last frame."""
 
     @property
     def state(self) -> SceneState:
@@ -57,6 +59,7 @@ class SceneDetector:
 
     def see(self, seen: Thumbnail) -> int:
         """The scene of the next frame, (h, w, 3) in [-1, 1]. Every frame with a picture is to be seen."""
+        self._before = (self.scene, self._last, self._usual)
         last, self._last = self._last, seen
         if last is None or last.shape != seen.shape:
             return self.scene
@@ -66,6 +69,10 @@ class SceneDetector:
         if stands_out and correlation(last, seen) <= MAX_CORRELATION:
             self.scene += 1
         return self.scene
+
+    def forget(self) -> None:
+        """The frame that was seen last has no picture: as if it had not been seen."""
+        self.scene, self._last, self._usual = self._before
 
 
 def difference(left: Thumbnail, right: Thumbnail) -> float:

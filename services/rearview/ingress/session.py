@@ -73,7 +73,7 @@ class IngressSession:
         budget.join(self.gate.came_back)
         self.book = inherited.book
         self.notes = Notes(terms, self.feed, lambda: self.state)
-        self._left = LeftAnswers(self.feed, self.book)
+        self._left = LeftAnswers(self.feed, self.book, dropped=inherited.dropped)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
         self._changed, self._startable = asyncio.Event(), asyncio.Event()
         self._tasks = Tasks(on_fault)
@@ -89,7 +89,7 @@ class IngressSession:
                 metadata={"frame_credit": str(self.frame_credit)},
             )
         receipt = self.book.receive(frame.frame_index, frame.presentation_offset, frame.received_s)
-        self._drop(self.intake.receive(frame, receipt, refusal))
+        self._drop(self.intake.receive(frame, receipt, refusal or self._left.why_dropped(receipt.place)))
         self._startable.set()
 
     def apply(self, settings: Settings) -> None:
@@ -220,6 +220,7 @@ class IngressSession:
         work = Work(sent.admitted.started_s, sent.codec_s, frame.timings)
         reason = self.intake.judge(sent.admitted, self._edge.clock(), lost=frame.is_lost)
         if reason is not None or frame.planes is None:
+            self.notes.forgot()
             self._settle(sent.place, reason or DropReason.FAULT, work)
         else:
             self._tasks.spawn(self._finish(sent, frame, work))
@@ -244,12 +245,12 @@ class IngressSession:
             decoded = await self._coder.decode(waiting.frame, spec.width, spec.height, look=self.intake.looks)
         except BadImage as error:
             self.intake.spoiled()
-            self._settle(place, error.reason)
+            self._drop([(place, error.reason)])
             return
         await self.gate.passage(self.feed.inputs.full)
         admitted = self.intake.admit(waiting, decoded.seen, self._edge.clock())
         if admitted is None:
-            self._settle(place, DropReason.UNCHANGED, Work(codec_s=decoded.seconds))
+            self._drop([(place, DropReason.UNCHANGED)], Work(codec_s=decoded.seconds))
             return
         self.notes.admitted(admitted)
         self.feed.send(admitted, decoded.picture, decoded.seconds, may_repeat=self.intake.may_repeat)
@@ -277,9 +278,10 @@ class IngressSession:
         if self.intake.warm_up_missing:
             self.wake()  # There may be more credit than any answer could say.
 
-    def _drop(self, dropped: Dropped) -> None:
+    def _drop(self, dropped: Dropped, work: Work = NO_WORK) -> None:
+        self._left.dropped(dropped)
         for place, reason in dropped:
-            self._settle(place, reason)
+            self._settle(place, reason, work)
 
     def _settle(self, place: int, outcome: Outcome, work: Work = NO_WORK) -> None:
         """Give a frame its one outcome, and tell."""

@@ -82,6 +82,13 @@ class Inflow:
         """Take NOTE."""
         self._sessions.note(*decode_note(body))
 
+    def dropped(self, link: Link, body: Body) -> None:
+        """Take DROPPED."""
+        content = decode_json(body)
+        held = self._sessions.get(content["session_id"], content["epoch"])
+        if held is not None:
+            held.dropped_before(content["frames"])
+
     def settings(self, link: Link, body: Body) -> None:
         """Take SETTINGS, and tell the next span of them."""
         content = decode_json(body)

@@ -26,6 +26,9 @@ REMEMBERED_SETTINGS = 64
 REMEMBERED_NOTES = 2
 """The last note may be ahead of the frames that came; the one before it is not."""
 
+REMEMBERED_DROPS = 128
+"""Frames that never came: no client has more without an answer."""
+
 L = TypeVar("L")
 """A link to a peer."""
 
@@ -78,6 +81,8 @@ class Held(Generic[L]):
     """The client's number of that frame."""
     notes: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED_NOTES))
     """The owner's last ones: from which ordinal on each holds, and its text."""
+    dropped: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Frames that the owner has dropped before they came, by place: the client's number, and a reason."""
     feeder: L | None = None
     """Where its last frame came from."""
     left: Passed = field(default_factory=Passed)
@@ -109,8 +114,16 @@ class Held(Generic[L]):
     def came(self, place: int, index: int, feeder: L) -> None:
         """A frame has come over `feeder`."""
         self.feeder = feeder
+        self.dropped.pop(place, None)  # A client sends again what its owner before has not answered.
         if place > self.place:
             self.place, self.index = place, index
+
+    def dropped_before(self, frames: Sequence[Sequence[int]]) -> None:
+        """These never come. For each its place, the client's number, and why."""
+        for place, index, reason in frames:
+            self.dropped[place] = (index, reason)
+        while len(self.dropped) > REMEMBERED_DROPS:
+            del self.dropped[min(self.dropped)]
 
     def announced(self, version: int, settings: Mapping[str, Any]) -> None:
         """Remember settings."""

@@ -181,6 +181,7 @@ class Stage:
             Kind.ANSWER: inflow.answer,
             Kind.SETTINGS: inflow.settings,
             Kind.NOTE: inflow.note,
+            Kind.DROPPED: inflow.dropped,
             Kind.OPEN: answer(Kind.OPEN, self._try_open),
             Kind.ATTACH: answer(Kind.ATTACH, self._try_attach),
             Kind.CLOSE: self._on_close,
@@ -258,8 +259,7 @@ class Stage:
         )
         if known is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
-        stands = {"place": held.place, "index": held.index, "notes": list(held.notes)}
-        return {**stands, "kernels": self._kernels, **_told(known, went)}
+        return {"kernels": self._kernels, **_left_by_owner(held), **_told(known, went)}
 
     def _resume(self, held: Held[Link], epoch: int, kept: Standing | None, next_link: Link | None) -> None:
         if self._sessions.get(held.session_id, epoch) is not held or kept is None or next_link is None:
@@ -324,6 +324,12 @@ async def _link_to(pool: LinkPool, address: str) -> Link:
         return await pool.get(address)
     except LinkClosed as error:
         raise Refused(Reason.REPLICA_LOST, str(error), retry_after_s=1.0) from None
+
+
+def _left_by_owner(held: Held[Link]) -> dict[str, Any]:
+    """What the former owner has told of its frames, as it travels."""
+    dropped = [[place, *why] for place, why in sorted(held.dropped.items())]
+    return {"place": held.place, "index": held.index, "notes": list(held.notes), "dropped": dropped}
 
 
 def _told(standing: Standing, went: Passed) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class Kind(IntEnum):
     """To the first span: what whoever adopts a session must know and no frame tells."""
     ANSWER = 16
     """A frame to the last span: its picture as its client gets it, to keep in place of the pixels."""
+    DROPPED = 17
+    """To the first span: frames that have no picture and never come, for whoever adopts the session."""
     HEARTBEAT = 20
     """From a replica to whoever has dialled it: it is alive, and what its engine does (`beat`)."""
     CONDEMN = 21
