@@ -41,8 +41,8 @@ class TenantConfig(BaseModel):
     max_kept_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """Images that one ingress keeps of the tenant's sessions, to send them again where a replica is lost;
     beyond it their frames wait. Their checkpoints may take as much besides; sessions beyond that have
-    none. And pictures that one replica of the last span keeps of them until they are acknowledged: beyond it
-    the oldest goes of the session that keeps most."""
+    none. And pictures that one replica of the last span, and one ingress, each keep of them until they are
+    acknowledged: beyond it the oldest that was sent goes of the session that keeps most."""
     weight: float = Field(default=1.0, gt=0)
     """Share of a replica beside other tenants."""
 

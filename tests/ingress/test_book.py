@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from rearview.contract.frame import Timing
+from rearview.contract.share import Share
 from rearview.errors import DropReason, InvalidRequest, Reason, StreamEnded
 from rearview.ingress.book import RETAINED_ANSWERS, Answer, Book, Outcome, Receipt, Work
 
@@ -128,6 +129,30 @@ def test_no_frame_is_taken_beyond_the_credit() -> None:
         book.receive(number, (0, 0), 0.0)
     with pytest.raises(AssertionError, match="credit"):
         book.receive(RETAINED_ANSWERS, (0, 0), 0.0)
+
+
+def test_of_answers_that_were_sent_the_oldest_pictures_go_where_a_tenant_keeps_too_many_bytes() -> None:
+    book, share, gone = Book(), Share(10), []
+    for number in range(6):
+        book.receive(number, (0, 0), 0.0)
+    book.settle(0, b"four", 1.0)
+    book.counts_to(share, lambda: gone.append(book.num_bytes))
+    assert share.num_bytes == 4
+    book.settle(1, DropReason.LATE, 1.0)
+    for place in (3, 2):
+        book.settle(place, b"four", 1.0)
+    assert (share.num_bytes, gone, share.holds_back(book)) == (12, [], True), "none was sent"
+    book.sent(3)
+    assert (share.num_bytes, gone, share.holds_back(book)) == (8, [8], False)
+    assert [answer.outcome for answer in book.kept] == [DropReason.FAULT, DropReason.LATE, b"four", b"four"]
+    assert (book.translated, book.dropped) == (3, 1), "each was told once"
+    book.acknowledge(2)
+    assert share.num_bytes == 8
+    book.counts_to(Share())
+    assert share.num_bytes == 0
+    book.sent(4)
+    book.acknowledge(4)
+    assert book.num_bytes == 0
 
 
 # Rebuilt by an ingress that has not seen the frames: from what the spans and the client know of places.

@@ -186,7 +186,9 @@ class FrameLeftSpan:
 
 @dataclass(frozen=True, slots=True)
 class OutputsForgotten:
-    """A replica has let go of outputs that nobody had acknowledged: a session or its tenant kept too many."""
+    """A replica, or an ingress, has let go of outputs that nobody had acknowledged: a session or its tenant
+    kept too many.
+    """
 
     span: str
     count: int

@@ -1,9 +1,8 @@
 """Outputs that an engine keeps until whoever is next has acknowledged them, to send them again.
 
 Each session may keep so many bytes. At the end of the chain a client says what may go, and not a replica, so
-there its tenant's sessions have a limit together besides, whichever ingresses feed them. Beyond either the
-oldest output goes of whoever keeps most: who keeps no more than an even share loses nothing to the others,
-and a client that never acknowledges loses what it alone has piled up. What went so is counted.
+there its tenant's sessions have a limit together besides (`Share`), whichever ingresses feed them. Beyond
+either the oldest outputs go. What went so is counted.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.frame import Frame
 from rearview.contract.retained import RETAINED_BYTES
 from rearview.contract.session import SessionSpec
+from rearview.contract.share import Share
 
 __all__ = ["FRAME_BYTES", "RETAINED_BYTES", "Retained", "Retention"]
 
@@ -58,10 +58,11 @@ class Retained:
         for known in [known for known in self._frames if known <= ordinal]:
             self._drop(known)
 
-    def forget_oldest(self) -> None:
-        """Give room back though nobody has acknowledged anything."""
+    def forget_oldest(self) -> bool:
+        """Give room back though nobody has acknowledged anything. Something must be kept."""
         self._on_forgotten()
         self._drop(min(self._frames))
+        return True
 
     def clear(self) -> None:
         """The session has ended."""
@@ -83,26 +84,6 @@ class Retained:
     def _count(self, num_bytes: int) -> None:
         self.num_bytes += num_bytes
         self._share.count(self, num_bytes)
-
-
-class Share:
-    """What sessions that have a limit together keep."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes, self.num_bytes = max_bytes, 0
-        self._members: set[Retained] = set()
-        """Those that keep anything."""
-
-    def count(self, member: Retained, num_bytes: int) -> None:
-        """A member keeps so much more."""
-        self.num_bytes += num_bytes
-        change = self._members.add if member.num_bytes else self._members.discard
-        change(member)
-
-    def make_room(self) -> None:
-        """Forget what is too much: the oldest of whoever keeps most, one at a time."""
-        while self.num_bytes > self.max_bytes:
-            max(self._members, key=lambda member: member.num_bytes).forget_oldest()
 
 
 class Retention:

@@ -2,19 +2,21 @@
 
 A frame gets its *place* when it is received and its outcome whenever that is known; it is released once all
 frames before it have theirs. A released answer is kept until the client has acknowledged it, or until too
-many newer ones were sent. Pure: no clock, no task, no picture is looked into. What surprises: the book is
-bounded by the credit that follows from it. A client may have received frames outstanding only for as long as
-it reads, so that at most `2 * RETAINED_ANSWERS` frames are in the book, whoever stands still.
+many newer ones were sent. One that was sent may lose its picture sooner, if its tenant keeps too many bytes.
+Pure: no clock, no task, no picture is looked into. What surprises: the book is bounded by the credit that
+follows from it. A client may have received frames outstanding only for as long as it reads, so that at most
+`2 * RETAINED_ANSWERS` frames are in the book, whoever stands still.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from rearview.contract.frame import Timing
+from rearview.contract.share import Share
 from rearview.errors import DropReason, InvalidRequest, Reason, StreamEnded
 
 __all__ = ["NO_WORK", "RETAINED_ANSWERS", "Answer", "Book", "Outcome", "Receipt", "Work"]
@@ -83,6 +85,9 @@ class Book:
         """Answers in order, from place `_first_kept` on."""
         self._first_kept = first
         self._sent = first
+        self.num_bytes = 0
+        """Of the pictures in it."""
+        self._share, self._on_forgotten = Share(), lambda: None
         self._counted: frozenset[int] = frozenset()
         """Places of frames whose outcome another ingress has told, if they come again."""
         self._last_index: int | None = None
@@ -124,6 +129,14 @@ class Book:
                 book.settle(place, outcome, now)
         return book
 
+    def counts_to(self, share: Share, on_forgotten: Callable[[], None] = lambda: None) -> None:
+        """Its pictures count to `share` from now on. `on_forgotten` is told of each that goes for it."""
+        num_bytes = self.num_bytes
+        self._count(-num_bytes)
+        self._share, self._on_forgotten = share, on_forgotten
+        self._count(num_bytes)
+        share.make_room()
+
     def receive(self, frame_index: int, presentation_offset: tuple[int, int], now: float) -> Receipt:
         """A frame has come. Beyond `credit` none may come."""
         assert self.received < self.credit, f"{self.received} frames with credit for {self.credit}"
@@ -155,9 +168,11 @@ class Book:
             self.dropped += 1
         else:
             self.translated += 1
+            self._count(len(outcome))
         self._known[place] = answer
         while self._open and self._open[0].place in self._known:
             self._release(self._known.pop(self._open.popleft().place))
+        self._share.make_room()
         return answer
 
     def _release(self, answer: Answer) -> None:
@@ -189,6 +204,7 @@ class Book:
         assert place <= self.released, f"{place} answers sent of {self.released}"
         self._sent = max(self._sent, place)
         self._keep_from(self._sent - RETAINED_ANSWERS)
+        self._share.make_room()
 
     def acknowledge(self, received_answers: int) -> None:
         """The client has so many answers: they need not be kept.
@@ -202,6 +218,19 @@ class Book:
                 metadata={"field": "received_answers"},
             )
         self._keep_from(min(received_answers, self._sent))
+
+    def forget_oldest(self) -> bool:
+        """Of the answers that were sent, let go of the oldest picture: who asks for it again will get
+        DropReason.FAULT. False: none has one.
+        """
+        for at in range(self._sent - self._first_kept):
+            answer = self._released[at]
+            if num_bytes := _bytes_of(answer):
+                self._released[at] = replace(answer, outcome=DropReason.FAULT)
+                self._count(-num_bytes)
+                self._on_forgotten()
+                return True
+        return False
 
     @property
     def received(self) -> int:
@@ -240,5 +269,13 @@ class Book:
 
     def _keep_from(self, place: int) -> None:
         while self._first_kept < place:
-            self._released.popleft()
+            self._count(-_bytes_of(self._released.popleft()))
             self._first_kept += 1
+
+    def _count(self, num_bytes: int) -> None:
+        self.num_bytes += num_bytes
+        self._share.count(self, num_bytes)
+
+
+def _bytes_of(answer: Answer) -> int:
+    return 0 if isinstance(answer.outcome, DropReason) else len(answer.outcome)

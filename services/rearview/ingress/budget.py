@@ -1,6 +1,8 @@
 """Images that an ingress keeps for the sessions of a tenant, so that none can fill its memory.
 
-Beyond it nothing is forgotten: the tenant's frames wait, and in the end credit stops their sender.
+Of those that were received nothing is forgotten beyond it: the tenant's frames wait, and in the end credit
+stops their sender. Answers have as much again to themselves. No client need acknowledge any, so that beyond
+it the oldest goes that was sent, of the session that keeps most; where none was, that session's frames wait.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rearview.access import TenantConfig
+from rearview.contract.share import Share
 
 __all__ = ["Budget", "Budgets"]
 
@@ -17,10 +20,11 @@ class Budget:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
+        self.answers = Share(max_bytes, self._tell_room)
         self._members: set[Callable[[], None]] = set()
 
     def join(self, on_room: Callable[[], None]) -> None:
-        """`on_room()` is called when it is full no more, until `leave`."""
+        """`on_room()` is called when it is full no more, or answers have room, until `leave`."""
         self._members.add(on_room)
 
     def leave(self, on_room: Callable[[], None]) -> None:
@@ -36,8 +40,7 @@ class Budget:
         was_full = self.full()
         self.num_bytes -= num_bytes
         if was_full and not self.full():
-            for on_room in tuple(self._members):
-                on_room()
+            self._tell_room()
 
     def half_full(self) -> bool:
         """Whether it is time to make room."""
@@ -46,6 +49,10 @@ class Budget:
     def full(self) -> bool:
         """Whether no more should be kept before something is forgotten."""
         return self.num_bytes >= self.max_bytes
+
+    def _tell_room(self) -> None:
+        for on_room in tuple(self._members):
+            on_room()
 
 
 class Budgets:
@@ -57,5 +64,5 @@ class Budgets:
     def of(self, tenant: TenantConfig) -> Budget:
         """The tenant's, as large as its entry now says."""
         budget = self._budgets.setdefault(tenant.name, Budget(tenant.max_kept_bytes))
-        budget.max_bytes = tenant.max_kept_bytes
+        budget.max_bytes = budget.answers.max_bytes = tenant.max_kept_bytes
         return budget

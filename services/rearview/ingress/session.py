@@ -30,8 +30,8 @@ from rearview.ingress.edge import Edge
 from rearview.ingress.feed import Feed, Sent
 from rearview.ingress.gate import Gate
 from rearview.ingress.inherited import Inherited
-from rearview.ingress.inputs import Inputs
 from rearview.ingress.intake import Dropped, FrameIn, Intake, Waiting
+from rearview.ingress.keeping import Keeping
 from rearview.ingress.lane import Lane
 from rearview.ingress.left import LeftAnswers
 from rearview.ingress.notes import Notes
@@ -64,14 +64,13 @@ class IngressSession:
         self._edge, self.on_fault = edge, on_fault
         inherited = inherited or Inherited.none(terms)
         self.intake = Intake(terms, edge.limits, inherited.state, inherited.in_lane)
-        budget = edge.budgets.of(self.tenant)
-        inputs = Inputs(inherited.state.next_ordinal, edge.input_bytes, budget)
-        self.feed = Feed(self.spec.session_id, lane, edge.sender, edge.events, inputs, inherited.in_lane)
+        self.book, self.gate = inherited.book, Gate()
+        following, came_back = inherited.state.next_ordinal, self.gate.came_back
+        self._keeping = Keeping(edge, self.tenant, self.book, following, came_back)
+        inputs, in_lane = self._keeping.inputs, inherited.in_lane
+        self.feed = Feed(self.spec.session_id, lane, edge.sender, edge.events, inputs, in_lane)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.past.begin(lane.kernels, inherited.kernels)
-        self.gate = Gate()
-        budget.join(self.gate.came_back)
-        self.book = inherited.book
         self.notes = Notes(terms, self.feed, lambda: self.state)
         self._left = LeftAnswers(self.feed, self.book, dropped=inherited.dropped)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
@@ -151,8 +150,7 @@ class IngressSession:
     def end(self) -> None:
         """Stop the session's own work. What is answered can still be sent."""
         self._tasks.cancel()
-        self.feed.inputs.forget(self.feed.inputs.following)
-        self._edge.budgets.of(self.tenant).leave(self.gate.came_back)
+        self._keeping.end()
 
     @property
     def kept(self) -> Kept:
@@ -228,7 +226,7 @@ class IngressSession:
     async def _start_frames(self) -> None:
         while True:
             await self._startable.wait()
-            await self.gate.passage(self.feed.inputs.full)
+            await self.gate.passage(self._keeping.full)
             taken, dropped = self.intake.take(self._edge.clock())
             self._drop(dropped)
             if taken is not None:
@@ -247,7 +245,7 @@ class IngressSession:
             self.intake.spoiled()
             self._drop([(place, error.reason)])
             return
-        await self.gate.passage(self.feed.inputs.full)
+        await self.gate.passage(self._keeping.full)
         admitted = self.intake.admit(waiting, decoded.seen, self._edge.clock())
         if admitted is None:
             self._drop([(place, DropReason.UNCHANGED)], Work(codec_s=decoded.seconds))

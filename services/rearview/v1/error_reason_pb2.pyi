@@ -300,7 +300,9 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     DROP_REASON_UNCHANGED: _DropReason.ValueType  # 3
     """It looks like the frame before it (similarity filter)."""
     DROP_REASON_FAULT: _DropReason.ValueType  # 4
-    """A fault of ours; the frame failed twice."""
+    """A fault of ours: the frame failed twice, or its picture is kept no more and
+    was asked for again.
+    """
     DROP_REASON_IMAGE_EMPTY: _DropReason.ValueType  # 5
     """The image field is empty."""
     DROP_REASON_IMAGE_INVALID: _DropReason.ValueType  # 6
@@ -328,7 +330,9 @@ DROP_REASON_LATE: DropReason.ValueType  # 2
 DROP_REASON_UNCHANGED: DropReason.ValueType  # 3
 """It looks like the frame before it (similarity filter)."""
 DROP_REASON_FAULT: DropReason.ValueType  # 4
-"""A fault of ours; the frame failed twice."""
+"""A fault of ours: the frame failed twice, or its picture is kept no more and
+was asked for again.
+"""
 DROP_REASON_IMAGE_EMPTY: DropReason.ValueType  # 5
 """The image field is empty."""
 DROP_REASON_IMAGE_INVALID: DropReason.ValueType  # 6

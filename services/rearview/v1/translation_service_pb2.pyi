@@ -960,7 +960,10 @@ class Credit(_message.Message):
     `opened`. 0 leaves the limit as it is.
     """
     received_answers: _builtins.int
-    """How many answers the client has received; the server may forget these."""
+    """How many answers the client has received; the server may forget these. It
+    may forget pictures of a client that never says so, too, once they were
+    sent: after a resume their frames are dropped (FAULT).
+    """
     def __init__(
         self,
         *,
