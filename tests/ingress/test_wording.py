@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,9 @@ def test_what_is_not_read_is_the_end_of_the_prompt_and_only_of_long_ones(text: s
     wording = _POCKET
     lost = wording.uncounted(text)
     assert text.rstrip().endswith(lost)
-    assert bool(lost) <= (len(text.encode()) > 30)
+    # A tokenizer composes characters first, which takes some of them apart, and reads small letters.
+    read = unicodedata.normalize("NFC", text).lower()
+    assert bool(lost) <= (len(read.encode()) > 30)
 
 
 _POCKET = Wording(ModelConfig())
