@@ -259,7 +259,7 @@ async def test_settings_that_were_on_their_way_to_a_span_come_with_the_session()
         named = [{**source, "epoch": epoch} for source, epoch in zip(sources, epochs, strict=True)]
         for hop, link in enumerate(mover.links):
             mover_content = mover.opening(session, 3, hop) | {"state": {"sources": [named[hop]]}}
-            assert await link.request(Kind.OPEN, mover_content) == {}
+            assert await link.request(Kind.OPEN, mover_content) == {"kernels": ""}
         mover.send(session, 1, 3, version=1)
         await eventually(lambda: bool(mover.frames))
         assert [(frame.ordinal, frame.is_lost) for frame in mover.frames] == [(1, False)]

@@ -36,6 +36,7 @@ class LeftAnswers:
         feed: Feed,
         book: Book,
         pixel_bytes: int = PIXEL_BYTES,
+        *,
         dropped: Mapping[int, tuple[int, DropReason]] = NOTHING,
     ) -> None:
         """`pixel_bytes`: of pictures that are encoded and stay as they are. `dropped`: what the lane was told
