@@ -126,7 +126,7 @@ def _with_motion(unet: Any, size: Size) -> StreamingUNet:
 def count_work(model: DiffusionModel, size: Size, device: torch.device, dtype: torch.dtype) -> Work:
     """Counted in one run of each network; the bank's share by formula."""
     denoiser: Any = model._denoiser
-    vae: Any = model._vae
+    vae: Any = model.vae
     cells, channels = size.pixels // 8, denoiser.unet.config.in_channels
     latent = torch.zeros(1, channels, cells, cells, device=device, dtype=dtype)
     image = torch.zeros(1, 3, size.pixels, size.pixels, device=device, dtype=dtype)
