@@ -18,7 +18,7 @@ __all__ = ["CAMERA_COLOUR", "CLIP_COLOUR", "WITHIN_MS", "Gateway", "Tab"]
 
 CAMERA_COLOUR = (200, 40, 40)
 CLIP_COLOUR = (40, 60, 210)
-WITHIN_MS = 20_000
+WITHIN_MS = 45_000
 """Load on the machine, not the page, sets this."""
 
 
