@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame
@@ -21,6 +20,7 @@ from rearview.engine.course import Course
 from rearview.engine.devices import synchronize
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Forward, Model, row_group
+from rearview.engine.planes import Planes
 from rearview.engine.rows import FrameInFlight, Row, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.weights.checkpoint import latent_shape
@@ -38,7 +38,6 @@ __all__ = [
     "row_seconds",
 ]
 
-Planes = Mapping[str, Tensor]
 OnCalibration = Callable[[OperatorKind, float], None]
 """Is told what is measured, and how many seconds are left of it at most."""
 

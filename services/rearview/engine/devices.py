@@ -16,6 +16,8 @@ from rearview.errors import ConfigError
 from rearview.machine import Machine, this_machine
 
 __all__ = [
+    "CPU",
+    "PINS",
     "Seen",
     "choose_device",
     "choose_dtype",
@@ -24,6 +26,7 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "release_unused",
+    "same_device",
     "see",
     "synchronize",
     "upload",
@@ -33,6 +36,9 @@ ORDER = ("cuda", "mps", "xpu", "cpu")
 """`auto` takes the first that there is."""
 HALF = {"cuda": torch.float16, "mps": torch.float16, "xpu": torch.float16}
 """What `auto` computes in. Measured on CUDA alone. Apple's first GPUs have no bfloat16 in hardware."""
+CPU = torch.device("cpu")
+PINS = frozenset({"cuda"})
+"""Which copies to and from pinned memory of the host by itself, while the host goes on."""
 QUEUES = frozenset({"cuda", "xpu"})
 """Whose copies from the host may return before they are done: the source is kept for them. Apple's read it
 later, when it may be gone."""
@@ -120,6 +126,11 @@ def memory_format(device: torch.device) -> torch.memory_format:
     """
     is_faster = device.type == "cuda" or (device.type == "cpu" and torch.backends.mkldnn.is_available())
     return torch.channels_last if is_faster else torch.contiguous_format
+
+
+def same_device(one: torch.device, other: torch.device) -> bool:
+    """Whether both are the same, where a device without a number is the first of its kind."""
+    return one.type == other.type and (one.index or 0) == (other.index or 0)
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

@@ -16,11 +16,10 @@ from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine
+from rearview.engine.planes import Planes
 from rearview.engine.rows import StepResult
 
 __all__ = ["Clip", "FrameLost", "Planes", "Player", "planes_of"]
-
-Planes = Mapping[str, Tensor]
 
 
 class FrameLost(RuntimeError):

@@ -91,6 +91,11 @@ class FrameInFlight:
         """The operators of the span that are still before this frame."""
         return self.operators[self.position :]
 
+    @property
+    def leaves_next(self) -> bool:
+        """Whether the next operator is its last one here, and what comes of it is carried on."""
+        return self.position + 1 == len(self.operators) and not self.is_unseen
+
     def passes(self) -> None:
         """None of what is before it has to run."""
         self.position = len(self.operators)

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from torch import Tensor
-
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.contract.warmup import Changes, Keep, StepWarmUp, WarmUpPlan, places, window_of
+from rearview.engine.planes import Planes, kept, on_host
 from rearview.engine.rows import MAX_FAILURES, FrameInFlight, Row
 
 __all__ = [
@@ -74,7 +73,8 @@ class ShadowInput:
 
     ordinal: int
     settings: Settings
-    planes: Mapping[str, Tensor]
+    planes: Planes
+    """On the host."""
     changes: Changes
 
 
@@ -251,7 +251,8 @@ class WarmUps:
         if keep is Keep.ANEW:
             step.inputs = []
         if keep is not Keep.NOTHING:
-            step.inputs.append(replace(frame))
+            assert frame.planes is not None, f"frame {frame.ordinal} was lost and has passed"
+            step.inputs.append(replace(frame, planes=kept(frame.planes)))
 
     def failed(self, row: Row) -> None:
         if not row.shadow:
@@ -316,7 +317,8 @@ class WarmUps:
 
 def _shadow_input(frame: FrameInFlight) -> ShadowInput:
     assert frame.planes is not None, f"frame {frame.ordinal} was lost and is kept"
-    return ShadowInput(frame.ordinal, frame.settings, frame.planes, frame.changes)
+    (planes,) = on_host([frame.planes])
+    return ShadowInput(frame.ordinal, frame.settings, planes, frame.changes)
 
 
 def filled(frames: Sequence[FrameInFlight], window: range) -> tuple[FrameInFlight, ...]:

@@ -15,6 +15,7 @@ import torch
 from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.memories import BankSettings, MergeMetric
 from rearview.contract.session import SessionSpec
+from rearview.engine.devices import CPU
 from rearview.engine.memory.bank.layers import BankLayout, KeptOutputs
 from rearview.engine.memory.bank.pool import BankShape, FeatureBank
 from rearview.engine.memory.bank.view import BANK
@@ -30,8 +31,6 @@ from rearview.engine.memory.depth.view import DEPTH_RANGE
 from rearview.engine.memory.protocol import AnyMemory
 
 __all__ = ["KINDS", "CacheOptions", "Layouts", "MemoryOptions", "RegisteredKind", "build_memories"]
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,12 @@ not may have overflowed, so then each is looked at.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor
 
-__all__ = ["broken_samples", "is_finite"]
+__all__ = ["broken_planes", "broken_samples", "is_finite"]
 
 
 def is_finite(values: Tensor) -> bool:
@@ -21,3 +24,11 @@ def broken_samples(values: Tensor) -> frozenset[int]:
     if is_finite(values):
         return frozenset()
     return frozenset((~values.isfinite().flatten(1).all(1)).nonzero().flatten().tolist())
+
+
+def broken_planes(samples: Sequence[Mapping[str, Tensor]]) -> frozenset[int]:
+    """Which samples have a plane with a value that is not. The device is asked once."""
+    sums = [plane.sum().isfinite() for planes in samples for plane in planes.values()]
+    if not sums or bool(torch.stack(sums).all()):
+        return frozenset()
+    return frozenset(i for i, planes in enumerate(samples) if not all(map(is_finite, planes.values())))

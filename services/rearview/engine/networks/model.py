@@ -27,20 +27,21 @@ from rearview.engine.networks.decode import decode_levels, pictures_of
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
 from rearview.engine.networks.encode import encode, encode_with_depth
-from rearview.engine.networks.finite import broken_samples, is_finite
+from rearview.engine.networks.finite import broken_planes, broken_samples
+from rearview.engine.planes import Planes, moved, stacked
 from rearview.engine.rows import Row
 
 __all__ = ["DiffusionModel", "Forward", "Model", "NullModel", "row_group"]
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
     """What one batched forward returns."""
 
-    outputs: Sequence[Mapping[str, Tensor]]
-    """What each sample carries on, by plane: in order of rows, then of a row's frames."""
+    outputs: Sequence[Planes]
+    """What each sample carries on, by plane: in order of rows, then of a row's frames. On the device, and
+    parts of the whole batch.
+    """
     updates: Updates = field(default_factory=Updates)
     """What the rows would write to memory when they commit: an update for each view."""
     broken: frozenset[int] = frozenset()
@@ -145,20 +146,20 @@ class DiffusionModel:
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         """One operator for rows of one group: PICTURE planes become LATENT (encode), LATENT those of the next
-        step (denoise), LATENT become PICTURE (decode); on the host before and after. A window row is as many
-        samples as it has frames. Values that are not finite are told in `Forward.broken`, not raised.
+        step (denoise), LATENT become PICTURE (decode); anywhere before, on the device after. A window row
+        is as many samples as it has frames. Values that are not finite are told in `Forward.broken`, not
+        raised; asking for them waits for the device.
         """
-        kind = rows[0].operator.kind
+        kind, planes = rows[0].operator.kind, _planes(rows)
         if kind is OperatorKind.DENOISE:
-            planes = _moved(_planes(rows), self._device)
-            outputs, updates = self._denoiser_under(rows[0].settings)(planes, rows, views)
-            return _forward(_moved(outputs, CPU), updates)
+            here = moved(planes, self._device)
+            return _forward(*self._denoiser_under(rows[0].settings)(here, rows, views))
         assert self.vae is not None, "this span owns no VAE"
         if kind is OperatorKind.ENCODE:
-            return self._encode(_stacked(rows, PICTURE).to(self._device), views.of(DEPTH_RANGE))
-        levels_BCHW = decode_levels(self.vae, _stacked(rows, LATENT).to(self._device), self._dtype)
+            return self._encode(stacked(planes, PICTURE, self._device), views.of(DEPTH_RANGE))
+        levels_BCHW = decode_levels(self.vae, stacked(planes, LATENT, self._device), self._dtype)
         broken = broken_samples(levels_BCHW)  # Pictures are bytes: there it would no longer be seen.
-        return Forward(_apart(_split(**{PICTURE: pictures_of(levels_BCHW)})), broken=broken)
+        return Forward(_split(**{PICTURE: pictures_of(levels_BCHW)}), broken=broken)
 
     def _encode(self, images_BHWC: Tensor, ranges: DepthView | None) -> Forward:
         """With ranges of depth frames also get the latents of their depth."""
@@ -177,44 +178,19 @@ class DiffusionModel:
         return self._adapted[settings.adapters]
 
 
-def _forward(samples: Sequence[Mapping[str, Tensor]], updates: Updates | None = None) -> Forward:
-    """Of planes of numbers, on the host."""
-    broken = (i for i, planes in enumerate(samples) if not all(map(is_finite, planes.values())))
-    return Forward(_apart(samples), updates or Updates(), frozenset(broken))
+def _forward(samples: Sequence[Planes], updates: Updates | None = None) -> Forward:
+    """Of planes of numbers."""
+    return Forward(samples, updates or Updates(), broken_planes(samples))
 
 
-def _planes(rows: Sequence[Row]) -> list[Mapping[str, Tensor]]:
+def _planes(rows: Sequence[Row]) -> list[Planes]:
     return [sample.planes for row in rows for sample in row.samples()]
 
 
-def _stacked(rows: Sequence[Row], name: str) -> Tensor:
-    """One plane of every sample, on the host."""
-    return torch.stack([planes[name] for planes in _planes(rows)])
-
-
-def _split(**planes: Tensor) -> list[Mapping[str, Tensor]]:
-    """Planes of a whole batch as those of each of its samples, on the host."""
-    each = zip(*(plane.to(CPU).unbind(0) for plane in planes.values()), strict=True)
+def _split(**planes: Tensor) -> list[Planes]:
+    """Planes of a whole batch as those of each of its samples."""
+    each = zip(*(plane.unbind(0) for plane in planes.values()), strict=True)
     return [dict(zip(planes, sample, strict=True)) for sample in each]
-
-
-def _moved(samples: Sequence[Mapping[str, Tensor]], device: torch.device) -> list[Mapping[str, Tensor]]:
-    """The samples' planes on `device`; those of one name and shape go together, in one copy."""
-    members: dict[tuple[str, torch.Size], list[int]] = {}
-    for index, planes in enumerate(samples):
-        for name, tensor in planes.items():
-            members.setdefault((name, tensor.shape), []).append(index)
-    moved: list[dict[str, Tensor]] = [{} for _ in samples]
-    for (name, _), group in members.items():
-        together = torch.stack([samples[index][name] for index in group]).to(device)
-        for index, tensor in zip(group, together.unbind(0), strict=True):
-            moved[index][name] = tensor
-    return list(moved)
-
-
-def _apart(samples: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    """Each in storage of its own: an output that is kept must not keep its whole batch."""
-    return [{name: tensor.clone() for name, tensor in planes.items()} for planes in samples]
 
 
 class NullModel:
