@@ -51,7 +51,7 @@ def only_one(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
         asked.append(seen)
         if len(asked) == 1:
             return make(seen, stock, pytest.fail)
-        return stock.add(Artefact(*seen.key, "", 0.0, 0.0, 1.0, 1.0), None)
+        return stock.add(Artefact(*seen.key, "", [], 0.0, 0.0, 1.0, 1.0), None)
 
     monkeypatch.setattr(compiling, "make", first_alone)
     return asked
@@ -114,16 +114,16 @@ def test_without_a_compiler_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("artefact", "text"),
     [
-        (Artefact("unet", "", False, "f", 0.1, 0.1, 0.010, 0.015), "15.0 -> 10.0 ms (1.50 x)"),
+        (Artefact("unet", "", False, "f", [], 0.1, 0.1, 0.010, 0.015), "15.0 -> 10.0 ms (1.50 x)"),
         (
-            Artefact("unet", "", False, "", 0.1, 0.1, 0.010, 0.009),
+            Artefact("unet", "", False, "", [], 0.1, 0.1, 0.010, 0.009),
             "9.0 -> 10.0 ms (0.90 x), not kept: no faster",
         ),
         (
-            Artefact("unet", "", False, "", 9.0, 0.1, 0.010, 0.015),
+            Artefact("unet", "", False, "", [], 9.0, 0.1, 0.010, 0.015),
             "15.0 -> 10.0 ms (1.50 x), not kept: not exact enough",
         ),
-        (Artefact("unet", "", False, "", 9.0, 0.0, 9.0, 0.0), "cannot be compiled"),
+        (Artefact("unet", "", False, "", [], 9.0, 0.0, 9.0, 0.0), "cannot be compiled"),
     ],
 )
 def test_what_came_of_it_is_told(artefact: Artefact, text: str) -> None:

@@ -39,7 +39,7 @@ def seen(network: nn.Module | None = None, samples: int = 1) -> Seen:
 
 
 def artefact(file: str = "") -> Artefact:
-    return Artefact("encode", "of rows", False, file, 0.0, 0.0, 1.0, 2.0)
+    return Artefact("encode", "of rows", False, file, [[]], 0.0, 0.0, 1.0, 2.0)
 
 
 def differences(found: Mapping[tuple[str, int], Tensor], wanted: Mapping[tuple[str, int], Tensor]) -> int:
@@ -91,9 +91,9 @@ def test_what_was_not_made_runs_as_it_is(folder: Path, tmp_path: Path) -> None:
 def test_one_artefact_serves_any_number_of_samples(tmp_path: Path) -> None:
     stock = Stock(tmp_path)
     assert make(seen(samples=3), stock, pytest.fail).file
-    assert stock.find("encode", "of rows", 1) is None
+    assert stock.find("encode", "of rows", 1, Doubled()) is None
     for samples in (2, 3, 7):
-        compiled = stock.find("encode", "of rows", samples)
+        compiled = stock.find("encode", "of rows", samples, Doubled())
         assert compiled is not None
         given_BN = torch.arange(8.0 * samples).reshape(samples, 8)
         assert torch.equal(compiled(given_BN)[0], 2.0 * given_BN)
@@ -107,18 +107,18 @@ def test_what_is_no_faster_is_known_and_not_made_again(
     assert (made.file, made.eager_error) == ("", 0.0)
     again = Stock(tmp_path)
     assert again.knows(seen().key)
-    assert again.find("encode", "of rows", 1) is None
+    assert again.find("encode", "of rows", 1, Doubled()) is None
     assert again.digest == ""
     assert [each.name for each in tmp_path.iterdir()] == [LIST]
 
 
 @pytest.mark.usefixtures("anything_pays")
 def test_what_is_less_exact_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(seen: Seen, tensors: object, package: Path) -> making.Compiled:
+    def wrong(package: Path, *call: object) -> making.Compiled:
         package.write_bytes(b"code")
         return lambda given_BN: [2.001 * given_BN]
 
-    monkeypatch.setattr(making, "_compile", wrong)
+    monkeypatch.setattr(making, "compile_to", wrong)
     made = make(seen(), Stock(tmp_path), pytest.fail)
     assert made.file == ""
     assert made.error == pytest.approx(5e-4, rel=0.01)
@@ -128,11 +128,11 @@ def test_what_is_less_exact_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_is_not_the_same_twice_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(100))
 
-    def unsteady(seen: Seen, tensors: object, package: Path) -> making.Compiled:
+    def unsteady(package: Path, *call: object) -> making.Compiled:
         package.write_bytes(b"code")
         return lambda given_BN: [2.0 * given_BN + 1e-5 * next(calls)]
 
-    monkeypatch.setattr(making, "_compile", unsteady)
+    monkeypatch.setattr(making, "compile_to", unsteady)
     made = make(seen(), Stock(tmp_path), pytest.fail)
     assert (made.file, made.error) == ("", math.inf)
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_gone_or_broken_runs_as_it_is(
     stock = Stock(tmp_path / "stock")
     kept = stock.add(artefact(), tmp_path / "package")
     assert stock.digest
-    assert stock.find("encode", "of rows", 1) is None
+    assert stock.find("encode", "of rows", 1, Doubled()) is None
     assert "cannot be loaded" in caplog.text
     (tmp_path / "stock" / kept.file).unlink()
     assert Stock(tmp_path / "stock").artefacts == ()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rearview.engine.acceleration.counts import Counts
-from rearview.engine.acceleration.stock import Compiled
+from rearview.engine.acceleration.packages import Compiled
 
 __all__ = ["CompiledAutoencoder", "Decoding", "Encoding", "FindNetwork"]
 
@@ -57,6 +57,8 @@ class CompiledAutoencoder:
 
     def __init__(self, vae: Any, find: FindNetwork) -> None:
         self.counts = Counts()
+        self.vae = vae
+        """The autoencoder that it stands in for."""
         self.config = vae.config
         self._find = find
         self._encoding, self._decoding = Encoding(vae), Decoding(vae)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder, FindNetwork
 from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.flat import CallShape, FlatCall, FlatUNet, shape_of
-from rearview.engine.acceleration.stock import Compiled, Stock, worded
+from rearview.engine.acceleration.packages import Compiled
+from rearview.engine.acceleration.stock import Stock, worded
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.networks.model import DiffusionModel
@@ -48,7 +49,7 @@ def _calls(stock: Stock, part: str) -> Compile:
     """What lies on disk for that part."""
 
     def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled | None:
-        return stock.find(part, worded(shape.sort, tensors), shape.samples)
+        return stock.find(part, worded(shape.sort, tensors), shape.samples, call)
 
     return compile
 
@@ -57,7 +58,9 @@ def _networks(stock: Stock) -> FindNetwork:
     """The same for the networks of an autoencoder."""
 
     def find(part: str, network: nn.Module, given_BCHW: Tensor) -> Compiled | None:
-        return stock.find(part, worded(tuple(given_BCHW.shape[1:]), [given_BCHW]), given_BCHW.shape[0])
+        return stock.find(
+            part, worded(tuple(given_BCHW.shape[1:]), [given_BCHW]), given_BCHW.shape[0], network
+        )
 
     return find
 

@@ -1,4 +1,4 @@
-"""Compiling calls ahead of time, for a `Stock`: export, AOTInductor, and a look at what came of it.
+"""Compiling calls ahead of time, for a `Stock`, and a look at what came of it.
 
 Calls are watched while an engine plays (`Watched`), so that what is compiled is what runs in service. Each is
 compiled for one sample, and for any number of them from two. What comes of it is kept if it is as exact as
@@ -25,7 +25,9 @@ from torch._inductor.exc import InvalidCxxCompiler
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
 from rearview.engine.acceleration.compiled import part_of
 from rearview.engine.acceleration.flat import FlatCall, FlatUNet, shape_of
-from rearview.engine.acceleration.stock import Artefact, Compiled, Stock, worded
+from rearview.engine.acceleration.packages import Compiled, Dims, compile_to, suffix_for
+from rearview.engine.acceleration.stock import Artefact, Stock, worded
+from rearview.engine.devices import synchronize
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.networks.model import DiffusionModel
@@ -39,8 +41,6 @@ EXACT_ENOUGH = {torch.float32: 1e-5, torch.float64: 1e-12}
 LEAST_GAIN = 1.03
 """Slower than that it is not worth another kernel."""
 RUNS = 9
-OPTIONS: dict[str, Any] = {"freezing": True}
-"""Of Inductor: weights are folded into the code, packed as its kernels want them."""
 WIDER = {torch.float32: torch.float64, torch.float64: torch.float64}
 
 
@@ -123,16 +123,16 @@ def make(seen: Seen, stock: Stock, on_error: Callable[[str], None]) -> Artefact:
     """
     tensors = _in_service(seen)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "call.pt2"
+        package = Path(folder) / f"call{suffix_for(tensors[0].device)}"
         try:
-            compiled = _compile(seen, tensors, package)
+            compiled = compile_to(package, seen.network, tensors, _dims(seen))
         except Exception as failure:  # Whatever a compiler may not be able to do.
             on_error(f"{seen.part}: {type(failure).__name__}: {str(failure).partition(chr(10))[0][:200]}")
-            return stock.add(Artefact(*seen.key, "", math.inf, 0.0, math.inf, 0.0), None)
+            return stock.add(Artefact(*seen.key, "", _dims(seen), math.inf, 0.0, math.inf, 0.0), None)
         error, eager_error, limit = _errors(seen.network, compiled, tensors)
         seconds, eager_seconds = _seconds(compiled, seen.network, tensors)
         is_good = error <= limit and seconds * LEAST_GAIN <= eager_seconds
-        found = Artefact(*seen.key, "", error, eager_error, seconds, eager_seconds)
+        found = Artefact(*seen.key, "", _dims(seen), error, eager_error, seconds, eager_seconds)
         return stock.add(found, package if is_good else None)
 
 
@@ -145,27 +145,9 @@ def check_compiler() -> None:
         raise CannotCompile(text) from None
 
 
-def _compile(seen: Seen, tensors: Sequence[Tensor], package: Path) -> Compiled:
-    dims = [seen.grows[i] if i < len(seen.grows) else [0] for i in range(len(tensors))]
-    if seen.samples == 1:
-        dims[: len(seen.grows)] = [[] for _ in seen.grows]
-    shapes = tuple(dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in dims)
-    program = torch.export.export(_Flat(seen.network), tuple(tensors), dynamic_shapes=(shapes,), strict=False)
-    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=OPTIONS)
-    loaded: Compiled = torch._inductor.aoti_load_package(str(package))
-    return loaded
-
-
-class _Flat(nn.Module):
-    """A network whose arguments are one list, however it names them."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *tensors: Tensor) -> Sequence[Tensor]:
-        found: Sequence[Tensor] = self.network(*tensors)
-        return found
+def _dims(seen: Seen) -> Dims:
+    grows = [[] for _ in seen.grows] if seen.samples == 1 else seen.grows
+    return [*grows, *([0] for _ in seen.tensors[len(grows) :])]
 
 
 def _in_service(seen: Seen) -> list[Tensor]:
@@ -215,5 +197,6 @@ def _seconds(compiled: Compiled, network: nn.Module, tensors: Sequence[Tensor]) 
         for run, taken_s in ((compiled, found[0]), (network, found[1])):
             started_s = time.perf_counter()
             run(*tensors)
+            synchronize()
             taken_s.append(time.perf_counter() - started_s)
     return min(found[0]), min(found[1])

@@ -12,21 +12,20 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Artefact", "Compiled", "Stock", "worded"]
+from rearview.engine.acceleration.packages import Compiled, Dims, load
+
+__all__ = ["Artefact", "Stock", "worded"]
 
 logger = logging.getLogger(__name__)
 
-Compiled = Callable[..., Sequence[Tensor]]
-"""A function of tensors, with what it returns as a sequence."""
-
-FORMAT = 1
+FORMAT = 2
 LIST = "list.json"
 
 
@@ -42,6 +41,8 @@ class Artefact:
     """Whether it is for any number of samples from two; else it is for one."""
     file: str
     """Name in the folder; empty: it was not worth keeping."""
+    dims: Dims
+    """Dimensions that may be of any size."""
     error: float
     """Relative RMS against one type wider; of the output where it is largest beside `eager_error`."""
     eager_error: float
@@ -95,13 +96,13 @@ class Stock:
         """Whether that was made, or tried. `key`: see `Artefact.key`."""
         return key in self._known
 
-    def find(self, part: str, sort: str, samples: int) -> Compiled | None:
-        """What runs such a call; None: nothing does."""
+    def find(self, part: str, sort: str, samples: int, network: nn.Module) -> Compiled | None:
+        """What runs such a call of `network`; None: nothing does."""
         artefact = self._known.get((part, sort, samples > 1))
         if artefact is None or not artefact.file:
             return None
         if artefact.file not in self._loaded:
-            self._loaded[artefact.file] = self._load(artefact)
+            self._loaded[artefact.file] = self._load(artefact, network)
         return self._loaded[artefact.file]
 
     def add(self, artefact: Artefact, package: Path | None) -> Artefact:
@@ -111,7 +112,7 @@ class Stock:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         name = ""
         if package is not None:
-            name = f"{hashlib.sha256(package.read_bytes()).hexdigest()[:32]}.pt2"
+            name = f"{hashlib.sha256(package.read_bytes()).hexdigest()[:32]}{package.suffix}"
             shutil.move(package, self._folder / name)
         kept = Artefact(**{**asdict(artefact), "file": name})
         self._known[kept.key] = kept
@@ -134,10 +135,9 @@ class Stock:
             logger.warning("compiled networks cannot be read, none is used: %s", type(error).__name__)
             return []
 
-    def _load(self, artefact: Artefact) -> Compiled | None:
+    def _load(self, artefact: Artefact, network: nn.Module) -> Compiled | None:
         try:
-            loaded: Compiled = torch._inductor.aoti_load_package(str(self._folder / artefact.file))
+            return load(self._folder / artefact.file, network, artefact.dims)
         except Exception as error:  # Of a library of compiled code anything may be wrong.
             logger.warning("a compiled %s cannot be loaded, it runs eager: %s", artefact.part, error)
             return None
-        return loaded
