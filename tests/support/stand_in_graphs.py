@@ -42,6 +42,7 @@ class StandInRecorder:
 
     def __init__(self) -> None:
         self.recorded = 0
+        self.has_room = True
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
         with NoHostSync():
@@ -56,6 +57,8 @@ class StandInRecorder:
 
 
 def _tensors(result: Any) -> list[Tensor]:
-    prediction, updates = result
-    assert isinstance(updates, Updates)
-    return [prediction, *(tensor for update in updates.values() for tensor in update.tensors)]
+    """Of a UNet call, or of a network that returns tensors alone."""
+    *tensors, updates = result
+    if not isinstance(updates, Updates):
+        return [*tensors, updates]
+    return [*tensors, *(tensor for update in updates.values() for tensor in update.tensors)]

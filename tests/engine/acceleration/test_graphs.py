@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from rearview.engine.acceleration.graphs import GraphCall
+from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
+from rearview.engine.acceleration.graphs import GraphCall, capture
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.weights.formats import Additions
@@ -62,3 +63,39 @@ def test_there_are_no_more_graphs_than_may_be_kept(folder: Path, additions: Addi
     denoiser.call = GraphCall(EagerCall(denoiser.unet), recorder, most=2)
     play(model, "per-frame")
     assert recorder.recorded == 2
+
+
+def test_without_memory_to_spare_nothing_more_is_captured(folder: Path, additions: Additions) -> None:
+    model, denoiser = loaded(folder, additions)
+    recorder = StandInRecorder()
+    recorder.has_room = False
+    denoiser.call = call = GraphCall(EagerCall(denoiser.unet), recorder)
+    play(model, "per-frame")
+    assert (recorder.recorded, call.counts.accelerated) == (0, 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_whole_model_is_captured(folder: Path, additions: Additions, method: str) -> None:
+    model, _ = loaded(folder, additions)
+    eager = play(model, method)
+    counts = capture(model, StandInRecorder())
+    assert isinstance(model.vae, CompiledAutoencoder)
+    captured = play(model, method)
+    assert [key for key in eager if not torch.equal(eager[key], captured[key])] == []
+    assert len(counts) == 2
+    assert all(each.accelerated > each.eager for each in counts)
+
+
+def test_in_a_mixed_run_nearly_all_calls_are_replayed(folder: Path, additions: Additions) -> None:
+    """Sessions that come, go, are guided and change their settings, with a bank: of calls whose shapes were
+    met before 95 in 100 are replays.
+    """
+    model, _ = loaded(folder, additions)
+    counts = capture(model, StandInRecorder())
+    play(model, "merge")
+    before = [(each.accelerated, each.eager) for each in counts]
+    graphs_before = before[0]
+    play(model, "merge")
+    accelerated, eager = (counts[1].accelerated - before[1][0], counts[1].eager - before[1][1])
+    assert accelerated / (accelerated + eager) >= 0.95
+    assert counts[0].accelerated > graphs_before[0]

@@ -1,27 +1,30 @@
-"""UNet calls captured once for their shape and replayed: one launch instead of a thousand.
+"""Networks captured once for each shape of a call and replayed: one launch instead of a thousand.
 
-A graph reads its own input buffers and the memories' pools in place, and leaves its results in its own
-output buffers. So inputs are copied in, the prediction is copied out, and updates are those buffers, valid
-until the next forward, as every update is. What has been seen once runs eager, and is captured when it comes
-again; with `MOST_GRAPHS` of them, what else comes runs eager. Both are counted.
+A graph reads its own input buffers and the memories' pools in place, and leaves its results in its own output
+buffers. So inputs are copied in, the prediction is copied out, and updates are those buffers, valid until the
+next forward, as every update is. What has been seen once runs as it is, and is captured when it comes again;
+with `MOST_GRAPHS` of them, or without memory to spare, what else comes runs as it is. Both are counted.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
 from rearview.engine.acceleration.counts import Counts
-from rearview.engine.acceleration.flat import CallShape, FlatCall, shape_of
+from rearview.engine.acceleration.flat import FlatCall, shape_of
+from rearview.engine.acceleration.packages import Compiled
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import UNetCall, UNetInputs
+from rearview.engine.networks.model import DiffusionModel
 
-__all__ = ["CudaRecorder", "GraphCall", "Recorder"]
+__all__ = ["CudaRecorder", "GraphCall", "Graphs", "Recorder", "capture"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +32,18 @@ MOST_GRAPHS = 64
 """A shape that is not among them is rare, or there are slots in its key."""
 WARM_UP = 2
 """Runs before a capture: libraries choose their kernels and take their workspace in the first."""
+SPARE = 0.05
+"""Of the device's memory, what no graph may take: forwards that run as they are need some."""
 
 T = TypeVar("T")
 
 
 class Recorder(Protocol):
     """Captures work, to do it again on the same tensors."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is memory for one more."""
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
         """What replays it, and what it returned: whose tensors hold the results of each replay. May run it
@@ -47,6 +56,12 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool: Any = None
+
+    @property
+    def has_room(self) -> bool:
+        """See `Recorder.has_room`. What torch holds and does not use counts as free."""
+        free, total = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > SPARE * total
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
         """See `Recorder.record`."""
@@ -65,59 +80,93 @@ class CudaRecorder:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Graph:
-    changing: tuple[Tensor, ...]
+class _Graph(Generic[T]):
+    given: tuple[Tensor, ...]
     """Its input buffers."""
     replay: Callable[[], object]
-    prediction_BCHW: Tensor
-    updates: Updates
+    result: T
+    """Its output buffers."""
+
+    def __call__(self, given: Sequence[Tensor]) -> T:
+        for buffer, tensor in zip(self.given, given, strict=True):
+            buffer.copy_(tensor, non_blocking=True)
+        self.replay()
+        return self.result
+
+
+class Graphs(Generic[T]):
+    """Graphs of one function, by what decides the shapes of the tensors that it is given. One thread."""
+
+    def __init__(self, recorder: Recorder, most: int = MOST_GRAPHS) -> None:
+        """`most`: graphs to keep."""
+        self.counts = Counts()
+        self._recorder, self._most = recorder, most
+        self._graphs: dict[Hashable, _Graph[T]] = {}
+        self._seen: set[Hashable] = set()
+        self._hopeless: set[Hashable] = set()
+
+    def find(
+        self, key: Hashable, given: Sequence[Tensor], run: Callable[[Sequence[Tensor]], T]
+    ) -> Callable[[Sequence[Tensor]], T] | None:
+        """What does to `given` what `run` would; its result is valid until the next graph of the recorder is
+        replayed. Captured now, if `key` has been here before; None: there is none.
+        """
+        graph = self._graphs.get(key) or self._capture(key, given, run)
+        self.counts.count(accelerated=graph is not None)
+        return graph
+
+    def forget(self) -> None:
+        """All of them: what they read is elsewhere now."""
+        self._graphs.clear()
+
+    def _capture(
+        self, key: Hashable, given: Sequence[Tensor], run: Callable[[Sequence[Tensor]], T]
+    ) -> _Graph[T] | None:
+        if key not in self._seen:
+            if len(self._seen) < 2 * self._most:
+                self._seen.add(key)
+            return None
+        if key in self._hopeless or len(self._graphs) >= self._most or not self._recorder.has_room:
+            return None
+        buffers = tuple(tensor.clone() for tensor in given)
+        try:
+            replay, result = self._recorder.record(lambda: run(buffers))
+        except RuntimeError:
+            logger.warning("a forward of %d samples cannot be captured", len(given[0]), exc_info=True)
+            self._hopeless.add(key)
+            return None
+        self._graphs[key] = graph = _Graph(buffers, replay, result)
+        return graph
 
 
 class GraphCall:
-    """See the module's docstring. One thread, and one set of pools at a time."""
+    """UNet calls. See the module's docstring. One thread, and one set of pools at a time."""
 
-    def __init__(self, eager: UNetCall, recorder: Recorder, most: int = MOST_GRAPHS) -> None:
-        """`most`: graphs to keep."""
-        self.counts = Counts()
-        self._eager, self._recorder, self._most = eager, recorder, most
-        self._graphs: dict[CallShape, _Graph] = {}
-        self._seen: set[CallShape] = set()
-        self._hopeless: set[CallShape] = set()
+    def __init__(self, inner: UNetCall, recorder: Recorder, most: int = MOST_GRAPHS) -> None:
+        """`inner`: what is captured. `most`: graphs to keep."""
+        self._inner = inner
+        self._graphs: Graphs[tuple[Tensor, Updates]] = Graphs(recorder, most)
         self._pooled: dict[str, tuple[Tensor, ...]] = {}
         """By kind of memory. Kept: a graph would read on where they were."""
+
+    @property
+    def counts(self) -> Counts:
+        """Of calls."""
+        return self._graphs.counts
 
     def __call__(self, inputs: UNetInputs, views: Views) -> tuple[Tensor, Updates]:
         """See `UNetCall`."""
         self._check_pools(views)
-        shape = shape_of(inputs, views)
-        graph = self._graphs.get(shape) or self._capture(shape, inputs, views)
-        if graph is None:
-            self.counts.count(accelerated=False)
-            return self._eager(inputs, views)
-        for buffer, tensor in zip(graph.changing, FlatCall.changing(inputs, views), strict=True):
-            buffer.copy_(tensor, non_blocking=True)
-        graph.replay()
-        self.counts.count(accelerated=True)
-        return graph.prediction_BCHW.clone(), graph.updates
+        changing, call = FlatCall.changing(inputs, views), FlatCall(inputs.given, views)
 
-    def _capture(self, shape: CallShape, inputs: UNetInputs, views: Views) -> _Graph | None:
-        """None: not now."""
-        if shape not in self._seen:
-            if len(self._seen) < 2 * self._most:
-                self._seen.add(shape)
-            return None
-        if shape in self._hopeless or len(self._graphs) >= self._most:
-            return None
-        changing = tuple(tensor.clone() for tensor in FlatCall.changing(inputs, views))
-        given = FlatCall(inputs.given, views).over(changing, FlatCall.pooled(views))
-        try:
-            replay, (prediction_BCHW, updates) = self._recorder.record(lambda: self._eager(*given))
-        except RuntimeError:
-            logger.warning("a forward of %d samples cannot be captured", shape.samples, exc_info=True)
-            self._hopeless.add(shape)
-            return None
-        self._graphs[shape] = graph = _Graph(changing, replay, prediction_BCHW, updates)
-        return graph
+        def run(changing: Sequence[Tensor]) -> tuple[Tensor, Updates]:
+            return self._inner(*call.over(changing, FlatCall.pooled(views)))
+
+        graph = self._graphs.find(shape_of(inputs, views), changing, run)
+        if graph is None:
+            return self._inner(inputs, views)
+        prediction_BCHW, updates = graph(changing)
+        return prediction_BCHW.clone(), updates
 
     def _check_pools(self, views: Views) -> None:
         """Forget the graphs of pools that were exchanged."""
@@ -125,5 +174,26 @@ class GraphCall:
             pooled = view.pooled
             known = self._pooled.setdefault(name, pooled)
             if pooled and known[0].data_ptr() != pooled[0].data_ptr():
-                self._graphs.clear()
+                self._graphs.forget()
                 self._pooled[name] = pooled
+
+
+def capture(model: DiffusionModel, recorder: Recorder) -> Sequence[Counts]:
+    """Let a model replay what its networks do, as they are or as they were compiled; returns the counts of
+    their calls: of each denoiser, then of the autoencoder's networks if there are any.
+    """
+    counts = []
+    for denoiser in model.denoisers.values():
+        denoiser.call = call = GraphCall(denoiser.call, recorder)
+        counts.append(call.counts)
+    if model.vae is not None:
+        graphs: Graphs[Sequence[Tensor]] = Graphs(recorder)
+
+        def find(part: str, network: nn.Module, given_BCHW: Tensor) -> Compiled | None:
+            key = part, given_BCHW.shape, given_BCHW.dtype
+            graph = graphs.find(key, [given_BCHW], lambda given: network(*given))
+            return None if graph is None else lambda *given: graph(given)
+
+        model.vae = CompiledAutoencoder(model.vae, find)
+        counts.append(graphs.counts)
+    return counts
