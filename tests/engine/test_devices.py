@@ -11,6 +11,7 @@ from rearview.engine.devices import (
     choose_device,
     choose_dtype,
     device_name,
+    draws_ahead,
     memory_format,
     pick_device,
     pick_dtype,
@@ -55,6 +56,10 @@ def test_a_device_that_is_not_there_is_refused_by_name() -> None:
 def test_the_type_follows_from_device_and_hardware(kind: str, seen: Seen, dtype: torch.dtype) -> None:
     assert choose_dtype("auto", kind, seen) is dtype
     assert choose_dtype("float32", kind, seen) is torch.float32
+
+
+def test_only_where_it_pays_something_is_drawn_ahead() -> None:
+    assert [kind for kind in ALL.devices if draws_ahead(torch.device(kind))] == ["cuda"]
 
 
 def test_float64_is_for_devices_that_have_it() -> None:

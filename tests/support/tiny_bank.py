@@ -15,6 +15,7 @@ from rearview.contract.frame import Frame
 from rearview.contract.memories import BankPolicy, BankSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.ahead import Ahead
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.bank.layers import KeptOutputs
 from rearview.engine.memory.bank.pool import BankShape, FeatureBank
@@ -59,11 +60,12 @@ def tiny_bank(
     size_frames: float = 1.0,
     kept_outputs: KeptOutputs = KeptOutputs.FUSED,
     dtype: torch.dtype = torch.float64,
+    ahead: Ahead | None = None,
 ) -> FeatureBank:
     layout = tiny_denoiser().bank_layout
     assert layout is not None
     shape = BankShape(num_slots, tuple(steps), SIZE, SIZE, size_frames, kept_outputs)
-    return FeatureBank(layout, shape, dtype=dtype)
+    return FeatureBank(layout, shape, dtype=dtype, ahead=ahead)
 
 
 def denoise_span(steps: Sequence[int] = range(MAX_STEPS)) -> Span:

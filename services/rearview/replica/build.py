@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,13 +15,15 @@ from rearview.contract.cost import FrameCost
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
+from rearview.engine.ahead import Ahead
 from rearview.engine.calibration import Planes, Timings, cost_table, example_payloads, measure, row_seconds
-from rearview.engine.devices import pick_device, pick_dtype
+from rearview.engine.devices import draws_ahead, pick_device, pick_dtype
 from rearview.engine.engine import Engine
 from rearview.engine.memory.build import CacheOptions, Layouts, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model, row_group
+from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import latent_shape, load_model
 from rearview.engine.weights.formats import Additions, LoraFile
@@ -61,8 +64,12 @@ def parts_of(config: ServiceConfig, span_config: SpanConfig) -> Parts:
     span = Span.parse(span_config.name, span_config.operators)
     device = pick_device(config.model.device)
     dtype = pick_dtype(config.model.dtype, device)
-    model = load_model(config.model.checkpoint, span, device, dtype, additions(config.model))
-    return Parts(span, model, _memory(config, span_config, span, model, device, dtype), device)
+    executor = ThreadPoolExecutor(1, thread_name_prefix="ahead") if draws_ahead(device) else None
+    ahead = Ahead(executor, pinned=device.type == "cuda")
+    noise = NoiseStore(ahead)
+    model = load_model(config.model.checkpoint, span, device, dtype, additions(config.model), noise)
+    memory = _memory(config, span_config, span, model, device, dtype, ahead)
+    return Parts(span, model, memory, device)
 
 
 def build_engine(
@@ -196,6 +203,7 @@ def _memory(
     model: Model,
     device: torch.device,
     dtype: torch.dtype,
+    ahead: Ahead,
 ) -> Memories:
     """What is configured and the span can use. Raises ConfigError for a cache that the model cannot have."""
     layouts = model.layouts
@@ -209,6 +217,7 @@ def _memory(
         latent_scale=_latent_scale(config.model),
         bank=None if config.bank is None else default_bank(config.bank),
         cache=cache,
+        ahead=ahead,
     )
     try:
         return build_memories(span, layouts, options)

@@ -15,6 +15,7 @@ import torch
 from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.memories import BankSettings, MergeMetric
 from rearview.contract.session import SessionSpec
+from rearview.engine.ahead import Ahead
 from rearview.engine.devices import CPU
 from rearview.engine.memory.bank.layers import BankLayout, KeptOutputs
 from rearview.engine.memory.bank.pool import BankShape, FeatureBank
@@ -74,6 +75,8 @@ class MemoryOptions:
     """The largest bank that a session may ask for. None: no feature bank."""
     cache: CacheOptions | None = None
     """None: no temporal cache."""
+    ahead: Ahead | None = None
+    """Draws ahead what model and memories need at random. None: nobody does."""
 
 
 Build = Callable[[Span, Layouts, MemoryOptions], AnyMemory | None]
@@ -114,7 +117,7 @@ def build_memories(
             lacking.append(kind.lacking())
         else:
             found.append(memory)
-    return Memories(found, options.num_slots, lacking)
+    return Memories(found, options.num_slots, lacking, options.ahead)
 
 
 def _steps(span: Span) -> tuple[int, ...]:
@@ -134,7 +137,7 @@ def _bank(span: Span, layouts: Layouts, options: MemoryOptions) -> FeatureBank |
         kept_outputs=KeptOutputs.ALL if merges_outputs else KeptOutputs.FUSED,
         latent_scale=options.latent_scale,
     )
-    return FeatureBank(layouts.bank, shape, dtype=options.dtype, device=options.device)
+    return FeatureBank(layouts.bank, shape, dtype=options.dtype, device=options.device, ahead=options.ahead)
 
 
 def _cache(span: Span, layouts: Layouts, options: MemoryOptions) -> TemporalKVCache | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
+from rearview.engine.ahead import Ahead
 from rearview.engine.memory.export import Chunk
 from rearview.engine.memory.protocol import AnyMemory, Updates, Views
 from rearview.engine.memory.slots import SlotPool
@@ -34,8 +35,16 @@ class Lacking:
 class Memories:
     """The pasts of all sessions of an engine. Not thread-safe: the engine is the only caller."""
 
-    def __init__(self, kinds: Sequence[AnyMemory], num_slots: int, lacking: Sequence[Lacking] = ()) -> None:
-        """`num_slots`: sessions, as in each of `kinds`. `lacking`: kinds that sessions ask for in vain."""
+    def __init__(
+        self,
+        kinds: Sequence[AnyMemory],
+        num_slots: int,
+        lacking: Sequence[Lacking] = (),
+        ahead: Ahead | None = None,
+    ) -> None:
+        """`num_slots`: sessions, as in each of `kinds`. `lacking`: kinds that sessions ask for in vain.
+        `ahead`: draws for sessions, until they are freed.
+        """
         self._kinds = {kind.kind.name: kind for kind in kinds}
         assert len(self._kinds) == len(kinds), f"two kinds of one name: {sorted(self._kinds)}"
         self._serving = {
@@ -43,7 +52,7 @@ class Memories:
             for kind in OperatorKind
         }
         self._slots = SlotPool(num_slots)
-        self._lacking = tuple(lacking)
+        self._lacking, self._ahead = tuple(lacking), ahead or Ahead()
 
     @property
     def names(self) -> frozenset[str]:
@@ -68,6 +77,7 @@ class Memories:
     def free(self, session_id: str) -> None:
         """Give the slots back; what they held can no longer be read. Unknown sessions are ignored."""
         self._slots.free(session_id)
+        self._ahead.drop(session_id)
         for memory in self._kinds.values():
             memory.free(session_id)
 

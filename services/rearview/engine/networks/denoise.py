@@ -21,7 +21,8 @@ from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetCall, UNetInputs
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
-from rearview.engine.networks.sampling import Schedule, StepColumns, noise
+from rearview.engine.networks.noise import NoiseStore
+from rearview.engine.networks.sampling import Schedule, StepColumns
 from rearview.engine.networks.scale_embedding import embed_scales
 from rearview.engine.rows import Row
 
@@ -29,7 +30,7 @@ __all__ = ["Denoiser"]
 
 
 class Denoiser:
-    """A UNet with its schedule and prompts. Stateless: memory is an argument and a return value."""
+    """A UNet with its schedule, prompts and noise. Memory is an argument and a return value."""
 
     def __init__(
         self,
@@ -38,15 +39,18 @@ class Denoiser:
         conditioning: Conditioning,
         dtype: torch.dtype,
         bank_layout: BankLayout | None = None,
+        noise: NoiseStore | None = None,
     ) -> None:
-        """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank."""
+        """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank.
+        `noise`: that of all denoisers over this UNet, whatever their adapters; None: one of its own.
+        """
         self.unet = unet
         self.call: UNetCall = EagerCall(unet)
         """Stands between rows and the UNet."""
         self.bank_layout = bank_layout
         self.schedule = schedule
         self.conditioning = conditioning
-        self._dtype = dtype
+        self._dtype, self._noise = dtype, noise or NoiseStore()
         config = getattr(unet, "config", None)
         self._scale_channels: int | None = getattr(config, "time_cond_proj_dim", None)
 
@@ -145,7 +149,7 @@ class Denoiser:
         begins = [row.operator.step == 0 for row in rows]
         if not any(begins):
             return latent_BCHW
-        noise_BCHW = _noise(rows, [0 if begun else None for begun in begins], latent_BCHW)
+        noise_BCHW = self._noise.rows(rows, [0 if begun else None for begun in begins], latent_BCHW)
         noisy_BCHW = at.alpha_B111 * latent_BCHW + at.beta_B111 * noise_BCHW
         if all(begins):
             return noisy_BCHW
@@ -165,7 +169,7 @@ class Denoiser:
             step = row.operator.step + 1
             drawn.append(None if _is_last(row) or not self.schedule.draws(row.settings, step) else step)
         is_drawn = any(step is not None for step in drawn)
-        noise_BCHW = _noise(rows, drawn, x_BCHW) if is_drawn else None
+        noise_BCHW = self._noise.rows(rows, drawn, x_BCHW) if is_drawn else None
         return self.schedule.noisy_rows(clean_BCHW, x_BCHW, at, to, noise_BCHW)
 
 
@@ -182,19 +186,6 @@ class _Steps:
 
 def _is_last(row: Row) -> bool:
     return row.operator.step + 1 >= row.settings.steps
-
-
-def _noise(rows: Sequence[Row], steps: Sequence[int | None], like_BCHW: Tensor) -> Tensor:
-    """What is drawn for each row's own step, (B, C, h, w); zeros where there is none."""
-    shape = tuple(like_BCHW.shape[1:])
-    return torch.stack(
-        [
-            like_BCHW.new_zeros(shape)
-            if step is None
-            else noise(row.settings, row.ordinal, step, shape).to(like_BCHW)
-            for row, step in zip(rows, steps, strict=True)
-        ]
-    )
 
 
 def _left(

@@ -24,7 +24,7 @@ from rearview.contract.settings import NoiseRule, Settings
 from rearview.contract.timesteps import LCM_GRID
 from rearview.errors import ConfigError
 
-__all__ = ["Schedule", "StepCoefficients", "StepColumns", "noise"]
+__all__ = ["NoiseKey", "Schedule", "StepCoefficients", "StepColumns", "noise"]
 
 BETA_SCHEDULES = ("scaled_linear", "linear")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -206,24 +206,38 @@ def _betas(config: Mapping[str, Any], num_train: int) -> Tensor:
     return torch.linspace(start, end, num_train, dtype=torch.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class NoiseKey:
+    """All that noise depends on: so not on batching, placement, device or retry."""
+
+    seed: int
+    ordinal: int | None
+    """None: it is the same for every frame."""
+    step: int
+    """That it enters."""
+    shape: tuple[int, ...]
+    """(C, h, w)"""
+
+    @classmethod
+    def of(cls, settings: Settings, ordinal: int, step: int, shape: tuple[int, ...]) -> NoiseKey:
+        """Of a frame."""
+        return cls(settings.seed, ordinal if settings.noise_rule is NoiseRule.FRESH else None, step, shape)
+
+    @property
+    def nbytes(self) -> int:
+        return torch.float32.itemsize * math.prod(self.shape)
+
+    def draw(self, *, pinned: bool = False) -> Tensor:
+        """The noise, float32 on the host; see `ahead.Draw`."""
+        text = f"noise/{self.seed}/{self.ordinal}/{self.step}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+        return torch.randn(self.shape, generator=generator, dtype=torch.float32, pin_memory=pinned)
+
+
 def noise(settings: Settings, ordinal: int, step: int, shape: tuple[int, ...]) -> Tensor:
     """The noise that enters denoising step `step`: (C, h, w) float32 on the CPU.
 
-    Drawn by a generator keyed by (seed, step) or (seed, ordinal, step), so that it depends on nothing
-    else: not on batching, placement, device or retry.
+    Drawn by a generator keyed by (seed, step), or by (seed, ordinal, step) if it is fresh.
     """
-    key_ordinal = ordinal if settings.noise_rule is NoiseRule.FRESH else None
-    if key_ordinal is None:
-        return _fixed_noise(settings.seed, step, shape)
-    return _draw(settings.seed, key_ordinal, step, shape)
-
-
-@lru_cache(maxsize=512)
-def _fixed_noise(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
-    return _draw(seed, None, step, shape)
-
-
-def _draw(seed: int, ordinal: int | None, step: int, shape: tuple[int, ...]) -> Tensor:
-    digest = hashlib.blake2b(f"noise/{seed}/{ordinal}/{step}".encode(), digest_size=8).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.randn(shape, generator=generator, dtype=torch.float32)
+    return NoiseKey.of(settings, ordinal, step, shape).draw()

@@ -25,6 +25,7 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
 from rearview.engine.networks.finite import is_finite
 from rearview.engine.networks.model import DiffusionModel, Model, NullModel
+from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.networks.sampling import Schedule
 from rearview.engine.weights.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
 from rearview.engine.weights.formats import (
@@ -66,8 +67,11 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
     additions: Additions | None = None,
+    noise: NoiseStore | None = None,
 ) -> Model:
-    """The model of a span. Raises ConfigError that names the option if something is missing or unusable."""
+    """The model of a span. Raises ConfigError that names the option if something is missing or unusable.
+    `noise`: draws what its steps need; None: as it is needed.
+    """
     if checkpoint == NULL_CHECKPOINT:
         return NullModel()
     if is_chain(checkpoint):
@@ -82,7 +86,7 @@ def load_model(
     vae = load_vae(source, device, dtype) if needs_vae else None
     needs_depth = OperatorKind.ENCODE in span.kinds and bool(additions.depth)
     depth = load_depth(additions.depth, device, dtype) if needs_depth else None
-    denoisers = load_denoisers(source, device, dtype, additions) if needs_unet else {}
+    denoisers = load_denoisers(source, device, dtype, additions, noise) if needs_unet else {}
     return DiffusionModel(
         vae, denoisers.pop(NO_ADAPTERS, None), device=device, dtype=dtype, adapted=denoisers, depth=depth
     )
@@ -150,9 +154,13 @@ def load_denoiser(place: Source | Path, device: torch.device, dtype: torch.dtype
 
 
 def load_denoisers(
-    place: Source | Path, device: torch.device, dtype: torch.dtype, additions: Additions
+    place: Source | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    additions: Additions,
+    noise: NoiseStore | None = None,
 ) -> dict[str, Denoiser]:
-    """One denoiser per adapter set, `NO_ADAPTERS` among them, over one UNet and one text encoder.
+    """One denoiser per adapter set, `NO_ADAPTERS` among them, over one UNet, one text encoder, one `noise`.
 
     The UNet is a StreamingUNet where there are motion modules. No adapter touches those.
     """
@@ -177,9 +185,11 @@ def load_denoisers(
     if source.motion is not None:
         unet = _ready(_with_motion(unet, source.motion, additions, dtype), device, source.motion)
 
+    noise = noise or NoiseStore()
+
     def under(name: str) -> Denoiser:
         conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype)
-        return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout)
+        return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout, noise)
 
     return {name: under(name) for name in sets.names}
 

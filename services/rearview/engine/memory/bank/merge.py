@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from rearview.contract.memories import BankPolicy, BankSettings
 
-__all__ = ["bank_tokens", "max_bank_tokens", "merge_tokens", "num_sources", "permutation"]
+__all__ = ["MergeOrders", "bank_tokens", "max_bank_tokens", "merge_tokens", "num_sources", "permutation"]
 
 SCORES_PER_CHUNK = 1 << 23
 """Scores held at a time: 16 MiB in float16, where a 512x512 frame would need 32 MiB a row and layer."""
@@ -35,21 +36,48 @@ def permutation(seed: int, step: int, layer: int, ordinal: int, size: int) -> Te
 
     Keyed by counters alone: the same whoever shares the batch, and on whatever device and replica.
     """
+    return torch.randperm(size, generator=_generator(seed, step, layer, ordinal))
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOrders:
+    """All permutations of one write, of one bank: those of its layers, one behind the other."""
+
+    seed: int
+    step: int
+    ordinal: int
+    sizes: tuple[tuple[int, int], ...]
+    """By layer that merges its number and the tokens of the union there."""
+
+    @property
+    def nbytes(self) -> int:
+        return torch.int32.itemsize * sum(size for _, size in self.sizes)
+
+    def draw(self, *, pinned: bool = False) -> Tensor:
+        """Those that `permutation` draws, int32 on the host; see `ahead.Draw`."""
+        total = sum(size for _, size in self.sizes)
+        drawn = torch.empty(total, dtype=torch.int32, pin_memory=pinned)
+        first = 0
+        for layer, size in self.sizes:
+            generator = _generator(self.seed, self.step, layer, self.ordinal)
+            torch.randperm(size, generator=generator, out=drawn[first : first + size])
+            first += size
+        return drawn
+
+
+def _generator(seed: int, step: int, layer: int, ordinal: int) -> torch.Generator:
     text = f"merge/{seed}/{step}/{layer}/{ordinal}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.randperm(size, generator=generator)
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def merge_tokens(
     features_BUC: Sequence[Tensor], metric_BUC: Tensor, permutation_BU: Tensor, sources: int
 ) -> list[Tensor]:
-    """Merge the first `sources` tokens of each row's permutation into the rest.
-
-    Returns each of `features_BUC` as (B, U - sources, C), destinations in the permutation's order.
+    """Merge the first `sources` tokens of each row's permutation (int64, on the tokens' device) into the
+    rest. Returns each of `features_BUC` as (B, U - sources, C), destinations in the permutation's order.
     """
-    order_BU = permutation_BU.to(metric_BUC.device)
-    source_BS, destination_BD = order_BU[:, :sources], order_BU[:, sources:]
+    source_BS, destination_BD = permutation_BU[:, :sources], permutation_BU[:, sources:]
     unit_BUC = F.normalize(metric_BUC, dim=-1)
     target_BS = _most_similar(_take(unit_BUC, source_BS), _take(unit_BUC, destination_BD))
     return [

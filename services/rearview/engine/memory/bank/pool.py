@@ -19,6 +19,7 @@ from torch import Tensor
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.memories import BankSettings, MergeMetric
 from rearview.contract.session import SessionSpec
+from rearview.engine.ahead import Ahead
 from rearview.engine.memory.bank.export import check_layers, export_header
 from rearview.engine.memory.bank.layers import BankLayer, BankLayout, KeptOutputs, capacity_tokens
 from rearview.engine.memory.bank.merge import bank_tokens, max_bank_tokens
@@ -85,7 +86,9 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         *,
         dtype: torch.dtype,
         device: torch.device | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
+        """`ahead`: draws the permutations of merges before they are needed; None: nobody does."""
         self._layout, self._shape, self._dtype = layout, shape, dtype
         self._device = device or torch.device("cpu")
         self._slots = SlotPool(shape.num_slots)
@@ -95,6 +98,7 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         self._storage = [self._new_storage(layer, rows) for layer in layout.layers]
         self._layers = list(zip(layout.layers, self._storage, strict=True))
         self._records = [BankRecord()] * rows
+        self._ahead = ahead or Ahead()
 
     def allocate(self, spec: SessionSpec) -> None:
         """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool, and
@@ -158,7 +162,7 @@ class FeatureBank(Memory[BankView, BankUpdate]):
                     if sample.writes
                 ]
             first += len(samples)
-        writes = compute_writes(self._layout.layers, self._storage, due, update)
+        writes = compute_writes(self._layout.layers, self._storage, due, update, self._ahead)
         return partial(self._commit, records, writes)
 
     def export(self, session_id: str) -> Iterator[Chunk]:
@@ -289,9 +293,8 @@ class FeatureBank(Memory[BankView, BankUpdate]):
     def _due(self, sample: int, settings: BankSettings, row: Row) -> SampleWrite:
         pool_row = self._pool_row(row)
         seen = record_seen(self._records[pool_row], settings, row)
-        return SampleWrite(
-            sample, pool_row, settings, seen.writes, row.settings.seed, row.operator.step, row.ordinal
-        )
+        keys = (row.session_id, row.settings.seed, row.operator.step, row.ordinal)
+        return SampleWrite(sample, pool_row, settings, seen.writes, *keys)
 
     @torch.inference_mode()
     def _commit(self, records: dict[int, BankRecord], writes: Sequence[LayerWrite]) -> None:

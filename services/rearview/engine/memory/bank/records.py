@@ -22,6 +22,7 @@ __all__ = [
     "bank_samples",
     "fusion_strength",
     "is_write_due",
+    "next_write",
     "read_record",
     "record_after",
     "record_seen",
@@ -98,6 +99,11 @@ def bank_samples(record: BankRecord, settings: BankSettings | None, row: Row) ->
 def is_write_due(seen: BankRecord, settings: BankSettings, ordinal: int) -> bool:
     """A bank is written iff it is empty, or (n - phase) mod interval = 0 (methods 2.4)."""
     return seen.writes == 0 or (ordinal - settings.phase) % settings.interval == 0
+
+
+def next_write(settings: BankSettings, ordinal: int) -> int:
+    """The ordinal of the write that is due next after one at `ordinal`, if no frame finds the bank empty."""
+    return ordinal + settings.interval - (ordinal - settings.phase) % settings.interval
 
 
 def fusion_strength(seen: BankRecord, settings: BankSettings, ordinal: int) -> float:
