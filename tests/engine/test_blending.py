@@ -301,12 +301,13 @@ def test_g7_frames_before_a_change_do_not_see_it() -> None:
 
 def test_a_blend_asks_for_every_embedding_ahead() -> None:
     """No frame waits for the text encoder: the prompts are encoded when the settings come."""
-    conditioning = tiny_denoiser().conditioning
+    table = tiny_denoiser().prompts
     asked = Settings(
         prompts=mixed(**{"ahead one": 1.0, "ahead two": 2.0}),
         guidance=Guidance.INITIALIZE,
         guidance_scale=2.0,
         negative_prompt="ahead three",
     )
-    conditioning.prepare(asked)
-    assert {"ahead one", "ahead two", "ahead three"} <= set(conditioning._cache)
+    table.prepare(asked)
+    table.prepare(changed(A, 3, prompt="ahead four"))
+    assert {"ahead one", "ahead two", "ahead three", "ahead four", "a"} <= table.prompts

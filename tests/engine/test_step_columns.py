@@ -27,7 +27,8 @@ ROWS = list(product(RULES, (0, 1, 2)))
 
 
 def columns_of(schedule: Schedule, entries: Sequence[int], dtype: torch.dtype) -> StepColumns:
-    return schedule.columns(torch.tensor(entries), dtype)
+    (columns,) = schedule.columns(torch.tensor(entries), dtype, [len(entries)])
+    return columns
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -80,6 +81,18 @@ def test_rows_of_every_rule_go_on_together_as_each_alone(sampler: Sampler, dtype
         assert torch.equal(together[row], alone), f"{settings.noise_rule} at step {step}"
 
 
+def test_columns_come_in_parts() -> None:
+    schedule = Schedule(SCHEDULER)
+    entries = [5, 0, 49, 12, 12]
+    parts = schedule.columns(torch.tensor(entries), torch.float32, [3, 2])
+    wanted = [columns_of(schedule, part, torch.float32) for part in (entries[:3], entries[3:])]
+    wanted[0] = columns_of(schedule, entries, torch.float32).first(3)
+    for part, each in zip(parts, wanted, strict=True):
+        assert torch.equal(part.timestep_B, each.timestep_B)
+        assert torch.equal(part.c_out_B111, each.c_out_B111)
+        assert torch.equal(part.alpha_B111, each.alpha_B111)
+
+
 def test_where_nothing_is_drawn_no_noise_is_needed() -> None:
     first = RULES[list(NoiseRule).index(NoiseRule.FIRST)]
     schedule = Schedule(SCHEDULER)
@@ -93,9 +106,9 @@ def test_where_nothing_is_drawn_no_noise_is_needed() -> None:
 
 def test_reading_constants_waits_for_no_device() -> None:
     schedule, entries = Schedule(SCHEDULER), torch.tensor([3, 4])
-    schedule.columns(entries, torch.float32)  # The first one makes the table.
+    schedule.columns(entries, torch.float32, [2])  # The first one makes the table.
     with NoHostSync():
-        schedule.columns(entries, torch.float32)
+        schedule.columns(entries, torch.float32, [1, 1])
 
 
 def _random(count: int, rows: int, dtype: torch.dtype) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from rearview.contract.settings import Blend, Settings, WeightedPrompt
 
-__all__ = ["is_blending", "mix_at", "progress", "settings_under"]
+__all__ = ["Mix", "is_blending", "mix_at", "progress", "settings_under"]
 
 MAX_START_PROMPTS = 8
 """A blend starts from so many prompts at most, the heaviest: changes in mid-blend add up."""

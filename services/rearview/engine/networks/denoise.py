@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rearview.contract.blending import Mix, mix_at
 from rearview.contract.frame import ANCHOR, DEPTH, LATENT
-from rearview.contract.settings import Settings, check_guidance
+from rearview.contract.settings import Settings, WeightedPrompt, check_guidance
 from rearview.engine.devices import memory_format, upload
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import Updates, Views
@@ -22,6 +23,7 @@ from rearview.engine.networks.call import EagerCall, UNetCall, UNetInputs
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.noise import NoiseStore
+from rearview.engine.networks.prompts import PromptTable
 from rearview.engine.networks.sampling import Schedule, StepColumns
 from rearview.engine.networks.scale_embedding import embed_scales
 from rearview.engine.rows import Row
@@ -50,6 +52,8 @@ class Denoiser:
         self.bank_layout = bank_layout
         self.schedule = schedule
         self.conditioning = conditioning
+        """Of the plain path."""
+        self.prompts = PromptTable(conditioning)
         self._dtype, self._noise = dtype, noise or NoiseStore()
         config = getattr(unet, "config", None)
         self._scale_channels: int | None = getattr(config, "time_cond_proj_dim", None)
@@ -71,15 +75,14 @@ class Denoiser:
         anchors = {i: anchor for i, anchor in enumerate(entering) if anchor is not None}
         latent_BCHW = torch.stack([each[LATENT] for each in planes])
         negative = negative_rows(samples)
-        steps = self._steps(samples, negative, latent_BCHW)
-        at = steps.at.first(len(samples))
-        x_BCHW = self._enter(latent_BCHW, samples, at)
+        plan = self._plan(samples, negative, latent_BCHW)
+        x_BCHW = self._enter(latent_BCHW, samples, plan)
         depths = [each[DEPTH] for each in planes] if has_depth else []
         depth_BCHW = torch.stack(depths) if depths else None
-        clean_BCHW, updates = self._predict(x_BCHW, depth_BCHW, samples, negative, steps.at, anchors, views)
-        guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, at.alpha_B111)
-        bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, at)
-        following_BCHW = self._follow(bounded_BCHW, x_BCHW, samples, at, steps.to)
+        clean_BCHW, updates = self._predict(x_BCHW, depth_BCHW, samples, negative, plan, anchors, views)
+        guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, plan.at.alpha_B111)
+        bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, plan.at)
+        following_BCHW = self._follow(bounded_BCHW, x_BCHW, samples, plan)
         return _left(bounded_BCHW, following_BCHW, depths, samples, anchors), updates
 
     @property
@@ -90,7 +93,7 @@ class Denoiser:
     def prepare(self, settings: Settings) -> None:
         """Encode the prompts of new settings ahead. Raises InvalidRequest for guidance that cannot be."""
         check_guidance(settings, embeds_scale=self._scale_channels is not None)
-        self.conditioning.prepare(settings)
+        self.prompts.prepare(settings)
 
     def embedded_scales(self, scales: Sequence[float]) -> dict[str, Tensor]:
         """The UNet's further argument if it is conditioned on the scale of guidance: one scale per row."""
@@ -104,84 +107,92 @@ class Denoiser:
         depth_BCHW: Tensor | None,
         rows: Sequence[Row],
         negative: Sequence[int],
-        at: StepColumns,
+        plan: _Plan,
         anchors: Anchors,
         views: Views,
     ) -> tuple[Tensor, Updates]:
         """Clean predictions (B, C, h, w). Those under negative prompts, of the rows `negative`, ride in the
-        same UNet call, behind the others, and become the anchors of their rows. `at`: of all of them.
+        same UNet call, behind the others, and become the anchors of their rows.
         """
-        embeds = [self.conditioning.embed_frame(row.settings, row.ordinal) for row in rows]
-        embeds += [self.conditioning.embed(rows[i].settings.negative_prompt) for i in negative]
         if negative:
             x_BCHW = torch.cat([x_BCHW, x_BCHW[negative]])
             depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
             views = views.beside(negative)
         inputs = UNetInputs(
             x_BCHW.to(self._dtype).contiguous(memory_format=memory_format(x_BCHW.device)),
-            at.timestep_B,
-            torch.cat(embeds),
+            plan.called.timestep_B,
+            self.prompts.read(plan.place_B),
             self.embedded_scales([row.settings.guidance_scale for row in rows]).get("timestep_cond"),
             None if depth_BCHW is None else depth_BCHW.to(self._dtype),
         )
         output_BCHW, updates = self.call(inputs, views)
-        clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), at)
+        clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), plan.called)
         anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
         return clean_BCHW[: len(rows)], updates
 
-    def _steps(self, rows: Sequence[Row], negative: Sequence[int], like_BCHW: Tensor) -> _Steps:
-        """`negative`: rows that also ride as a further sample, behind the others."""
-        visited = [row.settings.visited for row in rows]
-        at = [entries[row.operator.step] for entries, row in zip(visited, rows, strict=True)]
-        to = [
-            entries[min(row.operator.step + 1, row.settings.steps - 1)]
-            for entries, row in zip(visited, rows, strict=True)
-        ]
-        entries = upload(torch.tensor([*at, *(at[i] for i in negative), *to]), like_BCHW.device)
-        columns = (
-            self.schedule.columns(part, like_BCHW.dtype)
-            for part in entries.split([len(rows) + len(negative), len(rows)])
-        )
-        return _Steps(*columns)
+    def _plan(self, rows: Sequence[Row], negative: Sequence[int], like_BCHW: Tensor) -> _Plan:
+        """What differs from row to row as indices into tables, in one upload. `negative`: rows that also
+        ride as a further sample, behind the others.
+        """
+        mixes = [mix_at(row.settings, row.ordinal) for row in rows]
+        places = self.prompts.places([*mixes, *(_negative(rows[i].settings) for i in negative)])
+        at: list[int] = []
+        to: list[int | None] = []
+        for row in rows:
+            visited, step = row.settings.visited, row.operator.step
+            at.append(visited[step])
+            to.append(visited[step + 1] if step + 1 < row.settings.steps else None)
+        at += [at[i] for i in negative]
+        indices = upload(torch.tensor([*places, *at, *(entry or 0 for entry in to)]), like_BCHW.device)
+        place_B, entries = indices.split([len(at), len(at) + len(to)])
+        called, following = self.schedule.columns(entries, like_BCHW.dtype, [len(at), len(to)])
+        return _Plan(place_B, called, called.first(len(to)) if negative else called, following, to)
 
-    def _enter(self, latent_BCHW: Tensor, rows: Sequence[Row], at: StepColumns) -> Tensor:
+    def _enter(self, latent_BCHW: Tensor, rows: Sequence[Row], plan: _Plan) -> Tensor:
         """Noise the samples that are at step 0: x_0 = alpha_0 z + beta_0 eps_0. Returns (B, C, h, w)."""
         begins = [row.operator.step == 0 for row in rows]
         if not any(begins):
             return latent_BCHW
         noise_BCHW = self._noise.rows(rows, [0 if begun else None for begun in begins], latent_BCHW)
-        noisy_BCHW = at.alpha_B111 * latent_BCHW + at.beta_B111 * noise_BCHW
+        noisy_BCHW = plan.at.alpha_B111 * latent_BCHW + plan.at.beta_B111 * noise_BCHW
         if all(begins):
             return noisy_BCHW
         begins_B111 = upload(torch.tensor(begins), latent_BCHW.device).view(-1, 1, 1, 1)
         return torch.where(begins_B111, noisy_BCHW, latent_BCHW)
 
-    def _follow(
-        self, clean_BCHW: Tensor, x_BCHW: Tensor, rows: Sequence[Row], at: StepColumns, to: StepColumns
-    ) -> Tensor | None:
+    def _follow(self, clean_BCHW: Tensor, x_BCHW: Tensor, rows: Sequence[Row], plan: _Plan) -> Tensor | None:
         """What enters the next steps, (B, C, h, w), of no meaning for a sample that has none before it.
         None: no sample has.
         """
-        if all(_is_last(row) for row in rows):
+        if all(entry is None for entry in plan.entries):
             return None
         drawn: list[int | None] = []
-        for row in rows:
+        for row, entry in zip(rows, plan.entries, strict=True):
             step = row.operator.step + 1
-            drawn.append(None if _is_last(row) or not self.schedule.draws(row.settings, step) else step)
+            drawn.append(step if entry is not None and self.schedule.draws(row.settings, step) else None)
         is_drawn = any(step is not None for step in drawn)
         noise_BCHW = self._noise.rows(rows, drawn, x_BCHW) if is_drawn else None
-        return self.schedule.noisy_rows(clean_BCHW, x_BCHW, at, to, noise_BCHW)
+        return self.schedule.noisy_rows(clean_BCHW, x_BCHW, plan.at, plan.to, noise_BCHW)
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """The constants of a forward's steps."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What a forward's samples read from tables."""
 
+    place_B: Tensor
+    """Of its prompt, for every sample of the UNet call."""
+    called: StepColumns
+    """The constants of the steps of all these."""
     at: StepColumns
-    """Of every sample of the UNet call."""
+    """Of those that are no negative ones."""
     to: StepColumns
-    """Of the step that comes next, for the samples that are no negative ones; of the same one after the
-    last."""
+    """Of the steps that come next for them."""
+    entries: Sequence[int | None]
+    """Those steps in the grid; None after the last, where `to` has whatever."""
+
+
+def _negative(settings: Settings) -> Mix:
+    return (WeightedPrompt(settings.negative_prompt, 1.0),)
 
 
 def _is_last(row: Row) -> bool:

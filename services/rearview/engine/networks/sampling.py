@@ -70,8 +70,6 @@ class StepColumns:
 
     def first(self, samples: int) -> StepColumns:
         """Those of so many samples at the beginning."""
-        if samples == len(self.timestep_B):
-            return self
         columns = (self.timestep_B, self.alpha_B111, self.beta_B111, self.c_skip_B111, self.c_out_B111)
         return StepColumns(*(column[:samples] for column in columns))
 
@@ -109,16 +107,23 @@ class Schedule:
     def _steps(self, indices: tuple[int, ...]) -> tuple[StepCoefficients, ...]:
         return tuple(self.coefficients(self.timestep(index)) for index in indices)
 
-    def columns(self, entries_B: Tensor, dtype: torch.dtype) -> StepColumns:
-        """The constants of steps at these entries of the grid (int64), read from a table on their device."""
-        key = dtype, entries_B.device
+    def columns(self, entries_N: Tensor, dtype: torch.dtype, sizes: Sequence[int]) -> list[StepColumns]:
+        """The constants of steps at these entries of the grid (int64), read from a table on their device: so
+        many samples each.
+        """
+        key = dtype, entries_N.device
         if key not in self._tables:
             grid = [self.coefficients(self.timestep(index)) for index in range(LCM_GRID)]
-            whole = StepColumns.of(grid, torch.empty(0, dtype=dtype, device=entries_B.device))
+            whole = StepColumns.of(grid, torch.empty(0, dtype=dtype, device=entries_N.device))
             constants = (whole.alpha_B111, whole.beta_B111, whole.c_skip_B111, whole.c_out_B111)
             self._tables[key] = whole.timestep_B, torch.stack(constants).flatten(1)
         timesteps, constants_4G = self._tables[key]
-        return StepColumns._of(timesteps.index_select(0, entries_B), constants_4G.index_select(1, entries_B))
+        timestep_N, constants_4N = (
+            timesteps.index_select(0, entries_N),
+            constants_4G.index_select(1, entries_N),
+        )
+        parts = zip(timestep_N.split(sizes), constants_4N.split(sizes, dim=1), strict=True)
+        return [StepColumns._of(*part) for part in parts]
 
     def draws(self, settings: Settings, step: int) -> bool:
         """Whether the noise that enters `step` is drawn: else there is none, or it is what is left in x."""
