@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rearview.engine.acceleration import compiled
 from rearview.engine.acceleration.compiled import CompiledCall, by_inductor
 from rearview.engine.acceleration.flat import CallShape, FlatUNet
+from rearview.engine.acceleration.packages import Compiled, Dims
 from rearview.engine.weights.formats import Additions
 from support.graphs import loaded, play
-from torch import Tensor
+from torch import Tensor, nn
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +50,32 @@ def test_a_call_is_one_graph_for_the_compiler(folder: Path, additions: Additions
     """`fullgraph`: nothing of it is left to Python."""
     model, denoiser = loaded(folder, additions)
     eager = play(model, method, frames=8, names=("a",))
-    denoiser.call = call = CompiledCall(denoiser.unet, by_inductor(backend="eager"))
+
+    def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled:
+        return torch.compile(call, fullgraph=True, dynamic=False, backend="eager")
+
+    denoiser.call = call = CompiledCall(denoiser.unet, compile)
     found = play(model, method, frames=8, names=("a",))
     assert [key for key in eager if not torch.equal(eager[key], found[key])] == []
     assert call.counts.accelerated
+
+
+@pytest.mark.timeout(300)
+def test_inductor_compiles_once_for_one_sample_and_once_for_several(
+    folder: Path, additions: Additions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that another one joins for a while: forwards of one sample and of two."""
+    made: list[Dims] = []
+
+    def counted(network: nn.Module, dims: Dims) -> Compiled:
+        made.append(dims)
+        return network
+
+    monkeypatch.setattr(compiled, "in_process", counted)
+    model, denoiser = loaded(folder, additions)
+    denoiser.call = call = CompiledCall(denoiser.unet, by_inductor())
+    eager = play(loaded(folder, additions)[0], "per-frame", names=("a", "c"))
+    found = play(model, "per-frame", names=("a", "c"))
+    assert all(torch.equal(eager[key], found[key]) for key in eager)
+    assert len(made) == 2
+    assert call.counts.share == 1.0

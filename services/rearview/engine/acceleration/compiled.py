@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder, FindNetwork
 from rearview.engine.acceleration.counts import Counts
-from rearview.engine.acceleration.flat import CallShape, FlatCall, FlatUNet, shape_of
-from rearview.engine.acceleration.packages import Compiled
+from rearview.engine.acceleration.flat import CallShape, CallSort, FlatCall, FlatUNet, free_dims, shape_of
+from rearview.engine.acceleration.packages import Compiled, in_process
 from rearview.engine.acceleration.stock import Stock, worded
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
@@ -30,12 +29,17 @@ class Compile(Protocol):
     def __call__(self, shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled | None: ...
 
 
-def by_inductor(backend: str = "inductor", **options: Any) -> Compile:
-    """torch.compile, in this process: takes tens of seconds for each shape."""
+def by_inductor() -> Compile:
+    """torch.compile, in this process: once for one sample and once for several of a sort of calls. Takes a
+    minute or two for a large UNet, unless Inductor's caches know it.
+    """
+    made: dict[tuple[CallSort, bool], Compiled] = {}
 
     def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled:
-        made: Compiled = torch.compile(call, fullgraph=True, dynamic=False, backend=backend, **options)
-        return made
+        key = shape.sort, shape.samples > 1
+        if key not in made:
+            made[key] = in_process(call, free_dims(call.grows, shape.samples, tensors))
+        return made[key]
 
     return compile
 

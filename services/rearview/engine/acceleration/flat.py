@@ -13,10 +13,11 @@ from itertools import islice
 
 from torch import Tensor, nn
 
+from rearview.engine.acceleration.packages import Dims
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 
-__all__ = ["CallShape", "CallSort", "FlatCall", "FlatUNet", "shape_of"]
+__all__ = ["CallShape", "CallSort", "FlatCall", "FlatUNet", "free_dims", "grows", "shape_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ class FlatUNet(nn.Module):
         """`inputs`, `views`: a call of that shape."""
         super().__init__()
         self.unet = unet
+        self.grows = grows(inputs, views)
+        """See `grows`."""
         self._call = FlatCall(inputs.given, views)
         self._num_changing = len(FlatCall.changing(inputs, views))
 
@@ -120,3 +123,24 @@ class FlatUNet(nn.Module):
 def left_by(updates: Updates) -> tuple[Tensor, ...]:
     """The tensors of a call's updates, kind by kind."""
     return tuple(tensor for update in updates.values() for tensor in update.tensors)
+
+
+def grows(inputs: UNetInputs, views: Views) -> Dims:
+    """Of each changing tensor of a call, which dimensions one sample more would lengthen."""
+    more = views.beside([0])
+    pairs = [
+        (tensor.shape, other.shape)
+        for name, view in views.items()
+        for tensor, other in zip(view.tensors, more[name].tensors, strict=True)
+    ]
+    grown = [[i for i, (a, b) in enumerate(zip(*pair, strict=True)) if a != b] for pair in pairs]
+    return [*([0] for _ in inputs.tensors), *grown]
+
+
+def free_dims(grows: Dims, samples: int, tensors: Sequence[Tensor]) -> Dims:
+    """Dimensions that may be of any size where a call of so many `samples` is compiled: for one sample, or
+    for any number from two. Behind the changing tensors come pools, of which services have different numbers
+    of slots.
+    """
+    changing = [[] for _ in grows] if samples == 1 else grows
+    return [*changing, *([0] for _ in tensors[len(grows) :])]

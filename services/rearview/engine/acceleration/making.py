@@ -24,7 +24,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
 from rearview.engine.acceleration.compiled import part_of
-from rearview.engine.acceleration.flat import FlatCall, FlatUNet, shape_of
+from rearview.engine.acceleration.flat import FlatCall, FlatUNet, free_dims, grows, shape_of
 from rearview.engine.acceleration.packages import Compiled, Dims, compile_to, suffix_for
 from rearview.engine.acceleration.stock import Artefact, Stock, worded
 from rearview.engine.devices import synchronize
@@ -57,9 +57,13 @@ class Seen:
     samples: int
     network: nn.Module
     tensors: Sequence[Tensor]
-    grows: Sequence[Sequence[int]]
-    """Of the first tensors, the dimensions that are longer with more samples. The others are pools, whose
-    first dimension differs from service to service."""
+    grows: Dims
+    """See `flat.grows`."""
+
+    @property
+    def dims(self) -> Dims:
+        """Dimensions that may be of any size where it runs again."""
+        return free_dims(self.grows, self.samples, self.tensors)
 
     @property
     def key(self) -> tuple[str, str, bool]:
@@ -101,20 +105,8 @@ class _WatchedCall(EagerCall):
         pools = FlatCall.pooled(views)
         tensors = (*(each.clone() for each in FlatCall.changing(inputs, views)), *pools)
         sort, network = worded(shape.sort, tensors), FlatUNet(self._network, inputs, views)
-        self._note(Seen(self._part, sort, shape.samples, network, tensors, _grows(inputs, views)))
+        self._note(Seen(self._part, sort, shape.samples, network, tensors, grows(inputs, views)))
         return super().__call__(inputs, views)
-
-
-def _grows(inputs: UNetInputs, views: Views) -> list[list[int]]:
-    """Of each changing tensor, which dimensions one sample more would lengthen."""
-    more = views.beside([0])
-    pairs = [
-        (tensor.shape, other.shape)
-        for name, view in views.items()
-        for tensor, other in zip(view.tensors, more[name].tensors, strict=True)
-    ]
-    grown = [[i for i, (a, b) in enumerate(zip(*pair, strict=True)) if a != b] for pair in pairs]
-    return [*([0] for _ in inputs.tensors), *grown]
 
 
 def make(seen: Seen, stock: Stock, on_error: Callable[[str], None]) -> Artefact:
@@ -125,14 +117,14 @@ def make(seen: Seen, stock: Stock, on_error: Callable[[str], None]) -> Artefact:
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / f"call{suffix_for(tensors[0].device)}"
         try:
-            compiled = compile_to(package, seen.network, tensors, _dims(seen))
+            compiled = compile_to(package, seen.network, tensors, seen.dims)
         except Exception as failure:  # Whatever a compiler may not be able to do.
             on_error(f"{seen.part}: {type(failure).__name__}: {str(failure).partition(chr(10))[0][:200]}")
-            return stock.add(Artefact(*seen.key, "", _dims(seen), math.inf, 0.0, math.inf, 0.0), None)
+            return stock.add(Artefact(*seen.key, "", seen.dims, math.inf, 0.0, math.inf, 0.0), None)
         error, eager_error, limit = _errors(seen.network, compiled, tensors)
         seconds, eager_seconds = _seconds(compiled, seen.network, tensors)
         is_good = error <= limit and seconds * LEAST_GAIN <= eager_seconds
-        found = Artefact(*seen.key, "", _dims(seen), error, eager_error, seconds, eager_seconds)
+        found = Artefact(*seen.key, "", seen.dims, error, eager_error, seconds, eager_seconds)
         return stock.add(found, package if is_good else None)
 
 
@@ -143,11 +135,6 @@ def check_compiler() -> None:
     except InvalidCxxCompiler:
         text = "there is no C++ compiler (Debian: apt install g++; macOS: xcode-select --install)"
         raise CannotCompile(text) from None
-
-
-def _dims(seen: Seen) -> Dims:
-    grows = [[] for _ in seen.grows] if seen.samples == 1 else seen.grows
-    return [*grows, *([0] for _ in seen.tensors[len(grows) :])]
 
 
 def _in_service(seen: Seen) -> list[Tensor]:

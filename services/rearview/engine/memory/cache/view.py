@@ -121,13 +121,13 @@ class CacheView:
 
     def beside(self, indices: Sequence[int]) -> CacheView:
         """A view of these samples followed by copies of some, for predictions under another prompt."""
-        assert not self.key.twins, "a view that has twins already"
-        key = replace(self.key, twins=tuple(indices))
-        twins = torch.tensor(key.twins, dtype=torch.int64).to(self.twins_T.device)
+        key = replace(self.key, twins=(*self.key.twins, *indices))
+        more = torch.tensor(indices, dtype=torch.int64).to(self.twins_T.device)
+        twins = torch.cat([self.twins_T, more])
         if key.is_window:
             return replace(self, key=key, twins_T=twins)
         position, positions, visible = (
-            torch.cat([each, each.index_select(0, twins)])
+            torch.cat([each, each.index_select(0, more)])
             for each in (self.position_S, self.positions_SL, self.visible_SL)
         )
         return _stream(key, self.window, self.pools, (position, positions, visible), twins)
