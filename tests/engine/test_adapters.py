@@ -85,7 +85,7 @@ def load(checkpoint: Path, additions: Additions, dtype: torch.dtype = torch.floa
 
 
 def networks(denoiser: Denoiser) -> tuple[Any, Any]:
-    return denoiser.unet, denoiser.conditioning._text_encoder
+    return denoiser.unet, denoiser.conditioning.text_encoder
 
 
 def weights(denoiser: Denoiser) -> dict[str, torch.Tensor]:

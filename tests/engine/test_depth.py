@@ -128,7 +128,7 @@ def test_l25_a_network_that_says_the_same_everywhere_gives_a_finite_depth_latent
 
 def test_l25_what_is_not_a_number_leaves_a_finite_depth_latent(vae: Any, folder: Path) -> None:
     estimator = load_depth(str(folder), CPU, torch.float32)
-    estimator._network.get_parameter("head.head.4.weight").fill_(float("inf"))
+    estimator.network.get_parameter("head.head.4.weight").fill_(float("inf"))
     latents, ranges = encoded(vae, estimator, torch.stack(random_frames(1)), unknown(1))
     assert latents.isfinite().all()
     assert ranges.isfinite().all()

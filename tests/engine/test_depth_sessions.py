@@ -306,6 +306,6 @@ def test_pictures_depend_on_depth(checkpoint: Path, depth: str, tmp_path: Path) 
         engine.open(spec_of("a"))
         if flat:
             network: Any = model.depth
-            network._network.head.head[4].weight.zero_()
+            network.network.head.head[4].weight.zero_()
         pictures.append(play(engine, {"a": video(0, 4)})["a"])
     assert all(gap([a], [b]) > 1e-3 for a, b in zip(*pictures, strict=True))

@@ -64,7 +64,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def weights_of(checkpoint: str, additions: Additions | None = None) -> dict[str, torch.Tensor]:
     model: Any = load_model(checkpoint, whole_chain(), CPU, torch.float32, additions)
     denoiser = model._denoiser
-    parts = {"unet": denoiser.unet, "vae": model.vae, "text": denoiser.conditioning._text_encoder}
+    parts = {"unet": denoiser.unet, "vae": model.vae, "text": denoiser.conditioning.text_encoder}
     return {
         f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()
     }

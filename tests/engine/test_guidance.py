@@ -373,7 +373,7 @@ def by_diffusers(denoiser: Denoiser, settings: Settings, latent: torch.Tensor) -
     conditioning = denoiser.conditioning
     pipeline = Pipeline(
         vae=AutoencoderTiny(),
-        text_encoder=conditioning._text_encoder,
+        text_encoder=conditioning.text_encoder,
         tokenizer=conditioning._tokenizer,
         unet=denoiser.unet,
         scheduler=LCMScheduler.from_config(SCHEDULER),

@@ -239,7 +239,7 @@ def styled(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     text: Any = plain.conditioning
     network = {
         **plain.unet.state_dict(),
-        **{k.removeprefix("text_model."): v for k, v in text._text_encoder.state_dict().items()},
+        **{k.removeprefix("text_model."): v for k, v in text.text_encoder.state_dict().items()},
     }
     oil = write_kohya(folder / "oil.safetensors", random_lora(network, [LINEAR, TEXT, CONV], seed=1), 6.0)
     ink = write_peft(folder / "ink.safetensors", random_lora(network, [LINEAR, OUT], seed=2), 1.5)

@@ -23,7 +23,7 @@ KEY = {"model": "m", "threads": 1}
 TIMINGS = [
     {
         OperatorKind.ENCODE: Timing({1: 0.02, 2: 0.03}, {}, 0.0),
-        OperatorKind.DENOISE: Timing({1: 0.04, 2: 0.07}, {8: 0.3}, 0.001),
+        OperatorKind.DENOISE: Timing({1: 0.04, 2: 0.07}, {8: 0.3}, 0.001, {1: 10, 2: 15}, {8: 70}),
     },
     {OperatorKind.DECODE: Timing({1: 0.5}, {}, 0.0)},
 ]
@@ -74,7 +74,7 @@ def broken(text: str) -> list[str]:
         "",
         text[: len(text) // 2],
         "[]",
-        json.dumps({**content, "format": 2}),
+        json.dumps({**content, "format": 1}),
         json.dumps({**content, "key": {"model": "another"}}),
         json.dumps({**content, "timings": content["timings"][:1]}),
         json.dumps({**content, "timings": [{**first, "paint": first["encode"]}, content["timings"][1]]}),
@@ -82,6 +82,7 @@ def broken(text: str) -> list[str]:
         text.replace("0.02", "-1"),
         text.replace("0.02", '"fast"'),
         text.replace('"row_s": {"1"', '"row_s": {"3"', 1),
+        text.replace('"row_bytes": {"1": 10', '"row_bytes": {"1": -10'),
         "\x00" * 100,
     ]
 

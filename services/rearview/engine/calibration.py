@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.failure import Failure
 from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.engine.course import Course
+from rearview.engine.device_memory import Counter
 from rearview.engine.devices import synchronize
+from rearview.engine.failures import failure_of
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Forward, Model, row_group
 from rearview.engine.planes import Planes
@@ -58,13 +61,17 @@ MAX_INTERVAL = 4096
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one kind of operator, by number of samples in a forward."""
+    """Seconds and bytes of one kind of operator, by number of samples in a forward."""
 
     row_s: Mapping[int, float]
     window_s: Mapping[int, float]
     """The same of windows of frames that warm up together; empty where none do."""
     write_s: float
     """Seconds more of a write; 0 where none is ever due."""
+    row_bytes: Mapping[int, int] = field(default_factory=dict)
+    """Memory that such a forward had at most, beside what was there before; empty where nobody knows."""
+    window_bytes: Mapping[int, int] = field(default_factory=dict)
+    """The same of windows."""
 
 
 Timings = Mapping[OperatorKind, Timing]
@@ -79,13 +86,15 @@ def measure(
     payloads: Sequence[Planes],
     batch_sizes: Sequence[int] = (1, 2),
     on_progress: OnCalibration | None = None,
+    counter: Counter | None = None,
 ) -> Timings:
     """Time forwards of each kind of operator in the span, and a write; of a memory that warms up also those
     of windows. What every row writes is part of its forward's seconds.
 
-    `payloads`: one example per operator of the span. Nothing is left in memory.
+    `payloads`: one example per operator of the span; `counter`: of the device's memory. Nothing is left in
+    memory.
     """
-    benches = _benches(model, memory, span, spec, payloads, on_progress)
+    benches = _benches(model, memory, span, spec, payloads, on_progress, counter)
     memory.allocate(spec)
     found = {kind: bench.measure(batch_sizes) for kind, bench in benches.items()}
     memory.free(spec.session_id)
@@ -96,7 +105,7 @@ def row_seconds(
     model: Model, memory: Memories, span: Span, spec: SessionSpec, payloads: Sequence[Planes]
 ) -> Mapping[OperatorKind, float]:
     """Seconds of a forward of one row, by kind: enough to warm up, and to doubt what was measured before."""
-    benches = _benches(model, memory, span, spec, payloads, None)
+    benches = _benches(model, memory, span, spec, payloads)
     memory.allocate(spec)
     found = {kind: bench.row_seconds() for kind, bench in benches.items()}
     memory.free(spec.session_id)
@@ -169,13 +178,14 @@ def _benches(
     span: Span,
     spec: SessionSpec,
     payloads: Sequence[Planes],
-    on_progress: OnCalibration | None,
+    on_progress: OnCalibration | None = None,
+    counter: Counter | None = None,
 ) -> Mapping[OperatorKind, _Bench]:
     """One for each kind of operator: what differs between steps costs nothing."""
     found: dict[OperatorKind, _Bench] = {}
     for operator, payload in zip(span.operators, payloads, strict=True):
         if operator.kind not in found:
-            found[operator.kind] = _Bench(model, memory, spec, operator, payload, on_progress)
+            found[operator.kind] = _Bench(model, memory, spec, operator, payload, on_progress, counter)
     return found
 
 
@@ -192,7 +202,12 @@ class _Bench:
         operator: Operator,
         payload: Planes,
         on_progress: OnCalibration | None,
+        counter: Counter | None,
     ) -> None:
+        self._counter = counter
+        self._before = 0 if counter is None else counter.now()
+        self._bytes: dict[bool, dict[int, int]] = {False: {}, True: {}}
+        """Of rows and of windows, by samples."""
         self._model, self._memory, self._spec = model, memory, spec
         self._operator, self._payload = operator, payload
         self._on_progress = on_progress
@@ -221,7 +236,8 @@ class _Bench:
         write_s = 0.0 if writes is None else self._commit_seconds(writes)[1]
         row = reads or self._row(1)
         row_s = self._seconds(row, {size: size for size in batch_sizes}, known_s, read_s)
-        return Timing(row_s, window_s, max(0.0, write_s - read_s) if writes is not None else 0.0)
+        more_s = max(0.0, write_s - read_s) if writes is not None else 0.0
+        return Timing(row_s, window_s, more_s, self._bytes[False], self._bytes[True])
 
     def row_seconds(self) -> float:
         """The fastest of a few forwards."""
@@ -236,11 +252,18 @@ class _Bench:
     def _seconds(
         self, row: Row, sizes: Mapping[int, int], known_s: float | None, commit_s: float
     ) -> dict[int, float]:
-        """By samples, for a number of rows each. `known_s`: what one row took, if that is known."""
+        """By samples, for a number of rows each, as far as memory suffices. `known_s`: what one row took, if
+        that is known.
+        """
         found: dict[int, float] = {}
         for samples, size in sizes.items():
             rows, known = [row] * size, [known_s] if known_s is not None and size == 1 else []
-            forward_s = _fastest(partial(self._forward_seconds, rows), known)
+            try:
+                forward_s = _fastest(partial(self._forward_seconds, rows), known)
+            except Exception as error:  # A size that does not fit is not formed while it serves, either.
+                if not found or failure_of(error) is not Failure.NO_MEMORY:
+                    raise
+                break
             found[samples] = forward_s + size * commit_s
             if forward_s > SLOW_S:
                 break
@@ -263,7 +286,13 @@ class _Bench:
         return forward_s, commit_s
 
     def _timed(self, rows: Sequence[Row], forward: Callable[[], object]) -> float:
-        seconds, samples = _seconds_of(forward), sum(row.width for row in rows)
+        samples = sum(row.width for row in rows)
+        if self._counter is not None:
+            self._counter.reset()
+        seconds = _seconds_of(forward)
+        if self._counter is not None:
+            known, taken = self._bytes[rows[0].warms_up], self._counter.most() - self._before
+            known[samples] = max(0, taken, known.get(samples, 0))
         self._left, self._least = max(0, self._left - samples), max(0, self._least - samples)
         if self._on_progress is not None:
             left = self._least if seconds > SLOW_S else self._left

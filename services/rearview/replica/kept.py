@@ -33,7 +33,7 @@ __all__ = ["KeptTimings", "digest_of", "kernels_of", "key_of"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MAX_AGE_S = 7 * 86400.0
 """Drivers, libraries and machines change."""
 DOUBT = 3.0
@@ -144,6 +144,8 @@ def _plain(timings: Timings) -> Mapping[str, Any]:
             "row_s": {str(size): seconds for size, seconds in timing.row_s.items()},
             "window_s": {str(size): seconds for size, seconds in timing.window_s.items()},
             "write_s": timing.write_s,
+            "row_bytes": {str(size): number for size, number in timing.row_bytes.items()},
+            "window_bytes": {str(size): number for size, number in timing.window_bytes.items()},
         }
         for kind, timing in timings.items()
     }
@@ -153,7 +155,11 @@ def _timings(content: Mapping[str, Any]) -> Timings:
     """Undo `_plain`. Raises ValueError, LookupError, TypeError or AttributeError."""
     return {
         OperatorKind(kind): Timing(
-            _seconds(timing["row_s"], needs=1), _seconds(timing["window_s"]), _second(timing["write_s"])
+            _seconds(timing["row_s"], needs=1),
+            _seconds(timing["window_s"]),
+            _second(timing["write_s"]),
+            _bytes(timing["row_bytes"]),
+            _bytes(timing["window_bytes"]),
         )
         for kind, timing in content.items()
     }
@@ -164,6 +170,10 @@ def _seconds(content: Mapping[str, Any], needs: int | None = None) -> Mapping[in
     if min(found, default=1) < 1 or (needs is not None and needs not in found):
         raise ValueError("numbers of samples are missing")
     return found
+
+
+def _bytes(content: Mapping[str, Any]) -> Mapping[int, int]:
+    return {size: int(number) for size, number in _seconds(content).items()}
 
 
 def _second(value: Any) -> float:

@@ -7,7 +7,7 @@ is all that a session takes, since slots bound a replica's sessions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rearview.contract.chain import Operator, OperatorKind
@@ -151,7 +151,11 @@ class Memories:
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         """Bytes that `allocate(spec)` takes from all pools."""
-        return sum(memory.bytes_per_session(spec) for memory in self._kinds.values())
+        return sum(self.bytes_by_kind(spec).values())
+
+    def bytes_by_kind(self, spec: SessionSpec) -> Mapping[str, int]:
+        """The same, by name of the kind."""
+        return {name: memory.bytes_per_session(spec) for name, memory in self._kinds.items()}
 
     @property
     def free_slots(self) -> int:

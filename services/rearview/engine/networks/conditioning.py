@@ -29,7 +29,7 @@ class Conditioning:
 
     def __init__(self, tokenizer: Any, text_encoder: Any, dtype: torch.dtype) -> None:
         self._tokenizer = tokenizer
-        self._text_encoder = text_encoder
+        self.text_encoder = text_encoder
         self._dtype = dtype
 
     @torch.inference_mode()
@@ -41,8 +41,8 @@ class Conditioning:
             max_length=self._tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids.to(self._text_encoder.device)
-        embedding: Tensor = self._text_encoder(ids, return_dict=False)[0]
+        ).input_ids.to(self.text_encoder.device)
+        embedding: Tensor = self.text_encoder(ids, return_dict=False)[0]
         return embedding.to(self._dtype)
 
     @torch.inference_mode()

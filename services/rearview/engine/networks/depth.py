@@ -25,7 +25,7 @@ class DepthEstimator:
 
     def __init__(self, network: Any, size: tuple[int, int], dtype: torch.dtype) -> None:
         """`size`: height and width of the network's input, pixels."""
-        self._network, self._dtype = network, dtype
+        self.network, self._dtype = network, dtype
         self.size = size
 
     def __call__(self, pixels_BCHW: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class DepthEstimator:
         in [-1, 1]. Greater is nearer. What is not a number, which half precision can make, becomes 0.
         """
         resized_BCST = F.interpolate(pixels_BCHW.to(self._dtype), self.size, mode="bilinear")
-        depth: Tensor = self._network(pixel_values=resized_BCST).predicted_depth
+        depth: Tensor = self.network(pixel_values=resized_BCST).predicted_depth
         return depth.to(torch.promote_types(depth.dtype, torch.float32)).nan_to_num(0.0, 0.0, 0.0)
 
 

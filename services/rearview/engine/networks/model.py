@@ -129,6 +129,18 @@ class DiffusionModel:
             depth=self._depth is not None,
         )
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of all networks, each tensor once, and of what adapter sets keep beside them."""
+        networks = [self.vae, None if self._depth is None else self._depth.network]
+        for denoiser in self._adapted.values():
+            networks += [denoiser.unet, denoiser.conditioning.text_encoder]
+        own: dict[int, int] = {}
+        for network in filter(None, networks):
+            own |= {each.data_ptr(): each.nbytes for each in (*network.parameters(), *network.buffers())}
+        # A set changes both networks of its denoiser.
+        return sum(own.values()) + sum(getattr(d.unet, "extra_bytes", 0) for d in self._adapted.values())
+
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
         """By operator and size, and in denoising by adapter set: a forward has one set of weights. Timesteps,
         prompts, guidance and seeds may differ in it.

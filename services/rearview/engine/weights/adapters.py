@@ -164,6 +164,11 @@ class Switched:
     def __init__(self, network: Any, sets: AdapterSets, name: str) -> None:
         self._network, self._sets, self._name = network, sets, name
 
+    @property
+    def extra_bytes(self) -> int:
+        """Memory that the set takes beside the plain weights."""
+        return self._sets.bytes(self._name)
+
     def __call__(self, *args: Any, **arguments: Any) -> Any:
         self._sets.activate(self._name)
         return self._network(*args, **arguments)
