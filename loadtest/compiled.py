@@ -137,7 +137,7 @@ def _engines(config: ServiceConfig) -> Mapping[bool, Engine]:
 
 def _banked(config: ServiceConfig) -> SessionSpec:
     """As a service opens a session with a bank."""
-    return next(iter(examples(config, parts_of(config, config.spans[0]).memory)))
+    return next(iter(examples(config, parts_of(config, config.spans[0], 1).memory)))
 
 
 def _sessions(spec: SessionSpec, arm: Arm) -> list[SessionSpec]:

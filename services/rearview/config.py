@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -120,8 +120,9 @@ class SpanConfig(_Section):
     """Set: the deployment scales between `replicas` and this by its sessions."""
     sessions_per_replica: float = Field(default=2.0, gt=0)
     """Sessions per replica that autoscaling aims at."""
-    slots: int = Field(default=16, ge=1, le=4096)
-    """Sessions that one replica holds."""
+    slots: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = 16
+    """Sessions that one replica holds. `auto`: as many as its memory has room for, at most 64, and 16 where
+    that is the host's."""
     spares: int = Field(default=0, ge=0, le=64)
     """How many of the replicas hold no session, so that those of one that is lost find room at once."""
     max_surge_percent: int = Field(default=0, ge=0, le=100)
@@ -139,6 +140,11 @@ class SpanConfig(_Section):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of `/metrics` of its replicas, for scrapers that must know it; 0 takes a free one. Set: a host
     takes one replica of the span, so that the port is its own."""
+
+    @property
+    def fixed_slots(self) -> int | None:
+        """None: `auto`."""
+        return None if self.slots == "auto" else self.slots
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -25,7 +25,8 @@ DOWNSCALE_DELAY_S = 5.0
 class ScaleBySessions:
     """Serve's autoscaling policy: see `control.autoscaling.desired_replicas`. Runs in the controller."""
 
-    def __init__(self, sessions_per_replica: float, slots: int, spares: int = 0) -> None:
+    def __init__(self, sessions_per_replica: float, slots: int | None, spares: int = 0) -> None:
+        """`slots`: of each replica; None: each says how many it has."""
         self._sessions_per_replica, self._slots, self._spares = sessions_per_replica, slots, spares
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
@@ -33,10 +34,10 @@ class ScaleBySessions:
         # Serve pickles this class by value into its controller: names of this module are not there.
         from rearview.control.autoscaling import desired_replicas
 
-        sessions = list((context.aggregated_metrics or {}).get("sessions", {}).values())
-        current = context.current_num_replicas
-        aim = self._sessions_per_replica
-        return desired_replicas(sessions, current, aim, self._slots, self._spares), {}
+        told = context.aggregated_metrics or {}
+        sessions, current = list(told.get("sessions", {}).values()), context.current_num_replicas
+        slots = self._slots or min((each for each in told.get("slots", {}).values() if each), default=None)
+        return desired_replicas(sessions, current, self._sessions_per_replica, slots, self._spares), {}
 
 
 def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
             policy_function="rearview.serve_options:ScaleBySessions",
             policy_kwargs={
                 "sessions_per_replica": span.sessions_per_replica,
-                "slots": span.slots,
+                "slots": span.fixed_slots,
                 "spares": span.spares,
             },
         ),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.control.autoscaling import desired_replicas
+from rearview.serve_options import ScaleBySessions
 
 pytestmark = pytest.mark.unit
 
@@ -50,3 +53,21 @@ def test_whichever_replica_goes_its_sessions_fit_on_those_that_stay(
     assert active >= 0
     assert active * 8 >= sum(sessions)
     assert active * per_replica >= sum(sessions)
+
+
+def test_slots_that_no_replica_has_told_yet_hold_nothing_up() -> None:
+    """With `slots: auto` each replica says how many it has."""
+    assert desired_replicas([4, 5], 2, 16.0, slots=None) == 1
+    assert desired_replicas([4, 5], 2, 16.0, slots=4.0) == 3
+
+
+def test_with_slots_auto_the_policy_reads_what_replicas_tell() -> None:
+    def context(slots: list[float]) -> SimpleNamespace:
+        told = {"sessions": dict(enumerate([4.0, 5.0])), "slots": dict(enumerate(slots))}
+        return SimpleNamespace(aggregated_metrics=told, current_num_replicas=2)
+
+    auto = ScaleBySessions(16.0, None)
+    assert auto(context([8.0, 4.0])) == (3, {}), "the least"
+    assert auto(context([])) == auto(context([0.0, 0.0])) == (1, {})
+    assert auto(SimpleNamespace(aggregated_metrics=None, current_num_replicas=1)) == (1, {})
+    assert ScaleBySessions(16.0, 3)(context([8.0, 4.0])) == (3, {})

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rearview.config import ServiceConfig, SpanConfig
 from rearview.contract.chain import OperatorKind, Span
+from rearview.contract.memory_plan import Budget, MemoryPlan
 from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
 from rearview.engine.memory.compose import Memories
@@ -21,6 +22,7 @@ from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import Reason, Refused
 from rearview.replica import stage, transfers
+from rearview.replica.build import OnPlanned
 from rearview.replica.stage import Stage
 from rearview.replica.state import StateReader
 from rearview.transport.bulk import PART_BYTES, pull
@@ -94,8 +96,11 @@ class Ballast(Memory[None, None]):  # type: ignore[type-var]
 
 @pytest.fixture(autouse=True)
 def every_engine_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(config: ServiceConfig, span: SpanConfig, on_progress: object) -> Engine:
-        memory = Memories([Ballast(span.slots)], span.slots)
+    def build(config: ServiceConfig, span: SpanConfig, on_progress: object, on_planned: OnPlanned) -> Engine:
+        slots = span.fixed_slots
+        assert slots is not None
+        memory = Memories([Ballast(slots)], slots)
+        on_planned(MemoryPlan(span.name, Budget("here", 0, 0), (), {}, slots))
         whole = Span.parse(span.name, span.operators)
         return Engine(whole, NullModel(), memory, Scheduler(CostTable(), 16))
 

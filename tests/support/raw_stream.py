@@ -246,7 +246,11 @@ def open_streams(service: InProcessService) -> int:
 
 
 def null_config(
-    *, spans: Sequence[Sequence[str]] = (OPERATORS,), slots: int = 16, replicas: int = 1, **sections: Any
+    *,
+    spans: Sequence[Sequence[str]] = (OPERATORS,),
+    slots: int | str = 16,
+    replicas: int = 1,
+    **sections: Any,
 ) -> ServiceConfig:
     """A service that moves opaque bytes, cut into `spans`. Sections of the config by name."""
     content: dict[str, Any] = {

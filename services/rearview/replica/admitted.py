@@ -1,4 +1,5 @@
-"""What the sessions of a replica take of it, by what they declared and by what a frame costs here.
+"""What the sessions of a replica take of it: slots of the memory that was planned, and time, by what they
+declared and by what a frame costs here.
 
 The replica is the last word on its capacity: an ingress may not know yet of what another has opened.
 """
@@ -11,6 +12,7 @@ from typing import Any
 
 from rearview.contract.cost import FrameCost, fits
 from rearview.contract.lease import NO_LOAD, Load
+from rearview.contract.memory_plan import MemoryPlan
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.errors import Reason, Refused
@@ -60,8 +62,18 @@ class Admitted:
         self._span, self._max_load = span, max_load
         self.cost: FrameCost | None = None
         """What a frame costs here; None: it was not measured."""
+        self._plan: MemoryPlan | None = None
         self._sessions: dict[str, Declared] = {}
         """By id."""
+
+    def planned(self, plan: MemoryPlan) -> None:
+        """The replica will have that memory. May be called by any thread, before the replica serves."""
+        self._plan = plan
+
+    @property
+    def slots(self) -> int:
+        """Sessions that it holds; 0 before that is known."""
+        return 0 if self._plan is None else self._plan.slots
 
     def check(self, asked: Declared) -> None:
         """Raises Refused(NO_CAPACITY) for a new session that does not fit."""
@@ -90,8 +102,10 @@ class Admitted:
         self._sessions.pop(session_id, None)
 
     def describe(self) -> Mapping[str, Any]:
-        """What placement needs to know."""
+        """What placement and operators need to know."""
         return {
+            "slots": self.slots,
+            "memory": "" if self._plan is None else str(self._plan),
             "cost": None if self.cost is None else asdict(self.cost),
             "share": sum(each.share(self.cost) for each in self._sessions.values()),
             "pixels_per_s": sum(each.load.pixels_per_s for each in self._sessions.values()),

@@ -8,40 +8,38 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rearview.config import CacheConfig, ModelConfig, ServiceConfig, SpanConfig
-from rearview.contract.card import ModelCard, has_motion, is_opaque, size_multiple
+from rearview.config import ServiceConfig, SpanConfig
+from rearview.contract.card import ModelCard, is_opaque
 from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.cost import FrameCost
+from rearview.contract.memory_plan import MemoryPlan
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
 from rearview.engine.ahead import Ahead
 from rearview.engine.calibration import Planes, Timings, cost_table, example_payloads, measure, row_seconds
+from rearview.engine.device_memory import counter_of
 from rearview.engine.devices import draws_ahead, pick_device, pick_dtype
 from rearview.engine.engine import Engine
-from rearview.engine.memory.build import CacheOptions, Layouts, MemoryOptions, build_memories
-from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model, row_group
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.scheduler import CostTable, Scheduler
-from rearview.engine.weights.checkpoint import latent_shape, load_model
-from rearview.engine.weights.formats import Additions, LoraFile
-from rearview.errors import ConfigError
+from rearview.engine.weights.checkpoint import load_model
 from rearview.replica.compiled import use_compiled
 from rearview.replica.kept import KeptTimings, kernels_of, key_of
+from rearview.replica.memories import additions, memories_of
+from rearview.replica.planning import Planning
 
-__all__ = ["OnProgress", "Parts", "build_engine", "examples", "parts_of", "payloads"]
+__all__ = ["OnPlanned", "OnProgress", "Parts", "build_engine", "examples", "parts_of", "payloads"]
 
 OnProgress = Callable[[str], None]
 """Is told in a few words what takes seconds. On the thread that builds."""
+OnPlanned = Callable[[MemoryPlan], None]
+"""Is told the plan of the replica's memory, on that thread, before its slots are made."""
 
-STORAGE = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float8": torch.float8_e4m3fn,
-}
+MEASURED_SLOTS = 1
+"""What costs are measured with: the other slots come when it is known how many there may be."""
 TELL_FROM_S = 3.0
 """What takes less is not worth a word."""
 BATCH_SIZES = ((1, 2), (1, 2, 4, 8, 16, 32))
@@ -56,10 +54,12 @@ class Parts:
     model: Model
     memory: Memories
     device: torch.device
+    ahead: Ahead
+    """Draws what its model and memory need."""
 
 
-def parts_of(config: ServiceConfig, span_config: SpanConfig) -> Parts:
-    """Load the span's networks, and make room for its sessions. Blocks for seconds."""
+def parts_of(config: ServiceConfig, span_config: SpanConfig, num_slots: int) -> Parts:
+    """Load the span's networks, and make room for so many sessions. Blocks for seconds."""
     torch.set_num_threads(span_config.num_threads)
     span = Span.parse(span_config.name, span_config.operators)
     device = pick_device(config.model.device)
@@ -68,20 +68,30 @@ def parts_of(config: ServiceConfig, span_config: SpanConfig) -> Parts:
     ahead = Ahead(executor, pinned=device.type == "cuda")
     noise = NoiseStore(ahead)
     model = load_model(config.model.checkpoint, span, device, dtype, additions(config.model), noise)
-    memory = _memory(config, span_config, span, model, device, dtype, ahead)
-    return Parts(span, model, memory, device)
+    return Parts(span, model, memories_of(config, span, model, device, num_slots, ahead), device, ahead)
 
 
 def build_engine(
-    config: ServiceConfig, span_config: SpanConfig, on_progress: OnProgress | None = None
+    config: ServiceConfig,
+    span_config: SpanConfig,
+    on_progress: OnProgress | None = None,
+    on_planned: OnPlanned | None = None,
 ) -> Engine:
-    """Load the span's networks, measure their costs and warm them up. Blocks for seconds."""
-    parts = parts_of(config, span_config)
-    span, model, memory = parts.span, parts.model, parts.memory
-    compiled = use_compiled(config, span_config, model, parts.device)
+    """Load the span's networks, measure their costs, plan its memory and take it. Blocks for seconds. Raises
+    ConfigError, before it loads anything if it is known that memory does not suffice.
+    """
+    planning = Planning(config, span_config, pick_device(config.model.device))
+    with planning.taking("the weights"):
+        parts = parts_of(config, span_config, MEASURED_SLOTS)
+    span, model, device, memory, ahead = parts.span, parts.model, parts.device, parts.memory, parts.ahead
+    compiled = use_compiled(config, span_config, model, device)
     specs = list(examples(config, memory))
+    planning.loaded(model, memory.bytes_by_kind(specs[-1]))
     measuring = _Measuring(config, span_config, parts, compiled)
-    timings, ran_here = measuring.of(specs, on_progress or _silent)
+    with planning.taking("the smallest forward"):
+        timings, ran_here = measuring.of(specs, on_progress or _silent)
+    plan = planning.plan(timings)
+    (on_planned or _silent)(plan)
     adapters = tuple(config.model.adapters)
     tables = [
         cost_table(times, model, memory, span, spec, adapters, ran_here=ran_here)
@@ -93,7 +103,10 @@ def build_engine(
     costs = replace(costs, frame=_frame_cost(costs, model, memory, span, specs))
     scheduler = Scheduler(costs, span_config.max_batch)
     has_networks, threads = not is_opaque(config.model.checkpoint), span_config.num_threads
-    kernels = kernels_of(parts.device, threads, compiled) if has_networks else ""
+    kernels = kernels_of(device, threads, compiled) if has_networks else ""
+    del memory, parts, measuring  # That slot is not in the plan.
+    with planning.taking("the slots"):
+        memory = memories_of(config, span, model, device, plan.slots, ahead)
     return Engine(span, model, memory, scheduler, kernels=kernels)
 
 
@@ -133,7 +146,10 @@ class _Measuring:
 
         offered = BATCH_SIZES[parts.device.type != "cpu"]
         sizes = [size for size in offered if size <= self.span_config.max_batch]
-        return measure(parts.model, parts.memory, parts.span, spec, self._payloads(spec), sizes, tell)
+        counter = counter_of(parts.device)
+        return measure(
+            parts.model, parts.memory, parts.span, spec, self._payloads(spec), sizes, tell, counter
+        )
 
     def _payloads(self, spec: SessionSpec) -> Sequence[Planes]:
         return payloads(self.config, self.parts.span, spec)
@@ -144,22 +160,8 @@ def payloads(config: ServiceConfig, span: Span, spec: SessionSpec) -> Sequence[P
     return example_payloads(config.model.checkpoint, span, spec, additions(config.model))
 
 
-def _silent(text: str) -> None:
+def _silent(told: object) -> None:
     pass
-
-
-def additions(model: ModelConfig) -> Additions:
-    """What the configuration replaces or adds to the checkpoint."""
-    sets = {name: [LoraFile(one.path, one.scale) for one in files] for name, files in model.adapters.items()}
-    return Additions(
-        vae=model.vae,
-        lcm_lora=model.lcm_lora,
-        adapters=sets,
-        single_file_config=model.single_file_config,
-        motion=model.motion,
-        depth=model.depth,
-        beta_schedule=model.beta_schedule,
-    )
 
 
 def examples(config: ServiceConfig, memory: Memories) -> Iterator[SessionSpec]:
@@ -194,47 +196,3 @@ def _frame_cost(
     return FrameCost(
         plain.width * plain.height, once_s, step_seconds(plain), step_seconds(cached), span.steps
     )
-
-
-def _memory(
-    config: ServiceConfig,
-    span_config: SpanConfig,
-    span: Span,
-    model: Model,
-    device: torch.device,
-    dtype: torch.dtype,
-    ahead: Ahead,
-) -> Memories:
-    """What is configured and the span can use. Raises ConfigError for a cache that the model cannot have."""
-    layouts = model.layouts
-    cache = None if config.cache is None else _cache_options(config, config.cache, layouts)
-    options = MemoryOptions(
-        num_slots=span_config.slots,
-        height=config.model.height,
-        width=config.model.width,
-        dtype=dtype,
-        device=device,
-        latent_scale=_latent_scale(config.model),
-        bank=None if config.bank is None else default_bank(config.bank),
-        cache=cache,
-        ahead=ahead,
-    )
-    try:
-        return build_memories(span, layouts, options)
-    except ValueError as error:
-        raise ConfigError(f"cache.sink_frames, cache.ring_frames: {error}") from None
-
-
-def _cache_options(config: ServiceConfig, chosen: CacheConfig, layouts: Layouts) -> CacheOptions:
-    has_networks = not is_opaque(config.model.checkpoint)
-    if chosen.default and has_networks and not has_motion(config.model.checkpoint, config.model.motion):
-        raise ConfigError("cache.default: the model has no motion modules: set model.motion")
-    multiple = size_multiple(config.model.checkpoint)
-    if layouts.cache is not None and (config.model.width % multiple or config.model.height % multiple):
-        raise ConfigError(f"cache: model.width and model.height must be multiples of {multiple}")
-    return CacheOptions(CacheWindow(chosen.sink_frames, chosen.ring_frames), STORAGE.get(chosen.storage))
-
-
-def _latent_scale(model: ModelConfig) -> int:
-    _, latent_height, _ = latent_shape(model.checkpoint, model.height, model.width, additions(model))
-    return model.height // latent_height

@@ -41,7 +41,7 @@ def compile_span(
     if stock is None:
         raise ConfigError("there is nothing to compile, or no folder to keep it in (REARVIEW_CACHE)")
     check_compiler()
-    parts = parts_of(config, span_config)
+    parts = parts_of(config, span_config, TOGETHER)
     assert isinstance(parts.model, DiffusionModel), "only models without networks are another"
     watched = Watched(parts.model)
     on_progress(f"{span_config.name}: looking at what runs")
@@ -86,7 +86,7 @@ def _play(parts: Parts, spec: SessionSpec, planes: Planes, span_config: SpanConf
     bank = spec.bank
     full = 2 if bank is None else bank.interval * (1 + bank.max_frames)
     few = 2 if bank is None else 1 + bank.interval
-    names = "ab"[: min(TOGETHER, span_config.slots)]
+    names = "ab"[: min(TOGETHER, span_config.fixed_slots or TOGETHER)]
     for name in names:
         engine.open(replace(spec, session_id=name))
         opened = names[: names.index(name) + 1]

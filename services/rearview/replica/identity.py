@@ -20,7 +20,6 @@ def identity(model: ModelConfig, span: SpanConfig, replica_id: str, node: str) -
         "replica_id": replica_id,
         "span": span.name,
         "node": node,
-        "slots": span.slots,
         "pid": os.getpid(),
         **computes_on(model),
     }

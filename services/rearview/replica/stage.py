@@ -76,9 +76,8 @@ class Stage:
         """`clock`, `call_later`: by which orphans are closed; the event loop's own if they are not given.
         `on_end`: ends the process of a replica that was given up. `on_progress`: told of a long start.
         """
-        self._config, self._span_index = config, span_index
+        self._config, self._span_index, self._span = config, span_index, config.spans[span_index]
         self._on_end, self._on_progress = on_end, on_progress
-        self._span = config.spans[span_index]
         self._identity, self._node = identity(config.model, self._span, replica_id, node), node
         loop = asyncio.get_running_loop()
         self._clock, self._call_later = clock or loop.time, call_later or loop.call_later
@@ -106,7 +105,8 @@ class Stage:
         """Load the model and take links."""
         keep_freed_memory()
         config, span = self._config, self._span
-        runner = EngineRunner(partial(build_engine, config, span, self._on_progress), self._on_step)
+        build = partial(build_engine, config, span, self._on_progress, self._admitted.planned)
+        runner = EngineRunner(build, self._on_step)
         await runner.ready()
         self._runner = runner
         self._transfers = Transfers(
@@ -124,14 +124,14 @@ class Stage:
         self._address = str(await self._server.start())
         self._metrics_server = serve_metrics(self._metrics.registry, span.metrics_port, config.access.metrics)
         self._metrics_port = self._metrics_server.port
-        self._events(SlotsOffered(span.name, span.slots))
+        self._events(SlotsOffered(span.name, self._admitted.slots))
 
     def describe(self) -> Mapping[str, Any]:
         """What placement and operators need to know of this replica."""
         return {
             **self._identity,
             "address": self._address,
-            "free_slots": 0 if self._draining else self._span.slots - self._sessions.num_owned,
+            "free_slots": 0 if self._draining else self._admitted.slots - self._sessions.num_owned,
             **self._admitted.describe(),
             **self._sessions.describe(),
             "draining": self._draining,
@@ -216,7 +216,7 @@ class Stage:
             next_link = await _link_to(self._pool, request["next"])
             past = await self._transfers.past(owner, request, spec)
             self._sessions.check_opening(spec.session_id, epoch)
-            if (orphan := self._sessions.yielding(self._span.slots)) is not None:
+            if (orphan := self._sessions.yielding(self._admitted.slots)) is not None:
                 self._close(orphan.session_id, orphan.epoch)
             await self._engine.call(partial(_open_anew, session_id=spec.session_id, past=past))
             self._sessions.check_opening(spec.session_id, epoch)
