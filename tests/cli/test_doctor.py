@@ -161,7 +161,8 @@ def test_devices_and_the_choice_are_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_replicas_of_a_deployment_say_what_they_would_compute_on() -> None:
     config = load_config({"model": {"device": "cpu", "dtype": "float32"}, "topology": "pipeline"})
-    results = list(checks.check_config(config))
+    told = list(checks.check_config(config))
+    results = [check for check in told if check.name != "memory"]
     assert [check.name for check in results] == [
         "span encode",
         "span denoise-0",
@@ -169,11 +170,41 @@ def test_replicas_of_a_deployment_say_what_they_would_compute_on() -> None:
         "span decode",
     ]
     assert {check.text for check in results} == {"CPU (cpu), float32, 1 x 1 threads"}
+    assert len(told) == 2 * len(results)
     missing = load_config({"model": {"device": "xpu"}})
     (check,) = checks.check_config(missing)
     assert check.verdict is Verdict.FAIL
     assert "xpu" in check.text
     assert "no networks" in next(checks.check_config(load_config({"model": {"checkpoint": "null"}}))).text
+
+
+def test_the_memory_of_a_deployment_is_told_and_what_does_not_fit() -> None:
+    span = {"name": "fused", "operators": ["encode", "denoise-0", "denoise-1", "decode"]}
+    model = {"device": "cpu", "dtype": "float32"}
+    told = {}
+    for slots in (2, 4096, "auto"):
+        content = {"model": model, "cache": {}, "spans": [{**span, "slots": slots}]}
+        told[slots] = list(checks.check_config(load_config(content)))[1]
+    assert told[2].verdict is told["auto"].verdict is Verdict.OK
+    assert told[2].text.startswith("fused: 0.31 GiB of ")
+    assert (
+        "weights 32.80 MiB, 2 slots of 0.14 GiB (cache 0.14 GiB), and what a start measures" in told[2].text
+    )
+    assert " slots of 0.14 GiB" in told["auto"].text
+    assert told["auto"].text.endswith("and what a start measures; `auto` may then be fewer")
+    assert told[4096].verdict is Verdict.FAIL
+    assert "span fused needs 576 GiB of memory, and CPU has " in told[4096].text
+
+
+def test_replicas_that_fit_alone_and_not_together_are_told_as_a_start_here_tells_them() -> None:
+    span = {"name": "fused", "operators": ["encode", "denoise-0", "denoise-1", "decode"], "slots": 64}
+    replicas = 2 + this_machine().memory_bytes // (9 << 30)
+    content = {"model": {"device": "cpu"}, "cache": {}, "spans": [{**span, "replicas": replicas}]}
+    memory = list(checks.check_config(load_config(content)))[1]
+    assert memory.verdict is Verdict.WARN, "they need not be on one machine"
+    assert memory.text.startswith("the service needs ")
+    assert f": {replicas} x fused " in memory.text
+    assert memory.remedy == "or run its replicas on several machines"
 
 
 # --- the run that is recorded

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rearview.cli.model_choice import choose_model, config_for, model_config, remember_costs
 from rearview.client import OpenOptions
-from rearview.config import SpanConfig
 from rearview.contract.cost import FrameCost
 from rearview.contract.fit import WANTED_FPS, fit
 from rearview.contract.settings import SettingsChange
@@ -88,7 +87,7 @@ def test_memory_is_for_those_who_come(turbo: Path, topology: str) -> None:
     (run,) = config_for(str(turbo), {}).spans
     assert run.slots == model_choice.RUN_SESSIONS
     (shared,) = model_config(str(turbo)).spans
-    assert shared.slots == SpanConfig.model_fields["slots"].default
+    assert shared.slots == "auto"
 
 
 def test_room_is_made_in_whole_levels_for_sizes_that_are_none(turbo: Path) -> None:

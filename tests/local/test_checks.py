@@ -6,13 +6,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rearview.config import load_config
 from rearview.errors import ConfigError
+from rearview.local import checks
 from rearview.local.checks import check
+from rearview.machine import this_machine
 
 pytestmark = pytest.mark.unit
 
@@ -59,6 +63,66 @@ def test_what_is_not_there_is_named_with_its_option(
 def test_a_port_that_is_taken_is_named(taken: int) -> None:
     with pytest.raises(ConfigError, match=f"ingress.port: {taken} of 127.0.0.1 is in use"):
         check(load_config({"ingress": {"port": taken}}))
+
+
+HUGE = {"topology": "fused", "cache": {}, "bank": {}, "ingress": {"port": 0}}
+SPAN = {"name": "fused", "operators": ["encode", "denoise-0", "denoise-1", "decode"]}
+
+
+@pytest.mark.parametrize("slots", [4096, "auto"])
+def test_what_does_not_fit_into_memory_is_refused_with_the_sum_before_torch_is_imported(
+    slots: int | str, tmp_path: Path
+) -> None:
+    """In a process of its own: what takes seconds is torch."""
+    size = 1024 if slots == "auto" else 256
+    content = {**HUGE, "model": {"device": "cpu", "width": size, "height": size, "max_steps": 2}}
+    content["spans"] = [{**SPAN, "slots": slots}]
+    if slots == "auto":
+        content["cache"] = {"sink_frames": 32, "ring_frames": 32}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    script = (
+        "import sys, time; from pathlib import Path; from rearview.config import load_config;"
+        "from dataclasses import replace; from rearview import machine;"
+        "from rearview.errors import ConfigError;"
+        "from rearview.local import PlainService, checks;"
+        "small = replace(machine.this_machine(), memory_bytes=4 << 30);"
+        "checks.this_machine = lambda: small; began_s = time.monotonic()\n"
+        f"try: PlainService(load_config(Path({str(path)!r}))).__enter__()\n"
+        "except ConfigError as error: print(error)\n"
+        "print('torch' in sys.modules, time.monotonic() - began_s)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    said, last = done.stdout.splitlines()
+    assert said.startswith("span fused needs "), done.stdout
+    assert "and this machine has 4 GiB: weights " in said
+    assert ("27 slots would fit" if slots == 4096 else "Not one slot fits") in said
+    imported, seconds = last.split()
+    assert imported == "False"
+    assert float(seconds) < 2.0
+
+
+def test_replicas_that_fit_alone_and_not_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "this_machine", lambda: replace(this_machine(), memory_bytes=4 << 30))
+    content = {**HUGE, "model": {"device": "cpu", "dtype": "float32"}}
+    check(load_config({**content, "spans": [{**SPAN, "slots": 16}]}))
+    with pytest.raises(ConfigError, match=r"needs 7\.\d\d GiB .* has 4 GiB: 3 x fused 2\.\d\d GiB"):
+        check(load_config({**content, "spans": [{**SPAN, "slots": 16, "replicas": 3}]}))
+
+
+def test_where_a_device_may_be_found_nothing_is_said_of_the_host_s_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = {**HUGE, "spans": [{**SPAN, "slots": 4096}]}
+    for may, device in ((True, "auto"), (True, "cuda")):
+        tiny = replace(this_machine(), memory_bytes=1, may_accelerate=may)
+        monkeypatch.setattr(checks, "this_machine", lambda tiny=tiny: tiny)
+        check(load_config({**content, "model": {"device": device}}))
+    monkeypatch.setattr(checks, "this_machine", lambda: replace(tiny, may_accelerate=False))
+    with pytest.raises(ConfigError, match="needs"):
+        check(load_config({**content, "model": {"device": "auto"}}))
 
 
 @pytest.mark.parametrize("checkpoint", ["null", "chain:5+1", "pocket", "owner/name"])

@@ -21,7 +21,7 @@ from rearview.errors import ConfigError
 from rearview.machine import Machine, System, this_machine
 
 if TYPE_CHECKING:
-    from rearview.config import IngressConfig, ServiceConfig
+    from rearview.config import IngressConfig, ServiceConfig, SpanConfig
 
 __all__ = ["CHECKS", "Check", "Verdict", "check_config", "check_ray", "ray_trouble"]
 
@@ -118,7 +118,9 @@ def _device_memory(kind: str) -> str:
 
 
 def check_config(config: ServiceConfig) -> Iterator[Check]:
-    """What each replica of a deployment would compute on, on a machine like this one."""
+    """What each replica of a deployment would compute on, on a machine like this one, and what is known of
+    the memory that it takes.
+    """
     from rearview.replica.identity import computes_on
 
     for span in config.spans:
@@ -129,12 +131,33 @@ def check_config(config: ServiceConfig) -> Iterator[Check]:
             remedy = "model.device: auto takes what there is"
             yield Check(name, Verdict.FAIL, str(error), remedy)
             continue
-        text = (
-            f"{found['device_name']} ({found['device']}), {found['dtype']}"
-            if found["device"]
-            else "no networks"
-        )
+        if not found["device"]:
+            yield Check(name, Verdict.OK, f"no networks, {where}")
+            continue
+        text = f"{found['device_name']} ({found['device']}), {found['dtype']}"
         yield Check(name, Verdict.OK, f"{text}, {where}")
+        yield _check_memory(config, span, found["dtype"])
+
+
+def _check_memory(config: ServiceConfig, span: SpanConfig, dtype: str) -> Check:
+    """Whether a replica fits, and into a host with all others, as far as that is known without a start."""
+    from rearview.engine.device_memory import budget_of
+    from rearview.engine.devices import pick_device
+    from rearview.replica.needs import check_together, known_plan, sharing
+
+    device = pick_device(config.model.device)
+    is_on_cpu, verdict = device.type == "cpu", Verdict.FAIL
+    budget = budget_of(device, *sharing(config, span, on_cpu=is_on_cpu))
+    try:
+        plan = known_plan(config, span, dtype, budget)
+        verdict = Verdict.WARN
+        if is_on_cpu and budget.num_bytes:
+            check_together(config, dtype, budget.num_bytes)
+    except ConfigError as error:
+        remedy = "or run its replicas on several machines" if verdict is Verdict.WARN else ""
+        return Check("memory", verdict, str(error), remedy)
+    fewer = "" if span.fixed_slots else "; `auto` may then be fewer"
+    return Check("memory", Verdict.OK, f"{plan}, and what a start measures{fewer}")
 
 
 def check_media() -> Iterator[Check]:

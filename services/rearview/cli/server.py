@@ -120,7 +120,7 @@ def local_config(
     """The configuration of a service on this machine: the file's, or `model` (the bundled one) on all cores.
 
     `model`: what `choose_model` made. `pipeline` is two spans, the cut that serves one stream best on few
-    cores. `sessions`: that it has memory for; None: as many as a span has by default.
+    cores. `sessions`: that it has memory for; None: as many as there is memory for (`slots: auto`).
     """
     from rearview.config import load_config
     from rearview.contract.card import ModelCard
@@ -133,8 +133,7 @@ def local_config(
         return config.model_copy(update={"ingress": ingress})
     chosen = load_config({"model": dict(model or {})})
     content: dict[str, Any] = {"topology": topology, "spans": _local_spans(topology, chosen.operators)}
-    if sessions is not None:
-        content["spans"] = [{**span, "slots": sessions} for span in content["spans"]]
+    content["spans"] = [{**span, "slots": sessions or "auto"} for span in content["spans"]]
     content["model"] = chosen.model.model_dump(mode="json")
     content["ingress"] = {"port": port or 0, "reflection": True}
     # Sessions may choose the method; a bank is as the bundled model was trained with.

@@ -84,6 +84,8 @@ def up(
             if one.get("device"):  # A replica of the release before does not say.
                 text = f"{one['span']}: {one['device_name']} ({one['device']}), {one['dtype']}"
                 console.print(text, highlight=False)
+            if one.get("memory"):
+                console.print(f"memory of {one['memory']}", highlight=False)
         console.print(f"READY {service.address} after {service.ready_s:.1f} s; Ctrl-C stops", highlight=False)
         if beside is not None:
             console.print(f"STUDIO {stack.enter_context(beside.serve(service.address))}", highlight=False)

@@ -12,17 +12,22 @@ from rearview.config import IngressConfig, ModelConfig, ServiceConfig
 from rearview.contract.card import has_motion, is_hub_id, is_opaque, is_single_file
 from rearview.contract.family import check_checkpoint
 from rearview.errors import ConfigError
+from rearview.machine import this_machine
+from rearview.replica.needs import check_host
 
 __all__ = ["check", "check_free"]
 
 
 def check(config: ServiceConfig) -> None:
-    """Raises ConfigError that names the option for a checkpoint, a file or a port that cannot be used."""
+    """Raises ConfigError that names the option for a checkpoint, a file or a port that cannot be used, and
+    one with the sum for what does not fit into memory.
+    """
     check_checkpoint(config.model.checkpoint)
     if not is_opaque(config.model.checkpoint):
         _check_model(config.model)
     if config.cache is not None and config.cache.default and not _may_have_motion(config.model):
         raise ConfigError("cache.default: the model has no motion modules: set model.motion")
+    check_host(config, this_machine())
     for option, path in _files(config):
         if path is not None and not os.access(path, os.R_OK):
             raise ConfigError(f"{option}: {path} cannot be read")
