@@ -20,7 +20,12 @@ from pathlib import Path
 __all__ = [
     "Machine",
     "System",
+    "anonymous_bytes",
+    "group_memory_bytes",
+    "peak_resident_bytes",
     "processes_of",
+    "reset_peak_resident",
+    "resident_bytes",
     "run_delays_s",
     "short_folder",
     "temporary_folders",
@@ -30,6 +35,12 @@ __all__ = [
 SHORT = "/tmp"
 """Where socket paths fit if they do not in the temporary folder: that of macOS has 49 characters."""
 TOOL_TIMEOUT_S = 5.0
+ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dri", "/dev/dxg")
+"""Of Nvidia, of AMD, of Intel (and others' displays), and of WSL2."""
+UNLIMITED = 1 << 60
+"""Bytes. Version 1 of control groups writes such a number where there is no limit."""
+CLEAR_PEAK = "5"
+"""What Linux wants to hear in /proc/self/clear_refs."""
 
 
 class System(Enum):
@@ -54,11 +65,14 @@ class Machine:
     cores: int
     """That this process may use."""
     memory_bytes: int
-    """0: unknown."""
+    """That this process may use: what is built in, or less where its control group (a container) has a
+    limit. 0: unknown."""
     cpu_flags: frozenset[str] = frozenset()
     """As Linux names them. Empty elsewhere."""
     has_proc: bool = True
     """Whether /proc tells of processes."""
+    may_accelerate: bool = True
+    """Whether torch may find something better than the CPU: a driver is there. It need not be of use."""
 
     @property
     def max_socket_path(self) -> int:
@@ -101,9 +115,10 @@ def this_machine() -> Machine:
         release=release,
         processor=platform.machine(),
         cores=_cores(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=_least(_memory_bytes(), group_memory_bytes()),
         cpu_flags=flags_of(Path("/proc/cpuinfo").read_text(encoding="utf-8")) if proc else frozenset(),
         has_proc=proc,
+        may_accelerate=not proc or any(Path(device).exists() for device in ACCELERATORS),
     )
 
 
@@ -176,6 +191,77 @@ def run_delays_s(folder: Path = Path("/proc/self/task")) -> Mapping[int, float]:
             with contextlib.suppress(OSError, ValueError, IndexError):  # It has ended meanwhile.
                 found[int(thread.name)] = 1e-9 * int((thread / "schedstat").read_text().split()[1])
     return found
+
+
+def group_memory_bytes(root: Path = Path("/")) -> int:
+    """The least limit of this process's control group and of those above it; 0 without one. Both versions of
+    control groups are read. In a container the group's own path may not be there: the top is the group then.
+    """
+    limits = []
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, _, rest = line.partition(":")
+            controllers, _, path = rest.partition(":")
+            if not controllers:
+                top, name = root / "sys/fs/cgroup", "memory.max"
+            elif "memory" in controllers.split(","):
+                top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            else:
+                continue
+            group = top / path.lstrip("/")
+            for folder in (group, *group.parents):
+                limits.append(_number_in(folder / name))
+                if folder == top:
+                    break
+    return _least(*limits)
+
+
+def resident_bytes() -> int:
+    """Memory that this process has now; 0 where the system does not say."""
+    return _status("VmRSS")
+
+
+def anonymous_bytes() -> int:
+    """Of those, what is not the content of a file, which the system could drop and read again; 0 where the
+    system does not say.
+    """
+    return _status("RssAnon")
+
+
+def peak_resident_bytes() -> int:
+    """The most that it had since `reset_peak_resident`; 0 where the system does not say."""
+    return _status("VmHWM")
+
+
+def reset_peak_resident() -> bool:
+    """Let `peak_resident_bytes` begin anew. False: the system does not count it."""
+    try:
+        Path("/proc/self/clear_refs").write_text(CLEAR_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return resident_bytes() > 0
+
+
+def _status(name: str) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key == name:
+                return int(value.split()[0]) << 10
+    return 0
+
+
+def _number_in(path: Path) -> int:
+    """0: there is none, or no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        number = int(path.read_text(encoding="ascii"))
+        return number if number < UNLIMITED else 0
+    return 0
+
+
+def _least(*limits: int) -> int:
+    """Of those that are known."""
+    return min((limit for limit in limits if limit > 0), default=0)
 
 
 def _said(*command: str) -> str:

@@ -15,7 +15,18 @@ import pytest
 from rearview import machine
 from rearview.config import LinkConfig
 from rearview.errors import ConfigError
-from rearview.machine import Machine, System, processes_of, short_folder, this_machine
+from rearview.machine import (
+    Machine,
+    System,
+    anonymous_bytes,
+    group_memory_bytes,
+    peak_resident_bytes,
+    processes_of,
+    reset_peak_resident,
+    resident_bytes,
+    short_folder,
+    this_machine,
+)
 from rearview.transport.sockets import socket_folder
 
 pytestmark = pytest.mark.unit
@@ -60,6 +71,58 @@ def test_this_machine_is_known() -> None:
     assert here.cores >= 1
     assert here.has_proc == Path("/proc/self/stat").exists()
     assert here.memory_bytes > 1 << 28
+
+
+GROUPS = {
+    "version 2": ("0::/a/b\n", {"sys/fs/cgroup/a/b/memory.max": "300", "sys/fs/cgroup/a/memory.max": "max"}),
+    "of the group above": (
+        "0::/a/b\n",
+        {"sys/fs/cgroup/a/b/memory.max": "max", "sys/fs/cgroup/a/memory.max": "300"},
+    ),
+    "in a container": ("0::/\n", {"sys/fs/cgroup/memory.max": "300\n"}),
+    "version 1": (
+        "11:cpu,cpuacct:/x\n4:memory:/a/b\n",
+        {"sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": "300", "sys/fs/cgroup/memory.max": "1"},
+    ),
+    "version 1 in a container": (
+        "4:memory:/docker/0123\n",
+        {"sys/fs/cgroup/memory/memory.limit_in_bytes": "300"},
+    ),
+}
+
+
+@pytest.mark.parametrize("where", GROUPS)
+def test_the_limit_of_a_control_group_is_found(where: str, tmp_path: Path) -> None:
+    groups, files = GROUPS[where]
+    for name, text in {"proc/self/cgroup": groups, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert group_memory_bytes(tmp_path) == 300
+
+
+@pytest.mark.parametrize("text", ["max", "9223372036854771712", "", "lots"])
+def test_without_a_limit_a_group_has_none(text: str, tmp_path: Path) -> None:
+    assert group_memory_bytes(tmp_path) == 0
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/\n0::/\nnonsense\n")
+    for folder, name in (("memory", "memory.limit_in_bytes"), (".", "memory.max")):
+        (tmp_path / "sys/fs/cgroup" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys/fs/cgroup" / folder / name).write_text(text)
+    assert group_memory_bytes(tmp_path) == 0
+
+
+@pytest.mark.skipif(not this_machine().has_proc, reason="needs /proc")
+def test_what_this_process_had_at_most_is_known() -> None:
+    assert reset_peak_resident()
+    before = resident_bytes()
+    taken = bytearray(64 << 20)
+    taken[:: 1 << 12] = b"x" * len(taken[:: 1 << 12])
+    assert resident_bytes() - before > 48 << 20
+    assert 48 << 20 < anonymous_bytes() < resident_bytes()
+    del taken
+    assert peak_resident_bytes() - before > 48 << 20
+    assert reset_peak_resident()
+    assert peak_resident_bytes() - before < 48 << 20
 
 
 @pytest.fixture
