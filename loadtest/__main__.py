@@ -43,16 +43,6 @@ def engine(context: typer.Context) -> None:
     raise typer.Exit(_run("engine_bench", *context.args))
 
 
-@app.command(
-    "live2diff",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def live2diff(context: typer.Context) -> None:
-    """Measure the engine's steps with a temporal cache; its own --help says more."""
-    raise typer.Exit(_run("live2diff_bench", *context.args))
-
-
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context) -> None:
     """Run what needs no clone, each in a process of its own."""

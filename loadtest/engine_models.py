@@ -6,6 +6,7 @@ a table of bytes: the text encoder runs once per prompt and is no part of a fram
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from rearview.contract.chain import Span, chain
 from rearview.engine.memory.bank.layers import BankLayout
+from rearview.engine.memory.cache.layers import CacheLayout
+from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.networks.attention.processors import install_processors
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.denoise import Denoiser
@@ -30,12 +33,19 @@ __all__ = [
     "bank_flops",
     "build",
     "byte_conditioning",
+    "cache_flops",
     "count_work",
+    "heighten",
     "sd15_unet_config",
+    "sharpen",
 ]
 
 MAX_STEPS = 4
 TOKENS = 77
+ATTENTION_GAIN = 8.0
+"""Of a sharpened model's queries and outputs in spatial attention."""
+CONTRAST = 0.16
+"""RMS deviation of a picture's values in [0, 1]: 40 levels of 255, as where something is to be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +76,12 @@ class Work:
     """More for one frame's worth of bank."""
     encode: float
     decode: float
+    cache: float = 0.0
+    """More for a full temporal cache, with its motion modules."""
 
-    def of_frame(self, steps: int, banked: bool) -> float:
+    def of_frame(self, steps: int, banked: bool, cached: bool = False) -> float:
         """Of a whole frame."""
-        return self.encode + self.decode + steps * (self.unet + self.bank * banked)
+        return self.encode + self.decode + steps * (self.unet + self.bank * banked + self.cache * cached)
 
 
 def build(
@@ -124,7 +136,7 @@ def _with_motion(unet: Any, size: Size) -> StreamingUNet:
 
 
 def count_work(model: DiffusionModel, size: Size, device: torch.device, dtype: torch.dtype) -> Work:
-    """Counted in one run of each network; the bank's share by formula."""
+    """Counted in one run of each network; the shares of bank and cache by formula."""
     denoiser: Any = model._denoiser
     vae: Any = model.vae
     cells, channels = size.pixels // 8, denoiser.unet.config.in_channels
@@ -132,17 +144,81 @@ def count_work(model: DiffusionModel, size: Size, device: torch.device, dtype: t
     image = torch.zeros(1, 3, size.pixels, size.pixels, device=device, dtype=dtype)
     embeds = denoiser.conditioning.embed("work")
     timestep = torch.tensor([1], device=device)
+    temporal = model.layouts.cache
     return Work(
         unet=_count(lambda: denoiser.unet(latent, timestep, encoder_hidden_states=embeds)),
         bank=bank_flops(denoiser.bank_layout, cells),
         encode=_count(lambda: vae.encode(image)),
         decode=_count(lambda: vae.decode(latent)),
+        cache=0.0 if temporal is None else cache_flops(temporal, cells),
     )
 
 
 def bank_flops(layout: BankLayout, cells: int) -> float:
     """What attending to one more frame's tokens takes: 2 N² C for the scores and as much for the values."""
     return sum(4.0 * layer.tokens(cells, cells) ** 2 * layer.key_channels for layer in layout.layers)
+
+
+def cache_flops(layout: CacheLayout, cells: int) -> float:
+    """What the motion modules take of a frame that sees a full window. Of each temporal layer with N pixels
+    and C channels: four projections (8 N C²), half of its module's two projections (2 N C²) and of its net
+    behind them (12 N C²), and scores and values of F frames (4 N F C).
+    """
+    frames = CacheWindow().frames
+    return sum(
+        layer.pixels(cells, cells) * (22.0 * layer.channels**2 + 4.0 * frames * layer.channels)
+        for layer in layout.layers
+    )
+
+
+@torch.inference_mode()
+def heighten(model: DiffusionModel, size: Size) -> None:
+    """Let random weights make pictures that depend on all that they should depend on. As they are drawn a
+    frame hardly shows in its picture, nor does what the UNet predicts, and attention is a mean.
+    """
+    (denoiser,), vae = model.denoisers.values(), model.vae
+    weight, cells, generator = next(vae.parameters()), size.pixels // 8, torch.Generator().manual_seed(0)
+
+    def drawn(channels: int, side: int, spread: float = 1.0) -> torch.Tensor:
+        values = spread * torch.randn(1, channels, side, side, generator=generator)
+        return values.to(weight.device, weight.dtype)
+
+    for each in vae.modules():
+        if isinstance(each, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(each.weight)
+            torch.nn.init.zeros_(each.bias) if each.bias is not None else None
+    latent = drawn(vae.config.latent_channels, cells)
+    _adjust(_last(vae.encoder), 0.0, 1.0, lambda: vae.encode(drawn(3, size.pixels, 0.5)))
+    _adjust(_last(vae.decoder), 0.5, CONTRAST, lambda: vae.decode(latent))
+    sharpen(model)
+    unet, embeds = denoiser.unet, denoiser.conditioning.embed("work")
+    step = torch.tensor([500], device=weight.device)
+    _adjust(unet.conv_out, 0.0, 1.0, lambda: unet(latent, step, encoder_hidden_states=embeds))
+
+
+def sharpen(model: DiffusionModel) -> None:
+    """Let spatial attention choose: with random weights it is a mean, on which the past has no say."""
+    for denoiser in model.denoisers.values():
+        for name, weight in denoiser.unet.named_parameters():
+            if name.endswith(("attn1.to_q.weight", "attn1.to_out.0.weight")):
+                weight.mul_(ATTENTION_GAIN)
+
+
+def _last(network: torch.nn.Module) -> torch.nn.Conv2d:
+    return [each for each in network.modules() if isinstance(each, torch.nn.Conv2d)][-1]
+
+
+def _adjust(layer: torch.nn.Conv2d, mean: float, spread: float, run: Callable[[], object]) -> None:
+    """Let what a network's last layer gives have this mean in every channel, and vary by so much."""
+    left: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda _, given, output: left.append(output.float()))
+    run()
+    hook.remove()
+    means_C = left[0].mean((0, 2, 3))
+    factor = spread / float((left[0] - means_C.view(1, -1, 1, 1)).std())
+    assert layer.bias is not None, "the last layer has no bias"
+    layer.bias.copy_((layer.bias - means_C) * factor + mean)
+    layer.weight.mul_(factor)
 
 
 def sd15_unet_config() -> dict[str, Any]:

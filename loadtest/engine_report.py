@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ def store(
     problems: Sequence[str],
     detail: Mapping[str, Any],
 ) -> None:
-    """Store a result of this process's `module` in the format of `loadtest/figures.py`."""
+    """Store a result of this process's `module` in the format of `loadtest/figures.py`: all, or nothing."""
     content = {
         "name": name,
         "command": f"python -m loadtest.{module} {shlex.join(_without_out(sys.argv[1:]))}".rstrip(),
@@ -34,7 +35,9 @@ def store(
         "detail": detail,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def _without_out(arguments: Sequence[str]) -> list[str]:

@@ -51,7 +51,7 @@ from rearview.engine.scheduler import CostTable, Scheduler
 from torch import Tensor
 
 from loadtest.accelerators import accelerate
-from loadtest.engine_models import SIZES, Size, build
+from loadtest.engine_models import SIZES, Size, build, sharpen
 from loadtest.engine_report import device_name, store
 from loadtest.parts import Part
 
@@ -62,8 +62,6 @@ RESULTS = Path(__file__).resolve().parent / "results"
 FRAMES = 9
 """Of the compared clip: a window, a turn of the ring and some more, and several writes of the bank."""
 STEPS = 2
-ATTENTION_GAIN = 8.0
-"""Of the compared model's queries and outputs in spatial attention."""
 SMALL_WINDOW = CacheWindow(sink_frames=3, ring_frames=3)
 MAX_REPEATS_S = 12.0
 """A row is timed no longer, however often it has run."""
@@ -166,14 +164,6 @@ def pictures(run: Run, method: str) -> Tensor:
     out = [planes for frame in clip(run.size) for planes in player.play({PICTURE: frame})]
     assert len(out) == FRAMES, f"{len(out)} of {FRAMES} frames came back"
     return torch.stack([planes[PICTURE].cpu() for planes in out])
-
-
-def sharpen(model: DiffusionModel) -> None:
-    """Let spatial attention choose: with random weights it is a mean, on which the past has no say."""
-    denoiser: Any = model._denoiser
-    for name, weight in denoiser.unet.named_parameters():
-        if name.endswith(("attn1.to_q.weight", "attn1.to_out.0.weight")):
-            weight.mul_(ATTENTION_GAIN)
 
 
 def clip(size: Size) -> list[Tensor]:

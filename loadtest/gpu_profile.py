@@ -31,20 +31,23 @@ from typing import Any
 import torch
 from rearview.engine.acceleration.graphs import CudaRecorder
 from rearview.engine.devices import pick_device, pick_dtype
-from rearview.engine.engine import Order
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from loadtest.engine_bench import Bench, Cell, drive, specs
-from loadtest.engine_models import SIZES, Size, build, sd15_unet_config
+from loadtest.engine_cells import Bench, Cell, wait
+from loadtest.engine_checks import Reference
+from loadtest.engine_loop import Frames
+from loadtest.engine_measure import measure, opened
+from loadtest.engine_models import SIZES
 from loadtest.engine_report import device_name, store
 from loadtest.parts import Part
+from loadtest.peers import DIFFUSERS, Peer, diffusers_loop, measure_peer
 
 __all__ = ["main"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCHES = (1, 4, 8, 16)
-CELLS = tuple((memory, sessions) for memory in ("plain", "bank") for sessions in (1, 8))
+CELLS = tuple((method, sessions) for method in ("plain", "streamv2v") for sessions in (1, 8))
 STEPS = 4
 WARM_UP = 3
 DEAREST = 25
@@ -65,10 +68,10 @@ def median_ms(run: Callable[[], object], device: torch.device, repeats: int) -> 
         run()
     taken = []
     for _ in range(repeats):
-        _wait(device)
+        wait(device)
         begin_s = time.perf_counter()
         run()
-        _wait(device)
+        wait(device)
         taken.append(1e3 * (time.perf_counter() - begin_s))
     return round(statistics.median(taken), 3)
 
@@ -90,7 +93,9 @@ def ceilings(device: torch.device, dtype: torch.dtype, repeats: int, figures: di
 @torch.inference_mode()
 def bare_unet(bench: Bench, repeats: int, compiled: Sequence[int], figures: dict[str, Any]) -> None:
     """Milliseconds by batch. `compiled`: the batches that are also compiled, by Inductor's defaults."""
-    denoiser: Any = bench.model._denoiser
+    networks = bench.networks()
+    networks.accelerators.use("eager")
+    denoiser: Any = networks.model.denoisers[""]
     unet, device, cells = denoiser.unet, bench.device, bench.size.pixels // 8
     recorder = CudaRecorder()
     for batch in BATCHES:
@@ -107,7 +112,7 @@ def bare_unet(bench: Bench, repeats: int, compiled: Sequence[int], figures: dict
             return output
 
         found = figures[f"batch_{batch}"] = {"eager_ms": median_ms(partial(call, unet), device, repeats)}
-        found["bound_ms"] = round(1e3 * batch * bench.work.unet / bench.peak_flops, 3)
+        found["bound_ms"] = round(1e3 * batch * networks.work.unet / bench.peak_flops, 3)
         if device.type == "cuda":
             found["graph_ms"] = median_ms(recorder.record(partial(call, unet))[0], device, repeats)
         if batch not in compiled:
@@ -127,62 +132,45 @@ def bare_unet(bench: Bench, repeats: int, compiled: Sequence[int], figures: dict
 # --- diffusers' own loop
 
 
-@torch.inference_mode()
-def diffusers_loop(size: Size, device: torch.device, dtype: torch.dtype, repeats: int, figures: Any) -> None:
-    """Milliseconds of a frame, `STEPS` of LCM at strength 0.5, from (H, W, 3) uint8 on the host and back."""
-    from diffusers import LCMScheduler, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
-
-    network = build(size, device, dtype)
-    vae: Any = network.vae
-    if size.name == "sd15":
-        with device:
-            unet = UNet2DConditionModel(**sd15_unet_config())
-        unet = unet.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
-    else:
-        unet = network._denoiser.unet  # type: ignore[union-attr]
-    vae.config.block_out_channels = vae.config.encoder_block_out_channels  # From which it reads the scale.
-    pipeline = StableDiffusionImg2ImgPipeline(
-        vae, None, None, unet, LCMScheduler(), None, None, requires_safety_checker=False
-    ).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    embeds = torch.randn(1, 77, unet.config.cross_attention_dim, device=device).to(dtype)
-    image = torch.randint(0, 256, (size.pixels, size.pixels, 3), dtype=torch.uint8)
-
-    def frame() -> Any:
-        picture = image.to(device).permute(2, 0, 1)[None].to(dtype) / 255
-        options = {"num_inference_steps": 2 * STEPS, "strength": 0.5, "guidance_scale": 1.0}
-        out = pipeline(prompt_embeds=embeds, image=picture, output_type="pt", **options).images
-        return (out[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu()
-
-    assert frame().shape == image.shape
-    figures["frame_ms"] = median_ms(frame, device, repeats)
-    figures["fps"] = round(1e3 / figures["frame_ms"], 2)
+def diffusers(bench: Bench, repeats: int, figures: dict[str, Any]) -> None:
+    """Of a frame by itself, `STEPS` of LCM at strength 0.5, from (H, W, 3) uint8 on the host and back."""
+    peer, frames = Peer(DIFFUSERS, STEPS, 1, "eager"), Frames(bench.size.pixels)
+    pictures = partial(frames.bytes_of, "s0")
+    figures |= measure_peer(bench, peer, diffusers_loop(bench, peer), pictures, repeats)
+    figures["frame_ms"] = figures["latency_p50_ms"]
 
 
 # --- the engine
 
 
-def engine(bench: Bench, memory: str, sessions: int, figures: dict[str, Any]) -> None:
+def engine(bench: Bench, method: str, sessions: int, rounds: int, figures: dict[str, Any]) -> None:
     """FPS and latency of `STEPS` steps, then the same once more under the profiler."""
-    cell = Cell(memory, STEPS, sessions, Order.BACK_TO_BACK)
-    figures |= {name: round(value, 4) for name, value in asdict(bench.measure(cell)).items()}
-    running = bench._engine(cell, bench._costs(cell, specs(cell, bench.size)[0]))
+    cell, frames = Cell(method, STEPS, sessions), Frames(bench.size.pixels)
+    found = measure(bench, cell, frames, Reference(bench, frames), rounds).as_row()
+    figures |= {name: round(value, 4) for name, value in found.items() if isinstance(value, float)}
+    figures |= {"frames": found["frames"], "check": found["check"]}
     activities = [ProfilerActivity.CPU]
     activities += [ProfilerActivity.CUDA] if bench.device.type == "cuda" else []
+    loop = opened(bench, cell, frames)
+    loop.answers(WARM_UP)
+    loop.batches.clear()
+    begin_s = time.perf_counter()
     with profile(activities=activities) as profiler:
-        run = drive(running, specs(cell, bench.size), 2, bench._pictures, cell.order)
+        answers = loop.answers(2)
+        seconds = time.perf_counter() - begin_s
+    forwards = len(loop.batches)
+    loop.end()
     averages = profiler.key_averages()
-    forwards = len(run.batches)
     device_us = sum(_own_device_us(event) for event in averages)
     counts = {event.key: event.count for event in averages}
     figures |= {
-        "profiled_frames": len(run.latencies_s),
-        "device_busy_share_profiled": round(device_us / 1e6 / run.seconds, 4),
-        "device_ms_per_frame": round(device_us / 1e3 / len(run.latencies_s), 3),
+        "profiled_frames": len(answers),
+        "device_busy_share_profiled": round(device_us / 1e6 / seconds, 4),
+        "device_ms_per_frame": round(device_us / 1e3 / len(answers), 3),
         "per_denoise_forward": {name: round(counts.get(name, 0) / forwards, 1) for name in SYNCS},
-        "dearest_on_device_us_per_frame": _dearest(averages, _own_device_us, len(run.latencies_s)),
+        "dearest_on_device_us_per_frame": _dearest(averages, _own_device_us, len(answers)),
         "dearest_on_host_us_per_frame": _dearest(
-            averages, lambda event: float(event.self_cpu_time_total), len(run.latencies_s)
+            averages, lambda event: float(event.self_cpu_time_total), len(answers)
         ),
     }
 
@@ -201,11 +189,6 @@ def _dearest(events: Any, cost: Callable[[Any], float], frames: int) -> dict[str
     return {name: round(us / frames, 1) for name, us in costs.most_common(DEAREST) if us > 0}
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 # --- all of it
 
 
@@ -216,12 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtype = pick_dtype("auto" if device.type == "cuda" else "float32", device)
     torch.set_num_threads(options.threads)
     size, repeats = SIZES["smoke" if options.size == "tiny" else options.size], options.repeats
-    bench = Bench.prepare(size, device, dtype, options.frames)
+    bench = Bench.prepare(size, device, dtype)
     parts: list[Part] = []
     questions: dict[str, Callable[[dict[str, Any]], None]] = {
         "ceilings": partial(ceilings, device, dtype, repeats),
-        **{f"engine {memory} {n}": partial(engine, bench, memory, n) for memory, n in CELLS},
-        "diffusers": partial(diffusers_loop, size, device, dtype, repeats),
+        **{f"engine {method} {n}": partial(engine, bench, method, n, options.frames) for method, n in CELLS},
+        "diffusers": partial(diffusers, bench, repeats),
         "unet": partial(bare_unet, bench, repeats, options.compile),
     }
     out = options.out or RESULTS / f"gpu_profile-{device.type}.json"
@@ -254,7 +237,7 @@ def _write(out: Path, bench: Bench, parts: Sequence[Part]) -> None:
         "cuda": torch.version.cuda,
         "diffusers": version("diffusers"),
         "device": device_name(bench.device),
-        "tflop": {name: value / 1e12 for name, value in asdict(bench.work).items()},
+        "tflop": {name: value / 1e12 for name, value in asdict(bench.networks().work).items()},
         "parts": [asdict(part) for part in parts],
     }
     problems = [f"{part.name}: {part.failure.splitlines()[-1]}" for part in parts if part.failure]

@@ -3,6 +3,7 @@
 python -m loadtest.report                            print all
 python -m loadtest.report --into docs/figures.md     replace what stands between the two marker comments
 python -m loadtest.report --into README.md           the same; its marker asks for the short table
+python -m loadtest.report --into docs/performance.md the same; its marker asks for the engine's alone
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import Annotated
 
 import typer
 
-from loadtest.figures import RESULTS, ResultFile
+from loadtest.engine_table import engine_markdown
+from loadtest.figures import RESULTS, Figure, ResultFile
 from loadtest.service import fail
 
-__all__ = ["BEGIN", "BEGIN_SHORT", "END", "insert", "main", "markdown", "short"]
+__all__ = ["BEGIN", "BEGIN_ENGINE", "BEGIN_SHORT", "END", "insert", "main", "markdown", "short"]
 
 BEGIN = "<!-- measured: begin, made by `python -m loadtest.report --into docs/figures.md` -->"
 BEGIN_SHORT = "<!-- measured, in short: begin, made by `python -m loadtest.report --into README.md` -->"
+BEGIN_ENGINE = (
+    "<!-- measured, engine: begin, made by `python -m loadtest.report --into docs/performance.md` -->"
+)
 END = "<!-- measured: end -->"
 _ORDER = ("demo", "throughput", "transport")
 _WHOLE = ("cache_precision", "compiled", "gpu_check-cuda", "host_time")
@@ -65,7 +70,7 @@ def markdown(results: Sequence[ResultFile]) -> str:
         lines += [
             f"| {f.what} | {f.setting} | {f.value_text} | {f.target_text} | {f.met_text} |"
             for f in result.figures
-            if f.target is not None or f.unit == "FPS" or result.name in _WHOLE
+            if _is_shown(f, result.name)
         ]
         notes += [_note(result), *(f"  - **Not to be relied on:** {problem}." for problem in result.problems)]
     return "\n".join([*lines, "", *notes, ""])
@@ -73,13 +78,19 @@ def markdown(results: Sequence[ResultFile]) -> str:
 
 def insert(document: str, results: Sequence[ResultFile]) -> str:
     """The document with the table that its markers ask for between them. ValueError if it has none."""
-    begin = BEGIN_SHORT if BEGIN_SHORT in document else BEGIN
+    tables = {BEGIN_SHORT: short, BEGIN_ENGINE: engine_markdown, BEGIN: markdown}
+    begin = next((marker for marker in tables if marker in document), BEGIN)
     before, found, rest = document.partition(begin)
     _, end, after = rest.partition(END)
     if not found or not end:
         raise ValueError(f"it lacks the lines {BEGIN} and {END}")
-    table = (short if begin == BEGIN_SHORT else markdown)(results)
-    return f"{before}{begin}\n\n{table}\n{END}{after}"
+    return f"{before}{begin}\n\n{tables[begin](results)}\n{END}{after}"
+
+
+def _is_shown(figure: Figure, name: str) -> bool:
+    """Of the engine's own benchmark the targets alone: the rest is in `docs/performance.md`."""
+    is_rate = figure.unit == "FPS" and not name.startswith("engine_")
+    return figure.target is not None or is_rate or name in _WHOLE
 
 
 def _rank(result: ResultFile) -> tuple[int, str]:

@@ -1,6 +1,6 @@
 """Live2Diff on a GPU: the pool, its views and the networks there, against the CPU and against themselves.
 
-`python -m loadtest.live2diff_bench` runs these tests where there is a GPU.
+Where there is a GPU: `python -m pytest -m gpu tests/engine`.
 """
 
 from __future__ import annotations

@@ -1,130 +1,215 @@
-"""The engine's benchmark: its counts of work, its closed loop, and its answer to pictures that differ."""
+"""The engine's benchmark as a command: its order, its budget, its file, and its answer to what is wrong."""
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rearview.contract.frame import LATENT
-from rearview.engine.engine import Order
-from rearview.engine.networks.model import Forward
 
 from loadtest import engine_bench
-from loadtest.engine_bench import Bench, Cell, cells, drive, main, percentile, specs
-from loadtest.engine_models import SIZES, Work, build, count_work
+from loadtest.engine_bench import Budget, Run, main, short_name
+from loadtest.engine_cells import METHODS, Bench, Cell
+from loadtest.engine_checks import Check
+from loadtest.engine_models import SIZES
+from loadtest.engine_plan import jobs, matching
 from loadtest.figures import ResultFile
+from loadtest.peers import DIFFUSERS, STREAM_DIFFUSION, Peer
 
-pytestmark = [pytest.mark.unit, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(200)]
 
-CPU = torch.device("cpu")
-SMOKE = SIZES["smoke"]
-
-
-@pytest.fixture(scope="module")
-def bench() -> Bench:
-    torch.set_num_threads(1)
-    return Bench(
-        SMOKE, CPU, torch.float32, 2, build(SMOKE, CPU, torch.float32), Work(1.0, 0.5, 2.0, 3.0), 1e9
-    )
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SMOKE, WHOLE = SIZES["smoke"], SIZES["sd15"]
+ONE = ["--device", "cpu", "--rounds", "2", "--only", "plain, 1 step, 1 session, eager"]
 
 
-def test_work_of_stable_diffusion_is_what_is_known_of_it() -> None:
-    """Counted on tensors without data: 0.803 TFLOP per row, 0.926 with a bank, TAESD 0.122 + 0.141."""
-    meta = torch.device("meta")
-    model = build(SIZES["sd15"], meta, torch.float16)
-    work = count_work(model, SIZES["sd15"], meta, torch.float16)
-    counted = [work.unet, work.unet + work.bank, work.encode, work.decode]
-    assert [round(value / 1e12, 3) for value in counted] == pytest.approx(
-        [0.803, 0.926, 0.122, 0.141], rel=0.02
-    )
+def test_on_a_gpu_what_is_asked_for_first_comes_first() -> None:
+    found = jobs(WHOLE, CUDA, peers=(DIFFUSERS, STREAM_DIFFUSION))
+    assert len(found) == len({job.name for job in found})
+    assert found[0] == Cell("plain", 4, 8, accelerator="graphs")
+    first = found[:11]
+    assert {(job.method, job.steps) for job in first if isinstance(job, Cell)} == {
+        ("plain", 4),
+        ("streamv2v", 4),
+        ("live2diff", 2),
+        ("plain", 1),
+    }
+    peers = [job for job in found if isinstance(job, Peer)]
+    assert {(peer.who, peer.batch, peer.accelerator) for peer in peers} >= {
+        *((DIFFUSERS, n, how) for n in (1, 8) for how in ("eager", "compiled")),
+        (STREAM_DIFFUSION, 1, "eager"),
+    }
 
 
-def test_work_of_a_frame_counts_every_step_once() -> None:
-    work = Work(unet=10.0, bank=2.0, encode=1.0, decode=3.0)
-    assert work.of_frame(4, banked=False) == 44.0
-    assert work.of_frame(4, banked=True) == 52.0
+def test_every_setting_is_there() -> None:
+    cells = [job for job in jobs(WHOLE, CUDA) if isinstance(job, Cell)]
+    settings = {(c.method, c.steps, c.sessions, c.order.value, c.accelerator) for c in cells}
+    accelerators = ("eager", "graphs", "compiled", "compiled graphs")
+    for method in METHODS:
+        for sessions in (1, 2, 4, 8, 16, 32, 64):
+            for accelerator in accelerators:
+                assert {
+                    (method, steps, sessions, "back_to_back", accelerator) for steps in (1, 2, 3, 4)
+                } <= settings
+                assert (method, 4, sessions, "stream_batch", accelerator) in settings
+                assert (method, 1, sessions, "stream_batch", accelerator) not in settings
 
 
-def test_every_setting_is_measured_once_and_one_step_has_one_order() -> None:
-    found = list(cells(SIZES["sd15"], 16))
-    assert len(found) == len(set(found)) == 2 * (1 + 3 * 2) * 5
-    assert max(cell.sessions for cell in cells(SIZES["sd15"], 4)) == 4
+def test_a_cpu_captures_nothing_and_a_peer_that_is_not_there_is_not_asked() -> None:
+    found = jobs(SMOKE, CPU)
+    assert {job.accelerator for job in found} == {"eager", "compiled"}
+    assert {job.who for job in found if isinstance(job, Peer)} == {DIFFUSERS}
+    assert max(job.sessions for job in found if isinstance(job, Cell)) == 4
 
 
-@pytest.mark.parametrize("order", list(Order))
-@pytest.mark.parametrize("memory", ["plain", "bank"])
-def test_a_cell_brings_every_frame_back_and_fills_its_batches(
-    bench: Bench, memory: str, order: Order
+def test_only_takes_what_has_all_of_the_words() -> None:
+    found = matching(jobs(WHOLE, CUDA), ["plain", "8 sessions"])
+    assert found
+    assert all("plain" in job.name and "8 sessions" in job.name for job in found)
+    assert matching(found, []) == found
+
+
+def test_a_budget_knows_what_still_fits() -> None:
+    now = [0.0]
+    budget = Budget(100.0, lambda: now[0])
+    eager, compiled = Cell("plain", 1, 1), Cell("plain", 1, 1, accelerator="compiled")
+    assert budget.fits(eager)
+    assert not budget.fits(compiled)
+    for seconds in (30.0, 40.0, 50.0):
+        budget.took(eager, seconds)
+    now[0] = 60.0
+    assert budget.fits(eager)
+    now[0] = 61.0
+    assert not budget.fits(eager)
+    budget.took(compiled, 2.0)
+    assert budget.fits(compiled)
+    assert Budget(None, lambda: 1e9).fits(compiled)
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA GeForce RTX 4090", "rtx_4090"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
+        ("CPU", "cpu"),
+    ],
+)
+def test_a_file_is_named_after_the_device(device: str, name: str) -> None:
+    assert short_name(device) == name
+
+
+def test_one_command_measures_and_writes_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "engine_cpu.json"
+    assert main([*ONE, "--out", str(out)]) == 0
+    result = ResultFile.read(out)
+    (row,) = result.detail["rows"]
+    assert row["check"]["max_levels"] <= 1
+    assert row["frames"] == 2
+    assert [(figure.unit, figure.value) for figure in result.figures] == [("FPS", row["fps"])]
+    assert result.problems == []
+    assert "--out" not in result.command
+    assert "FPS" in capsys.readouterr().err
+
+
+def test_pictures_that_deviate_are_a_problem_and_an_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = bench.measure(Cell(memory, 2, 3, order))
-    assert measured.frames == 3 * bench.frames
-    assert 1.0 < measured.rows_per_forward <= (3 if order is Order.BACK_TO_BACK else 6)
-    assert 0 < measured.latency_p50_ms <= measured.latency_p95_ms
-    seconds = measured.frames / measured.fps
-    work = 5.0 + 2 * (1.5 if memory == "bank" else 1.0)
-    assert measured.share_of_bound == pytest.approx(measured.frames * work / seconds / 1e9)
+    wrong = Check(2, 3.0, 9, 40.0, 0.5, 1)
+    monkeypatch.setattr(engine_bench.Reference, "check", lambda *_: wrong)
+    out = tmp_path / "engine_cpu.json"
+    assert main([*ONE, "--out", str(out)]) == 1
+    result = ResultFile.read(out)
+    assert "deviate from the plain path by 3 levels" in result.problems[0]
+    assert result.figures == []
 
 
-def test_one_row_at_a_time_is_one_row_at_a_time(bench: Bench) -> None:
-    measured = bench.measure(Cell("plain", 2, 3, Order.BACK_TO_BACK, max_batch=1))
-    assert measured.rows_per_forward == 1.0
+class PowerCut(BaseException):
+    """Ends a run as nothing else does."""
 
 
-def test_mixed_sessions_differ_in_everything_that_a_forward_may_mix() -> None:
-    mixed = specs(Cell("bank", 0, 16, Order.BACK_TO_BACK), SMOKE)
-    assert {spec.settings.steps for spec in mixed} == {1, 2, 3, 4}
-    assert len({spec.settings.prompt for spec in mixed}) == len({spec.settings.seed for spec in mixed}) == 16
-    assert len({spec.settings.strength for spec in mixed}) > 1
+def test_a_run_that_is_cut_off_keeps_its_rows_and_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, measured = tmp_path / "engine_cpu.json", engine_bench.measure
+    command = ["--device", "cpu", "--rounds", "1", "--out", str(out)]
+    command += ["--only", "plain, 1 step", "eager", "back", "--list"]
+    assert main(command) == 0
+    assert not out.exists()
+    left = [2]
+
+    def once(*arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise PowerCut
+        return measured(*arguments)
+
+    monkeypatch.setattr(engine_bench, "measure", once)
+    wanted = ["--only", "plain, 1 step", "eager"]
+    more = [*command[:6], *wanted]
+    monkeypatch.setattr(engine_bench, "jobs", lambda *_, **__: [Cell("plain", 1, n) for n in (1, 2, 3)])
+    with pytest.raises(PowerCut):
+        main(more)
+    assert [row["sessions"] for row in ResultFile.read(out).detail["rows"]] == [1, 2]
+    left[0] = 1
+    assert main([*more, "--add"]) == 0
+    assert [row["sessions"] for row in ResultFile.read(out).detail["rows"]] == [1, 2, 3]
 
 
-def test_sessions_that_leak_into_each_other_are_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = bench.model.forward
-
-    def leaking(rows: Any, view: Any) -> Forward:
-        forward = honest(rows, view)
-        latents = [planes[LATENT] for planes in forward.outputs]
-        mean = torch.stack(latents).mean(0)
-        return Forward([{LATENT: latent + 1e-3 * mean} for latent in latents], forward.updates)
-
-    sessions = bench.gap("plain")
-    monkeypatch.setattr(bench.model, "forward", leaking)
-    assert sessions <= 1e-5 < bench.gap("plain")
+def test_rows_of_another_model_are_not_added_to(tmp_path: Path) -> None:
+    out = tmp_path / "engine_cpu.json"
+    bench = Bench(SMOKE, CPU, torch.float32, 1e9)
+    Run(bench, out, 1).write()
+    Run(bench, out, 1).read()
+    with pytest.raises(ValueError, match="bfloat16"):
+        Run(replace(bench, dtype=torch.bfloat16), out, 1).read()
 
 
-def test_a_failed_forward_ends_the_benchmark(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(rows: Any, view: Any) -> Forward:
+def test_what_fails_is_a_row_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    cell = Cell("plain", 1, 1, Order.BACK_TO_BACK)
-    costs = bench._costs(cell, specs(cell, SMOKE)[0])
-    monkeypatch.setattr(bench.model, "forward", failing)
-    with pytest.raises(RuntimeError, match="forward has failed"):
-        drive(bench._engine(cell, costs), specs(cell, SMOKE), 1, bench._pictures)
+    bench = Bench(SMOKE, CPU, torch.float32, 1e9)
+    run = Run(bench, tmp_path / "engine_cpu.json", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_bench, "measure", broken)
+        row = run.do(Cell("plain", 1, 1))
+    assert row["problem"] == "RuntimeError: out of memory"
+    assert run.do(Cell("plain", 1, 2))["problem"] == ""
+    result = ResultFile.read(run.out)
+    assert [row["sessions"] for row in result.detail["rows"]] == [1, 2]
+    assert result.problems == ["plain, 1 step, 1 session, eager: RuntimeError: out of memory"]
 
 
-@pytest.mark.parametrize(("percent", "value"), [(50, 2.0), (95, 4.0), (0, 1.0)])
-def test_percentiles_are_measured_values(percent: float, value: float) -> None:
-    assert percentile([4.0, 1.0, 3.0, 2.0], percent) == value
-
-
-def test_the_result_is_a_figure_file_and_a_miss_is_an_exit_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_past_for_which_there_is_no_room_is_said_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Bench, "gain", lambda *_: 1.2)
-    monkeypatch.setattr(Bench, "gap", lambda *_: 1e-12)
-    out = tmp_path / "engine.json"
-    assert main(["--check-only", "--out", str(out)]) == 0
-    result = ResultFile.read(out)
-    assert [figure.met for figure in result.figures] == [True] * 4
-    assert json.loads(out.read_text())["detail"]["peak_tflops"] > 0
-    monkeypatch.setattr(engine_bench, "MIN_GAIN", 1.3)
-    assert main(["--check-only"]) == 1
-    assert "missed: together over one by one" in capsys.readouterr().err
+    run = Run(Bench(SMOKE, CPU, torch.float32, 1e9), tmp_path / "engine_cpu.json", 1)
+    monkeypatch.setattr(Bench, "fits", lambda *_: False)
+    assert "the device has no room" in run.do(Cell("live2diff", 1, 1))["problem"]
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_it_runs_as_a_script_and_as_a_module(root: Path, tmp_path: Path, as_module: bool) -> None:
+    command = ["-m", "loadtest.engine_bench"] if as_module else ["loadtest/engine_bench.py"]
+    arguments = ["--device", "cpu", "--list", "--only", "live2diff, 2 steps, 1 session, eager"]
+    environment = {**os.environ, "PYTHONPATH": f"{root}/services:{root}"}
+    run = subprocess.run(
+        [sys.executable, *command, *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    assert run.stdout == "live2diff, 2 steps, 1 session, eager\n"
 
 
 def test_it_needs_no_server_and_no_other_library(root: Path) -> None:
@@ -137,10 +222,3 @@ def test_it_needs_no_server_and_no_other_library(root: Path) -> None:
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=90, check=True
     )
     assert run.stdout.strip() == "[]"
-
-
-def test_slots_are_those_of_the_cell(bench: Bench) -> None:
-    memory = bench._memory(Cell("plain", 1, 5, Order.BACK_TO_BACK))
-    assert memory.names == set()
-    assert memory.free_slots == 5
-    assert bench._memory(Cell("bank", 1, 3, Order.BACK_TO_BACK)).free_slots == 3

@@ -35,9 +35,9 @@ def test_every_part_is_asked_and_written_down(tmp_path: Path) -> None:
     assert parts["ceilings"]["figures"].keys() == {"copy_tb_s", "matmul_tflop_s"}
     assert parts["diffusers"]["figures"]["fps"] > 0
     assert parts["unet"]["figures"].keys() == {f"batch_{batch}" for batch in BATCHES}
-    for memory in ("plain", "bank"):
+    for method in ("plain", "streamv2v"):
         for sessions in (1, 8):
-            figures = parts[f"engine {memory} {sessions}"]["figures"]
+            figures = parts[f"engine {method} {sessions}"]["figures"]
             assert figures["frames"] == sessions
             assert figures["dearest_on_host_us_per_frame"]
     result = ResultFile.read(out)

@@ -67,7 +67,7 @@ def test_inductor_compiles_once_for_one_sample_and_once_for_several(
     """A session that another one joins for a while: forwards of one sample and of two."""
     made: list[Dims] = []
 
-    def counted(network: nn.Module, dims: Dims) -> Compiled:
+    def counted(network: nn.Module, dims: Dims, backend: str) -> Compiled:
         made.append(dims)
         return network
 

@@ -29,7 +29,7 @@ class Compile(Protocol):
     def __call__(self, shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled | None: ...
 
 
-def by_inductor() -> Compile:
+def by_inductor(backend: str = "inductor") -> Compile:
     """torch.compile, in this process: once for one sample and once for several of a sort of calls. Takes a
     minute or two for a large UNet, unless Inductor's caches know it.
     """
@@ -38,7 +38,7 @@ def by_inductor() -> Compile:
     def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled:
         key = shape.sort, shape.samples > 1
         if key not in made:
-            made[key] = in_process(call, free_dims(call.grows, shape.samples, tensors))
+            made[key] = in_process(call, free_dims(call.grows, shape.samples, tensors), backend)
         return made[key]
 
     return compile

@@ -68,8 +68,10 @@ def load(package: Path, network: nn.Module, dims: Dims) -> Compiled:
     return in_process(network, dims)
 
 
-def in_process(network: nn.Module, dims: Dims) -> Compiled:
-    """`network`, compiled when it is called first. A call that the compiler gives up runs as it is."""
+def in_process(network: nn.Module, dims: Dims, backend: str = "inductor") -> Compiled:
+    """`network`, compiled when it is called first. A call that the compiler gives up runs as it is.
+    `backend`: of torch.compile.
+    """
     compiled: Compiled | None = None
 
     def run(*tensors: Tensor) -> Sequence[Tensor]:
@@ -77,7 +79,7 @@ def in_process(network: nn.Module, dims: Dims) -> Compiled:
         if compiled is None:
             for tensor, free in zip(tensors, dims, strict=True):
                 torch._dynamo.maybe_mark_dynamic(tensor, list(free))
-            compiled = torch.compile(network, fullgraph=True)
+            compiled = torch.compile(network, fullgraph=True, backend=backend)
         try:
             found: Sequence[Tensor] = compiled(*tensors)
         except FailOnRecompileLimitHit:
