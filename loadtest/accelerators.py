@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
 from rearview.engine.acceleration.compiled import CompiledCall, by_inductor
 from rearview.engine.acceleration.counts import Counts
@@ -58,6 +57,8 @@ class Accelerators:
     def __init__(self, model: DiffusionModel, backend: str = "inductor") -> None:
         """`backend`: what torch.compile compiles with."""
         self._model, self._vae, self._made = model, model.vae, list[str]()
+        while isinstance(self._vae, CompiledAutoencoder):  # Others have made it run so.
+            self._vae = self._vae.vae
         self._backend, self._compile = backend, by_inductor(backend)
         self._calls = {name: CompiledCall(each.unet, self._unet) for name, each in model.denoisers.items()}
         self._parts: dict[tuple[str, bool], Compiled] = {}

@@ -50,11 +50,7 @@ def test_a_call_is_one_graph_for_the_compiler(folder: Path, additions: Additions
     """`fullgraph`: nothing of it is left to Python."""
     model, denoiser = loaded(folder, additions)
     eager = play(model, method, frames=8, names=("a",))
-
-    def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled:
-        return torch.compile(call, fullgraph=True, dynamic=False, backend="eager")
-
-    denoiser.call = call = CompiledCall(denoiser.unet, compile)
+    denoiser.call = call = CompiledCall(denoiser.unet, by_inductor(backend="eager"))
     found = play(model, method, frames=8, names=("a",))
     assert [key for key in eager if not torch.equal(eager[key], found[key])] == []
     assert call.counts.accelerated

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rearview.engine.acceleration import packages
 from rearview.engine.acceleration.packages import AHEAD, BESIDE, compile_to, in_process, load, suffix_for
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -75,17 +76,27 @@ def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
 
 
 def test_too_many_shapes_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
-
+    monkeypatch.setattr(packages, "MOST_FORMS", 1)
     class Particular(nn.Module):
         def forward(self, given_BN: Tensor) -> tuple[Tensor]:
             return (given_BN * (1.0 if given_BN.shape[0] == 3 else 2.0),)
 
     run = in_process(Particular(), [[0]])
-    for samples, times in ((3, 1.0), (4, 2.0), (5, 2.0)):
-        assert torch.equal(run(rows(samples))[0], times * rows(samples))
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for samples, times in ((3, 1.0), (4, 2.0), (5, 2.0)):
+            assert torch.equal(run(rows(samples))[0], times * rows(samples))
 
 
 def test_weights_lie_in_the_file_on_a_cpu_alone() -> None:
     assert suffix_for(torch.device("cpu")) == AHEAD
     assert suffix_for(torch.device("cuda", 1)) == BESIDE
+
+
+def test_many_calls_of_one_piece_of_python_are_compiled() -> None:
+    """More than torch's own limit: what a service runs has more sorts of calls than that."""
+    for number in range(12):
+        network = Scaled()
+        network.weight.fill_(float(number))
+        compiled = in_process(network, [[0]], backend="eager")
+        assert torch.equal(compiled(rows(2))[0], number * rows(2))
+        assert torch.equal(compiled(rows(3))[0], number * rows(3))

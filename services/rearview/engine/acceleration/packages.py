@@ -29,6 +29,10 @@ Dims = Sequence[Sequence[int]]
 
 AHEAD, BESIDE = ".pt2", ".cache"
 """Suffixes: code with weights; what is beside them."""
+MOST_FORMS = 256
+"""That torch.compile may make of one piece of Python: all calls of UNets are one piece to it, and its own
+limit, 8, is for those who did not mean to.
+"""
 FREEZES: dict[str, Any] = {"freezing": True}
 """Weights are folded into the code."""
 
@@ -77,6 +81,7 @@ def in_process(network: nn.Module, dims: Dims, backend: str = "inductor") -> Com
     def run(*tensors: Tensor) -> Sequence[Tensor]:
         nonlocal compiled
         if compiled is None:
+            torch._dynamo.config.recompile_limit = max(MOST_FORMS, torch._dynamo.config.recompile_limit)
             for tensor, free in zip(tensors, dims, strict=True):
                 torch._dynamo.maybe_mark_dynamic(tensor, list(free))
             compiled = torch.compile(network, fullgraph=True, backend=backend)
