@@ -58,6 +58,9 @@ class ModelConfig(BaseModel):
     compiled: bool = True
     """Whether networks run from what `rearview models compile` has made for this machine, where there is any.
     Pictures differ from those of the networks as they are by rounding."""
+    graphs: bool = True
+    """Whether forwards are captured while a replica starts and then replayed, where the device is CUDA's.
+    Pictures stay as they are."""
     max_steps: int = Field(default=2, ge=1, le=4)
     """Denoising steps that the chain has: the longest that a session may ask for."""
     width: int = Field(default=256, ge=64, le=1024, multiple_of=8)

@@ -39,6 +39,7 @@ __all__ = [
     "measure",
     "measure_costs",
     "row_seconds",
+    "warm_up",
 ]
 
 OnCalibration = Callable[[OperatorKind, float], None]
@@ -55,6 +56,8 @@ SLOW_S = 1.5
 """A forward that takes longer needs no second look: what allocates takes little beside it, and on a device
 that slow a batch gains nothing.
 """
+NEW_TWICE = 2
+"""Runs after which a forward is no longer new: what is seen once is captured when it comes again."""
 MAX_INTERVAL = 4096
 """Ordinals among which a row that writes, and one that does not, are looked for."""
 
@@ -110,6 +113,24 @@ def row_seconds(
     found = {kind: bench.row_seconds() for kind, bench in benches.items()}
     memory.free(spec.session_id)
     return found
+
+
+def warm_up(
+    model: Model,
+    memory: Memories,
+    span: Span,
+    spec: SessionSpec,
+    payloads: Sequence[Planes],
+    sizes: Sequence[int],
+) -> None:
+    """Run forwards of each of these numbers of samples, with a write and without, until none of them is new
+    to whatever compiles or captures them. Nothing is left in memory.
+    """
+    benches = _benches(model, memory, span, spec, payloads)
+    memory.allocate(spec)
+    for bench in benches.values():
+        bench.warm_up(sizes)
+    memory.free(spec.session_id)
 
 
 def cost_table(
@@ -218,19 +239,15 @@ class _Bench:
         """
 
     def measure(self, batch_sizes: Sequence[int]) -> Timing:
-        frames = self._memory.warm_up_frames(self._spec)
-        warms_up = frames > 0 and self._operator.kind is OperatorKind.DENOISE
-        self._least = 2 + (frames if warms_up else 1)
-        self._left = self._least + REPEATS * (sum(batch_sizes) + (frames if warms_up else 0))
+        frames = self._window_frames
+        self._least = 2 + (frames or 1)
+        self._left = self._least + REPEATS * (sum(batch_sizes) + frames)
         window_s: dict[int, float] = {}
-        if warms_up:
-            window = self._window(frames)
-            known_s, commit_s = self._commit_seconds(window)
+        known_s, commit_s = self._commit_seconds(self._first)
+        if frames:
             window_s = self._seconds(
-                window, {size * frames: size for size in batch_sizes[:1]}, known_s, commit_s
+                self._first, {size * frames: size for size in batch_sizes[:1]}, known_s, commit_s
             )
-        else:
-            self._commit_seconds(self._row(0))
         writes, reads = self._find(lambda num: num > 0), self._find(lambda num: num == 0)
         known_s, read_s = (None, 0.0) if reads is None else self._commit_seconds(reads)
         write_s = 0.0 if writes is None else self._commit_seconds(writes)[1]
@@ -239,10 +256,31 @@ class _Bench:
         more_s = max(0.0, write_s - read_s) if writes is not None else 0.0
         return Timing(row_s, window_s, more_s, self._bytes[False], self._bytes[True])
 
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        """See `warm_up`. The past must be empty; afterwards it has a few frames."""
+        self._commit_seconds(self._first)
+        rows = [self._find(lambda num: num > 0), self._find(lambda num: num == 0)]
+        for row in filter(None, rows):
+            for size in sizes:
+                for _ in range(NEW_TWICE):
+                    self._forward_seconds([row] * size)
+
     def row_seconds(self) -> float:
         """The fastest of a few forwards."""
         row = self._row(0)
         return _fastest(lambda: self._forward_seconds([row]))
+
+    @property
+    def _window_frames(self) -> int:
+        """Of a window, with which the past begins; 0: it begins with a single frame."""
+        is_denoising = self._operator.kind is OperatorKind.DENOISE
+        return self._memory.warm_up_frames(self._spec) if is_denoising else 0
+
+    @property
+    def _first(self) -> Row:
+        """What the past begins with."""
+        frames = self._window_frames
+        return self._window(frames) if frames else self._row(0)
 
     def _find(self, is_wanted: Callable[[int], bool]) -> Row | None:
         """The first row after what was written before, of whose number of writes that is true."""

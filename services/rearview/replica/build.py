@@ -16,16 +16,18 @@ from rearview.contract.memory_plan import MemoryPlan
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
+from rearview.engine.acceleration.graphs import CudaRecorder
 from rearview.engine.ahead import Ahead
 from rearview.engine.calibration import Planes, Timings, cost_table, example_payloads, measure, row_seconds
 from rearview.engine.device_memory import counter_of
 from rearview.engine.devices import draws_ahead, pick_device, pick_dtype
 from rearview.engine.engine import Engine
 from rearview.engine.memory.compose import Memories
-from rearview.engine.networks.model import Model, row_group
+from rearview.engine.networks.model import DiffusionModel, Model, row_group
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
+from rearview.replica.captured import capture_span, captures
 from rearview.replica.compiled import use_compiled
 from rearview.replica.kept import KeptTimings, kernels_of, key_of
 from rearview.replica.memories import additions, memories_of
@@ -92,22 +94,41 @@ def build_engine(
         timings, ran_here = measuring.of(specs, on_progress or _silent)
     plan = planning.plan(timings)
     (on_planned or _silent)(plan)
+    del memory, parts, measuring  # That slot is not in the plan.
+    with planning.taking("the slots"):
+        memory = memories_of(config, span, model, device, plan.slots, ahead)
+    if captures(config, device) and isinstance(model, DiffusionModel):
+        kinds = [(spec, payloads(config, span, spec)) for spec in specs]
+        capture_span(
+            span, model, memory, kinds, span_config.max_batch, CudaRecorder(), on_progress or _silent
+        )
+        measuring = _Measuring(config, span_config, Parts(span, model, memory, device, ahead), compiled)
+        timings, ran_here = measuring.anew(specs, on_progress or _silent), True
+    costs = _costs(config, span, model, memory, list(zip(specs, timings, strict=True)), ran_here=ran_here)
+    scheduler = Scheduler(costs, span_config.max_batch)
+    has_networks, threads = not is_opaque(config.model.checkpoint), span_config.num_threads
+    kernels = kernels_of(device, threads, compiled) if has_networks else ""
+    return Engine(span, model, memory, scheduler, kernels=kernels)
+
+
+def _costs(
+    config: ServiceConfig,
+    span: Span,
+    model: Model,
+    memory: Memories,
+    measured: Sequence[tuple[SessionSpec, Timings]],
+    *,
+    ran_here: bool,
+) -> CostTable:
+    """The table of sessions of all kinds. `ran_here`: whether their forwards have run in this process."""
     adapters = tuple(config.model.adapters)
     tables = [
-        cost_table(times, model, memory, span, spec, adapters, ran_here=ran_here)
-        for times, spec in zip(timings, specs, strict=True)
+        cost_table(times, model, memory, span, spec, adapters, ran_here=ran_here) for spec, times in measured
     ]
     forward_s = {group: times for table in tables for group, times in table.forward_s.items()}
     ran = {group: sizes for table in tables for group, sizes in table.ran.items()}
     costs = CostTable(forward_s, max(table.write_s for table in tables), ran)
-    costs = replace(costs, frame=_frame_cost(costs, model, memory, span, specs))
-    scheduler = Scheduler(costs, span_config.max_batch)
-    has_networks, threads = not is_opaque(config.model.checkpoint), span_config.num_threads
-    kernels = kernels_of(device, threads, compiled) if has_networks else ""
-    del memory, parts, measuring  # That slot is not in the plan.
-    with planning.taking("the slots"):
-        memory = memories_of(config, span, model, device, plan.slots, ahead)
-    return Engine(span, model, memory, scheduler, kernels=kernels)
+    return replace(costs, frame=_frame_cost(costs, model, memory, span, [spec for spec, _ in measured]))
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ class _Measuring:
     def of(self, examples: Sequence[SessionSpec], on_progress: OnProgress) -> tuple[Sequence[Timings], bool]:
         """One for each of the `examples`, and whether they were measured in this process."""
         if is_opaque(self.config.model.checkpoint):  # Measured sooner than read.
-            return [self._measured(spec, on_progress) for spec in examples], True
+            return self.anew(examples, on_progress), True
         key = {**key_of(self.config, self.span_config, self.parts.device), "compiled": self.compiled}
         kept = KeptTimings(key)
         found, parts = kept.read(len(examples)), self.parts
@@ -132,9 +153,13 @@ class _Measuring:
             now = row_seconds(parts.model, parts.memory, parts.span, plain, self._payloads(plain))
             if kept.holds(found[0], now):
                 return found, False
-        measured = [self._measured(spec, on_progress) for spec in examples]
+        measured = self.anew(examples, on_progress)
         kept.write(measured)
         return measured, True
+
+    def anew(self, examples: Sequence[SessionSpec], on_progress: OnProgress) -> Sequence[Timings]:
+        """Measured now, whatever was before; not kept."""
+        return [self._measured(spec, on_progress) for spec in examples]
 
     def _measured(self, spec: SessionSpec, on_progress: OnProgress) -> Timings:
         parts = self.parts

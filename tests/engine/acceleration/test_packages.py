@@ -77,6 +77,7 @@ def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
 
 def test_too_many_shapes_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "MOST_FORMS", 1)
+
     class Particular(nn.Module):
         def forward(self, given_BN: Tensor) -> tuple[Tensor]:
             return (given_BN * (1.0 if given_BN.shape[0] == 3 else 2.0),)

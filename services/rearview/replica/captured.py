@@ -1,0 +1,54 @@
+"""CUDA graphs of a span's forwards, captured while it starts: no frame waits for a capture, or a compiler."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from rearview.config import ServiceConfig
+from rearview.contract.card import is_opaque
+from rearview.contract.chain import Span
+from rearview.contract.session import SessionSpec
+from rearview.engine.acceleration.counts import Counts
+from rearview.engine.acceleration.graphs import Recorder, capture
+from rearview.engine.calibration import Planes, warm_up
+from rearview.engine.memory.compose import Memories
+from rearview.engine.networks.model import DiffusionModel
+
+__all__ = ["SIZES", "capture_span", "captures"]
+
+logger = logging.getLogger(__name__)
+
+SIZES = (*range(1, 9), 12, 16, 24, 32)
+"""Samples of forwards that are captured at the start. Those of other sizes are when they come again."""
+
+
+def captures(config: ServiceConfig, device: torch.device) -> bool:
+    """Whether forwards are replayed from graphs on that device."""
+    return config.model.graphs and device.type == "cuda" and not is_opaque(config.model.checkpoint)
+
+
+def capture_span(
+    span: Span,
+    model: DiffusionModel,
+    memory: Memories,
+    examples: Sequence[tuple[SessionSpec, Sequence[Planes]]],
+    max_batch: int,
+    recorder: Recorder,
+    on_progress: Callable[[str], None],
+) -> Sequence[Counts]:
+    """Let the model replay its forwards over `memory`, and have captured what sessions like the `examples`
+    run, in every size up to `max_batch`. `examples`: each with what its frames carry before each operator.
+    Blocks for seconds, with a compiler for minutes.
+    """
+    counts, started_s = capture(model, recorder), time.monotonic()
+    sizes = [size for size in SIZES if size <= max_batch]
+    for number, (spec, payloads) in enumerate(examples, 1):
+        on_progress(f"{span.name}: capturing forwards, {number} of {len(examples)} kinds of sessions")
+        warm_up(model, memory, span, spec, payloads, sizes)
+    taken_s = time.monotonic() - started_s
+    logger.info("%s replays its forwards from graphs, captured in %.1f s", span.name, taken_s)
+    return counts
