@@ -25,7 +25,7 @@ __all__ = ["Check", "Reference", "Tolerance", "checked_sessions", "tolerance"]
 
 PLAIN_FRAMES = 3
 """Compared of each session that remembers nothing: each is by itself."""
-MIN_CONTRAST = 4.0
+MIN_CONTRAST = 3.0
 """By how many tolerances pictures of different frames must differ, so that equal ones mean something."""
 
 
@@ -39,14 +39,17 @@ class Tolerance:
 
 
 def tolerance(cell: Cell, dtype: torch.dtype) -> Tolerance:
-    """In half precision batches of other sizes run other kernels; with a bank what is nearly equal may be
-    merged otherwise, even in float32. A cache of fewer bits is another method: it is reported, and bounded
-    widely.
+    """In half precision batches of other sizes run other kernels, which round otherwise: two steps of Stable
+    Diffusion's size in bfloat16 are 6.3 levels from float32, so in float16 about 0.8. With a bank what is
+    nearly equal may be merged otherwise, even in float32. A cache of fewer bits is another method: it is
+    reported, and bounded widely.
     """
     if cell.storage:
-        return Tolerance(3.0)
-    if dtype in (torch.float16, torch.bfloat16):
-        return Tolerance(1.0 if cell.method == "plain" else 1.5)
+        return Tolerance(8.0)
+    if dtype is torch.bfloat16:
+        return Tolerance(10.0)
+    if dtype is torch.float16:
+        return Tolerance(3.0 if cell.method == "plain" else 4.0)
     return Tolerance(0.25, level=8 if cell.banked else 1)
 
 

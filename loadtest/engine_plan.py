@@ -28,7 +28,7 @@ def jobs(size: Size, device: torch.device, *, peers: Iterable[str] = (DIFFUSERS,
     """All, each once, the most important first. `peers`: whose code is at hand."""
     on_gpu, is_small = device.type == "cuda", size.name == "smoke"
     sessions = FEW_SESSIONS if is_small else ALL_SESSIONS
-    together, first = (4, "eager") if is_small or not on_gpu else (8, "graphs")
+    together, first = (4, "eager") if is_small or not on_gpu else (8, "compiled graphs")
     found: list[Job] = []
     for group in _groups(first, together, sessions, on_gpu=on_gpu):
         found += [job for job in group if isinstance(job, Cell) or job.who in peers]
@@ -58,6 +58,7 @@ def _groups(first: str, together: int, sessions: Sequence[int], *, on_gpu: bool)
     yield [Peer(DIFFUSERS, 4, 1, each) for each in ("compiled", "compiled graphs")[: 2 if on_gpu else 1]]
     yield [replace(Cell("live2diff", 2, n, storage=FP8), accelerator=first) for n in (1, together)]
     yield [Cell("both", 2, n, accelerator=first) for n in (together, 1)]
+    yield [replace(cell, accelerator="graphs") for cell in core if on_gpu]
     yield [replace(cell, accelerator="eager") for cell in core]
     mixed = Cell("streamv2v", 0, 16 if 16 in sessions else together, accelerator=first)
     yield [mixed, replace(mixed, max_batch=1)]

@@ -27,6 +27,7 @@ __all__ = [
     "diffusers_loop",
     "measure_peer",
     "stock_networks",
+    "stock_of",
     "to_bytes",
 ]
 
@@ -91,6 +92,13 @@ def stock_networks(model: DiffusionModel) -> Stock:
     return Stock(*made)
 
 
+def stock_of(bench: Bench) -> Stock:
+    """`stock_networks` of the model that is measured, which is eager from now on."""
+    networks = bench.networks()
+    networks.accelerators.use("eager")
+    return stock_networks(networks.model)
+
+
 def compiled(stock: Stock, accelerator: str) -> Stock:
     """The same, of which torch compiles what takes time. Changes the autoencoder that it is given."""
     if accelerator == "eager":
@@ -107,7 +115,7 @@ def diffusers_loop(bench: Bench, peer: Peer) -> Callable[[list[bytearray]], list
     from diffusers import LCMScheduler, StableDiffusionImg2ImgPipeline
 
     device, dtype, pixels = bench.device, bench.dtype, bench.size.pixels
-    stock = stock_networks(bench.networks().model)
+    stock = stock_of(bench)
     pipeline = StableDiffusionImg2ImgPipeline(
         stock.vae,
         None,

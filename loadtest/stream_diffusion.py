@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from loadtest.engine_cells import Bench
-from loadtest.peers import TOKENS, Peer, compiled, stock_networks, to_bytes
+from loadtest.peers import TOKENS, Peer, compiled, stock_of, to_bytes
 
 __all__ = ["load_class", "stream_diffusion"]
 
@@ -45,7 +45,7 @@ def stream_diffusion(bench: Bench, peer: Peer, folder: Path) -> Callable[[list[b
     """
     device, dtype, pixels = bench.device, bench.dtype, bench.size.pixels
     made_by = load_class(folder)
-    stock = stock_networks(bench.networks().model)
+    stock = stock_of(bench)
     width = stock.unet.config.cross_attention_dim
     pipe = _Pipe(compiled(stock, peer.accelerator), width, device, dtype)
     # The second half of the grid: strength 0.5.

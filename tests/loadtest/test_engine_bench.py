@@ -31,7 +31,7 @@ ONE = ["--device", "cpu", "--rounds", "2", "--only", "plain, 1 step, 1 session, 
 def test_on_a_gpu_what_is_asked_for_first_comes_first() -> None:
     found = jobs(WHOLE, CUDA, peers=(DIFFUSERS, STREAM_DIFFUSION))
     assert len(found) == len({job.name for job in found})
-    assert found[0] == Cell("plain", 4, 8, accelerator="graphs")
+    assert found[0] == Cell("plain", 4, 8, accelerator="compiled graphs")
     first = found[:11]
     assert {(job.method, job.steps) for job in first if isinstance(job, Cell)} == {
         ("plain", 4),

@@ -18,6 +18,7 @@ from loadtest.peers import (
     diffusers_loop,
     measure_peer,
     stock_networks,
+    stock_of,
     to_bytes,
 )
 from loadtest.stream_diffusion import load_class, stream_diffusion
@@ -102,6 +103,13 @@ def test_diffusers_loop_translates_a_batch_from_bytes_to_bytes(bench: Bench, bat
     assert found["contrast_levels"] > 10.0
     seconds_of_work = bench.networks().work.of_frame(2, banked=False) / 1e9
     assert found["share_of_bound"] == pytest.approx(found["fps"] * seconds_of_work)
+
+
+def test_peers_get_the_networks_whatever_ran_before(bench: Bench) -> None:
+    bench.networks().accelerators.use("compiled")
+    vae = stock_of(bench).vae
+    ours = bench.networks().model.vae
+    assert vae.decoder.layers[0].weight.data_ptr() == ours.decoder.layers[0].weight.data_ptr()
 
 
 def test_a_peer_whose_pictures_are_flat_is_not_measured(bench: Bench) -> None:
