@@ -78,6 +78,9 @@ class Accelerators:
         return Running(counts, others, self._made)
 
     def _unet(self, shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled | None:
+        """Not of windows: a session has one, and it would take as long to compile as all its other frames."""
+        if any(getattr(key, "is_window", False) for _, key in shape.views):
+            return None
         self._made.append(f"unet {shape.samples}")
         return self._compile(shape, call, tensors)
 

@@ -72,5 +72,5 @@ class CompiledAutoencoder:
     def _run(self, part: str, network: nn.Module, given_BCHW: Tensor) -> Tensor:
         compiled = self._find(part, network, given_BCHW)
         self.counts.count(accelerated=compiled is not None)
-        result: Tensor = (compiled or network)(given_BCHW)[0]
+        result: Tensor = (network if compiled is None else compiled)(given_BCHW)[0]
         return result
