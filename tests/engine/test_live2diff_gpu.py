@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,22 @@ from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.engine.acceleration.graphs import CudaRecorder, GraphCall
 from rearview.engine.engine import Engine
 from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
+from rearview.engine.memory.cache.indexed import IndexedView
 from rearview.engine.memory.cache.pool import TemporalKVCache
+from rearview.engine.memory.cache.view import CACHE, LayerPool
+from rearview.engine.networks.attention.temporal_ops import attend_indexed, store_frames
+from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_denoiser
 from support.frames import content, entering
+from support.kernel_cases import CASES, Case
+from support.memories import gather
 from support.tiny_bank import video
 from support.tiny_motion import (
     SIZE,
@@ -147,6 +155,79 @@ def test_a_cut_between_two_steps_changes_no_bit_through_a_new_prompt(checkpoint:
     whole = _translated(model, [[0, 1]], latents)
     pieces = _translated(model, [[0], [1]], latents)
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
+
+
+LAYERS = {**CASES, "the first of SD1.5": Case(8, 4096, 8, 16, 40, slots=9)}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("dtype", "storage", "error"),
+    [
+        (torch.float64, torch.float64, 1e-12),
+        (torch.float32, torch.float32, CLOSE),
+        (torch.float32, torch.float8_e4m3fn, CLOSE),
+        (torch.float16, torch.float16, 4e-3),
+        (torch.float16, torch.float8_e4m3fn, 4e-3),
+        (torch.bfloat16, torch.bfloat16, 4e-2),
+    ],
+    ids=str,
+)
+def test_kernels_equal_torch(name: str, dtype: torch.dtype, storage: torch.dtype, error: float) -> None:
+    """Attention but for rounding, what is written to the bit."""
+    case = replace(LAYERS[name], dtype=dtype, storage=storage, device=GPU)
+    found, expected = case.attended(case.pool(), exact=torch.float64)
+    assert gap(found.double(), expected) <= error
+    if case.samples <= case.slots:
+        at = torch.arange(case.samples, device=GPU) % case.frames
+        pools = case.stored(at, scale=300.0)
+        ours, theirs = (torch.stack([each.float() for each in pool.tensors]) for pool in pools)
+        assert torch.equal(ours, theirs)
+
+
+def test_a_pool_of_more_than_two_to_the_31_elements_is_read_and_written_at_its_end() -> None:
+    case = Case(2, 2048, 8, 16, 64, slots=130, dtype=torch.float16, storage=torch.float8_e4m3fn, device=GPU)
+    shape = (case.slots, case.pixels, case.heads, case.frames, case.size)
+    whole = LayerPool(*(torch.zeros(shape, dtype=case.storage, device=GPU) for _ in range(2)))
+    assert whole.keys.numel() > 2**31
+    ends = torch.tensor([129, 0], device=GPU)
+    key, value = case.projections()[1:]
+    store_frames(key, value, *whole.tensors, ends, torch.tensor([3, 5], device=GPU))
+    small = LayerPool(*(tensor[[129, 0]].clone() for tensor in _bytes(whole)))
+    assert torch.equal(
+        small.keys.view(case.storage)[0, :, :, 3].flatten(1).half(), key[0].to(case.storage).half()
+    )
+    beyond = attend_indexed(*case.projections(), *whole.tensors, case.tables(), ends, *case.seen())
+    near = LayerPool(*(tensor.view(case.storage) for tensor in small.tensors))
+    first = torch.tensor([0, 1], device=GPU)
+    found = attend_indexed(*case.projections(), *near.tensors, case.tables(), first, *case.seen())
+    assert torch.equal(beyond, found)
+
+
+def test_one_captured_forward_serves_any_sessions(unet: StreamingUNet) -> None:
+    memory, slices = (tiny_cache(dtype=torch.float32, unet=unet, by_index=each) for each in (None, False))
+    specs = [cached(name) for name in "abc"]
+    for each in (memory, slices):
+        for i, spec in enumerate(specs):
+            each.allocate(spec)
+            play(each, spec, clip(5 + i, i, dtype=torch.float32), unet=unet)
+    graphs = GraphCall(EagerCall(unet), CudaRecorder())
+    prompts = torch.ones(2, 3, 8, device=GPU)
+    for pair in ((0, 1), (1, 2), (2, 0), (1, 0)):
+        rows = [stream_row(specs[i], clip(1, 9, dtype=torch.float32)[0], 5 + i) for i in pair]
+        latents = clip(1, 9, dtype=torch.float32).repeat(2, 1, 1, 1).to(GPU)
+        inputs = UNetInputs(latents, torch.tensor([499, 499], device=GPU), prompts)
+        views = gather(memory, rows)
+        assert isinstance(views.of(CACHE), IndexedView)
+        with torch.inference_mode():
+            found, _ = graphs(inputs, views)
+            expected, _ = EagerCall(unet)(inputs, gather(slices, rows))
+        assert gap(found, expected) <= CLOSE
+    assert graphs.counts.accelerated == 3, "the first of them ran eager, and the others share its graph"
+
+
+def _bytes(pool: LayerPool) -> list[Tensor]:
+    return [tensor.view(torch.uint8) for tensor in pool.tensors]
 
 
 def _translated(model: DiffusionModel, cut: list[list[int]], latents: list[Tensor]) -> list[Tensor]:

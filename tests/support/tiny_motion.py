@@ -99,11 +99,13 @@ def tiny_cache(
     size: int = SIZE,
     dtype: torch.dtype = torch.float64,
     unet: StreamingUNet | None = None,
+    by_index: bool | None = None,
 ) -> TemporalKVCache:
     """On the device of its UNet."""
     unet = unet or tiny_unet()
     shape = CacheShape(num_slots, tuple(steps), size, size, window)
-    return TemporalKVCache(read_cache_layout(unet), shape, dtype=dtype, device=unet.device)
+    layout = read_cache_layout(unet)
+    return TemporalKVCache(layout, shape, dtype=dtype, device=unet.device, by_index=by_index)
 
 
 def cached(

@@ -1,10 +1,11 @@
 """The temporal KV cache of Live2Diff for many sessions: what each (session, step, layer) keeps of its frames.
 
-Owns preallocated tensors, per step and layer one pair over all slots, and per (session, step) one number,
+Owns preallocated tensors, per layer one pair over all steps and slots, and per (session, step) one number,
 from which everything else follows (`CacheWindow`). Forwards read through `gather` and never change
 anything; a commit writes: a window fills the sinks and empties the ring, a single frame takes one place in
 the ring. What surprises: keys and values are kept without positions, since those of a frame change as it
-ages, and in any type (`float8_e4m3fn` too), since they are converted as they are read.
+ages, and in any type (`float8_e4m3fn` too), since they are converted as they are read. Where the device runs
+our kernels, pasts are read and written by index, else through slices: decided once, in the constructor.
 Live2Diff (Xing et al. 2024): methods 3.3 to 3.8.
 """
 
@@ -20,21 +21,29 @@ from torch import Tensor
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
 from rearview.engine.memory.cache.export import check_layers, export_header, streamed_frames
+from rearview.engine.memory.cache.indexed import plan_indexed, plan_indexed_windows
 from rearview.engine.memory.cache.layers import CacheLayer, CacheLayout
 from rearview.engine.memory.cache.view import (
     CACHE,
+    AnyCacheView,
     CacheUpdate,
-    CacheView,
     LayerPool,
     Place,
     plan_stream,
     plan_windows,
 )
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.cache.write import CacheWrite, Streamed, frame_writes, window_writes
+from rearview.engine.memory.cache.write import (
+    CacheWrite,
+    Streamed,
+    frame_writes,
+    indexed_writes,
+    window_writes,
+)
 from rearview.engine.memory.export import Chunk, Incoming, check_tensors
 from rearview.engine.memory.protocol import Memory, Write
 from rearview.engine.memory.slots import SlotPool
+from rearview.engine.networks.attention.temporal_ops import kernels_work
 from rearview.engine.rows import Row
 from rearview.errors import InvalidRequest, Reason
 
@@ -57,7 +66,7 @@ class CacheShape:
     """Pixels per latent cell."""
 
 
-class TemporalKVCache(Memory[CacheView, CacheUpdate]):
+class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
     """Keys and values of past frames. Sessions without `SessionSpec.cache` take a slot too, and leave it
     empty.
     """
@@ -72,8 +81,10 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
         *,
         dtype: torch.dtype,
         device: torch.device | None = None,
+        by_index: bool | None = None,
     ) -> None:
-        """`dtype`: of what is stored: float64, float32, float16, bfloat16 or float8_e4m3fn.
+        """`dtype`: of what is stored: float64, float32, float16, bfloat16 or float8_e4m3fn. `by_index`:
+        whether kernels read and write the pasts. None: where they work.
 
         Raises ValueError if the window has more frames than there are positions.
         """
@@ -86,7 +97,13 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
         self._device = device or torch.device("cpu")
         self._slots = SlotPool(shape.num_slots)
         self._specs: dict[str, SessionSpec] = {}
-        self._pools = {step: [self._new_pool(layer) for layer in layout.layers] for step in shape.steps}
+        self._by_index = kernels_work(self._device, dtype) if by_index is None else by_index
+        self._whole = tuple(self._new_pool(layer) for layer in layout.layers)
+        self._first = {step: number * shape.num_slots for number, step in enumerate(shape.steps)}
+        self._pools = {
+            step: [pool.part(range(first, first + shape.num_slots)) for pool in self._whole]
+            for step, first in self._first.items()
+        }
         self._streamed: dict[int, list[int | None]] = {step: [None] * shape.num_slots for step in shape.steps}
 
     def allocate(self, spec: SessionSpec) -> None:
@@ -124,7 +141,7 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
     def changes_past(self, row: Row) -> bool:
         return row.frame.spec.cache is not None
 
-    def gather(self, rows: Sequence[Row]) -> CacheView | None:
+    def gather(self, rows: Sequence[Row]) -> AnyCacheView | None:
         """The samples' view, or None if the rows have no cache. All of them have one or none has; all are
         windows or none is.
         """
@@ -135,9 +152,15 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
         windows = [bool(row.window) for row in rows]
         if any(windows):
             assert all(windows), "windows and single frames in one forward"
-            places = [place for row in rows for place in self._window_places(row)]
+            lengths = {len(row.window) for row in rows}
+            assert lengths == {self._window.sink_frames}, f"windows of {lengths} frames"
+            if self._by_index:
+                return plan_indexed_windows(self._window, self._whole)
+            places = [self._place(row) for row in rows for _ in row.window]
             return plan_windows(places, self._window, self._pools, self._device)
         numbers = [self._number(row) for row in rows]
+        if self._by_index:
+            return plan_indexed([self._index(row) for row in rows], numbers, self._window, self._whole)
         return plan_stream(
             [self._place(row) for row in rows], numbers, self._window, self._pools, self._device
         )
@@ -147,6 +170,9 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
         """`update`: of the forward of these rows, in their order."""
         if rows[0].window:
             writes = list(window_writes([self._place(row) for row in rows], update, self._pools))
+        elif self._by_index:
+            at = [self._window.slot(self._number(row)) for row in rows]
+            writes = list(indexed_writes([self._index(row) for row in rows], at, update, self._whole))
         else:
             frames = [
                 Streamed(sample, self._place(row), self._window.slot(self._number(row)))
@@ -221,7 +247,8 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
 
     def _new_pool(self, layer: CacheLayer) -> LayerPool:
         pixels = layer.pixels(*self._latent_size(self._shape.height, self._shape.width))
-        shape = (self._shape.num_slots, *layer.shape(pixels, self._window.frames))
+        slots = len(self._shape.steps) * self._shape.num_slots
+        shape = (slots, *layer.shape(pixels, self._window.frames))
         keys, values = (torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(2))
         return LayerPool(keys, values)
 
@@ -254,10 +281,10 @@ class TemporalKVCache(Memory[CacheView, CacheUpdate]):
     def _place(self, row: Row) -> Place:
         return Place(row.operator.step, self._slots.slot(row.session_id))
 
-    def _window_places(self, row: Row) -> list[Place]:
-        frames = len(row.window)
-        assert frames == self._window.sink_frames, f"a window of {frames} frames"
-        return [self._place(row)] * frames
+    def _index(self, row: Row) -> int:
+        """Of the row's past in the pools of all steps."""
+        place = self._place(row)
+        return self._first[place.step] + place.slot
 
     @torch.inference_mode()
     def _commit(self, writes: Sequence[CacheWrite], numbers: dict[Place, int]) -> None:

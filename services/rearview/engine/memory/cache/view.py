@@ -4,8 +4,9 @@ A view is a few small tensors (positions, which slots may be seen, an order) bes
 samples' pasts lie; a `CacheReader` reads the pool in place. Samples whose slots follow each other at one step
 are read together, through a slice, so that nothing of the past is copied unless its type differs. Which
 slices those are is static: it is in the key, and a forward that is captured is captured for one set of slots.
-(The other way, slots in a tensor, would copy every past in every layer: more bytes than all the weights.) A
-forward is either of windows, whose frames see each other and no past, or of single frames.
+(Slots in a tensor, and torch alone, would copy every past in every layer: more bytes than all the weights.
+Where a kernel can read in place by index, `cache.indexed` takes the place of this view.) A forward is either
+of windows, whose frames see each other and no past, or of single frames.
 Shape legend: S samples, T twins, W frames of a warm-up, N pixels, C channels, H heads, D channels of a head,
 L stored frames.
 """
@@ -15,25 +16,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from rearview.engine.devices import upload
 from rearview.engine.memory.cache.window import CacheWindow
-from rearview.engine.memory.protocol import Kind
+from rearview.engine.memory.protocol import Kind, View
 from rearview.engine.networks.attention.temporal import attend_frames, attend_stored
 from rearview.engine.networks.motion_module import PositionTables
 
 __all__ = [
     "CACHE",
+    "AnyCacheView",
     "CacheKey",
     "CacheReader",
     "CacheUpdate",
     "CacheView",
     "LayerPool",
     "Place",
+    "Reads",
+    "attend_windows",
     "plan_stream",
     "plan_windows",
 ]
@@ -41,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LayerPool:
-    """The pool of one layer at one step: (slots, N, H, L, D) each."""
+    """The pool of one layer, at one step or at all of them in turn: (slots, N, H, L, D) each."""
 
     keys: Tensor
     values: Tensor
@@ -55,6 +59,10 @@ class LayerPool:
         """Keys and values of consecutive slots; views."""
         keys, values = (pool[slots.start : slots.stop, :pixels] for pool in self.tensors)
         return keys, values
+
+    def part(self, slots: range) -> LayerPool:
+        """Consecutive slots; views."""
+        return LayerPool(*(pool[slots.start : slots.stop] for pool in self.tensors))
 
 
 Pools = Mapping[int, Sequence[LayerPool]]
@@ -132,6 +140,10 @@ class CacheView:
         )
         return _stream(key, self.window, self.pools, (position, positions, visible), twins)
 
+    def reader(self) -> CacheReader:
+        """See `AnyCacheView.reader`."""
+        return CacheReader(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CacheUpdate:
@@ -155,7 +167,26 @@ class CacheUpdate:
         return CacheUpdate(tuple(zip(tensors[::2], tensors[1::2], strict=True)))
 
 
-CACHE = Kind[CacheView, CacheUpdate]("cache")
+class Reads(Protocol):
+    """The temporal attention of one forward, and the recorder of what it leaves."""
+
+    def attend(
+        self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables
+    ) -> Tensor:
+        """See `TemporalAttend`. Layers come in their order."""
+
+    def collect(self) -> CacheUpdate:
+        """The update of the whole forward."""
+
+
+class AnyCacheView(View, Protocol):
+    """A view of a temporal cache, however it finds the past."""
+
+    def reader(self) -> Reads:
+        """Of one forward."""
+
+
+CACHE = Kind[AnyCacheView, CacheUpdate]("cache")
 
 
 class CacheReader:
@@ -225,20 +256,35 @@ class CacheReader:
     def _attend_window(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, tables: PositionTables
     ) -> Tensor:
-        frames, own, twins = self._view.window.sink_frames, len(self._key.places), self._view.twins_T
-        places = torch.arange(frames, device=query.device)
-        shape = (-1, frames, *query.shape[1:])
-        queries, keys, values = (each[:own].reshape(shape) for each in (query, key, value))
-        output = attend_frames(queries, keys, values, tables, places, places).flatten(0, 1)
-        if not len(twins):
-            return output
-        row, place, each = twins // frames, twins % frames, torch.arange(len(twins), device=query.device)
-        keys, values = keys[row], values[row]
-        keys[each, place], values[each, place] = key[own:], value[own:]
-        beside = attend_frames(
-            query[own:, None], keys, values, tables, place[:, None], places.expand(len(twins), -1)
-        )
-        return torch.cat([output, beside.squeeze(1)])
+        return attend_windows(query, key, value, tables, self._view.window.sink_frames, self._view.twins_T)
+
+
+def attend_windows(
+    query_SNC: Tensor,
+    key_SNC: Tensor,
+    value_SNC: Tensor,
+    tables: PositionTables,
+    frames: int,
+    twins_T: Tensor,
+) -> Tensor:
+    """Frames of windows, `frames` for each row, over those of their own. Twins follow, of which each sees
+    itself in the place of the sample whose twin it is. Returns (S, N, C).
+    """
+    own = len(query_SNC) - len(twins_T)
+    places = torch.arange(frames, device=query_SNC.device)
+    shape = (-1, frames, *query_SNC.shape[1:])
+    queries, keys, values = (each[:own].reshape(shape) for each in (query_SNC, key_SNC, value_SNC))
+    output = attend_frames(queries, keys, values, tables, places, places).flatten(0, 1)
+    if not len(twins_T):
+        return output
+    row, place = twins_T // frames, twins_T % frames
+    each = torch.arange(len(twins_T), device=query_SNC.device)
+    keys, values = keys[row], values[row]
+    keys[each, place], values[each, place] = key_SNC[own:], value_SNC[own:]
+    beside = attend_frames(
+        query_SNC[own:, None], keys, values, tables, place[:, None], places.expand(len(twins_T), -1)
+    )
+    return torch.cat([output, beside.squeeze(1)])
 
 
 def plan_stream(

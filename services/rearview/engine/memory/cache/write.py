@@ -1,7 +1,8 @@
 """What a commit writes to a temporal cache: computed first, and only then copied.
 
 Single frames of one step go into a layer's pool together, each into its own place of its own slot: the host's
-work grows with layers and steps, and not with rows. A window fills the sinks of its slot, row by row.
+work grows with layers and steps, and not with rows. Where kernels write by index, those of all steps go
+together, keys and values in one launch. A window fills the sinks of its slot, row by row.
 Shape legend: R rows, F frames of a window, N pixels, C channels, H heads, D channels of a head.
 """
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from rearview.engine.devices import upload
 from rearview.engine.memory.cache.view import CacheUpdate, LayerPool, Place, Pools
+from rearview.engine.networks.attention.temporal_ops import store_frames
 
-__all__ = ["CacheWrite", "Streamed", "frame_writes", "window_writes"]
+__all__ = ["CacheWrite", "Streamed", "frame_writes", "indexed_writes", "window_writes"]
 
 
 class CacheWrite(Protocol):
@@ -52,6 +54,22 @@ class FrameWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexedWrite:
+    """Frames of all steps."""
+
+    pool: LayerPool
+    """Of all steps."""
+    index_R: Tensor
+    at_R: Tensor
+    keys_RNC: Tensor
+    """As the network made them, as the values."""
+    values_RNC: Tensor
+
+    def copy(self) -> None:
+        store_frames(self.keys_RNC, self.values_RNC, *self.pool.tensors, self.index_R, self.at_R)
+
+
+@dataclass(frozen=True, slots=True)
 class WindowWrite:
     """The frames of a window; what was behind them is gone."""
 
@@ -82,6 +100,17 @@ def frame_writes(frames: Sequence[Streamed], update: CacheUpdate, pools: Pools) 
             chosen_RNC = whole_SNC if samples_R is None else whole_SNC.index_select(0, samples_R)
             heads_RNHD = _stored(chosen_RNC, pool).unflatten(-1, (pool.shape[2], pool.shape[4]))
             yield FrameWrite(pool[:, : heads_RNHD.shape[1]], slots_R, at_R, heads_RNHD)
+
+
+def indexed_writes(
+    indices: Sequence[int], at: Sequence[int], update: CacheUpdate, pools: Sequence[LayerPool]
+) -> Iterator[CacheWrite]:
+    """Of a forward of single frames, one for each sample: its index in the pools of all steps, and its place
+    among the frames there.
+    """
+    index_R, at_R = (upload(torch.tensor(each), pools[0].keys.device) for each in (indices, at))
+    for pool, (keys_SNC, values_SNC) in zip(pools, update.layers, strict=True):
+        yield IndexedWrite(pool, index_R, at_R, keys_SNC, values_SNC)
 
 
 def window_writes(places: Sequence[Place], update: CacheUpdate, pools: Pools) -> Iterator[CacheWrite]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rearview.engine.memory.bank.view import BANK, BankReader
-from rearview.engine.memory.cache.view import CACHE, CacheReader
+from rearview.engine.memory.cache.view import CACHE
 from rearview.engine.memory.protocol import Updates, Views
 
 __all__ = ["Readers"]
@@ -17,7 +17,7 @@ class Readers:
     def __init__(self, views: Views) -> None:
         bank, cache = views.of(BANK), views.of(CACHE)
         self._bank = None if bank is None else BankReader(bank)
-        self._cache = None if cache is None else CacheReader(cache)
+        self._cache = None if cache is None else cache.reader()
 
     @property
     def arguments(self) -> dict[str, Any]:
