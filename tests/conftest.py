@@ -20,6 +20,9 @@ KINDS = frozenset({"unit", "integration", "gpu", "load"})
 # Ray reads them when it is imported. Its own niceness is 15: beside other tests its workers would starve.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Without a GPU kernels run in Triton's interpreter, which must be asked for before Triton is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # What the suite keeps from start to start is no user's, and no user's is what it meets.
 os.environ["REARVIEW_CACHE"] = tempfile.mkdtemp(prefix="rearview-cache-")
 atexit.register(shutil.rmtree, os.environ["REARVIEW_CACHE"], ignore_errors=True)
