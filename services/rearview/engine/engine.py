@@ -28,7 +28,6 @@ from rearview.engine.forwards import Forwards
 from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.export import Chunk
 from rearview.engine.networks.model import Forward, Model
-from rearview.engine.planes import Planes, on_host
 from rearview.engine.ready import Order, ReadyRule
 from rearview.engine.ready_rows import ReadyRows
 from rearview.engine.retained import RETAINED_BYTES, Retention
@@ -244,8 +243,7 @@ class Engine:
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
         finished_s = self._clock()
-        assert len(forward.outputs) == sum(len(row.frames) for row in rows), "an output for each sample"
-        outputs = iter(_where_they_belong(rows, forward.outputs))
+        outputs = iter(forward.outputs)
         for row in rows:
             session = self._sessions[row.session_id]
             session.windows.committed(row)
@@ -275,13 +273,3 @@ class Engine:
         self._emissions.append(emission)
         if emission.is_lost:  # A window may end later for it: frames that are held are then part of it.
             self._let_in(session, frame.ready_s)
-
-
-def _where_they_belong(rows: Sequence[Row], outputs: Sequence[Planes]) -> Sequence[Planes]:
-    """What leaves the span with these rows' frames on the host, all else where it is."""
-    frames = [frame for row in rows for frame in row.frames]
-    leaving = [index for index, frame in enumerate(frames) if frame.leaves_next]
-    found = list(outputs)
-    for index, planes in zip(leaving, on_host([outputs[index] for index in leaving]), strict=True):
-        found[index] = planes
-    return found

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rearview.contract.failure import Failure
 from rearview.engine.devices import release_unused
 from rearview.engine.failures import failure_of, is_sticky
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Forward, Model
+from rearview.engine.planes import Planes, on_host
 from rearview.engine.rows import Row, Running
 from rearview.engine.scheduler import Scheduler
 from rearview.engine.underway import Underway
@@ -31,7 +32,8 @@ class Outcome:
     """What came of a forward."""
 
     forward: Forward | None
-    """Its updates are in memory. None: it has failed, and memory is as it was."""
+    """Its updates are in memory, and what leaves the span is on the host. None: it has failed, and memory is
+    as it was."""
     failure: Failure | None = None
     blamed: Sequence[Row] = ()
     """Rows that count it as a failure of their own. The others of a failed forward run again as they were."""
@@ -75,14 +77,16 @@ class Forwards:
             views = self._memory.gather(rows)
             reach("engine.forward")
             forward = self._model.forward(rows, views)
+            assert len(forward.outputs) == sum(len(row.frames) for row in rows), "an output for each sample"
             assert forward.updates.keys() == views.keys(), "a model leaves something to each memory read"
             if broken := forward.broken_rows(rows):
                 name = rows[0].operator.name
                 logger.error("%d of %d rows of %s: results are not finite", len(broken), len(rows), name)
                 return Outcome(None, Failure.NOT_FINITE, broken)
             reach("engine.commit.before")
+            outputs = _where_they_belong(rows, forward.outputs)
             self._memory.scatter(rows, forward.updates)
-            return Outcome(forward)
+            return Outcome(replace(forward, outputs=outputs))
 
     def _without_memory(self, rows: Sequence[Row], samples: int, now: float) -> Sequence[Row]:
         """Those to blame."""
@@ -93,3 +97,13 @@ class Forwards:
         most = self._sizes.did_not_fit(rows[0].group, samples, now)
         logger.warning("out of memory in a forward of %d samples of %s: %d for now", samples, name, most)
         return ()
+
+
+def _where_they_belong(rows: Sequence[Row], outputs: Sequence[Planes]) -> Sequence[Planes]:
+    """What leaves the span with these rows' frames on the host, all else where it is."""
+    frames = [frame for row in rows for frame in row.frames]
+    leaving = [index for index, frame in enumerate(frames) if frame.leaves_next]
+    found = list(outputs)
+    for index, planes in zip(leaving, on_host([outputs[index] for index in leaving]), strict=True):
+        found[index] = planes
+    return found
