@@ -73,7 +73,7 @@ def _line(row: Mapping[str, Any]) -> str:
     cells = [
         f"{row['fps']:.2f}" if row["fps"] < 100 else f"{row['fps']:.0f}",
         f"{row['latency_p50_ms']:.1f}",
-        f"{row['latency_p95_ms']:.1f}",
+        "" if row["latency_p95_ms"] is None else f"{row['latency_p95_ms']:.1f}",
         _percent(row["share_of_bound"]),
         _percent(row.get("idle_share")),
         _percent(row.get("accelerated_share")),

@@ -54,6 +54,15 @@ def test_the_best_accelerator_counts_and_is_named() -> None:
     assert "Live2Diff, 2 steps, from 8 sessions on" not in found
 
 
+def test_the_device_is_idle_as_long_as_beside_the_fastest_networks() -> None:
+    """Slow ones hide what the host takes."""
+    rows = [
+        cell_row(Cell("plain", 4, 8, accelerator="graphs"), 60.0, idle_share=0.02),
+        cell_row(Cell("plain", 4, 8, accelerator="compiled graphs"), 90.0, idle_share=0.12),
+    ]
+    assert reached(rows)["device idle at 8 sessions, 4 steps"].value == 12.0
+
+
 def test_a_wrong_row_reaches_nothing() -> None:
     rows = [cell_row(Cell("plain", 4, 8), 900.0, share_of_bound=0.9, problem="pictures deviate")]
     assert figures(rows, "sd15", "cuda", WHERE) == []
