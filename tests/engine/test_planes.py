@@ -96,6 +96,8 @@ def test_outputs_do_not_keep_their_batch() -> None:
     (host,) = on_host([{LATENT: batch[1]}])
     assert host[LATENT].untyped_storage().nbytes() == batch[1].nbytes
     assert kept({LATENT: batch[1]})[LATENT].untyped_storage().nbytes() == batch[1].nbytes
+    (whole,) = on_host([{LATENT: batch}])
+    assert whole[LATENT] is batch
 
 
 def test_planes_of_two_places_and_two_shapes_move() -> None:

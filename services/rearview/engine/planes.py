@@ -41,7 +41,7 @@ def moved(samples: Sequence[Planes], device: torch.device) -> Sequence[Planes]:
 
 
 def on_host(samples: Sequence[Planes]) -> Sequence[Planes]:
-    """The samples' planes on the host, each in storage of its own. Waits for the device once."""
+    """The samples' planes on the host, none a part of something larger. Waits for the device once."""
     found = [{name: _to_host(tensor) for name, tensor in planes.items()} for planes in samples]
     for device in {tensor.device for planes in samples for tensor in planes.values()}:
         if device.type in PINS:
@@ -50,15 +50,19 @@ def on_host(samples: Sequence[Planes]) -> Sequence[Planes]:
 
 
 def kept(planes: Planes) -> Planes:
-    """Each in storage of its own, where it is: a frame that stays must not keep its whole batch."""
-    return {name: tensor.clone() for name, tensor in planes.items()}
+    """Where they are, none a part of something larger: a frame that stays must not keep its whole batch."""
+    return {name: _whole(tensor) for name, tensor in planes.items()}
 
 
 def _to_host(tensor: Tensor) -> Tensor:
     if tensor.device.type in PINS:
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return pinned.copy_(tensor, non_blocking=True)
-    return tensor.clone() if tensor.device == CPU else tensor.to(CPU)
+    return _whole(tensor) if tensor.device == CPU else tensor.to(CPU)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _uploaded(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
