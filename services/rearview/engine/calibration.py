@@ -19,7 +19,7 @@ from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.engine.course import Course
 from rearview.engine.device_memory import Counter
-from rearview.engine.devices import synchronize
+from rearview.engine.devices import release_unused, synchronize
 from rearview.engine.failures import failure_of
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Forward, Model, row_group
@@ -261,9 +261,14 @@ class _Bench:
         self._commit_seconds(self._first)
         rows = [self._find(lambda num: num > 0), self._find(lambda num: num == 0)]
         for row in filter(None, rows):
-            for size in sizes:
-                for _ in range(NEW_TWICE):
-                    self._forward_seconds([row] * size)
+            try:
+                for size in sizes:
+                    for _ in range(NEW_TWICE):
+                        self._forward_seconds([row] * size)
+            except Exception as error:  # Nor are sizes formed later that do not fit.
+                if failure_of(error) is not Failure.NO_MEMORY:
+                    raise
+            release_unused()
 
     def row_seconds(self) -> float:
         """The fastest of a few forwards."""

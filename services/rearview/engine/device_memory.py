@@ -32,15 +32,18 @@ def budget_of(
     machine: Machine | None = None,
     graph_bytes: int | None = None,
 ) -> Budget:
-    """What this process may have there: all that is free or its own, but no more than its share. `share`: of
-    the device, as it was reserved; `sharers`: replicas that have as much together. `graph_bytes`: what
-    captured forwards take, if that is known; None: `GRAPHS_SHARE` where they may be captured.
+    """What this process can have there, all that is free or its own; and what it may take for itself, no more
+    than its share of the device. `share`: as it was reserved; `sharers`: replicas that have as much together.
+    `graph_bytes`: what captured forwards take, if that is known; None: `GRAPHS_SHARE` where they may be.
     """
     name = device_name(device)
     if device.type in COUNTING:
         module: Any = getattr(torch, device.type)
-        free, total = module.mem_get_info(device)
-        most = min(free + module.memory_reserved(device), int(total * share))
+        try:
+            free, total = module.mem_get_info(device)
+        except RuntimeError:  # Not every driver of Intel's says what is free.
+            return Budget(name, 0, 0)
+        most = free + module.memory_reserved(device)
         own = min(most, int(total * share) // sharers)
         if graph_bytes is None:
             graph_bytes = int(GRAPHS_SHARE * own) if device.type == "cuda" else 0

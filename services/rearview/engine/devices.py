@@ -23,6 +23,7 @@ __all__ = [
     "choose_dtype",
     "device_name",
     "draws_ahead",
+    "make_current",
     "memory_format",
     "pick_device",
     "pick_dtype",
@@ -127,6 +128,14 @@ def memory_format(device: torch.device) -> torch.memory_format:
     """
     is_faster = device.type == "cuda" or (device.type == "cpu" and torch.backends.mkldnn.is_available())
     return torch.channels_last if is_faster else torch.contiguous_format
+
+
+def make_current(device: torch.device) -> None:
+    """Let this thread use it where no device is named: streams, graphs and pinned memory are of the current
+    one.
+    """
+    if device.type in PINS:
+        torch.cuda.set_device(device)
 
 
 def same_device(one: torch.device, other: torch.device) -> bool:

@@ -101,8 +101,9 @@ class Forwards:
 
 def _where_they_belong(rows: Sequence[Row], outputs: Sequence[Planes]) -> Sequence[Planes]:
     """What leaves the span with these rows' frames on the host, all else where it is."""
-    frames = [frame for row in rows for frame in row.frames]
-    leaving = [index for index, frame in enumerate(frames) if frame.leaves_next]
+    # What a shadow window leaves is in memory alone.
+    leaves = [frame.leaves_next and not row.shadow for row in rows for frame in row.frames]
+    leaving = [index for index, is_leaving in enumerate(leaves) if is_leaving]
     found = list(outputs)
     for index, planes in zip(leaving, on_host([outputs[index] for index in leaving]), strict=True):
         found[index] = planes

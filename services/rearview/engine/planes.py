@@ -24,16 +24,16 @@ def stacked(samples: Sequence[Planes], name: str, device: torch.device) -> Tenso
 
 
 def moved(samples: Sequence[Planes], device: torch.device) -> Sequence[Planes]:
-    """The samples' planes on `device`. Those of one name and shape that are elsewhere go there together."""
-    members: dict[tuple[str, torch.Size, torch.device], list[int]] = {}
+    """The samples' planes on `device`. Those of a kind that are elsewhere go there together."""
+    members: dict[tuple[str, torch.Size, torch.dtype, torch.device], list[int]] = {}
     for index, planes in enumerate(samples):
         for name, tensor in planes.items():
             if not same_device(tensor.device, device):
-                members.setdefault((name, tensor.shape, tensor.device), []).append(index)
+                members.setdefault((name, tensor.shape, tensor.dtype, tensor.device), []).append(index)
     if not members:
         return samples
     found = [dict(planes) for planes in samples]
-    for (name, _, _), group in members.items():
+    for (name, *_), group in members.items():
         together = _uploaded([samples[index][name] for index in group], device)
         for index, tensor in zip(group, together.unbind(0), strict=True):
             found[index][name] = tensor

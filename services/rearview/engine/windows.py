@@ -182,9 +182,9 @@ class NoWindows:
 class StepWindows:
     """One step: where it stands, and the frames of a shadow window as they entered it.
 
-    At most W frames, on the host and only while a shadow window is under way. 64 KiB each for Stable
-    Diffusion 1.5 at 512 x 512, up to three times that with depth and an anchor: a thousandth of the cache
-    that they refill, and no part of any pool's bytes.
+    At most W frames, where they were computed, and only while a shadow window is under way. 64 KiB each for
+    Stable Diffusion 1.5 at 512 x 512, up to three times that with depth and an anchor: a thousandth of the
+    cache that they refill, and no part of any pool's bytes.
     """
 
     plan: StepWarmUp

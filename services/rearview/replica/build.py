@@ -20,7 +20,7 @@ from rearview.engine.acceleration.graphs import CudaRecorder
 from rearview.engine.ahead import Ahead
 from rearview.engine.calibration import Planes, Timings, cost_table, example_payloads, measure, row_seconds
 from rearview.engine.device_memory import counter_of
-from rearview.engine.devices import draws_ahead, pick_device, pick_dtype
+from rearview.engine.devices import draws_ahead, make_current, pick_device, pick_dtype
 from rearview.engine.engine import Engine
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel, Model, row_group
@@ -65,6 +65,7 @@ def parts_of(config: ServiceConfig, span_config: SpanConfig, num_slots: int) -> 
     torch.set_num_threads(span_config.num_threads)
     span = Span.parse(span_config.name, span_config.operators)
     device = pick_device(config.model.device)
+    make_current(device)
     dtype = pick_dtype(config.model.dtype, device)
     executor = ThreadPoolExecutor(1, thread_name_prefix="ahead") if draws_ahead(device) else None
     ahead = Ahead(executor, pinned=device.type == "cuda")
@@ -86,19 +87,19 @@ def build_engine(
     with planning.taking("the weights"):
         parts = parts_of(config, span_config, MEASURED_SLOTS)
     span, model, device, memory, ahead = parts.span, parts.model, parts.device, parts.memory, parts.ahead
-    compiled = use_compiled(config, span_config, model, device)
     specs = list(examples(config, memory))
     planning.loaded(model, memory.bytes_by_kind(specs[-1]))
+    compiled = use_compiled(config, span_config, model, device)
     measuring = _Measuring(config, span_config, parts, compiled)
     with planning.taking("the smallest forward"):
         timings, ran_here = measuring.of(specs, on_progress or _silent)
-    plan = planning.plan(timings)
+    plan = planning.plan(timings, None if captures(config, device) else 0)
     (on_planned or _silent)(plan)
     del memory, parts, measuring  # That slot is not in the plan.
     with planning.taking("the slots"):
         memory = memories_of(config, span, model, device, plan.slots, ahead)
     if captures(config, device) and isinstance(model, DiffusionModel):
-        kinds = [(spec, payloads(config, span, spec)) for spec in specs]
+        kinds = [(spec, payloads(config, span, spec)) for spec in dict.fromkeys((*specs, _plain(specs[0])))]
         capture_span(
             span, model, memory, kinds, span_config.max_batch, CudaRecorder(), on_progress or _silent
         )
@@ -107,7 +108,7 @@ def build_engine(
     costs = _costs(config, span, model, memory, list(zip(specs, timings, strict=True)), ran_here=ran_here)
     scheduler = Scheduler(costs, span_config.max_batch)
     has_networks, threads = not is_opaque(config.model.checkpoint), span_config.num_threads
-    kernels = kernels_of(device, threads, compiled) if has_networks else ""
+    kernels = kernels_of(device, threads, compiled + memory.kernels) if has_networks else ""
     return Engine(span, model, memory, scheduler, kernels=kernels)
 
 
@@ -200,6 +201,11 @@ def examples(config: ServiceConfig, memory: Memories) -> Iterator[SessionSpec]:
     yield banked
     if config.cache and memory.names & {"cache", "depth"}:
         yield replace(banked, cache=default_cache(config.cache))
+
+
+def _plain(spec: SessionSpec) -> SessionSpec:
+    """The same of a session that asks for no bank."""
+    return replace(spec, bank=None)
 
 
 def _frame_cost(

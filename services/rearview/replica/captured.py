@@ -1,4 +1,8 @@
-"""CUDA graphs of a span's forwards, captured while it starts: no frame waits for a capture, or a compiler."""
+"""CUDA graphs of a span's forwards, captured while it starts, so that frames wait for no capture or compiler.
+
+What is captured is what most sessions run: those of each method, as they are configured. Forwards of other
+sizes, under adapters or with negative prompts are captured when they come for the second time.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def key_of(config: ServiceConfig, span: SpanConfig, device: torch.device) -> Map
 
 def kernels_of(device: torch.device, num_threads: int, compiled: str) -> str:
     """What networks compute with here: replicas that say the same give equal bits. `compiled`: what of them
-    is compiled, as `use_compiled` says.
+    is compiled, as `use_compiled` says, and `Memories.kernels`.
     """
     found = [_device_name(device), torch.__version__, num_threads, _code(), compiled]
     return digest_of({"kernels": found})

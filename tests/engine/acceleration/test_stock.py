@@ -191,3 +191,16 @@ def test_the_autoencoder_runs_as_it_is_where_nothing_was_made(folder: Path, tmp_
     assert torch.equal(model.vae.decode(latents).sample, picture)
     assert model.vae.counts.share == 0.0
     assert model.denoisers[NO_ADAPTERS].unet is not None
+
+
+@pytest.mark.usefixtures("anything_pays")
+def test_two_networks_with_the_same_file_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off the CPU there are no weights in a file: those of two adapter sets may be the same."""
+    stock = Stock(tmp_path)
+    package = tmp_path / "call.cache"
+    networks = {"unet": Doubled(), "unet:oil": Doubled()}
+    for part in networks:
+        package.write_bytes(b"code without weights")
+        stock.add(Artefact(part, "", False, "", [[]], 0.0, 0.0, 1.0, 2.0), package)
+    monkeypatch.setattr("rearview.engine.acceleration.stock.load", lambda path, network, dims: network)
+    assert {part: stock.find(part, "", 1, network) for part, network in networks.items()} == networks

@@ -95,3 +95,19 @@ def test_a_device_on_which_kernels_fail_or_err_is_read_through_slices(
         monkeypatch.setattr(temporal_ops, "trial", fails)
         assert not find(device, torch.float32)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+@pytest.mark.parametrize("by_index", [True, False])
+def test_a_view_may_be_given_twins_twice(by_index: bool) -> None:
+    """As whoever compiles a guided call does, to learn what would grow."""
+    memory = warm(by_index)
+    for view in (
+        view_of(memory, row("a"), row("b")),
+        view_of(memory, window_row(cached("a"), clip(4), first=5)),
+    ):
+        once = view.beside([1])
+        twice = once.beside([0])
+        assert twice.tensors[-1].tolist() == [1, 0]
+        together = view.beside([1, 0])
+        assert twice.key == together.key
+        assert all(torch.equal(*pair) for pair in zip(twice.tensors, together.tensors, strict=True))

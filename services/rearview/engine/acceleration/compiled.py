@@ -33,10 +33,10 @@ def by_inductor(backend: str = "inductor") -> Compile:
     """torch.compile, in this process: once for one sample and once for several of a sort of calls. Takes a
     minute or two for a large UNet, unless Inductor's caches know it.
     """
-    made: dict[tuple[CallSort, bool], Compiled] = {}
+    made: dict[tuple[CallSort, bool, int], Compiled] = {}
 
     def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled:
-        key = shape.sort, shape.samples > 1
+        key = shape.sort, shape.samples > 1, id(call.unet)
         if key not in made:
             made[key] = in_process(call, free_dims(call.grows, shape.samples, tensors), backend)
         return made[key]

@@ -110,7 +110,7 @@ class FlatUNet(nn.Module):
         self.unet = unet
         self.grows = grows(inputs, views)
         """See `grows`."""
-        self._call = FlatCall(inputs.given, views)
+        self._call = FlatCall(inputs.given, _without_content(views))
         self._num_changing = len(FlatCall.changing(inputs, views))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -118,6 +118,15 @@ class FlatUNet(nn.Module):
         inputs, views = self._call.over(tensors[:count], tensors[count:])
         prediction, updates = EagerCall(self.unet)(inputs, views)
         return (prediction, *left_by(updates))
+
+
+def _without_content(views: Views) -> Views:
+    """The same views of nothing: pools are not kept alive for their shapes."""
+
+    def empty(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [each.to("meta") for each in tensors]
+
+    return Views({name: view.over(empty(view.tensors), empty(view.pooled)) for name, view in views.items()})
 
 
 def left_by(updates: Updates) -> tuple[Tensor, ...]:

@@ -28,8 +28,9 @@ __all__ = ["CudaRecorder", "GraphCall", "Graphs", "Recorder", "capture"]
 
 logger = logging.getLogger(__name__)
 
-MOST_GRAPHS = 64
-"""A shape that is not among them is rare, or there are slots in its key."""
+MOST_GRAPHS = 160
+"""A start captures a dozen sizes for each kind of session, twice with a bank. What is not among them is rare,
+or has slots in its key."""
 WARM_UP = 2
 """Runs before a capture: libraries choose their kernels and take their workspace in the first."""
 SPARE = 0.05
@@ -59,9 +60,12 @@ class CudaRecorder:
 
     @property
     def has_room(self) -> bool:
-        """See `Recorder.has_room`. What torch holds and does not use counts as free."""
+        """See `Recorder.has_room`. What torch holds and does not use is given back before; what is idle in
+        the graphs' own pool is of no use to others.
+        """
+        torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > SPARE * total
+        return free > SPARE * total
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
         """See `Recorder.record`."""

@@ -55,6 +55,11 @@ class Memories:
         self._lacking, self._ahead = tuple(lacking), ahead or Ahead()
 
     @property
+    def kernels(self) -> str:
+        """How pasts are read and written, in few characters, where there are several ways."""
+        return " ".join(memory.kernels for memory in self._kinds.values() if memory.kernels)
+
+    @property
     def names(self) -> frozenset[str]:
         """Of the kinds that are kept here."""
         return frozenset(self._kinds)

@@ -110,6 +110,11 @@ class Memory(ABC, Generic[ViewT_co, UpdateT_contra]):
     operators: ClassVar[frozenset[OperatorKind]]
     """Operators whose rows read or write it. It is asked about no others."""
 
+    @property
+    def kernels(self) -> str:
+        """See `Memories.kernels`."""
+        return ""
+
     @abstractmethod
     def allocate(self, spec: SessionSpec) -> None:
         """Take a slot, with room for all `spec.max_steps` steps. Raises Refused(NO_CAPACITY), and

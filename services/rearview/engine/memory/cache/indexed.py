@@ -67,13 +67,13 @@ class IndexedView:
 
     def beside(self, indices: Sequence[int]) -> IndexedView:
         """See `View.beside`."""
-        assert not self.key.twins, "a view that has twins already"
-        key = replace(self.key, twins=tuple(indices))
-        twins_T = torch.tensor(key.twins, dtype=torch.int64).to(self.twins_T.device)
+        key = replace(self.key, twins=(*self.key.twins, *indices))
+        more_T = torch.tensor(indices, dtype=torch.int64).to(self.twins_T.device)
+        twins_T = torch.cat([self.twins_T, more_T])
         if key.is_window:
             return replace(self, key=key, twins_T=twins_T)
         index, position, positions, visible = (
-            torch.cat([each, each.index_select(0, twins_T)])
+            torch.cat([each, each.index_select(0, more_T)])
             for each in (self.index_S, self.position_S, self.positions_SL, self.visible_SL)
         )
         return IndexedView(key, self.window, self.pools, index, position, positions, visible, twins_T)

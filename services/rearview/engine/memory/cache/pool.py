@@ -106,6 +106,10 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
         }
         self._streamed: dict[int, list[int | None]] = {step: [None] * shape.num_slots for step in shape.steps}
 
+    @property
+    def kernels(self) -> str:
+        return "by index" if self._by_index else ""
+
     def allocate(self, spec: SessionSpec) -> None:
         """Take a slot. Raises InvalidRequest if the size of a session with a cache does not fit, and
         Refused(NO_CAPACITY).
