@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from rearview.config import ServiceConfig, SpanConfig
+from rearview.contract.chain import Span
 from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.model import Forward, NullModel
@@ -46,12 +46,19 @@ class SeesPast(NullModel):
 def plant_cache(monkeypatch: pytest.MonkeyPatch, model: SeesPast | None = None) -> list[ToyCache]:
     """Give every span that is loaded from now on a toy cache; returns these, in the order of the spans."""
     caches: list[ToyCache] = []
+    places: dict[str, int] = {}
 
-    def memory(config: ServiceConfig, span_config: SpanConfig, *_: object) -> Memories:
-        caches.append(ToyCache(span_config.slots))
-        return Memories([caches[-1]], span_config.slots)
+    def memories(
+        config: object, span: Span, model: object, device: object, slots: int, *_: object
+    ) -> Memories:
+        cache = ToyCache(slots)
+        if span.name not in places:
+            places[span.name] = len(caches)
+            caches.append(cache)
+        caches[places[span.name]] = cache  # The first is what costs are measured with.
+        return Memories([cache], slots)
 
-    monkeypatch.setattr("rearview.replica.build._memory", memory)
+    monkeypatch.setattr("rearview.replica.build.memories_of", memories)
     monkeypatch.setattr("rearview.replica.build.load_model", lambda *_: model or SeesPast())
     monkeypatch.setattr("rearview.ingress.admission.has_motion", lambda *_: True)
     return caches
