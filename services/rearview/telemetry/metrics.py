@@ -136,7 +136,7 @@ class _SpanMetrics:
         )
         self.outputs_forgotten = Counter(
             "rearview_outputs_forgotten_total",
-            "Outputs let go of before they were acknowledged: after an adoption their frames are dropped.",
+            "Outputs let go of before they were acknowledged: after a resume their frames are dropped.",
             ["span"],
             registry=registry,
         )
