@@ -1,4 +1,4 @@
-"""What the engine's benchmark measures, and what comes first: a GPU may be lent for minutes."""
+"""What the engine's benchmark measures, and what comes first: a run may be cut off."""
 
 from __future__ import annotations
 

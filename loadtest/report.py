@@ -31,7 +31,7 @@ _WHOLE = ("cache_precision", "compiled", "gpu_check-cuda", "host_time")
 """Results whose figures are all in the table, those without a target too."""
 
 
-_GPU, _KILLED = "gpu_profile-cuda", "first good picture after a replica was killed, p50"
+_GPU, _KILLED = "engine_h200", "first good picture after a replica was killed, p50"
 _SHORT = {
     ("throughput", "FPS of one stream, fused-2"): "one stream on two cores",
     (
@@ -39,8 +39,11 @@ _SHORT = {
         "FPS of one stream, pipeline-1-streamv2v",
     ): "with a feature bank, in two processes",
     ("transport", "added latency per frame, p50"): "what gRPC, ingress and links add to a frame",
-    (_GPU, "engine, 4 steps, plain 1 session(s), eager"): "one stream of Stable Diffusion's size",
-    (_GPU, "engine, 4 steps, plain 8 session(s), eager"): "the same, eight streams together",
+    (
+        _GPU,
+        "engine, plain, 4 steps, 1 session, compiled graphs",
+    ): "one stream of Stable Diffusion's size, 4 steps, no service around it",
+    (_GPU, "engine, plain, 4 steps, 16 sessions, compiled graphs"): "the same, sixteen streams together",
     ("reliability", _KILLED): "the next picture after a replica was killed",
 }
 """By result and figure what a reader of the README is told, in his words."""
