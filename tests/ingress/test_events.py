@@ -118,9 +118,15 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         {'batch_rows_sum{span="fused"}': 7, 'queue_age_seconds{span="fused"}': 0.25},
     ),
     (
-        [SlotsOffered("one", 1), BatchRun("one", 8, 0.0, Failure.NO_MEMORY), BatchRun("one", 4, 0.0)],
+        [
+            SlotsOffered("one", 1),
+            BatchRun("one", 8, 0.0, Failure.NO_MEMORY),
+            BatchRun("one", 4, 0.0),
+            BatchRun("one", 4, 0.0, is_accelerated=True),
+        ],
         {
-            'batch_rows_count{span="one"}': 2,
+            'batch_rows_count{span="one"}': 3,
+            'forwards_accelerated_total{span="one"}': 1,
             'forwards_failed_total{span="one",cause="no_memory"}': 1,
             'forwards_failed_total{span="one",cause="not_finite"}': 0,
             'forwards_failed_total{span="one",cause="raised"}': 0,

@@ -175,6 +175,8 @@ class BatchRun:
     """Age of the oldest row that waits now; 0 with none."""
     failure: Failure | None = None
     """Why nothing came of it."""
+    is_accelerated: bool = False
+    """Whether its network was replayed from a graph, or ran compiled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,12 +234,14 @@ class Engine:
 
     def _run(self, rows: Sequence[Row], now: float) -> Batch:
         outcome = self._forwards.run(rows, now)
+        kind = rows[0].operator.kind
         if outcome.forward is None:
             self._fail(outcome.blamed)
-        else:
-            self._commit(rows, outcome.forward, now)
-            reach("engine.commit.after")
-        return Batch(rows[0].operator.kind, len(rows), self._clock() - now, outcome.failure)
+            return Batch(kind, len(rows), self._clock() - now, outcome.failure)
+        self._commit(rows, outcome.forward, now)
+        reach("engine.commit.after")
+        is_accelerated = outcome.forward.is_accelerated
+        return Batch(kind, len(rows), self._clock() - now, is_accelerated=is_accelerated)
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
         finished_s = self._clock()

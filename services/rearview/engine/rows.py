@@ -202,6 +202,8 @@ class Batch:
     seconds: float
     failure: Failure | None = None
     """Why nothing came of it."""
+    is_accelerated: bool = False
+    """Whether its network was replayed, or ran compiled."""
 
     @property
     def failed(self) -> bool:

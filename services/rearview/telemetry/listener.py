@@ -55,8 +55,10 @@ class MetricsListener:
             case FrameLeftSpan(Timing(span, queue_s, compute_s)):
                 counted(metrics.span_queue_seconds, span).observe(queue_s)
                 counted(metrics.span_compute_seconds, span).observe(compute_s)
-            case BatchRun(span, rows, queue_age_s, failure):
+            case BatchRun(span, rows, queue_age_s, failure, is_accelerated):
                 counted(metrics.batch_rows, span).observe(rows)
+                if is_accelerated:
+                    counted(metrics.forwards_accelerated, span).inc()
                 counted(metrics.queue_age_seconds, span).set(queue_age_s)
                 if failure is not None:
                     metrics.forwards_failed.labels(span, failure.value).inc()

@@ -128,6 +128,12 @@ class _SpanMetrics:
             ["span", "cause"],
             registry=registry,
         )
+        self.forwards_accelerated = Counter(
+            "rearview_forwards_accelerated_total",
+            "Forwards whose network was replayed from a graph, or ran compiled.",
+            ["span"],
+            registry=registry,
+        )
         self.queue_age_seconds = Gauge(
             "rearview_queue_age_seconds",
             "Age of the oldest row that waits in a span; 0 with none.",
@@ -234,6 +240,7 @@ class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics, _MoveMetrics):
     def replica_started(self, span: str, slots: int) -> None:
         """A replica of that span holds so many sessions at most."""
         self.slots.labels(span).set(slots)
+        self.forwards_accelerated.labels(span)
         for failure in Failure:  # As in `_start_at_zero`: no other span is served here.
             self.forwards_failed.labels(span, failure.value)
 

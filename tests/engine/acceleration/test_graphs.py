@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rearview.contract.settings import Settings
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
 from rearview.engine.acceleration.graphs import GraphCall, capture
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.weights.formats import Additions
-from support.graphs import METHODS, loaded, play
+from support.frames import entering
+from support.graphs import METHODS, engine_of, loaded, play
 from support.stand_in_graphs import HostSync, NoHostSync, StandInRecorder
+from support.tiny import random_frames, session
 from torch import Tensor
 
 pytestmark = pytest.mark.unit
@@ -72,6 +75,22 @@ def test_without_memory_to_spare_nothing_more_is_captured(folder: Path, addition
     denoiser.call = call = GraphCall(EagerCall(denoiser.unet), recorder)
     play(model, "per-frame")
     assert (recorder.recorded, call.counts.accelerated) == (0, 0)
+
+
+def test_an_engine_says_which_forwards_were_replayed(folder: Path, additions: Additions) -> None:
+    model, _ = loaded(folder, additions)
+    capture(model, StandInRecorder())
+    engine = engine_of(model, "per-frame", torch.float64)
+    engine.open(session("a", Settings("a", steps=2)))
+    said = []
+    for ordinal, frame in enumerate(random_frames(3)):
+        engine.admit(entering("a", ordinal, frame), 0.0)
+        batches = []
+        while engine.has_work:
+            batches += [batch] if (batch := engine.step(0.0).batch) is not None else []
+        said.append([batch.is_accelerated for batch in batches])
+    # What is met for the first time runs as it is; both steps are one kind of call.
+    assert said == [[False, False, True, False], [True] * 4, [True] * 4]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,7 +7,7 @@ networks. A model holds weights only. What a session remembers is an argument an
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -46,6 +46,8 @@ class Forward:
     """What the rows would write to memory when they commit: an update for each view."""
     broken: frozenset[int] = frozenset()
     """Samples of which some value is not finite."""
+    is_accelerated: bool = False
+    """Whether its network was replayed from a graph, or ran compiled."""
 
     def broken_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Those of the forward's `rows` that have such a sample: neither pictures nor updates are good."""
@@ -155,8 +157,19 @@ class DiffusionModel:
         if self._adapted:
             self._denoiser_under(settings).prepare(settings)
 
-    @torch.inference_mode()
     def forward(self, rows: Sequence[Row], views: Views) -> Forward:
+        """See `Model.forward`, and `_forward`."""
+        is_denoising = rows[0].operator.kind is OperatorKind.DENOISE
+        network = self._denoiser_under(rows[0].settings).call if is_denoising else self.vae
+        counts = getattr(network, "counts", None)  # What runs as it is has none.
+        if counts is None:
+            return self._forward(rows, views)
+        before = counts.accelerated
+        forward = self._forward(rows, views)
+        return replace(forward, is_accelerated=counts.accelerated > before)
+
+    @torch.inference_mode()
+    def _forward(self, rows: Sequence[Row], views: Views) -> Forward:
         """One operator for rows of one group: PICTURE planes become LATENT (encode), LATENT those of the next
         step (denoise), LATENT become PICTURE (decode); anywhere before, on the device after. A window row
         is as many samples as it has frames. Values that are not finite are told in `Forward.broken`, not
