@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 
 import torch
 
@@ -260,15 +261,14 @@ class _Bench:
         """See `warm_up`. The past must be empty; afterwards it has a few frames."""
         self._commit_seconds(self._first)
         rows = [self._find(lambda num: num > 0), self._find(lambda num: num == 0)]
-        for row in filter(None, rows):
+        for row, size in product(filter(None, rows), sizes):
             try:
-                for size in sizes:
-                    for _ in range(NEW_TWICE):
-                        self._forward_seconds([row] * size)
-            except Exception as error:  # Nor are sizes formed later that do not fit.
+                for _ in range(NEW_TWICE):
+                    self._forward_seconds([row] * size)
+            except Exception as error:  # Sizes that do not fit are not formed later, either.
                 if failure_of(error) is not Failure.NO_MEMORY:
                     raise
-            release_unused()
+                release_unused()
 
     def row_seconds(self) -> float:
         """The fastest of a few forwards."""

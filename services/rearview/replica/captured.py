@@ -49,7 +49,8 @@ def capture_span(
     Blocks for seconds, with a compiler for minutes.
     """
     counts, started_s = capture(model, recorder), time.monotonic()
-    sizes = [size for size in SIZES if size <= max_batch]
+    # The largest first: what forwards leave has one place, which need not grow then.
+    sizes = [size for size in reversed(SIZES) if size <= max_batch]
     for number, (spec, payloads) in enumerate(examples, 1):
         on_progress(f"{span.name}: capturing forwards, {number} of {len(examples)} kinds of sessions")
         warm_up(model, memory, span, spec, payloads, sizes)

@@ -118,3 +118,27 @@ def test_in_a_mixed_run_nearly_all_calls_are_replayed(folder: Path, additions: A
     accelerated, eager = (counts[1].accelerated - before[1][0], counts[1].eager - before[1][1])
     assert accelerated / (accelerated + eager) >= 0.95
     assert counts[0].accelerated > graphs_before[0]
+
+
+def test_graphs_leave_what_they_leave_in_one_place(folder: Path, additions: Additions) -> None:
+    """A bank's update has the keys and values of every sample in every layer: gigabytes, for each size."""
+    model, denoiser = loaded(folder, additions)
+    denoiser.call = call = GraphCall(EagerCall(denoiser.unet), recorder := StandInRecorder())
+    places: set[int] = set()
+    updates_seen = 0
+
+    def noted(inputs: UNetInputs, views: Views) -> tuple[Tensor, Updates]:
+        nonlocal updates_seen
+        accelerated = call.counts.accelerated
+        prediction, updates = call(inputs, views)
+        left = [tensor for update in updates.values() for tensor in update.tensors]
+        if call.counts.accelerated > accelerated and left:
+            updates_seen += 1
+            places.add(left[0].untyped_storage().data_ptr())
+        return prediction, updates
+
+    denoiser.call = noted
+    play(model, "merge", names=("b", "a", "c"))
+    assert recorder.recorded > 2
+    assert updates_seen > 2
+    assert len(places) <= 2, "it may have grown once"

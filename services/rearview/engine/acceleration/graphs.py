@@ -143,6 +143,31 @@ class Graphs(Generic[T]):
         return graph
 
 
+class _Left:
+    """Where graphs leave what forwards leave for memory: one place for all of them, since none is read after
+    another was replayed, and each would keep as much for itself.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, Tensor] = {}
+
+    def put(self, updates: Updates) -> Updates:
+        """The same updates, there. A place grows only where nothing is being captured: in the runs before."""
+        return Updates(
+            {
+                name: update.over([self._put((name, i), tensor) for i, tensor in enumerate(update.tensors)])
+                for name, update in updates.items()
+            }
+        )
+
+    def _put(self, of: Hashable, tensor: Tensor) -> Tensor:
+        key = of, tensor.shape[1:], tensor.dtype
+        place = self._places.get(key)
+        if place is None or len(place) < len(tensor):
+            place = self._places[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        return place[: len(tensor)].copy_(tensor)
+
+
 class GraphCall:
     """UNet calls. See the module's docstring. One thread, and one set of pools at a time."""
 
@@ -150,6 +175,7 @@ class GraphCall:
         """`inner`: what is captured. `most`: graphs to keep."""
         self._inner = inner
         self._graphs: Graphs[tuple[Tensor, Updates]] = Graphs(recorder, most)
+        self._left = _Left()
         self._pooled: dict[str, tuple[Tensor, ...]] = {}
         """By kind of memory. Kept: a graph would read on where they were."""
 
@@ -164,7 +190,8 @@ class GraphCall:
         changing, call = FlatCall.changing(inputs, views), FlatCall(inputs.given, views)
 
         def run(changing: Sequence[Tensor]) -> tuple[Tensor, Updates]:
-            return self._inner(*call.over(changing, FlatCall.pooled(views)))
+            prediction_BCHW, updates = self._inner(*call.over(changing, FlatCall.pooled(views)))
+            return prediction_BCHW, self._left.put(updates)
 
         graph = self._graphs.find(shape_of(inputs, views), changing, run)
         if graph is None:
