@@ -222,6 +222,7 @@ def test_everything_is_reached_from_the_keyboard(open_studio: Open, gateway: Gat
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.locator("#stage").focus()
+    expect(page.locator("#stage")).to_be_focused()
     page.keyboard.press("Space")
     expect(page.locator(".pill")).to_have_text("Paused")
     page.get_by_role("tab", name="Look").focus()

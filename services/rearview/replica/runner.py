@@ -177,6 +177,7 @@ class EngineRunner:
             return
         self._progressed()
         self._ready.set_result(None)
+        broken = ""
         try:
             while not self._condemned:
                 self._run_commands(engine, wait=not engine.has_work)
@@ -189,11 +190,12 @@ class EngineRunner:
             return
         except Exception as error:  # The edge of the thread: the replica is not healthy, and is replaced.
             logger.exception("the engine has failed")
-            if is_sticky(error):
-                self._tell(self.on_broken, said_by(error))
+            broken = said_by(error) if is_sticky(error) else ""
         finally:
             self._busy_since_s = None
             self._tell(self._fail_calls)
+            if broken:  # After those who wait: who hears of it finds that nothing more will come.
+                self._tell(self.on_broken, broken)
 
     def _progressed(self) -> None:
         self._last_progress_s = self._clock()

@@ -109,11 +109,8 @@ class Memory(ABC, Generic[ViewT_co, UpdateT_contra]):
     kind: Kind[ViewT_co, UpdateT_contra]
     operators: ClassVar[frozenset[OperatorKind]]
     """Operators whose rows read or write it. It is asked about no others."""
-
-    @property
-    def kernels(self) -> str:
-        """See `Memories.kernels`."""
-        return ""
+    kernels: str = ""
+    """See `Memories.kernels`."""
 
     @abstractmethod
     def allocate(self, spec: SessionSpec) -> None:

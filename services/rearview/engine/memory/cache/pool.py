@@ -98,6 +98,7 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
         self._slots = SlotPool(shape.num_slots)
         self._specs: dict[str, SessionSpec] = {}
         self._by_index = kernels_work(self._device, dtype) if by_index is None else by_index
+        self.kernels = "by index" if self._by_index else ""
         self._whole = tuple(self._new_pool(layer) for layer in layout.layers)
         self._first = {step: number * shape.num_slots for number, step in enumerate(shape.steps)}
         self._pools = {
@@ -105,10 +106,6 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
             for step, first in self._first.items()
         }
         self._streamed: dict[int, list[int | None]] = {step: [None] * shape.num_slots for step in shape.steps}
-
-    @property
-    def kernels(self) -> str:
-        return "by index" if self._by_index else ""
 
     def allocate(self, spec: SessionSpec) -> None:
         """Take a slot. Raises InvalidRequest if the size of a session with a cache does not fit, and
