@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rearview.engine.devices import upload
-from rearview.engine.memory.cache.view import CacheUpdate, LayerPool, attend_windows
+from rearview.engine.memory.cache.view import CacheUpdate, LayerPool, LeftByLayers, attend_windows
 from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.networks.attention.temporal_ops import attend_indexed
 from rearview.engine.networks.motion_module import PositionTables
@@ -88,16 +88,15 @@ class IndexedReader:
 
     def __init__(self, view: IndexedView) -> None:
         self._view = view
-        self._left: list[tuple[Tensor, Tensor]] = []
+        self._left = LeftByLayers(len(view.pools))
 
     def attend(
         self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables
     ) -> Tensor:
         """See `TemporalAttend`. Layers come in their order."""
-        assert layer == len(self._left), f"layer {layer} after {len(self._left)} others"
         view = self._view
         own = len(query_SNC) - len(view.key.twins)
-        self._left.append((key_SNC[:own], value_SNC[:own]))
+        self._left.add(layer, key_SNC[:own], value_SNC[:own])
         if view.key.is_window:
             frames = view.window.sink_frames
             return attend_windows(query_SNC, key_SNC, value_SNC, tables, frames, view.twins_T)
@@ -116,9 +115,7 @@ class IndexedReader:
 
     def collect(self) -> CacheUpdate:
         """The update of the whole forward."""
-        layers = len(self._view.pools)
-        assert len(self._left) == layers, f"{len(self._left)} of {layers} layers were recorded"
-        return CacheUpdate(tuple(self._left))
+        return self._left.collect()
 
 
 def plan_indexed(

@@ -35,6 +35,7 @@ __all__ = [
     "CacheUpdate",
     "CacheView",
     "LayerPool",
+    "LeftByLayers",
     "Place",
     "Reads",
     "attend_windows",
@@ -189,12 +190,31 @@ class AnyCacheView(View, Protocol):
 CACHE = Kind[AnyCacheView, CacheUpdate]("cache")
 
 
+class LeftByLayers:
+    """What the layers of one forward leave, as they come in their order."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._left: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, layer: int, key_SNC: Tensor, value_SNC: Tensor) -> None:
+        """Of the samples that write."""
+        assert layer == len(self._left), f"layer {layer} after {len(self._left)} others"
+        self._left.append((key_SNC, value_SNC))
+
+    def collect(self) -> CacheUpdate:
+        """The update of the whole forward."""
+        found = len(self._left)
+        assert found == self._layers, f"{found} of {self._layers} layers were recorded"
+        return CacheUpdate(tuple(self._left))
+
+
 class CacheReader:
     """The temporal attention of one forward, and the recorder of what it leaves."""
 
     def __init__(self, view: CacheView) -> None:
         self._view, self._key = view, view.key
-        self._left: list[tuple[Tensor, Tensor]] = []
+        self._left = LeftByLayers(len(view.pools[self._key.places[0].step]))
         self._reading = _reading(self._key)
         self._seen = (view.position_S, view.positions_SL, view.visible_SL)
         if not self._reading.in_order:
@@ -204,18 +224,15 @@ class CacheReader:
         self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables
     ) -> Tensor:
         """See `TemporalAttend`. Layers come in their order."""
-        assert layer == len(self._left), f"layer {layer} after {len(self._left)} others"
         own = len(self._key.places)
         assert len(query_SNC) == own + len(self._key.twins), "samples and places differ"
-        self._left.append((key_SNC[:own], value_SNC[:own]))
+        self._left.add(layer, key_SNC[:own], value_SNC[:own])
         attend = self._attend_window if self._key.is_window else self._attend_past
         return attend(layer, query_SNC, key_SNC, value_SNC, tables)
 
     def collect(self) -> CacheUpdate:
         """The update of the whole forward."""
-        layers = len(self._view.pools[self._key.places[0].step])
-        assert len(self._left) == layers, f"{len(self._left)} of {layers} layers were recorded"
-        return CacheUpdate(tuple(self._left))
+        return self._left.collect()
 
     def _ordered(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         order = self._view.order_S
