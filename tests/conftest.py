@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import service
+from support import interpreter, service
 from support.require import skip_or_fail
 from support.workers import OneRay, starts_ray
 
+assert interpreter.IS_ASKED_FOR or os.environ.get("TRITON_INTERPRET") != "1", "kernels are to run on the GPU"
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = frozenset({"unit", "integration", "gpu", "load"})
 
 # Ray reads them when it is imported. Its own niceness is 15: beside other tests its workers would starve.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Without a GPU kernels run in Triton's interpreter, which must be asked for before Triton is imported.
-if not Path("/dev/nvidiactl").exists():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 # What the suite keeps from start to start is no user's, and no user's is what it meets.
 os.environ["REARVIEW_CACHE"] = tempfile.mkdtemp(prefix="rearview-cache-")
 atexit.register(shutil.rmtree, os.environ["REARVIEW_CACHE"], ignore_errors=True)
