@@ -24,7 +24,7 @@ __all__ = ["CallShape", "CallSort", "FlatCall", "FlatUNet", "free_dims", "grows"
 class CallSort:
     """What calls of the same sort have in common: all of their shape but the number of samples."""
 
-    given: tuple[bool, bool]
+    given: tuple[str, ...]
     """See `UNetInputs.given`."""
     views: tuple[tuple[str, Hashable], ...]
     """See `CallShape.views`."""
@@ -36,7 +36,7 @@ class CallSort:
 class CallShape:
     """All of a call that is no tensor, and the shapes of those that are."""
 
-    given: tuple[bool, bool]
+    given: tuple[str, ...]
     """See `UNetInputs.given`."""
     views: tuple[tuple[str, Hashable], ...]
     """Name of each kind of memory and key of its view, in the order of the views."""
@@ -67,7 +67,7 @@ def shape_of(inputs: UNetInputs, views: Views) -> CallShape:
 class FlatCall:
     """A call taken apart: its changing tensors first, then the memories' own."""
 
-    given: tuple[bool, bool]
+    given: tuple[str, ...]
     views: Views
     """Examples: of which the keys count."""
 
@@ -89,7 +89,7 @@ class FlatCall:
     def over(self, changing: Sequence[Tensor], pooled: Sequence[Tensor]) -> tuple[UNetInputs, Views]:
         """The call of these tensors."""
         rest, places = iter(changing), iter(pooled)
-        inputs = UNetInputs.of(self.given, list(islice(rest, 3 + sum(self.given))))
+        inputs = UNetInputs.of(self.given, list(islice(rest, 3 + len(self.given))))
         views = Views(
             {
                 name: view.over(list(islice(rest, len(view.tensors))), list(islice(places, len(view.pooled))))

@@ -7,8 +7,8 @@ Shape legend: B samples, C channels, h x w latent size, T tokens of a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -16,7 +16,12 @@ from torch import Tensor
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.attention.readers import Readers
 
-__all__ = ["EagerCall", "UNetCall", "UNetInputs"]
+__all__ = ["DEPTH_LATENT", "SCALE", "EagerCall", "UNetCall", "UNetInputs"]
+
+SCALE = "timestep_cond"
+"""Embedded scales of guidance (B, C), for a UNet that is conditioned on them."""
+DEPTH_LATENT = "depth"
+"""Latents of depth (B, C, h, w), for sessions that have it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,29 +32,24 @@ class UNetInputs:
     timestep_B: Tensor
     """int64."""
     prompt_BTC: Tensor
-    scale_BC: Tensor | None = None
-    """Embedded scales of guidance, for a UNet that is conditioned on them."""
-    depth_BCHW: Tensor | None = None
-    """Latents of depth, for sessions that have it."""
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+    """What only some UNets or some calls are given, by the UNet's name for it: a row for each sample."""
 
     @property
-    def given(self) -> tuple[bool, bool]:
-        """Whether there are scales, and whether there is depth."""
-        return self.scale_BC is not None, self.depth_BCHW is not None
+    def given(self) -> tuple[str, ...]:
+        """Names of what is given beside the first three."""
+        return tuple(self.more)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Those that are there, in the order of the fields."""
-        optional = (self.scale_BC, self.depth_BCHW)
-        always = (self.latent_BCHW, self.timestep_B, self.prompt_BTC)
-        return (*always, *(tensor for tensor in optional if tensor is not None))
+        """All of them: the first three, then the others."""
+        return (self.latent_BCHW, self.timestep_B, self.prompt_BTC, *self.more.values())
 
     @classmethod
-    def of(cls, given: tuple[bool, bool], tensors: Sequence[Tensor]) -> UNetInputs:
+    def of(cls, given: Sequence[str], tensors: Sequence[Tensor]) -> UNetInputs:
         """The inverse of `given` and `tensors`."""
-        rest = iter(tensors[3:])
-        scale, depth = (next(rest) if is_there else None for is_there in given)
-        return cls(tensors[0], tensors[1], tensors[2], scale, depth)
+        latent_BCHW, timestep_B, prompt_BTC, *more = tensors
+        return cls(latent_BCHW, timestep_B, prompt_BTC, dict(zip(given, more, strict=True)))
 
 
 class UNetCall(Protocol):
@@ -67,16 +67,12 @@ class EagerCall:
     def __call__(self, inputs: UNetInputs, views: Views) -> tuple[Tensor, Updates]:
         """See `UNetCall`."""
         readers = Readers(views)
-        arguments = readers.arguments
-        if inputs.scale_BC is not None:
-            arguments["timestep_cond"] = inputs.scale_BC
-        if inputs.depth_BCHW is not None:
-            arguments["depth"] = inputs.depth_BCHW
         prediction: Tensor = self._unet(
             inputs.latent_BCHW,
             inputs.timestep_B,
             encoder_hidden_states=inputs.prompt_BTC,
             return_dict=False,
-            **arguments,
+            **readers.arguments,
+            **inputs.more,
         )[0]
         return prediction, readers.collect()

@@ -19,7 +19,7 @@ from rearview.contract.settings import Settings, WeightedPrompt, check_guidance
 from rearview.engine.devices import memory_format, upload
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import Updates, Views
-from rearview.engine.networks.call import EagerCall, UNetCall, UNetInputs
+from rearview.engine.networks.call import DEPTH_LATENT, SCALE, EagerCall, UNetCall, UNetInputs
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.noise import NoiseStore
@@ -96,10 +96,10 @@ class Denoiser:
         self.prompts.prepare(settings)
 
     def embedded_scales(self, scales: Sequence[float]) -> dict[str, Tensor]:
-        """The UNet's further argument if it is conditioned on the scale of guidance: one scale per row."""
+        """The UNet's further input if it is conditioned on the scale of guidance: one scale per row."""
         if self._scale_channels is None:
             return {}
-        return {"timestep_cond": embed_scales(scales, self._scale_channels).to(self.unet.device, self._dtype)}
+        return {SCALE: embed_scales(scales, self._scale_channels).to(self.unet.device, self._dtype)}
 
     def _predict(
         self,
@@ -118,12 +118,14 @@ class Denoiser:
             x_BCHW = torch.cat([x_BCHW, x_BCHW[negative]])
             depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
             views = views.beside(negative)
+        more = self.embedded_scales([row.settings.guidance_scale for row in rows])
+        if depth_BCHW is not None:
+            more[DEPTH_LATENT] = depth_BCHW.to(self._dtype)
         inputs = UNetInputs(
             x_BCHW.to(self._dtype).contiguous(memory_format=memory_format(x_BCHW.device)),
             plan.called.timestep_B,
             self.prompts.read(plan.place_B),
-            self.embedded_scales([row.settings.guidance_scale for row in rows]).get("timestep_cond"),
-            None if depth_BCHW is None else depth_BCHW.to(self._dtype),
+            more,
         )
         output_BCHW, updates = self.call(inputs, views)
         clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), plan.called)
