@@ -137,6 +137,7 @@ export function eventWords(settings) {
     .map(([name, value]) => {
       if (name === "prompt") return `\u201c${value}\u201d`;
       if (name === "prompts") return /** @type {any[]} */ (value).map((one) => `${one.prompt} ${Number(one.weight).toFixed(2)}`).join(" + ");
+      if (name === "adapter_mix") return /** @type {any[]} */ (value).map((one) => `${one.adapters} ${Number(one.weight).toFixed(2)}`).join(" + ");
       return `${name.replaceAll("_", " ")} ${typeof value === "number" && !Number.isInteger(value) ? value.toFixed(2) : value}`;
     })
     .join(", ");

@@ -3,10 +3,11 @@
 import { noGaps, withCause } from "./gaps.js";
 
 /** @typedef {import("./prompts.js").Weighted} Weighted */
+/** @typedef {import("./adapters.js").WeightedSet} WeightedSet */
 /**
  * @typedef {{prompt?: string, prompts?: Weighted[], strength?: number, steps?: number, seed?: number,
  *   noise_rule?: string, guidance?: string, guidance_scale?: number, delta?: number, negative_prompt?: string,
- *   blend_frames?: number, adapters?: string, jpeg_quality?: number}} Settings
+ *   blend_frames?: number, adapters?: string, adapter_mix?: WeightedSet[], jpeg_quality?: number}} Settings
  * @typedef {{width: number, height: number, frame_rate: number, drop_policy: string, method: string, max_steps: number,
  *   jpeg_quality?: number, settings: Settings, feature_bank?: Record<string, unknown>,
  *   temporal_cache?: Record<string, unknown>, similarity_filter?: Record<string, unknown>}} Options
@@ -78,16 +79,21 @@ export function nextAsked(tile, id) {
   return [{ ...tile, inFlight: { id, settings: tile.waiting }, waiting: null }, tile.waiting];
 }
 
+/** What names one of a kind, by what lists several of it: the two replace each other. @type {Record<string, string>} */
+const SINGLE_OF = { prompts: "prompt", adapter_mix: "adapters" };
+
 /** The settings as the user means them: in force, on their way, and waiting. @param {Tile} tile @returns {Settings} */
 export function meant(tile) {
   return merge(merge(tile.settings, tile.inFlight?.settings ?? {}), tile.waiting ?? {});
 }
 
-/** `prompt` and `prompts` replace each other. @param {Settings} settings @param {Settings} change @returns {Settings} */
+/** `prompt` and `prompts` replace each other, and so do `adapters` and `adapter_mix`. @param {Settings} settings @param {Settings} change @returns {Settings} */
 export function merge(settings, change) {
   const merged = { ...settings, ...change };
   if (change.prompt !== undefined && change.prompts === undefined) delete merged.prompts;
   if (change.prompts !== undefined && change.prompts.length > 0) delete merged.prompt;
+  if (change.adapters !== undefined && change.adapter_mix === undefined) delete merged.adapter_mix;
+  if (change.adapter_mix !== undefined && change.adapter_mix.length > 0) delete merged.adapters;
   return merged;
 }
 
@@ -96,9 +102,13 @@ export function reopening(tile) {
   return { ...tile.options, settings: askable(meant(tile)) };
 }
 
-/** Settings in force as what a control or an opening may name: one kind of prompt. @param {Settings} settings @returns {Settings} */
-export function askable({ prompt, prompts, ...rest }) {
-  return prompts && prompts.length > 0 ? { ...rest, prompts } : { ...rest, prompt: prompt ?? "" };
+/** Settings in force as what a control or an opening may name: one kind of prompt, and of adapters. @param {Settings} settings @returns {Settings} */
+export function askable({ prompt, prompts, adapters, adapter_mix, ...rest }) {
+  return {
+    ...rest,
+    ...(prompts && prompts.length > 0 ? { prompts } : { prompt: prompt ?? "" }),
+    ...(adapter_mix && adapter_mix.length > 0 ? { adapter_mix } : adapters === undefined ? {} : { adapters }),
+  };
 }
 
 /**
@@ -176,7 +186,7 @@ function applied(tile, message) {
   const tookEffect = { ...tile.tookEffect };
   const asked = message.asked ?? mine?.settings ?? {};
   for (const name of Object.keys(asked)) {
-    if (message.frame !== null && message.frame !== undefined) tookEffect[name === "prompts" ? "prompt" : name] = message.frame;
+    if (message.frame !== null && message.frame !== undefined) tookEffect[SINGLE_OF[name] ?? name] = message.frame;
   }
   return {
     ...tile,

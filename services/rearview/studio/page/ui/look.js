@@ -1,6 +1,7 @@
 // The look: prompt with marks, chips, a mix, and how strongly it acts.
 import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
+import { changeOf as adapterChange, weightsOf } from "../state/adapters.js";
 import { changeOf, mark, rowsOf, shares, unknownWords } from "../state/prompts.js";
 import { explain, manyWord } from "../state/words.js";
 import * as store from "../store.js";
@@ -158,6 +159,7 @@ function Fine() {
   const took = tile.tookEffect;
   const guidance = settings.guidance ?? "none";
   const adapters = store.model.value.adapters ?? [];
+  const weights = weightsOf(settings);
   return html`<details class="card">
     <summary><h2>Fine tuning</h2></summary>
     <div class="stack">
@@ -171,8 +173,11 @@ function Fine() {
         <div class="field-head"><label for="negative">Negative prompt</label><${Effect} frame=${took.negative_prompt} /></div>
         <input id="negative" type="text" value=${settings.negative_prompt ?? ""} onChange=${(/** @type {any} */ event) => control({ negative_prompt: event.currentTarget.value })} />
       </div>`}
-      <${Select} label="Adapters" value=${settings.adapters ?? ""} frame=${took.adapters} onPick=${(/** @type {string} */ next) => control({ adapters: next })}
-        options=${[{ value: "", name: adapters.length ? "None" : "None here" }, ...adapters.map((/** @type {string} */ name) => ({ value: name, name }))]} />
+      ${adapters.map(
+        (/** @type {string} */ name) => html`<${Slider} key=${name} label=${`Adapter ${name}`} min=${-1} max=${2} step=${0.05} value=${weights[name] ?? 0}
+        show=${(/** @type {number} */ value) => (value === 0 ? "off" : value.toFixed(2))} frame=${took.adapters}
+        onInput=${(/** @type {number} */ weight) => control(adapterChange(settings, name, weight))} />`,
+      )}
       <${Slider} label="Picture quality" min=${40} max=${100} step=${1} value=${settings.jpeg_quality ?? 85} frame=${took.jpeg_quality}
         hint="JPEG on the way back." onInput=${(/** @type {number} */ jpeg_quality) => control({ jpeg_quality })} />
     </div>
