@@ -9,7 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import typer
 from client.clips import audio_packets, picture, times_ms, video_times, write_clip
+from rearview.cli.choices import parse_adapters
 from rearview.cli.main import app
 from rearview.cli.server import Server, TlsChoice
 from rearview.client.media_writer import write_image
@@ -132,6 +134,15 @@ def test_guidance_and_adapters_reach_the_service(server: FakeServer, tmp_path: P
     assert settings.guidance == pb.GUIDANCE_INITIALIZE
     assert (settings.guidance_scale, settings.delta) == (2.5, 0.5)
     assert (settings.negative_prompt, settings.adapters) == ("blur", "ink")
+
+
+def test_adapter_sets_have_weights_of_their_own(server: FakeServer, tmp_path: Path) -> None:
+    settings = opened_with(server, tmp_path, "--adapters", "ink=0.5, oil,pen=-1").settings
+    mix = [(one.adapters, one.weight) for one in settings.adapter_mix]
+    assert (mix, settings.HasField("adapters")) == ([("ink", 0.5), ("oil", 1.0), ("pen", -1.0)], False)
+    for bad in ("ink=much", "ink=5", "a=1,b=1,c=1,d=1,e=1"):
+        with pytest.raises(typer.BadParameter, match="write up to four sets"):
+            parse_adapters(bad)
 
 
 def test_guidance_without_a_scale_gets_one_at_which_it_acts(server: FakeServer, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from rearview.contract.memories import BankOptions, BankPolicy, CacheOptions, Rewarm
 from rearview.contract.methods import Method
-from rearview.contract.settings import Guidance, Settings, SettingsChange
+from rearview.contract.settings import Guidance, Settings, SettingsChange, WeightedAdapters
 from rearview.contract.similarity import SimilarityOptions
 from rearview.contract.timesteps import LCM_GRID
 from rearview.errors import InvalidRequest
@@ -32,6 +32,7 @@ __all__ = [
     "Past",
     "check_started_here",
     "one_of",
+    "parse_adapters",
     "parse_size",
     "parse_timesteps",
     "spelled",
@@ -94,6 +95,7 @@ class Look:
             raise typer.BadParameter("is empty", param_hint="--prompt")
         if self.timesteps is not None and (self.strength, self.steps) != (None, None):
             raise typer.BadParameter("say strength and steps already", param_hint="--timesteps")
+        parse_adapters(self.adapters)
         guides = self.guidance not in (None, Guidance.NONE)
         if self.guidance_scale is not None and not guides:
             raise typer.BadParameter("needs --guidance", param_hint="--guidance-scale")
@@ -108,6 +110,9 @@ class Look:
         kept = options.copy()
         if self.prompt is not None:
             kept.pop("prompts", None)
+        if self.adapters is not None:
+            kept.pop("adapters", None)
+            kept.pop("adapter_mix", None)
         if self.timesteps is not None:
             kept.pop("steps", None)
         if (self.strength, self.steps) != (None, None):
@@ -129,10 +134,9 @@ class Look:
             guidance_scale=scale,
             delta=self.delta,
             negative_prompt=self.negative_prompt,
-            adapters=self.adapters,
             blend_frames=self.blend_frames,
         )
-        return cast("OpenOptions", change.named())
+        return cast("OpenOptions", {**change.named(), **parse_adapters(self.adapters).named()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +218,23 @@ def parse_timesteps(text: str) -> tuple[int, ...]:
         said = f"{text!r}: write entries of the grid, 0 to {LCM_GRID - 1}, the lowest (noisiest) first: 15,32"
         raise typer.BadParameter(said, param_hint="--timesteps") from None
     return indices
+
+
+def parse_adapters(text: str | None) -> SettingsChange:
+    """ "ink" as one adapter set, "ink=0.6,oil" as a mix. Raises BadParameter."""
+    if text is None or not {*text} & {*"=,"}:
+        return SettingsChange(adapters=text)
+    try:
+        pairs = (one.partition("=") for one in text.split(","))
+        mix = tuple(
+            WeightedAdapters(name.strip(), float(weight) if sign else 1.0) for name, sign, weight in pairs
+        )
+        change = SettingsChange(adapter_mix=mix)
+        change.apply(Settings())
+    except (ValueError, InvalidRequest):
+        said = f"{text!r}: write up to four sets with weights from -4 to 4: ink=0.6,oil=0.3"
+        raise typer.BadParameter(said, param_hint="--adapters") from None
+    return change
 
 
 def _either(choices: tuple[Guidance, ...]) -> str:

@@ -119,7 +119,9 @@ def translate(
     negative_prompt: Annotated[
         str | None, _picture("What they shall not look like (guidance initialize, full).")
     ] = None,
-    adapters: Annotated[str | None, _picture("One of the deployment's adapter sets.")] = None,
+    adapters: Annotated[
+        str | None, _picture("Adapter sets of the deployment: `ink`, or with weights `ink=0.6,oil=0.3`.")
+    ] = None,
     size: Annotated[
         str | None, _picture("WIDTHxHEIGHT. Default: IN's shape, and as many pixels as the model is for.")
     ] = None,
