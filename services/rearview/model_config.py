@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["AdapterConfig", "ModelConfig"]
 
@@ -49,8 +49,12 @@ class ModelConfig(BaseModel):
     """Noise schedule instead of the checkpoint's; AnimateDiff and Live2Diff were trained with `linear`.
     Empty: the checkpoint's own."""
     adapters: dict[str, tuple[AdapterConfig, ...]] = Field(default_factory=dict)
-    """Named adapter sets: a session may ask for one (`Settings.adapters`). Each takes the memory of the
-    layers that it changes; sessions with different sets do not share forwards."""
+    """Named adapter sets: a session may ask for one (`Settings.adapters`), or for several at weights of their
+    own (`Settings.adapter_mix`). Sessions with different sets share forwards."""
+    merged_adapters: tuple[str, ...] = ()
+    """Those of the sets that are merged into weights when a replica starts: their frames cost what frames
+    without adapters do. Each takes the memory of the layers that it changes, is asked for alone and at weight
+    1, and sessions with different ones do not share forwards."""
     device: str = "auto"
     """`auto`: the first that there is of CUDA, MPS (Apple), XPU (Intel) and CPU. Or a torch device."""
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
@@ -75,3 +79,9 @@ class ModelConfig(BaseModel):
         if wrong:
             raise ValueError(f"names have lower case letters, digits and -: not {', '.join(wrong)}")
         return adapters
+
+    @model_validator(mode="after")
+    def _check_merged(self) -> ModelConfig:
+        if unknown := sorted({*self.merged_adapters} - {*self.adapters}):
+            raise ValueError(f"merged_adapters names sets that adapters lacks: {', '.join(unknown)}")
+        return self

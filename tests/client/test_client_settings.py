@@ -27,6 +27,7 @@ from rearview.client import (
     SettingsChange,
     SimilarityOptions,
     Translated,
+    WeightedAdapters,
     WeightedPrompt,
 )
 from rearview.client.options import request_of
@@ -57,7 +58,10 @@ EVERY = SettingsChange(
     timestep_indices=(22, 32, 45),
 )
 MIX = (WeightedPrompt("clay", 0.3), WeightedPrompt("neon", 1.1))
-MIXED = replace(EVERY, prompt=None, prompts=MIX, guidance=Guidance.FULL)
+ADAPTER_MIX = (WeightedAdapters("ink", 0.6), WeightedAdapters("oil", -0.2))
+MIXED = replace(
+    EVERY, prompt=None, prompts=MIX, guidance=Guidance.FULL, adapters=None, adapter_mix=ADAPTER_MIX
+)
 
 
 def in_force(change: SettingsChange) -> Settings:
@@ -124,6 +128,7 @@ def test_keyword_arguments_are_the_fields_of_what_they_make() -> None:
     settings, options = get_type_hints(SettingOptions), get_type_hints(RequestOptions)
     assert settings.keys() == changes.keys()
     assert {name for name in changes if settings[name] != changes[name]} == {
+        "adapter_mix",
         "prompts",
         "timestep_indices",
     }, "any sequence"
@@ -175,7 +180,7 @@ async def test_opening_carries_every_setting_and_the_reply_shows_them(change: Se
 
 async def test_a_control_changes_what_it_names_and_its_answer_shows_all() -> None:
     async with serving() as (_, client), client.open(**EVERY.named()) as session:
-        await session.control(prompts=MIX, guidance=Guidance.FULL)
+        await session.control(prompts=MIX, guidance=Guidance.FULL, adapter_mix=ADAPTER_MIX)
         await session.control(delta=0.0, adapters="", blend_frames=0, negative_prompt="")
         await session.finish()
         first, second = [answer async for answer in session]
@@ -183,7 +188,7 @@ async def test_a_control_changes_what_it_names_and_its_answer_shows_all() -> Non
     assert isinstance(second, ControlApplied)
     assert first.settings == in_force(MIXED)
     assert second.settings == replace(
-        in_force(MIXED), delta=0.0, adapters="", blend_frames=0, negative_prompt=""
+        in_force(MIXED), delta=0.0, adapter_mix=(), blend_frames=0, negative_prompt=""
     )
 
 
@@ -202,6 +207,10 @@ async def test_a_prompt_and_a_mix_at_a_time_are_refused() -> None:
     async with serving() as (_, client):
         with pytest.raises(InvalidRequest) as caught:
             async with client.open(prompt="clay", prompts=MIX):
+                pass
+        assert caught.value.reason is Reason.SETTING_OUT_OF_RANGE
+        with pytest.raises(InvalidRequest) as caught:
+            async with client.open(prompt="clay", adapters="ink", adapter_mix=ADAPTER_MIX):
                 pass
         assert caught.value.reason is Reason.SETTING_OUT_OF_RANGE
         async with client.open(prompt="clay") as session:

@@ -77,7 +77,7 @@ def styled(
     ink = write_peft(folder / "ink.safetensors", random_lora(plain, [LINEAR, OUT], seed=2), 6.0)
     lcm = write_kohya(folder / "lcm.safetensors", random_lora(plain, [LINEAR, POINTWISE], seed=3), 1.0)
     sets = {"oil": [LoraFile(str(oil), 0.5), LoraFile(str(ink), 0.1)], "ink": [LoraFile(str(ink), 0.3)]}
-    return Additions(lcm_lora=str(lcm), adapters=sets)
+    return Additions(lcm_lora=str(lcm), merged=sets)
 
 
 def load(checkpoint: Path, additions: Additions, dtype: torch.dtype = torch.float64) -> dict[str, Denoiser]:
@@ -131,7 +131,7 @@ def test_every_format_adds_scale_times_alpha_over_rank(
 ) -> None:
     lora = random_lora(plain, layers, rank=3)
     file = write(tmp_path / "style.safetensors", lora, alpha)
-    denoisers = load(checkpoint, Additions(adapters={"style": [LoraFile(str(file), SCALE)]}))
+    denoisers = load(checkpoint, Additions(merged={"style": [LoraFile(str(file), SCALE)]}))
     factor = SCALE * (1.0 if alpha is None else alpha / 3)
     merged = under(denoisers, "style")
     assert changed(plain, merged) == set(layers)
@@ -148,7 +148,7 @@ def test_a_prefix_of_training_on_several_devices_is_dropped(
     named = {f"module.{key}": value for key, value in load_file(file).items()}
     save_file(named, tmp_path / "module.safetensors")
     sets = {name: [LoraFile(str(tmp_path / f"{name}.safetensors"))] for name in ("style", "module")}
-    denoisers = load(checkpoint, Additions(adapters=sets))
+    denoisers = load(checkpoint, Additions(merged=sets))
     expected = {key: value.clone() for key, value in under(denoisers, "style").items()}
     assert all(torch.equal(value, expected[key]) for key, value in under(denoisers, "module").items())
 
@@ -229,7 +229,7 @@ def test_a_lora_that_cannot_be_merged_is_refused_by_name(
         tensors[key.replace("lora_down", "lora_up")] = torch.ones(4, 2)
     save_file(tensors, tmp_path / "odd.safetensors")
     with pytest.raises(ConfigError, match=complaint) as caught:
-        load(checkpoint, Additions(adapters={"odd": [LoraFile(str(tmp_path / "odd.safetensors"))]}))
+        load(checkpoint, Additions(merged={"odd": [LoraFile(str(tmp_path / "odd.safetensors"))]}))
     assert "odd.safetensors" in str(caught.value)
 
 
@@ -363,8 +363,8 @@ def test_an_unknown_set_is_refused_by_its_field(checkpoint: Path, styled: Additi
     assert caught.value.reason is Reason.SETTING_OUT_OF_RANGE
     assert caught.value.metadata == {"field": "adapters"}
     assert "ink, oil" in caught.value.message
-    check_adapters("", ())
-    check_adapters("oil", {"oil": ()})
+    check_adapters(Settings(), ())
+    check_adapters(Settings(adapters="oil"), {"oil": ()})
 
 
 def test_a_service_without_sets_refuses_them(checkpoint: Path) -> None:

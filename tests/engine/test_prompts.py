@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from rearview.contract.blending import Mix, mix_at, settings_under
-from rearview.contract.settings import Settings, WeightedPrompt
+from rearview.contract.settings import AdapterMix, Settings, WeightedPrompt
 from rearview.engine.networks import prompts as module
 from rearview.engine.networks.conditioning import Conditioning, slerp, slerp_shares
 from rearview.engine.networks.denoise import Denoiser
-from rearview.engine.networks.prompts import PromptTable
+from rearview.engine.networks.prompts import PromptTable, Worded
 from support.stand_in_graphs import NoHostSync
 from support.tiny import TOKENS
 from support.tiny_bank import tiny_denoiser
@@ -48,7 +48,7 @@ class Encoder:
     def __init__(self, tokens: int = 7, width: int = 5, dtype: torch.dtype = torch.float32) -> None:
         self.shape, self.dtype, self.asked = (1, tokens, width), dtype, list[str]()
 
-    def embed(self, prompt: str) -> Tensor:
+    def embed(self, prompt: str, adapters: AdapterMix = ()) -> Tensor:
         self.asked.append(prompt)
         generator = torch.Generator().manual_seed(sum(map(ord, prompt)) + len(prompt))
         return torch.randn(self.shape, generator=generator, dtype=torch.float64).to(self.dtype)
@@ -59,7 +59,7 @@ def of(*texts: str) -> list[Mix]:
 
 
 def read(table: PromptTable, mixes: Sequence[Mix]) -> Tensor:
-    return table.read(torch.tensor(table.places(mixes)))
+    return table.read(torch.tensor(table.places([Worded(mix) for mix in mixes])))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -150,7 +150,7 @@ def test_a_forward_may_need_more_than_is_kept(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_encoder_that_fails_leaves_the_table_as_it_was() -> None:
     class Fails(Encoder):
-        def embed(self, prompt: str) -> Tensor:
+        def embed(self, prompt: str, adapters: AdapterMix = ()) -> Tensor:
             if prompt == "bad":
                 raise RuntimeError("out of memory")
             return super().embed(prompt) if prompt != "wide" else torch.zeros(1, 7, 6)
@@ -160,7 +160,7 @@ def test_an_encoder_that_fails_leaves_the_table_as_it_was() -> None:
     for text in ("bad", "wide"):
         for _ in range(50):
             with pytest.raises(RuntimeError):
-                table.places(of("a", text))
+                read(table, of("a", text))
     assert torch.equal(read(table, of("a")), known)
     assert (table.prompts, len(table._rows._storage_RLD)) == ({"a"}, 16)
 
@@ -178,7 +178,8 @@ def test_a_forward_reads_its_prompts_without_a_wait(
     denoiser.prompts.prepare(MIXED)
     read(denoiser.prompts, MIXES)
     seen: list[Tensor] = []
-    places, honest = torch.tensor(denoiser.prompts.places(MIXES)), torch.Tensor.index_select
+    places = torch.tensor(denoiser.prompts.places(list(map(Worded, MIXES))))
+    honest = torch.Tensor.index_select
 
     def counted(source: Tensor, *arguments: Any) -> Tensor:
         seen.append(source)

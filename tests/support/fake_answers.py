@@ -31,18 +31,23 @@ def first_settings(jpeg_quality: int) -> pb.Settings:
 
 def refusal(change: pb.Settings) -> Reason | None:
     """Why a change of settings is refused."""
-    if change.prompts and change.HasField("prompt"):
+    if (change.prompts and change.HasField("prompt")) or (change.adapter_mix and change.HasField("adapters")):
         return Reason.SETTING_OUT_OF_RANGE
     return Reason.PROMPT_EMPTY if change.HasField("prompt") and not change.prompt.strip() else None
 
 
 def changed(settings: pb.Settings, change: pb.Settings) -> pb.Settings:
-    """`settings` with the fields that are present in `change`; `prompt` and `prompts` replace each other."""
+    """`settings` with the fields that are present in `change`: what lists several of a kind and what names
+    one replace each other.
+    """
     result = pb.Settings()
     result.CopyFrom(settings)
     if change.prompts or change.HasField("prompt"):
         result.ClearField("prompts")
         result.prompt = ""
+    if change.adapter_mix or change.HasField("adapters"):
+        result.ClearField("adapter_mix")
+        result.adapters = ""
     if change.timestep_indices or change.HasField("strength") or change.HasField("steps"):
         result.ClearField("timestep_indices")
     result.MergeFrom(change)

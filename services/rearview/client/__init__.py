@@ -40,6 +40,7 @@ from rearview.contract.settings import (
     SettingOptions,
     Settings,
     SettingsChange,
+    WeightedAdapters,
     WeightedPrompt,
 )
 from rearview.contract.similarity import SimilarityOptions
@@ -84,6 +85,7 @@ __all__ = [
     "Token",
     "Translated",
     "Unreachable",
+    "WeightedAdapters",
     "WeightedPrompt",
     "exchange",
 ]

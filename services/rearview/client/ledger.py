@@ -188,7 +188,10 @@ def _restoring(settings: pb.Settings) -> Input:
     """A control that restores `settings`, so that what follows finds what it found."""
     restored = pb.Settings()
     restored.CopyFrom(settings)
+    # What lists several replaces what names one, and the other way round.
     if restored.prompts:
-        restored.ClearField("prompt")  # the two replace each other
+        restored.ClearField("prompt")
+    if restored.adapter_mix:
+        restored.ClearField("adapters")
     control = pb.Control(control_id=RESTORE_ID, settings=restored)
     return Input(pb.TranslateRequest(control=control), RESTORE_ID, False)

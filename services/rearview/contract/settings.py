@@ -13,12 +13,15 @@ from rearview.errors import out_of_range
 
 __all__ = [
     "DEFAULT_JPEG_QUALITY",
+    "SINGLE_OF",
+    "AdapterMix",
     "Blend",
     "Guidance",
     "NoiseRule",
     "SettingOptions",
     "Settings",
     "SettingsChange",
+    "WeightedAdapters",
     "WeightedPrompt",
     "check_adapters",
     "check_guidance",
@@ -31,6 +34,13 @@ MAX_PROMPTS = 8
 """In one mix."""
 MAX_PROMPT_WEIGHT = 1000.0
 MAX_BLEND_FRAMES = 10_000
+MAX_ADAPTERS = 4
+"""Sets in one mix."""
+MAX_ADAPTER_WEIGHT = 4.0
+
+
+SINGLE_OF = {"prompts": "prompt", "adapter_mix": "adapters"}
+"""Of each setting that lists several of a kind, the one that names a single one: they replace each other."""
 
 
 class NoiseRule(Enum):
@@ -64,6 +74,19 @@ class WeightedPrompt:
     prompt: str
     weight: float
     """Beside those of the others; above 0, at most 1000."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedAdapters:
+    """One adapter set of a mix."""
+
+    adapters: str
+    """Name of a set of the deployment."""
+    weight: float
+    """How much of it, -4 to 4; at 0 it is as if it were not there."""
+
+
+AdapterMix = tuple[WeightedAdapters, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +132,9 @@ class Settings:
     blend: Blend | None = None
     """Set by `blending.settings_under`, never by a client."""
     adapters: str = ""
-    """Name of an adapter set of the deployment. Empty: none."""
+    """Name of an adapter set of the deployment, at weight 1. Empty: none, or those of `adapter_mix`."""
+    adapter_mix: AdapterMix = ()
+    """Up to 4 adapter sets at a time, each at a weight of its own, instead of `adapters`."""
     scene: int = 0
     """Number of the scene that the frame belongs to. Set by the ingress, never by a client."""
     jpeg_quality: int = DEFAULT_JPEG_QUALITY
@@ -129,6 +154,9 @@ class Settings:
             "prompts": len(self.prompts) <= MAX_PROMPTS
             and all(0.0 < one.weight <= MAX_PROMPT_WEIGHT for one in self.prompts)
             and not (self.prompt and self.prompts),
+            "adapter_mix": len(self.adapter_mix) <= MAX_ADAPTERS
+            and all(abs(one.weight) <= MAX_ADAPTER_WEIGHT for one in self.adapter_mix)
+            and not (self.adapters and self.adapter_mix),
             "timestep_indices": not self.timestep_indices
             or (len(self.timestep_indices) == self.steps and _ascends(self.timestep_indices)),
         }
@@ -150,7 +178,8 @@ class Settings:
         """The change that leads here from anywhere: settings that were read, to be sent again."""
         named = {one.name: getattr(self, one.name) for one in fields(SettingsChange)}
         named["timestep_indices"] = self.timestep_indices or None
-        return SettingsChange(**{**named, "prompt" if self.prompts else "prompts": None})
+        unnamed = [single if named[several] else several for several, single in SINGLE_OF.items()]
+        return SettingsChange(**{**named, **dict.fromkeys(unnamed)})
 
     @property
     def acting_guidance(self) -> Guidance:
@@ -189,16 +218,34 @@ class Settings:
         return "\n".join(f"{one.weight:.9g} {one.prompt}" for one in self.mix)
 
     @property
+    def acting_adapters(self) -> AdapterMix:
+        """The sets that change anything, by name and each once: weights of a set that comes twice add up."""
+        if not self.adapter_mix:
+            return (WeightedAdapters(self.adapters, 1.0),) if self.adapters else ()
+        weights: dict[str, float] = {}
+        for one in self.adapter_mix:
+            weights[one.adapters] = weights.get(one.adapters, 0.0) + one.weight
+        return tuple(WeightedAdapters(name, weights[name]) for name in sorted(weights) if weights[name])
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Of the sets that change anything."""
+        return tuple(one.adapters for one in self.acting_adapters)
+
+    @property
     def style(self) -> str:
-        """Stands for the mix and the adapter set: what a session's memory calls a change of prompt."""
-        return f"{self.adapters}\n{self.wording}" if self.adapters else self.wording
+        """Stands for the mix and for which adapter sets there are: what a session's memory calls a change of
+        prompt. The weights of sets may move with every frame, and are none.
+        """
+        names = self.adapter_names
+        return f"{' '.join(names)}\n{self.wording}" if names else self.wording
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsChange(Change[Settings]):
     """A change of settings: the fields of `Settings`, None keeps one. `prompt` and `prompts` replace each
-    other; to name both is refused. So do `timestep_indices`, which say `steps` too, and `strength` or `steps`
-    alone; an empty list says nothing.
+    other, and so do `adapters` and `adapter_mix`; to name both is refused. So do `timestep_indices`, which
+    say `steps` too, and `strength` or `steps` alone; an empty list says nothing.
     """
 
     prompt: str | None = None
@@ -215,14 +262,18 @@ class SettingsChange(Change[Settings]):
     adapters: str | None = None
     jpeg_quality: int | None = None
     timestep_indices: tuple[int, ...] | None = None
+    adapter_mix: AdapterMix | None = None
 
     def apply(self, settings: Settings) -> Settings:
-        """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt."""
+        """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt, or of
+        adapters.
+        """
         named = self.named()
-        if self.prompt is not None:
-            named.setdefault("prompts", ())
-        elif self.prompts:
-            named["prompt"] = ""
+        for several, single in SINGLE_OF.items():
+            if single in named:
+                named.setdefault(several, ())
+            elif named.get(several):
+                named[single] = ""
         if self.timestep_indices:
             named["timestep_indices"] = tuple(self.timestep_indices)
             named.setdefault("steps", len(self.timestep_indices))
@@ -253,13 +304,21 @@ class SettingOptions(TypedDict, total=False):
     adapters: str | None
     jpeg_quality: int | None
     timestep_indices: Sequence[int] | None
+    adapter_mix: Sequence[WeightedAdapters] | None
 
 
-def check_adapters(adapters: str, known: Collection[str]) -> None:
-    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) unless `adapters` is empty or one of the `known` sets."""
-    if adapters and adapters not in known:
+def check_adapters(settings: Settings, known: Collection[str], merged: Collection[str] = ()) -> None:
+    """Raises InvalidRequest(SETTING_OUT_OF_RANGE) unless the adapter sets of `settings` are among the `known`
+    ones. `merged`: those of them that are merged into weights, each to be taken alone and at weight 1.
+    """
+    mix = settings.acting_adapters
+    field = "adapter_mix" if settings.adapter_mix else "adapters"
+    if any(one.adapters not in known for one in mix):
         sets = ", ".join(sorted(filter(None, known))) or "none"
-        raise out_of_range("adapters", f"there is no such adapter set; there are: {sets}")
+        raise out_of_range(field, f"there is no such adapter set; there are: {sets}")
+    if any(one.adapters in merged for one in mix) and (len(mix) > 1 or mix[0].weight != 1.0):
+        sets = ", ".join(sorted(filter(None, merged)))
+        raise out_of_range(field, f"merged sets are taken alone and at weight 1: {sets}")
 
 
 def check_guidance(settings: Settings, *, embeds_scale: bool) -> None:

@@ -44,7 +44,9 @@ class Changes:
     changed_at: int = 0
     """What warmed the cache up before it no longer shows what is to be seen."""
     reweighted_at: int = 0
-    """Other weights (adapters): frames before it cannot share a forward with those after it."""
+    """Other adapter sets, which may mean other weights: frames before it share no forward with those after
+    it.
+    """
 
     def shares_forward(self, other: Changes) -> bool:
         """Whether frames under these and under those may warm up together."""
@@ -96,7 +98,7 @@ class WarmUpPlan:
             self.changes = Changes(ordinal, ordinal, ordinal)
         elif Rewarm.SHADOW in kinds:
             self.changes = replace(self.changes, changed_at=ordinal)
-        if ordinal and settings.adapters != before.adapters:
+        if ordinal and settings.adapter_names != before.adapter_names:
             self.changes = replace(self.changes, reweighted_at=ordinal)
         return self.changes
 

@@ -187,8 +187,9 @@ class Admission:
         return settings
 
     def _check_look(self, settings: Settings) -> None:
+        model = self.served.model
         check_guidance(settings, embeds_scale=self.served.card.embeds_scale)
-        check_adapters(settings.adapters, self.served.model.adapters)
+        check_adapters(settings, model.adapters, model.merged_adapters)
         for text in settings.texts:
             self.check_prompt(text)
 

@@ -99,7 +99,8 @@ def build_engine(
     with planning.taking("the slots"):
         memory = memories_of(config, span, model, device, plan.slots, ahead)
     if captures(config, device) and isinstance(model, DiffusionModel):
-        kinds = [(spec, payloads(config, span, spec)) for spec in dict.fromkeys((*specs, _plain(specs[0])))]
+        captured = dict.fromkeys(each for spec in (*specs, _plain(specs[0])) for each in (spec, _bare(spec)))
+        kinds = [(spec, payloads(config, span, spec)) for spec in captured]
         capture_span(
             span, model, memory, kinds, span_config.max_batch, CudaRecorder(), on_progress or _silent
         )
@@ -122,7 +123,7 @@ def _costs(
     ran_here: bool,
 ) -> CostTable:
     """The table of sessions of all kinds. `ran_here`: whether their forwards have run in this process."""
-    adapters = tuple(config.model.adapters)
+    adapters = tuple(config.model.merged_adapters)
     tables = [
         cost_table(times, model, memory, span, spec, adapters, ran_here=ran_here) for spec, times in measured
     ]
@@ -191,9 +192,13 @@ def _silent(told: object) -> None:
 
 
 def examples(config: ServiceConfig, memory: Memories) -> Iterator[SessionSpec]:
-    """A session of each kind whose rows cost differently."""
+    """A session of each kind whose rows cost differently: under an adapter set, which costs a little, where
+    there are such that rows may differ in.
+    """
     model = config.model
-    settings = Settings("warm-up", ModelCard.read(model.checkpoint).strength, steps=model.max_steps)
+    stacked = next((name for name in model.adapters if name not in model.merged_adapters), "")
+    strength = ModelCard.read(model.checkpoint).strength
+    settings = Settings("warm-up", strength, steps=model.max_steps, adapters=stacked)
     plain = SessionSpec("", model.width, model.height, model.max_steps, settings)
     banked = (
         replace(plain, bank=default_bank(config.bank)) if config.bank and "bank" in memory.names else plain
@@ -206,6 +211,11 @@ def examples(config: ServiceConfig, memory: Memories) -> Iterator[SessionSpec]:
 def _plain(spec: SessionSpec) -> SessionSpec:
     """The same of a session that asks for no bank."""
     return replace(spec, bank=None)
+
+
+def _bare(spec: SessionSpec) -> SessionSpec:
+    """The same of a session without adapters."""
+    return replace(spec, settings=replace(spec.settings, adapters=""))
 
 
 def _frame_cost(

@@ -1,7 +1,7 @@
 """CUDA graphs of a span's forwards, captured while it starts, so that frames wait for no capture or compiler.
 
 What is captured is what most sessions run: those of each method, as they are configured. Forwards of other
-sizes, under adapters or with negative prompts are captured when they come for the second time.
+sizes, under several adapter sets or a merged one, or with negative prompts are captured when they come again.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def _parts(config: ModelConfig) -> Iterator[bytes]:
         yield from _source(source)
     for name, files in sorted(config.adapters.items()):
         for one in files:
-            yield f"{name} {one.scale!r}".encode()
+            kind = "merged" if name in config.merged_adapters else "stacked"
+            yield f"{name} {one.scale!r} {kind}".encode()
             yield from _source(one.path)
 
 

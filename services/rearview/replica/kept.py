@@ -50,7 +50,7 @@ def key_of(config: ServiceConfig, span: SpanConfig, device: torch.device) -> Map
         "model": origin.model,
         "dtype": origin.dtype,
         "size": [model.width, model.height, model.max_steps],
-        "adapters": sorted(model.adapters),
+        "adapters": [sorted(model.adapters), sorted(model.merged_adapters)],
         "operators": list(span.operators),
         "threads": span.num_threads,
         "max_batch": span.max_batch,

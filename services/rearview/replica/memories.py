@@ -34,7 +34,8 @@ def additions(model: ModelConfig) -> Additions:
     return Additions(
         vae=model.vae,
         lcm_lora=model.lcm_lora,
-        adapters=sets,
+        adapters={name: files for name, files in sets.items() if name not in model.merged_adapters},
+        merged={name: sets[name] for name in model.merged_adapters},
         single_file_config=model.single_file_config,
         motion=model.motion,
         depth=model.depth,

@@ -7,7 +7,7 @@ from typing import Any
 from rearview.contract.memories import BankOptions, CacheOptions, CacheSettings
 from rearview.contract.model import Model, Style
 from rearview.contract.opening import OpenRequest
-from rearview.contract.settings import Settings, SettingsChange, WeightedPrompt
+from rearview.contract.settings import Settings, SettingsChange, WeightedAdapters, WeightedPrompt
 from rearview.contract.similarity import SimilarityOptions
 from rearview.schema.enums import (
     BANK_POLICIES,
@@ -34,6 +34,15 @@ WEIGHTED_PROMPT = Table(
     ),
 )
 
+WEIGHTED_ADAPTERS = Table(
+    pb.WeightedAdapters,
+    (WeightedAdapters,),
+    (
+        Row("adapters", "adapters", PLAIN, reads_zero=True),
+        Row("weight", "weight", FLOAT32, reads_zero=True),
+    ),
+)
+
 SETTINGS = Table(
     pb.Settings,
     (SettingsChange, Settings),
@@ -50,6 +59,7 @@ SETTINGS = Table(
         Row("prompts", "prompts", Listed(Nested(WEIGHTED_PROMPT, WeightedPrompt))),
         Row("blend_frames", "blend_frames", PLAIN),
         Row("adapters", "adapters", PLAIN),
+        Row("adapter_mix", "adapter_mix", Listed(Nested(WEIGHTED_ADAPTERS, WeightedAdapters))),
         Row("timestep_indices", "timestep_indices", Listed(PLAIN)),
         Row("jpeg_quality", "jpeg_quality", PLAIN),
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 from rearview.client import Client, ImageFormat, Model, OpenOptions, SettingsChange, Tls, Token
 from rearview.contract.opening import OpenRequest
+from rearview.contract.settings import SINGLE_OF
 from rearview.studio.flow import MAX_UNACKNOWLEDGED
 from rearview.studio.spoken import UNSPOKEN, plain
 
@@ -69,11 +70,11 @@ def options_for(asked: OpenRequest, model: Model) -> OpenOptions:
 
 def merged(settings: SettingsChange, change: SettingsChange) -> SettingsChange:
     """What both say together; the later one has the last word."""
-    if change.prompt is not None:
-        settings = replace(settings, prompts=None)
-    if change.prompts is not None:
-        settings = replace(settings, prompt=None)
-    return replace(settings, **change.named())
+    named = change.named()
+    for pair in SINGLE_OF.items():
+        if any(name in named for name in pair):
+            settings = replace(settings, **dict.fromkeys(pair))
+    return replace(settings, **named)
 
 
 def described(model: Model) -> dict[str, Any]:

@@ -354,6 +354,34 @@ class WeightedPrompt(_message.Message):
 Global___WeightedPrompt: _TypeAlias = WeightedPrompt  # noqa: Y015
 
 @_typing.final
+class WeightedAdapters(_message.Message):
+    """One adapter set of a mix."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    adapters: _builtins.str
+    """The set's name."""
+    weight: _builtins.float
+    """How much of it, -4 to 4. 1 is what `Settings.adapters` gives, 0 as if it were
+    not there.
+    """
+    def __init__(
+        self,
+        *,
+        adapters: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedAdapters: _TypeAlias = WeightedAdapters  # noqa: Y015
+
+@_typing.final
 class Settings(_message.Message):
     """What a frame is translated under. In a control, an absent field keeps its value."""
 
@@ -373,6 +401,7 @@ class Settings(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     JPEG_QUALITY_FIELD_NUMBER: _builtins.int
     TIMESTEP_INDICES_FIELD_NUMBER: _builtins.int
+    ADAPTER_MIX_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
     Replaces `prompts`.
@@ -405,7 +434,7 @@ class Settings(_message.Message):
     adapters: _builtins.str
     """Name of one of the deployment's adapter sets (LoRA styles), from the next
     frame on; another name is refused, and the refusal lists those there are.
-    Default: empty, none.
+    Default: empty, none. Replaces `adapter_mix`.
     """
     jpeg_quality: _builtins.int
     """JPEG quality of answers, 1 to 100: those to frames that are received after it.
@@ -428,6 +457,14 @@ class Settings(_message.Message):
         keeps its value, until `strength` or `steps` is named without it.
         """
 
+    @_builtins.property
+    def adapter_mix(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapters]:
+        """Up to 4 of the deployment's adapter sets at a time, each at a weight of its own,
+        from the next frame on. Replaces `adapters`; to set both is refused. Empty: keeps
+        its value. A set that comes twice has the sum of both weights. Weights may change
+        with every frame: only another choice of sets counts as a change of prompt.
+        """
+
     def __init__(
         self,
         *,
@@ -445,10 +482,11 @@ class Settings(_message.Message):
         adapters: _builtins.str | None = ...,
         jpeg_quality: _builtins.int | None = ...,
         timestep_indices: _abc.Iterable[_builtins.int] | None = ...,
+        adapter_mix: _abc.Iterable[Global___WeightedAdapters] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
     _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rearview.contract.blending import mix_at
-from rearview.contract.settings import Guidance, Settings
+from rearview.contract.settings import AdapterMix, Guidance, Settings
 from rearview.engine.devices import upload
+from rearview.engine.networks.low_rank import AdapterStacks
 
 __all__ = ["Conditioning", "needs_negative", "slerp", "slerp_shares"]
 
@@ -27,14 +28,18 @@ def needs_negative(settings: Settings) -> bool:
 class Conditioning:
     """A tokenizer and a text encoder. The number of tokens is the tokenizer's, not 77."""
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, dtype: torch.dtype) -> None:
+    def __init__(
+        self, tokenizer: Any, text_encoder: Any, dtype: torch.dtype, stacks: AdapterStacks | None = None
+    ) -> None:
+        """`stacks`: the adapter sets that prompts may be encoded under; None: there are none."""
+        self.stacks = stacks or AdapterStacks()
         self._tokenizer = tokenizer
         self.text_encoder = text_encoder
         self._dtype = dtype
 
     @torch.inference_mode()
-    def embed(self, prompt: str) -> Tensor:
-        """Embedding of one prompt, (1, L, D), on the encoder's device."""
+    def embed(self, prompt: str, adapters: AdapterMix = ()) -> Tensor:
+        """Embedding of one prompt under adapter sets, (1, L, D), on the encoder's device."""
         ids = self._tokenizer(
             prompt,
             padding="max_length",
@@ -42,7 +47,8 @@ class Conditioning:
             truncation=True,
             return_tensors="pt",
         ).input_ids.to(self.text_encoder.device)
-        embedding: Tensor = self.text_encoder(ids, return_dict=False)[0]
+        under = self.stacks.inputs([self.stacks.in_text(adapters)])
+        embedding: Tensor = self.text_encoder(ids, return_dict=False, **under)[0]
         return embedding.to(self._dtype)
 
     @torch.inference_mode()
@@ -50,11 +56,11 @@ class Conditioning:
         """Embedding of what a frame is translated under, (1, L, D): of its mix at its ordinal. One prompt
         after another, each by its share of the weight so far: of two this is their slerp.
         """
-        first, *others = mix_at(settings, ordinal)
-        mixed, weight = self.embed(first.prompt), first.weight
+        (first, *others), adapters = mix_at(settings, ordinal), settings.acting_adapters
+        mixed, weight = self.embed(first.prompt, adapters), first.weight
         for one in others:
             weight += one.weight
-            mixed = slerp(mixed, self.embed(one.prompt), one.weight / weight)
+            mixed = slerp(mixed, self.embed(one.prompt, adapters), one.weight / weight)
         return mixed
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearview.contract.blending import Mix, mix_at
+from rearview.contract.blending import mix_at
 from rearview.contract.frame import ANCHOR, DEPTH, LATENT
-from rearview.contract.settings import Settings, WeightedPrompt, check_guidance
+from rearview.contract.settings import AdapterMix, Settings, WeightedPrompt, check_guidance
 from rearview.engine.devices import memory_format, upload
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import Updates, Views
@@ -23,7 +23,7 @@ from rearview.engine.networks.call import DEPTH_LATENT, SCALE, EagerCall, UNetCa
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.noise import NoiseStore
-from rearview.engine.networks.prompts import PromptTable
+from rearview.engine.networks.prompts import PromptTable, Worded
 from rearview.engine.networks.sampling import Schedule, StepColumns
 from rearview.engine.networks.scale_embedding import embed_scales
 from rearview.engine.rows import Row
@@ -93,13 +93,20 @@ class Denoiser:
     def prepare(self, settings: Settings) -> None:
         """Encode the prompts of new settings ahead. Raises InvalidRequest for guidance that cannot be."""
         check_guidance(settings, embeds_scale=self._scale_channels is not None)
-        self.prompts.prepare(settings)
+        self.prompts.prepare(settings, self._in_text(settings))
 
     def embedded_scales(self, scales: Sequence[float]) -> dict[str, Tensor]:
         """The UNet's further input if it is conditioned on the scale of guidance: one scale per row."""
         if self._scale_channels is None:
             return {}
         return {SCALE: embed_scales(scales, self._scale_channels).to(self.unet.device, self._dtype)}
+
+    def adapter_rows(self, settings: Sequence[Settings]) -> Mapping[str, Tensor]:
+        """The UNet's further inputs if some of these samples are under stacked adapter sets."""
+        return self.conditioning.stacks.inputs([each.acting_adapters for each in settings])
+
+    def _in_text(self, settings: Settings) -> AdapterMix:
+        return self.conditioning.stacks.in_text(settings.acting_adapters)
 
     def _predict(
         self,
@@ -119,6 +126,7 @@ class Denoiser:
             depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
             views = views.beside(negative)
         more = self.embedded_scales([row.settings.guidance_scale for row in rows])
+        more |= self.adapter_rows([row.settings for row in (*rows, *(rows[i] for i in negative))])
         if depth_BCHW is not None:
             more[DEPTH_LATENT] = depth_BCHW.to(self._dtype)
         inputs = UNetInputs(
@@ -136,8 +144,10 @@ class Denoiser:
         """What differs from row to row as indices into tables, in one upload. `negative`: rows that also
         ride as a further sample, behind the others.
         """
-        mixes = [mix_at(row.settings, row.ordinal) for row in rows]
-        places = self.prompts.places([*mixes, *(_negative(rows[i].settings) for i in negative)])
+        asked = [Worded(mix_at(row.settings, row.ordinal), self._in_text(row.settings)) for row in rows]
+        away = (rows[i].settings for i in negative)
+        asked += [Worded(_negative(settings), self._in_text(settings)) for settings in away]
+        places = self.prompts.places(asked)
         at: list[int] = []
         to: list[int | None] = []
         for row in rows:
@@ -193,7 +203,7 @@ class _Plan:
     """Those steps in the grid; None after the last, where `to` has whatever."""
 
 
-def _negative(settings: Settings) -> Mix:
+def _negative(settings: Settings) -> tuple[WeightedPrompt, ...]:
     return (WeightedPrompt(settings.negative_prompt, 1.0),)
 
 

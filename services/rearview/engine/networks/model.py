@@ -98,7 +98,7 @@ class DiffusionModel:
         adapted: Mapping[str, Denoiser] | None = None,
         depth: DepthEstimator | None = None,
     ) -> None:
-        """`adapted`: the denoiser under each adapter set; `denoiser` is the one without adapters. `depth`:
+        """`adapted`: the denoiser under each merged adapter set; `denoiser` is that of all others. `depth`:
         what frames of sessions with a temporal cache are also conditioned on; None: nothing.
         """
         self.vae: Any = vae
@@ -107,6 +107,7 @@ class DiffusionModel:
         """
         self._denoiser = denoiser
         self._adapted = {} if denoiser is None else {"": denoiser, **(adapted or {})}
+        self._sets = {*self._adapted, *(() if denoiser is None else denoiser.conditioning.stacks.names)}
         self._depth = depth
         self._device, self._dtype = device, dtype
 
@@ -117,7 +118,7 @@ class DiffusionModel:
 
     @property
     def denoisers(self) -> Mapping[str, Denoiser]:
-        """By adapter set; none if the span has no denoising step."""
+        """By merged adapter set, "" for all others; none if the span has no denoising step."""
         return self._adapted
 
     @property
@@ -144,11 +145,11 @@ class DiffusionModel:
         return sum(own.values()) + sum(getattr(d.unet, "extra_bytes", 0) for d in self._adapted.values())
 
     def group(self, spec: SessionSpec, settings: Settings, operator: Operator) -> Hashable:
-        """By operator and size, and in denoising by adapter set: a forward has one set of weights. Timesteps,
-        prompts, guidance and seeds may differ in it.
+        """By operator and size, and in denoising by merged adapter set: a forward has one set of weights.
+        Timesteps, prompts, guidance, seeds and sets that are not merged may differ in it.
         """
         size = operator.kind, spec.height, spec.width
-        return (*size, settings.adapters) if operator.kind is OperatorKind.DENOISE else size
+        return (*size, *self._apart(settings)) if operator.kind is OperatorKind.DENOISE else size
 
     def prepare(self, settings: Settings) -> None:
         """Encode the prompts of `settings`, if the span denoises. Raises InvalidRequest for an adapter set
@@ -198,9 +199,14 @@ class DiffusionModel:
 
     def _denoiser_under(self, settings: Settings) -> Denoiser:
         """Raises InvalidRequest if there is no such adapter set."""
-        assert self._adapted, "this span owns no UNet"
-        check_adapters(settings.adapters, self._adapted)
-        return self._adapted[settings.adapters]
+        assert self._denoiser is not None, "this span owns no UNet"
+        check_adapters(settings, self._sets, self._adapted)
+        return self._adapted[next(iter(self._apart(settings)), "")]
+
+    def _apart(self, settings: Settings) -> Sequence[str]:
+        """The adapter sets of `settings` that rows of one forward have in common: all but stacked ones."""
+        stacked = () if self._denoiser is None else self._denoiser.conditioning.stacks.names
+        return [name for name in settings.adapter_names if name not in stacked]
 
 
 def _forward(samples: Sequence[Planes], updates: Updates | None = None) -> Forward:

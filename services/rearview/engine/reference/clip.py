@@ -8,7 +8,7 @@ frames of it are read once more. Without lost frames, and planned here by itself
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, takewhile
 from typing import Generic, NamedTuple, TypeVar
 
@@ -88,17 +88,16 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
         embeds = [denoiser.conditioning.embed_frame(each.settings, each.ordinal) for each in samples]
         depths = [sample.payload.depth for sample in samples if sample.payload.depth is not None]
         depth = torch.cat(depths) if depths else None
-        texts = torch.cat(embeds)
-        outputs = _predict(denoiser, torch.cat(entering), constants, texts, dtype, view.attend, depth)
+        texts, looks = torch.cat(embeds), [sample.settings for sample in samples]
+        more = _more(denoiser, looks, depth, dtype)
+        outputs = _predict(denoiser, torch.cat(entering), constants, texts, dtype, view.attend, more)
         left = []
         for place, (sample, x, at) in enumerate(zip(samples, entering, constants, strict=True)):
             settings, (_, negative, depth, _) = sample.settings, sample.payload
             if predicts_negative(settings, step):
-                text, attend = (
-                    denoiser.conditioning.embed(settings.negative_prompt),
-                    view.beside(place).attend,
-                )
-                away = _predict(denoiser, x, [at], text, dtype, attend, depth)
+                text = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
+                attend, more = view.beside(place).attend, _more(denoiser, [settings], depth, dtype)
+                away = _predict(denoiser, x, [at], text, dtype, attend, more)
                 negative = clean_of(denoiser, x, away, at)
             clean = guided(denoiser, settings, at, x, outputs[place : place + 1], negative)
             left.append(Carried(clean, negative, depth, x))
@@ -140,7 +139,7 @@ def _denoise_scene(
 
 def _together(settings: Sequence[Settings], ordinals: range) -> list[int]:
     """Those that have the weights of the first one, up to the first that has not; ascending."""
-    same = takewhile(lambda n: settings[n].adapters == settings[ordinals[0]].adapters, ordinals)
+    same = takewhile(lambda n: settings[n].adapter_names == settings[ordinals[0]].adapter_names, ordinals)
     return sorted(same)
 
 
@@ -173,16 +172,23 @@ def _predict(
     embeds_SLD: Tensor,
     dtype: torch.dtype,
     attend: TemporalAttend,
-    depth_SCHW: Tensor | None,
+    more: Mapping[str, Tensor],
 ) -> Tensor:
     """One prediction for each of the frames, which see what `attend` shows them."""
-    arguments = {} if depth_SCHW is None else {"depth": depth_SCHW.to(dtype)}
     output: Tensor = denoiser.unet(
         x_SCHW.to(dtype),
         torch.tensor([step.timestep for step in steps], device=x_SCHW.device),
         encoder_hidden_states=embeds_SLD,
         return_dict=False,
         attend=attend,
-        **arguments,
+        **more,
     )[0]
     return output.to(x_SCHW.dtype)
+
+
+def _more(
+    denoiser: Denoiser, settings: Sequence[Settings], depth_SCHW: Tensor | None, dtype: torch.dtype
+) -> Mapping[str, Tensor]:
+    """What the UNet is given beside the frames, their timesteps and their prompts."""
+    adapters = denoiser.adapter_rows(settings)
+    return adapters if depth_SCHW is None else {**adapters, "depth": depth_SCHW.to(dtype)}

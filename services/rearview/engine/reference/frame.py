@@ -42,18 +42,18 @@ def denoise_latent(
 ) -> Tensor:
     """All denoising steps of one encoded frame; returns the clean latent. Reads and writes `bank`."""
     prompt = denoiser.conditioning.embed_frame(settings, ordinal)
-    scale = denoiser.embedded_scales([settings.guidance_scale])
+    more = {**denoiser.embedded_scales([settings.guidance_scale]), **denoiser.adapter_rows([settings])}
     clean = away = x = z
     for index, step in enumerate(denoiser.schedule.steps(settings)):
         x = denoiser.schedule.noisy(clean[0], x[0], settings, ordinal, index)[None]
         view = None if bank is None else bank.view(settings, ordinal, index)
         past = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
-        output = _predict(denoiser, x, step, prompt, dtype, **scale, **past)
+        output = _predict(denoiser, x, step, prompt, dtype, **more, **past)
         if view is not None:
             view.commit()
         if predicts_negative(settings, index):
-            negative = denoiser.conditioning.embed(settings.negative_prompt)
-            away = clean_of(denoiser, x, _predict(denoiser, x, step, negative, dtype), step)
+            negative = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
+            away = clean_of(denoiser, x, _predict(denoiser, x, step, negative, dtype, **more), step)
         clean = guided(denoiser, settings, step, x, output, away)
     return clean
 

@@ -1,9 +1,10 @@
-"""Adapter sets: LoRA styles that are merged into weights once, at load, and switched between forwards.
+"""LoRAs: what is in their files, and sets of them that are merged into weights once, at load.
 
-A set is a named list of LoRAs. For every layer that some set touches the merged weight of each set is
-kept beside the plain one, so a switch only exchanges which of them the layer points to: it copies
-nothing, and after switching back the very same tensors are there again. The price is memory: a set takes
-the bytes of the layers that it touches. LoRAs that every session has (LCM-LoRA) are fused into all of
+A set is a named list of LoRAs. Sets that are not merged are stacked (`stacks.py`): rows of several share a
+forward. For every layer that some merged set touches the weight of each of them is kept beside the plain
+one, so a switch only exchanges which of them the layer points to: it copies nothing, and after switching
+back the very same tensors are there again. The price is memory: a set takes the bytes of the layers that it
+touches. LoRAs that every session has (LCM-LoRA) are fused into all of
 them. What surprises: a set also touches the text encoder, so embeddings belong to a set.
 """
 
@@ -25,7 +26,19 @@ from rearview.engine.networks.finite import is_finite
 from rearview.engine.weights.formats import LoraFile, find_lora, read_config, read_weights
 from rearview.errors import ConfigError
 
-__all__ = ["NO_ADAPTERS", "AdapterSets", "LowRank", "Switched", "merge_adapters", "read_lora"]
+__all__ = [
+    "NO_ADAPTERS",
+    "AdapterSets",
+    "Change",
+    "Layer",
+    "Layers",
+    "LowRank",
+    "Switched",
+    "changes_of",
+    "merge_adapters",
+    "read_lora",
+    "weighted",
+]
 
 Layer = Linear | Conv2d
 
@@ -88,7 +101,7 @@ def read_lora(path: Path) -> list[LowRank]:
     return layers
 
 
-_Change = tuple[LowRank, float]
+Change = tuple[LowRank, float]
 """With its scale."""
 
 
@@ -185,9 +198,9 @@ def merge_adapters(
 
     Sums are formed in float32 (float64 for such networks) and rounded once.
     """
-    layers = _Layers(unet, text_encoder)
-    always = _by_layer(layers, "model.lcm_lora", fused)
-    own = {name: _by_layer(layers, f"model.adapters.{name}", files) for name, files in sets.items()}
+    layers = Layers(unet, text_encoder)
+    always = changes_of(layers, "model.lcm_lora", fused)
+    own = {name: changes_of(layers, f"model.adapters.{name}", files) for name, files in sets.items()}
     switching: list[Layer] = []
     weights: dict[str, list[Parameter]] = {name: [] for name in (NO_ADAPTERS, *own)}
     for layer in {layer: None for changes in (always, *own.values()) for layer in changes}:
@@ -206,8 +219,9 @@ def merge_adapters(
     return AdapterSets(switching, weights)
 
 
-def _by_layer(layers: _Layers, option: str, files: Sequence[LoraFile]) -> dict[Layer, list[_Change]]:
-    changes: dict[Layer, list[_Change]] = {}
+def changes_of(layers: Layers, option: str, files: Sequence[LoraFile]) -> dict[Layer, list[Change]]:
+    """What the files change, by layer. Raises ConfigError that names `option`."""
+    changes: dict[Layer, list[Change]] = {}
     for file in files:
         path = find_lora(option, file.path)
         for change in read_lora(path):
@@ -222,7 +236,7 @@ def _by_layer(layers: _Layers, option: str, files: Sequence[LoraFile]) -> dict[L
     return changes
 
 
-def _added(weight: Tensor, changes: Sequence[_Change]) -> Tensor:
+def _added(weight: Tensor, changes: Sequence[Change]) -> Tensor:
     for change, scale in changes:
         weight = weight + change.delta(weight, scale)
     return weight
@@ -233,14 +247,14 @@ def _rounded(exact: Tensor, like: Tensor) -> Parameter:
     return Parameter(torch.empty_like(like).copy_(exact), requires_grad=False)
 
 
-class _Layers:
+class Layers:
     """Layers by the names under which LoRA files know them."""
 
     def __init__(self, unet: Module, text_encoder: Module) -> None:
         self._named: dict[str, Layer] = {}
-        for path, layer in _weighted(unet):
+        for path, layer in weighted(unet):
             self._add(layer, f"lora_unet_{path.replace('.', '_')}", f"unet.{path}", path)
-        for path, layer in _weighted(text_encoder):
+        for path, layer in weighted(text_encoder):
             # Some versions of transformers have a wrapper `text_model`, others do not.
             full = path if path.startswith("text_model.") else f"text_model.{path}"
             flat = full.replace(".", "_")
@@ -255,7 +269,8 @@ class _Layers:
         self._named.update(dict.fromkeys(names, layer))
 
 
-def _weighted(network: Module) -> Iterator[tuple[str, Layer]]:
+def weighted(network: Module) -> Iterator[tuple[str, Layer]]:
+    """The layers of a network that a LoRA can change, with their paths."""
     for path, layer in network.named_modules():
         if isinstance(layer, Linear | Conv2d):
             yield path, layer

@@ -24,6 +24,7 @@ from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
 from rearview.engine.networks.finite import is_finite
+from rearview.engine.networks.low_rank import take_choices
 from rearview.engine.networks.model import DiffusionModel, Model, NullModel
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.networks.sampling import Schedule
@@ -39,6 +40,7 @@ from rearview.engine.weights.formats import (
     read_weights,
 )
 from rearview.engine.weights.motion_formats import is_motion, is_table, read_motion
+from rearview.engine.weights.stacks import stack_adapters
 from rearview.engine.weights.vae_formats import SingleVae
 from rearview.errors import ConfigError
 
@@ -160,7 +162,8 @@ def load_denoisers(
     additions: Additions,
     noise: NoiseStore | None = None,
 ) -> dict[str, Denoiser]:
-    """One denoiser per adapter set, `NO_ADAPTERS` among them, over one UNet, one text encoder, one `noise`.
+    """One denoiser per merged adapter set, and `NO_ADAPTERS` for all others, over one UNet, one text encoder,
+    one `noise`.
 
     The UNet is a StreamingUNet where there are motion modules. No adapter touches those.
     """
@@ -178,17 +181,19 @@ def load_denoisers(
     text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
     _check_finite(text_encoder, source.place("text_encoder"))
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
-    sets = merge_adapters(unet, text_encoder, fused, additions.adapters)
+    sets = merge_adapters(unet, text_encoder, fused, additions.merged)
+    stacks, choice, text_choice = stack_adapters(unet, text_encoder, additions.adapters)
     layout = install_processors(unet)
     if additions.depth and source.motion is None:
         raise ConfigError("model.depth is for motion modules, and there are none: name them in model.motion")
     if source.motion is not None:
         unet = _ready(_with_motion(unet, source.motion, additions, dtype), device, source.motion)
-
     noise = noise or NoiseStore()
+    take_choices(unet, choice)
+    take_choices(text_encoder, text_choice)
 
     def under(name: str) -> Denoiser:
-        conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype)
+        conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype, stacks)
         return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout, noise)
 
     return {name: under(name) for name in sets.names}

@@ -78,7 +78,9 @@ class Additions:
     lcm_lora: str = ""
     """LoRA that is fused into the weights, for few-step sampling. Empty: none."""
     adapters: Mapping[str, Sequence[LoraFile]] = field(default_factory=dict)
-    """Named adapter sets, one of which a session may ask for."""
+    """Named adapter sets that rows of one forward may differ in, each at a weight of its own."""
+    merged: Mapping[str, Sequence[LoraFile]] = field(default_factory=dict)
+    """Further ones, merged into weights: a row has one of them at most, and forwards are its own."""
     single_file_config: str = SD15_CONFIG
     """Folder or hub id in diffusers format with settings and tokenizer for a single-file checkpoint."""
     motion: str = ""
