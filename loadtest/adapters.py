@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from rearview.contract.card import checkpoint_folder
+from rearview.engine.networks.low_rank import AdapterStacks, Choice, take_choices
+from rearview.engine.weights.adapters import LowRank, weighted
+from rearview.engine.weights.stacks import stack_layer
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-__all__ = ["random_adapters"]
+__all__ = ["random_adapters", "random_stacks"]
 
 RANK = 4
 SPREAD = 1e-3
@@ -31,6 +34,33 @@ def random_adapters(checkpoint: str, folder: Path, names: Sequence[str]) -> Mapp
             tensors[f"unet.{layer}.lora_B.weight"] = SPREAD * torch.randn(out, RANK, generator=generator)
         save_file(tensors, folder / f"{name}.safetensors")
     return {name: [{"path": str(folder / f"{name}.safetensors")}] for name in names}
+
+
+def random_stacks(unet: Any, names: Sequence[str], rank: int) -> AdapterStacks:
+    """Give every layer of a UNet's transformers, and of nothing else, sets of random LoRAs: what most files
+    change. Only an eighth of the width of what the layer gives, so that pictures stay pictures.
+    """
+    choice, generator = Choice(), torch.Generator().manual_seed(0)
+    layers = [layer for path, layer in weighted(unet) if "transformer_blocks" in path]
+    for layer in layers:
+        out, into = layer.weight.shape[0], layer.weight.shape[1]
+        sets = [
+            [
+                (
+                    LowRank(
+                        "random",
+                        torch.randn(rank, into, generator=generator) / into**0.5,
+                        torch.randn(out, rank, generator=generator) / (8.0 * rank**0.5),
+                        1.0,
+                    ),
+                    1.0,
+                )
+            ]
+            for _ in names
+        ]
+        stack_layer(layer, sets, choice)
+    take_choices(unet, choice)
+    return AdapterStacks(names, (), unet.device, unet.dtype)
 
 
 def _query_shapes(checkpoint: str) -> Mapping[str, Sequence[int]]:

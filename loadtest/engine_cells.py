@@ -25,11 +25,12 @@ from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.scheduler import CostTable, Scheduler
 
 from loadtest.accelerators import Accelerators
-from loadtest.engine_models import MAX_STEPS, Size, Work, build, count_work, heighten
+from loadtest.engine_models import ADAPTERS, MAX_STEPS, Size, Work, build, count_work, heighten
 
 __all__ = ["BANKED", "CACHED", "METHODS", "Bench", "Cell", "Networks", "specs", "wait"]
 
-METHODS = ("plain", "streamv2v", "live2diff", "both")
+METHODS = ("plain", "streamv2v", "live2diff", "both", "adapters")
+"""The last is plain with an adapter set for each session."""
 BANKED, CACHED = frozenset({"streamv2v", "both"}), frozenset({"live2diff", "both"})
 MAX_BATCH = 16
 LARGEST_SHARE = 0.7
@@ -83,6 +84,10 @@ class Cell:
         return self.method in CACHED
 
     @property
+    def adapted(self) -> bool:
+        return self.method == "adapters"
+
+    @property
     def alone(self) -> Cell:
         """The plain path of a method: one session by itself, eager, one row at a time."""
         return Cell(self.method, self.steps, sessions=1, max_batch=1)
@@ -106,8 +111,8 @@ class Bench:
     dtype: torch.dtype
     peak_flops: float
     """Of the largest matrix product in this run."""
-    _networks: dict[bool, Networks] = field(default_factory=dict)
-    """By whether there are motion modules."""
+    _networks: dict[tuple[bool, bool], Networks] = field(default_factory=dict)
+    """By whether there are motion modules, and adapter sets."""
     _costs: dict[tuple[str, int, str, int], CostTable] = field(default_factory=dict)
     """By what of a cell they depend on."""
 
@@ -116,19 +121,23 @@ class Bench:
         """Measure the bound; models come when they are needed."""
         return cls(size, device, dtype, _peak(device, dtype))
 
-    def networks(self, *, motion: bool = False) -> Networks:
+    def of(self, cell: Cell) -> Networks:
+        """Those that a cell's sessions need."""
+        return self.networks(motion=cell.cached, adapters=cell.adapted)
+
+    def networks(self, *, motion: bool = False, adapters: bool = False) -> Networks:
         """Of random weights, whose pictures have contrast."""
-        if motion not in self._networks:
-            model = build(self.size, self.device, self.dtype, motion=motion)
+        if (motion, adapters) not in self._networks:
+            model = build(self.size, self.device, self.dtype, motion=motion, adapters=adapters)
             if not self.size.bundled:
                 heighten(model, self.size)
             work = count_work(model, self.size, self.device, self.dtype)
-            self._networks[motion] = Networks(model, work, Accelerators(model))
-        return self._networks[motion]
+            self._networks[motion, adapters] = Networks(model, work, Accelerators(model))
+        return self._networks[motion, adapters]
 
     def engine(self, cell: Cell) -> Engine:
         """With a slot for each session. The model runs as it was last told to."""
-        model, memory = self.networks(motion=cell.cached).model, self.memory(cell, cell.sessions)
+        model, memory = self.of(cell).model, self.memory(cell, cell.sessions)
         return Engine(cell.span, model, memory, Scheduler(self.costs(cell), cell.max_batch), order=cell.order)
 
     def memory(self, cell: Cell, slots: int) -> Memories:
@@ -143,7 +152,7 @@ class Bench:
             bank=BankSettings() if cell.banked else None,
             cache=CacheOptions(storage=storage) if cell.cached else None,
         )
-        return build_memories(cell.span, self.networks(motion=cell.cached).model.layouts, options)
+        return build_memories(cell.span, self.of(cell).model.layouts, options)
 
     def session_bytes(self, cell: Cell) -> int:
         """What one session of a cell remembers."""
@@ -158,7 +167,7 @@ class Bench:
 
     def flops_per_frame(self, cell: Cell) -> float:
         """The mean over the sessions."""
-        work, sessions = self.networks(motion=cell.cached).work, specs(cell, self.size)
+        work, sessions = self.of(cell).work, specs(cell, self.size)
         total = sum(work.of_frame(each.settings.steps, cell.banked, cell.cached) for each in sessions)
         return total / len(sessions)
 
@@ -168,7 +177,7 @@ class Bench:
             return CostTable()
         key = cell.method, cell.steps, cell.storage, cell.max_batch
         if key not in self._costs:
-            networks, spec = self.networks(motion=cell.cached), specs(cell, self.size)[0]
+            networks, spec = self.of(cell), specs(cell, self.size)[0]
             networks.accelerators.use("eager")
             payloads = [self._payload(o.kind, networks.model) for o in cell.span.operators]
             sizes = sorted({1, cell.max_batch})
@@ -198,6 +207,7 @@ def specs(cell: Cell, size: Size) -> list[SessionSpec]:
                 strength=0.6 if cell.steps else 0.4 + 0.1 * (i % 5),
                 steps=cell.steps or 1 + i % MAX_STEPS,
                 seed=i,
+                adapters=ADAPTERS[i % len(ADAPTERS)] if cell.adapted else "",
             ),
             bank=BankSettings() if cell.banked else None,
             cache=CacheSettings() if cell.cached else None,

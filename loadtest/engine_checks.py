@@ -100,7 +100,7 @@ class Reference:
         allowed, found = tolerance(cell, self.bench.dtype), list[Answer]()
         for name in checked_sessions(cell):
             of_session = [answer for answer in answers if answer.session_id == name]
-            found += of_session if cell.method != "plain" else of_session[:PLAIN_FRAMES]
+            found += of_session if cell.banked or cell.cached else of_session[:PLAIN_FRAMES]
         assert found, "no picture of a session that is compared came back"
         expected = self._pictures(cell, found)
         errors, largest, changes = [], 0, []
@@ -125,7 +125,7 @@ class Reference:
 
     def _pictures(self, cell: Cell, wanted: Sequence[Answer]) -> Mapping[tuple[str, int], Tensor]:
         """Those of the answers' sessions and ordinals, float."""
-        networks = self.bench.networks(motion=cell.cached)
+        networks = self.bench.of(cell)
         networks.accelerators.use("eager")
         found = {}
         for spec in specs(cell, self.bench.size):
@@ -141,7 +141,7 @@ class Reference:
     def _made(
         self, cell: Cell, spec: SessionSpec, ordinals: Sequence[int], model: DiffusionModel
     ) -> Mapping[int, Tensor]:
-        if cell.method == "plain":
+        if not (cell.banked or cell.cached):
             return {n: self._by_itself(model, spec, n) for n in ordinals}
         return self._after_its_past(cell, spec, max(ordinals))
 

@@ -78,7 +78,7 @@ def measure(bench: Bench, cell: Cell, frames: Frames, reference: Reference, roun
 def _played(bench: Bench, cell: Cell, frames: Frames, rounds: int) -> tuple[list[Answer], dict[str, Any]]:
     """The timed pictures, and all that can be told without looking at them."""
     engine = bench.engine(cell)
-    running = bench.networks(motion=cell.cached).accelerators.use(cell.accelerator)
+    running = bench.of(cell).accelerators.use(cell.accelerator)
     loop = _loop(engine, cell, bench, frames)
     _reset_peak(bench.device)
     begin_s = time.perf_counter()
@@ -113,7 +113,7 @@ def _played(bench: Bench, cell: Cell, frames: Frames, rounds: int) -> tuple[list
 def opened(bench: Bench, cell: Cell, frames: Frames) -> Loop:
     """A loop over a new engine, with its first frames sent. The model runs as the cell says."""
     engine = bench.engine(cell)
-    bench.networks(motion=cell.cached).accelerators.use(cell.accelerator)
+    bench.of(cell).accelerators.use(cell.accelerator)
     loop = _loop(engine, cell, bench, frames)
     loop.open()
     return loop

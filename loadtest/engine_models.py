@@ -25,7 +25,10 @@ from rearview.engine.networks.unet import StreamingUNet
 from rearview.engine.weights.checkpoint import load_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from loadtest.adapters import random_stacks
+
 __all__ = [
+    "ADAPTERS",
     "MAX_STEPS",
     "SIZES",
     "Size",
@@ -41,6 +44,9 @@ __all__ = [
 ]
 
 MAX_STEPS = 4
+ADAPTERS = ("a", "b", "c", "d")
+"""Names of adapter sets."""
+ADAPTER_RANK = 16
 TOKENS = 77
 ATTENTION_GAIN = 8.0
 """Of a sharpened model's queries and outputs in spatial attention."""
@@ -91,11 +97,31 @@ def build(
     seed: int = 0,
     *,
     motion: bool = False,
+    adapters: bool = False,
     drawn_on: torch.device | None = None,
 ) -> DiffusionModel:
     """The model of the whole chain; with `motion` one that has motion modules, which the bundled checkpoint
-    brings along or lacks. `drawn_on`: where random weights are drawn, for equal ones on two devices.
+    brings along or lacks; with `adapters` one that has sets `ADAPTERS`. `drawn_on`: where random weights are
+    drawn, for equal ones on two devices.
     """
+    model = _bare(size, device, dtype, seed, motion=motion, drawn_on=drawn_on)
+    if adapters:
+        for denoiser in model.denoisers.values():
+            denoiser.conditioning.stacks = random_stacks(denoiser.unet, ADAPTERS, ADAPTER_RANK)
+        # Stacks are counted by their names.
+        model = DiffusionModel(model.vae, model.denoisers[""], device=device, dtype=dtype)
+    return model
+
+
+def _bare(
+    size: Size,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    *,
+    motion: bool,
+    drawn_on: torch.device | None,
+) -> DiffusionModel:
     if size.bundled:
         model = load_model(size.name, Span("fused", chain(MAX_STEPS)), device, dtype)
         assert isinstance(model, DiffusionModel)

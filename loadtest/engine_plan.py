@@ -52,6 +52,7 @@ def _groups(first: str, together: int, sessions: Sequence[int], *, on_gpu: bool)
     yield [Peer(STREAM_DIFFUSION, 4, n, "eager") for n in (1, together)]
     paced = Cell("plain", 4, 1, accelerator=first, paced_fps=PACED_FPS)
     yield [replace(paced, order=order) for order in Order]
+    yield [Cell("adapters", 4, n, accelerator=first) for n in (together, 1)]
     yield [replace(cell, accelerator=best) for cell in core[:1]]
     yield [Peer(DIFFUSERS, 4, together, "compiled")]
     yield [replace(cell, accelerator=best) for cell in core[1:2]]

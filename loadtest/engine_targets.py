@@ -129,6 +129,19 @@ def _over_one_by_one(rows: Sequence[Row]) -> Found | None:
     return Found(together["fps"] / alone["fps"], together["name"])
 
 
+def _under_adapters(rows: Sequence[Row]) -> Found | None:
+    """Time of a frame under adapters over that of a frame without, by one accelerator and at equally many
+    sessions: the worst of them.
+    """
+    found = []
+    for row in _cells(rows, "adapters", 4, range(1, 65)):
+        sessions = range(row["sessions"], row["sessions"] + 1)
+        plain = _best(_cells(rows, "plain", 4, sessions, accelerator=row["accelerator"]), "fps")
+        if plain is not None:
+            found.append(Found(plain["fps"] / row["fps"], row["name"]))
+    return max(found, key=lambda each: each.value, default=None)
+
+
 LEAST = frozenset({"latency_p50_ms"})
 ONE, EIGHT, MANY = range(1, 2), range(8, 9), range(8, 65)
 COMPILED = ("compiled", "compiled graphs")
@@ -192,6 +205,14 @@ TARGETS = (
         0.95,
         _over_one_by_one,
         sizes=("sd15", "pocket", "smoke"),
+        on=("cuda", "cpu"),
+    ),
+    Target(
+        "a frame under an adapter set of rank 16 over one without",
+        "x",
+        1.15,
+        _under_adapters,
+        at_most=True,
         on=("cuda", "cpu"),
     ),
     Target(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loadtest.engine_cells import METHODS, Bench, Cell, specs
 from loadtest.engine_loop import Frames
-from loadtest.engine_models import MAX_STEPS, SIZES, Work, build, cache_flops, count_work, heighten
+from loadtest.engine_models import ADAPTERS, MAX_STEPS, SIZES, Work, build, cache_flops, count_work, heighten
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(100)]
 
@@ -131,3 +133,18 @@ def test_no_two_sessions_see_the_same_frame_at_once() -> None:
     frames = Frames(8)
     assert len({bytes(frames.bytes_of(f"s{i}", 0)) for i in range(16)}) == 16
     assert len({bytes(frames.bytes_of("s0", n)) for n in range(16)}) == 16
+
+
+def test_the_sets_of_a_cell_with_adapters_show_in_its_pictures() -> None:
+    model, frames = build(SMOKE, CPU, torch.float32, adapters=True), Frames(SMOKE.pixels)
+    heighten(model, SMOKE)
+    first = specs(Cell("adapters", 2, 5), SMOKE)
+    assert [spec.settings.adapters for spec in first] == [*ADAPTERS, ADAPTERS[0]]
+    settings = [replace(first[0].settings, adapters=name) for name in ("", *ADAPTERS)]
+    image = frames.picture("s0", 0)
+    pictures = [
+        translate_frame(model.vae, model.denoisers[""], image, each, 0, torch.float32).float()
+        for each in settings
+    ]
+    apart = [float((a - b).square().mean().sqrt()) for a, b in pairwise(pictures)]
+    assert min(apart) > 2.0, "levels of 255"

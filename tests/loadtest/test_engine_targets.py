@@ -172,3 +172,16 @@ def test_every_target_has_a_name_of_its_own() -> None:
 )
 def test_what_overlaps_is_busy_once(spans: list[tuple[float, float]], share: float) -> None:
     assert busy_share(spans) == pytest.approx(share)
+
+
+def test_adapters_are_held_against_as_many_sessions_on_the_same_networks() -> None:
+    what = "a frame under an adapter set of rank 16 over one without"
+    rows = [
+        cell_row(Cell("plain", 4, 1, accelerator="graphs"), 40.0),
+        cell_row(Cell("plain", 4, 8), 60.0),
+        cell_row(Cell("plain", 4, 8, accelerator="graphs"), 110.0),
+        cell_row(Cell("adapters", 4, 8, accelerator="graphs"), 100.0),
+    ]
+    assert (reached(rows)[what].value, reached(rows)[what].met) == (pytest.approx(1.1), True)
+    rows.append(cell_row(Cell("adapters", 4, 1, accelerator="graphs"), 32.0))
+    assert (reached(rows)[what].value, reached(rows)[what].met) == (1.25, False)

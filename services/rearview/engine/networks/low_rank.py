@@ -85,7 +85,10 @@ class LowRankStack(nn.Module):
 
 
 def take_choices(network: nn.Module, choice: Choice) -> None:
-    """Let a network whose layers have stacks be called with `ADAPTERS` and `ADAPTER_WEIGHTS`, or without."""
+    """Let a network whose layers have stacks be called with `ADAPTERS` and `ADAPTER_WEIGHTS`, or without.
+    Once: of two choices only one would be told.
+    """
+    assert not hasattr(network, "adapter_choice"), "the network has stacks already"
     network.adapter_choice = choice  # type: ignore[assignment]
     network.register_forward_pre_hook(_choose, with_kwargs=True)
 

@@ -189,8 +189,9 @@ def load_denoisers(
     if source.motion is not None:
         unet = _ready(_with_motion(unet, source.motion, additions, dtype), device, source.motion)
     noise = noise or NoiseStore()
-    take_choices(unet, choice)
-    take_choices(text_encoder, text_choice)
+    if additions.adapters:
+        take_choices(unet, choice)
+        take_choices(text_encoder, text_choice)
 
     def under(name: str) -> Denoiser:
         conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype, stacks)

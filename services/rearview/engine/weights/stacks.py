@@ -13,7 +13,7 @@ from rearview.engine.networks.low_rank import AdapterStacks, Choice, LowRankStac
 from rearview.engine.weights.adapters import Change, Layer, Layers, changes_of, weighted
 from rearview.engine.weights.formats import LoraFile
 
-__all__ = ["stack_adapters"]
+__all__ = ["stack_adapters", "stack_layer"]
 
 
 @torch.no_grad()
@@ -29,12 +29,16 @@ def stack_adapters(
     choice, text_choice = Choice(), Choice()
     for layer in {layer: None for changed in changes.values() for layer in changed}:
         own = [changed.get(layer, ()) for changed in changes.values()]
-        stack = _stack(layer, own, text_choice if layer in of_text else choice)
-        layer.add_module("low_rank", stack)
-        layer.register_forward_hook(_add)
+        stack_layer(layer, own, text_choice if layer in of_text else choice)
     in_text = [name for name, changed in changes.items() if not of_text.isdisjoint(changed)]
     weight: Any = next(unet.parameters())
     return AdapterStacks(tuple(sets), in_text, weight.device, weight.dtype), choice, text_choice
+
+
+def stack_layer(layer: Layer, sets: Sequence[Sequence[Change]], choice: Choice) -> None:
+    """Give one layer its stack. `sets`: what each of them changes in it; `choice`: that of its network."""
+    layer.add_module("low_rank", _stack(layer, sets, choice))
+    layer.register_forward_hook(_add)
 
 
 def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -43,7 +47,6 @@ def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
 
 
 def _stack(layer: Layer, sets: Sequence[Sequence[Change]], choice: Choice) -> LowRankStack:
-    """`sets`: what each of them changes in this layer."""
     weight = layer.weight
     rank = max(sum(len(low.down) for low, _ in changes) for changes in sets)
     down = weight.new_zeros(len(sets) + 1, rank, *weight.shape[1:])
