@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
@@ -135,7 +134,7 @@ def test_what_differs_from_frame_to_frame_is_in_tensors_and_not_in_the_key() -> 
     assert len(seen) > 2
 
 
-def test_slots_are_in_a_caches_key_and_strangers_beside_a_bank_in_its() -> None:
+def test_slots_are_in_a_caches_key_and_samples_beside_others_in_no_banks() -> None:
     cache, spec = tiny_cache(), cached("a")
     for name in ("first", "a"):
         cache.allocate(cached(name))
@@ -150,6 +149,6 @@ def test_slots_are_in_a_caches_key_and_strangers_beside_a_bank_in_its() -> None:
     view = bank.gather([make_row(banked_spec, video(1)[0])])
     assert view is not None
     beside = view.beside([0, 0])
-    assert beside.key == replace(view.key, strangers=2)
+    assert beside.key == view.key
     assert [tensor.shape[-1] for tensor in beside.tensors] == [3] * 4
     assert spec.cache is not None

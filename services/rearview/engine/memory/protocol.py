@@ -65,8 +65,8 @@ class View(Protocol):
         """A view of the same key over others of the same shapes."""
 
     def beside(self, indices: Sequence[int]) -> Self:
-        """A view of these samples followed by a second one of some, which write nothing: predictions under
-        another prompt.
+        """A view of these samples followed by a second one of some: predictions under another prompt. What
+        these leave is worth nothing (`Updates.first`).
         """
 
 
@@ -97,6 +97,15 @@ class Views(dict[str, View]):
 
 class Updates(dict[str, Update]):
     """What a forward's samples leave, by the name of the kind: for each view one update."""
+
+    def first(self, samples: int) -> Updates:
+        """What the first of them leave; views."""
+        return Updates(
+            {
+                name: update.over([tensor[:samples] for tensor in update.tensors])
+                for name, update in self.items()
+            }
+        )
 
     def of(self, kind: Kind[View, U]) -> U | None:
         """The update of a kind; None if there is none."""

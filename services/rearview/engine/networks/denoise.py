@@ -137,8 +137,10 @@ class Denoiser:
         )
         output_BCHW, updates = self.call(inputs, views)
         clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), plan.called)
-        anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
-        return clean_BCHW[: len(rows)], updates
+        if negative:
+            anchors.update(zip(negative, clean_BCHW[len(rows) :], strict=True))
+            clean_BCHW, updates = clean_BCHW[: len(rows)], updates.first(len(rows))
+        return clean_BCHW, updates
 
     def _plan(self, rows: Sequence[Row], negative: Sequence[int], like_BCHW: Tensor) -> _Plan:
         """What differs from row to row as indices into tables, in one upload. `negative`: rows that also

@@ -69,8 +69,6 @@ class BankKey:
     """Whether every bank is either empty or holds exactly one frame: then nothing is masked."""
     leaves: bool
     """Whether there is an update with anything in it: some sample's write is due."""
-    strangers: int = 0
-    """Samples at the end that remember nothing and write nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,15 +109,13 @@ class BankView:
         return BankView(self.key, self.layers, storage, rows_B, strength_B, threshold_B, visible_RB)
 
     def beside(self, indices: Sequence[int]) -> BankView:
-        """A view of these samples followed by copies of some that remember nothing and write nothing.
-
-        They see themselves alone, as samples of a session without a bank do.
+        """A view of these samples followed by copies of some that remember nothing: they see themselves
+        alone, as samples of a session without a bank do.
         """
         count = len(indices)
         chosen = torch.tensor(indices, dtype=torch.int64).to(self.rows_B.device)
         return replace(
             self,
-            key=replace(self.key, strangers=self.key.strangers + count),
             rows_B=torch.cat([self.rows_B, self.rows_B.index_select(0, chosen)]),
             strength_B=torch.cat([self.strength_B, self.strength_B.new_zeros(count)]),
             threshold_B=torch.cat([self.threshold_B, self.threshold_B.new_full((count,), NEVER)]),
@@ -195,9 +191,8 @@ class BankReader:
         assert layer == self._recorded, f"layer {layer} after {self._recorded} others"
         self._recorded += 1
         if self._key.leaves:
-            own = key_BNC.shape[0] - self._key.strangers
-            kinds = (key_BNC, value_BNC, output_BNC)[: len(self._view.storage[layer].tensors)]
-            self._left.append(tuple(kind[:own] for kind in kinds))
+            kinds = (key_BNC, value_BNC, output_BNC)
+            self._left.append(kinds[: len(self._view.storage[layer].tensors)])
 
     def collect(self) -> BankUpdate:
         """The update of the whole forward."""

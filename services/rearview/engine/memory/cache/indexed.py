@@ -29,6 +29,7 @@ class IndexedKey:
     is_window: bool
     """See `CacheKey`, as for the other."""
     twins: tuple[int, ...] = ()
+    """In a window. Outside of one a twin is a sample like any other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,16 +68,16 @@ class IndexedView:
 
     def beside(self, indices: Sequence[int]) -> IndexedView:
         """See `View.beside`."""
-        key = replace(self.key, twins=(*self.key.twins, *indices))
         more_T = torch.tensor(indices, dtype=torch.int64).to(self.twins_T.device)
-        twins_T = torch.cat([self.twins_T, more_T])
-        if key.is_window:
-            return replace(self, key=key, twins_T=twins_T)
+        if self.key.is_window:
+            key = replace(self.key, twins=(*self.key.twins, *indices))
+            return replace(self, key=key, twins_T=torch.cat([self.twins_T, more_T]))
         index, position, positions, visible = (
             torch.cat([each, each.index_select(0, more_T)])
             for each in (self.index_S, self.position_S, self.positions_SL, self.visible_SL)
         )
-        return IndexedView(key, self.window, self.pools, index, position, positions, visible, twins_T)
+        seen = (position, positions, visible)
+        return IndexedView(self.key, self.window, self.pools, index, *seen, self.twins_T)
 
     def reader(self) -> IndexedReader:
         """See `AnyCacheView.reader`."""
@@ -95,8 +96,7 @@ class IndexedReader:
     ) -> Tensor:
         """See `TemporalAttend`. Layers come in their order."""
         view = self._view
-        own = len(query_SNC) - len(view.key.twins)
-        self._left.add(layer, key_SNC[:own], value_SNC[:own])
+        self._left.add(layer, key_SNC, value_SNC)
         if view.key.is_window:
             frames = view.window.sink_frames
             return attend_windows(query_SNC, key_SNC, value_SNC, tables, frames, view.twins_T)

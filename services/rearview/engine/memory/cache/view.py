@@ -82,12 +82,12 @@ class CacheKey:
     """What is static in a forward with a cache."""
 
     places: tuple[Place, ...]
-    """Of each sample that writes, in order."""
+    """Of each sample that is no twin, in order."""
     is_window: bool
     """Whether the samples are the frames of windows, W for each row."""
     twins: tuple[int, ...] = ()
     """Indices of samples that have a second one behind all of them, which sees their past (and, in a
-    window, the other frames' present) beside itself, and leaves nothing."""
+    window, the other frames' present) beside itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,7 +198,7 @@ class LeftByLayers:
         self._left: list[tuple[Tensor, Tensor]] = []
 
     def add(self, layer: int, key_SNC: Tensor, value_SNC: Tensor) -> None:
-        """Of the samples that write."""
+        """Of all samples."""
         assert layer == len(self._left), f"layer {layer} after {len(self._left)} others"
         self._left.append((key_SNC, value_SNC))
 
@@ -224,9 +224,8 @@ class CacheReader:
         self, layer: int, query_SNC: Tensor, key_SNC: Tensor, value_SNC: Tensor, tables: PositionTables
     ) -> Tensor:
         """See `TemporalAttend`. Layers come in their order."""
-        own = len(self._key.places)
-        assert len(query_SNC) == own + len(self._key.twins), "samples and places differ"
-        self._left.add(layer, key_SNC[:own], value_SNC[:own])
+        assert len(query_SNC) == len(self._key.places) + len(self._key.twins), "samples and places differ"
+        self._left.add(layer, key_SNC, value_SNC)
         attend = self._attend_window if self._key.is_window else self._attend_past
         return attend(layer, query_SNC, key_SNC, value_SNC, tables)
 
@@ -360,7 +359,7 @@ class _Reading(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _reading(key: CacheKey) -> _Reading:
-    """By step and slot, those that write before their twins."""
+    """By step and slot, twins behind all others."""
     places = [*key.places, *(key.places[index] for index in key.twins)]
     own = len(key.places)
     order = sorted(range(len(places)), key=lambda i: (i >= own, places[i]))
