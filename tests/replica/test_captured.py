@@ -17,7 +17,8 @@ from rearview.engine.memory.build import MemoryOptions, build_memories
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
-from rearview.replica.captured import SIZES, capture_span, captures
+from rearview.replica import captured
+from rearview.replica.captured import SIZES, capture_span, captures, sizes_up_to
 from support.frames import content, entering
 from support.stand_in_graphs import StandInRecorder
 from support.tiny import SIZE, random_frames, whole_chain, write_tiny_checkpoint
@@ -78,11 +79,33 @@ def test_nothing_is_captured_while_sessions_run(checkpoint: Path) -> None:
     span, recorder = whole_chain(), StandInRecorder()
     eager = play(engine_of(checkpoint, None)[0], span)
     engine, _ = engine_of(checkpoint, recorder)
-    captured = recorder.recorded
+    recorded = recorder.recorded
     found = play(engine, span)
-    assert recorder.recorded == captured
-    assert captured >= 3 * SESSIONS
+    assert recorder.recorded == recorded
+    assert recorded >= 3 * SESSIONS
     assert [key for key in eager if not torch.equal(eager[key], found[key])] == []
+
+
+def test_forwards_of_other_sizes_are_filled_up_to_the_next(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that three rows are replayed when they come for the first time, beside captured pairs and fours."""
+    monkeypatch.setattr(captured, "SIZES", (1, 2, 4))
+    span, recorder = whole_chain(), StandInRecorder()
+    eager = play(engine_of(checkpoint, None)[0], span)
+    engine, model = engine_of(checkpoint, recorder)
+    recorded, calls = recorder.recorded, [model.vae, *(each.call for each in model.denoisers.values())]
+    eager_before = [call.counts.eager for call in calls]
+    found = play(engine, span)
+    assert recorder.recorded == recorded
+    assert [call.counts.eager for call in calls] == eager_before
+    assert max((found[key] - eager[key]).abs().max() for key in eager) <= 1
+
+
+def test_no_forward_is_filled_beyond_what_its_span_runs_together() -> None:
+    assert sizes_up_to(4) == (1, 2, 3, 4)
+    assert sizes_up_to(10) == (*range(1, 9), 10)
+    assert sizes_up_to(32) == sizes_up_to(64) == SIZES
 
 
 def test_graphs_are_for_cuda_and_can_be_left_out() -> None:

@@ -24,7 +24,7 @@ from support.frames import content, entering
 from support.tiny import SIZE, random_frames, whole_chain
 from support.toy import drain
 
-__all__ = ["METHODS", "loaded", "play"]
+__all__ = ["MAX_BATCH", "METHODS", "engine_of", "loaded", "play"]
 
 CPU = torch.device("cpu")
 WINDOW = CacheWindow(2, 2)
@@ -38,6 +38,8 @@ METHODS: Mapping[str, tuple[BankSettings | None, CacheSettings | None]] = {
     "both": (MERGE, CacheSettings()),
 }
 FRAMES = 18
+MAX_BATCH = 4
+"""Samples of a forward."""
 
 
 def loaded(
@@ -55,7 +57,9 @@ def engine_of(model: DiffusionModel, method: str, dtype: torch.dtype) -> Engine:
         cache=None if cache is None else CacheOptions(WINDOW), latent_scale=8,
     )  # fmt: skip
     span = whole_chain()
-    return Engine(span, model, build_memories(span, model.layouts, options), Scheduler(CostTable(), 4))
+    return Engine(
+        span, model, build_memories(span, model.layouts, options), Scheduler(CostTable(), MAX_BATCH)
+    )
 
 
 def play(

@@ -9,14 +9,21 @@ allocated at start, so no memory is free for forwards that was not before.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["FIRST_WAIT_S", "MAX_WAIT_S", "BatchSizes"]
+__all__ = ["FIRST_WAIT_S", "MAX_WAIT_S", "BatchSizes", "padded_size"]
 
 FIRST_WAIT_S = 60.0
 MAX_WAIT_S = 3600.0
 """A trial that fails costs a forward, and on a device also the memory that was cached there."""
+
+
+def padded_size(samples: int, sizes: Sequence[int]) -> int:
+    """How many samples a forward of so many is filled up to: the next of `sizes`, which ascend. A larger one
+    is not.
+    """
+    return next((size for size in sizes if size >= samples), samples)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """CUDA graphs of a span's forwards, captured while it starts, so that frames wait for no capture or compiler.
 
 What is captured is what most sessions run: those of each method, as they are configured. Forwards of other
-sizes, under several adapter sets or a merged one, or with negative prompts are captured when they come again.
+sizes are filled up to the next; those under several adapter sets or a merged one are captured when they come
+for the second time.
 """
 
 from __future__ import annotations
@@ -22,17 +23,23 @@ from rearview.engine.calibration import Planes, warm_up
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel
 
-__all__ = ["SIZES", "capture_span", "captures"]
+__all__ = ["SIZES", "capture_span", "captures", "sizes_up_to"]
 
 logger = logging.getLogger(__name__)
 
 SIZES = (*range(1, 9), 12, 16, 24, 32)
-"""Samples of forwards that are captured at the start. Those of other sizes are when they come again."""
+"""Samples of forwards that are captured. Larger ones are as they come, when they come again."""
 
 
 def captures(config: ServiceConfig, device: torch.device) -> bool:
     """Whether forwards are replayed from graphs on that device."""
     return config.model.graphs and device.type == "cuda" and not is_opaque(config.model.checkpoint)
+
+
+def sizes_up_to(max_batch: int) -> Sequence[int]:
+    """Those of a span whose forwards have up to so many, ascending: the largest is among them."""
+    most = min(max_batch, SIZES[-1])
+    return (*(size for size in SIZES if size < most), most)
 
 
 def capture_span(
@@ -48,12 +55,12 @@ def capture_span(
     run, in every size up to `max_batch`. `examples`: each with what its frames carry before each operator.
     Blocks for seconds, with a compiler for minutes.
     """
-    counts, started_s = capture(model, recorder), time.monotonic()
-    # The largest first: what forwards leave has one place, which need not grow then.
-    sizes = [size for size in reversed(SIZES) if size <= max_batch]
+    sizes, started_s = sizes_up_to(max_batch), time.monotonic()
+    counts = capture(model, recorder, sizes)
     for number, (spec, payloads) in enumerate(examples, 1):
         on_progress(f"{span.name}: capturing forwards, {number} of {len(examples)} kinds of sessions")
-        warm_up(model, memory, span, spec, payloads, sizes)
+        # The largest first: what forwards leave has one place, which need not grow then.
+        warm_up(model, memory, span, spec, payloads, sizes[::-1])
     taken_s = time.monotonic() - started_s
     logger.info("%s replays its forwards from graphs, captured in %.1f s", span.name, taken_s)
     return counts

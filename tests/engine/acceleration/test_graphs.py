@@ -8,12 +8,13 @@ import pytest
 import torch
 from rearview.contract.settings import Settings
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
+from rearview.engine.acceleration.flat import lengthened, padded
 from rearview.engine.acceleration.graphs import GraphCall, capture
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.weights.formats import Additions
 from support.frames import entering
-from support.graphs import METHODS, engine_of, loaded, play
+from support.graphs import MAX_BATCH, METHODS, engine_of, loaded, play
 from support.stand_in_graphs import HostSync, NoHostSync, StandInRecorder
 from support.tiny import random_frames, session
 from torch import Tensor
@@ -31,6 +32,55 @@ def test_captured_forwards_give_the_same_pictures(folder: Path, additions: Addit
     assert [key for key in eager if not torch.equal(eager[key], captured[key])] == []
     assert recorder.recorded
     assert call.counts.accelerated > call.counts.eager
+
+
+class Filled(EagerCall):
+    """Calls as they are, with so many samples."""
+
+    def __init__(self, unet: object, samples: int) -> None:
+        super().__init__(unet)
+        self._samples = samples
+
+    def __call__(self, inputs: UNetInputs, views: Views) -> tuple[Tensor, Updates]:
+        own = len(inputs.latent_BCHW)
+        prediction, updates = super().__call__(*padded(inputs, views, self._samples))
+        return prediction[:own], updates.first(own)
+
+
+@pytest.mark.parametrize("method", ["per-frame", "merge", "queue"])
+def test_calls_are_filled_up_to_the_size_that_is_captured(
+    folder: Path, additions: Additions, method: str
+) -> None:
+    """Pictures are those of forwards of that size, to the bit, with guidance and with writes to a bank."""
+    model, denoiser = loaded(folder, additions)
+    eager = play(model, method)
+    denoiser.call = Filled(denoiser.unet, MAX_BATCH)
+    full = play(model, method)
+    call = GraphCall(EagerCall(denoiser.unet), recorder := StandInRecorder(), sizes=(MAX_BATCH,))
+    denoiser.call = call
+    play(model, method)  # What is met for the first time runs as it is.
+    recorded, eager_calls = recorder.recorded, call.counts.eager
+    found = play(model, method)
+    assert call.counts.eager == eager_calls
+    assert recorder.recorded - recorded <= 12, "one for each kind of call"
+    assert [key for key in full if not torch.equal(full[key], found[key])] == []
+    assert max((eager[key].int() - found[key].int()).abs().max() for key in eager) <= 1
+
+
+def test_calls_that_say_which_pasts_they_read_are_not_filled(folder: Path, additions: Additions) -> None:
+    model, denoiser = loaded(folder, additions)
+    eager = play(model, "live2diff")
+    denoiser.call = GraphCall(EagerCall(denoiser.unet), recorder := StandInRecorder(), sizes=(MAX_BATCH,))
+    found = play(model, "live2diff")
+    assert recorder.recorded
+    assert [key for key in eager if not torch.equal(eager[key], found[key])] == []
+
+
+def test_what_is_filled_lies_in_memory_as_before() -> None:
+    """A network that was captured with its channels last would be captured again, and slower."""
+    wide = lengthened(torch.rand(2, 4, 8, 8).contiguous(memory_format=torch.channels_last), 5)
+    assert wide.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(wide[2:], wide[:1].expand(3, -1, -1, -1))
 
 
 def test_what_waits_for_the_device_is_seen_and_runs_eager(folder: Path, additions: Additions) -> None:

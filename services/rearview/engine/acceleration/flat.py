@@ -11,13 +11,24 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import torch
 from torch import Tensor, nn
 
 from rearview.engine.acceleration.packages import Dims
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 
-__all__ = ["CallShape", "CallSort", "FlatCall", "FlatUNet", "free_dims", "grows", "shape_of"]
+__all__ = [
+    "CallShape",
+    "CallSort",
+    "FlatCall",
+    "FlatUNet",
+    "free_dims",
+    "grows",
+    "lengthened",
+    "padded",
+    "shape_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,21 @@ def shape_of(inputs: UNetInputs, views: Views) -> CallShape:
         tuple((name, view.key) for name, view in views.items()),
         tuple(tuple(tensor.shape) for tensor in inputs.tensors),
     )
+
+
+def padded(inputs: UNetInputs, views: Views, samples: int) -> tuple[UNetInputs, Views]:
+    """The same call with so many `samples`: copies of its first follow, and what they leave is worth nothing.
+    They need no place of their own to read from or write to, since a forward writes nothing.
+    """
+    longer = [lengthened(tensor, samples) for tensor in inputs.tensors]
+    more = samples - len(inputs.latent_BCHW)
+    return UNetInputs.of(inputs.given, longer), views.beside([0] * more)
+
+
+def lengthened(tensor: Tensor, samples: int) -> Tensor:
+    """With copies of the first of its samples behind the last; it lies in memory as before."""
+    # One by one: an expanded tensor has strides of its own, and the result would have them too.
+    return torch.cat([tensor, *[tensor[:1]] * (samples - len(tensor))])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,8 @@ A graph reads its own input buffers and the memories' pools in place, and leaves
 buffers. So inputs are copied in, the prediction is copied out, and updates are those buffers, valid until the
 next forward, as every update is. What has been seen once runs as it is, and is captured when it comes again;
 with `MOST_GRAPHS` of them, or without memory to spare, what else comes runs as it is. Both are counted.
+
+Calls are filled up to the next of a few sizes, so that a dozen graphs serve any number of samples.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from torch import Tensor, nn
 
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
 from rearview.engine.acceleration.counts import Counts
-from rearview.engine.acceleration.flat import FlatCall, shape_of
+from rearview.engine.acceleration.flat import FlatCall, lengthened, padded, shape_of
 from rearview.engine.acceleration.packages import Compiled
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import UNetCall, UNetInputs
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.sizes import padded_size
 
 __all__ = ["CudaRecorder", "GraphCall", "Graphs", "Recorder", "capture"]
 
@@ -171,9 +174,11 @@ class _Left:
 class GraphCall:
     """UNet calls. See the module's docstring. One thread, and one set of pools at a time."""
 
-    def __init__(self, inner: UNetCall, recorder: Recorder, most: int = MOST_GRAPHS) -> None:
-        """`inner`: what is captured. `most`: graphs to keep."""
-        self._inner = inner
+    def __init__(
+        self, inner: UNetCall, recorder: Recorder, most: int = MOST_GRAPHS, sizes: Sequence[int] = ()
+    ) -> None:
+        """`inner`: what is captured. `most`: graphs to keep. `sizes`: see `padded_size`."""
+        self._inner, self._sizes = inner, sizes
         self._graphs: Graphs[tuple[Tensor, Updates]] = Graphs(recorder, most)
         self._left = _Left()
         self._pooled: dict[str, tuple[Tensor, ...]] = {}
@@ -187,17 +192,30 @@ class GraphCall:
     def __call__(self, inputs: UNetInputs, views: Views) -> tuple[Tensor, Updates]:
         """See `UNetCall`."""
         self._check_pools(views)
-        changing, call = FlatCall.changing(inputs, views), FlatCall(inputs.given, views)
+        samples = len(inputs.latent_BCHW)
+        filled, filled_views = self._filled(inputs, views)
+        changing, call = FlatCall.changing(filled, filled_views), FlatCall(filled.given, filled_views)
 
         def run(changing: Sequence[Tensor]) -> tuple[Tensor, Updates]:
-            prediction_BCHW, updates = self._inner(*call.over(changing, FlatCall.pooled(views)))
+            prediction_BCHW, updates = self._inner(*call.over(changing, FlatCall.pooled(filled_views)))
             return prediction_BCHW, self._left.put(updates)
 
-        graph = self._graphs.find(shape_of(inputs, views), changing, run)
+        graph = self._graphs.find(shape_of(filled, filled_views), changing, run)
         if graph is None:
             return self._inner(inputs, views)
         prediction_BCHW, updates = graph(changing)
-        return prediction_BCHW.clone(), updates
+        return prediction_BCHW[:samples].clone(), updates if filled is inputs else updates.first(samples)
+
+    def _filled(self, inputs: UNetInputs, views: Views) -> tuple[UNetInputs, Views]:
+        """The call with as many samples as graphs have. Not one whose views say which pasts they read: it has
+        a graph of its own in either case.
+        """
+        samples = len(inputs.latent_BCHW)
+        size = padded_size(samples, self._sizes)
+        if size == samples:
+            return inputs, views
+        filled = padded(inputs, views, size)
+        return filled if shape_of(*filled).sort == shape_of(inputs, views).sort else (inputs, views)
 
     def _check_pools(self, views: Views) -> None:
         """Forget the graphs of pools that were exchanged."""
@@ -209,21 +227,24 @@ class GraphCall:
                 self._pooled[name] = pooled
 
 
-def capture(model: DiffusionModel, recorder: Recorder) -> Sequence[Counts]:
+def capture(model: DiffusionModel, recorder: Recorder, sizes: Sequence[int] = ()) -> Sequence[Counts]:
     """Let a model replay what its networks do, as they are or as they were compiled; returns the counts of
-    their calls: of each denoiser, then of the autoencoder's networks if there are any.
+    their calls: of each denoiser, then of the autoencoder's networks if there are any. `sizes`: see
+    `padded_size`.
     """
     counts = []
     for denoiser in model.denoisers.values():
-        denoiser.call = call = GraphCall(denoiser.call, recorder)
+        denoiser.call = call = GraphCall(denoiser.call, recorder, sizes=sizes)
         counts.append(call.counts)
     if model.vae is not None:
         graphs: Graphs[Sequence[Tensor]] = Graphs(recorder)
 
         def find(part: str, network: nn.Module, given_BCHW: Tensor) -> Compiled | None:
-            key = part, given_BCHW.shape, given_BCHW.dtype
-            graph = graphs.find(key, [given_BCHW], lambda given: network(*given))
-            return None if graph is None else lambda *given: graph(given)
+            samples = len(given_BCHW)
+            filled_BCHW = lengthened(given_BCHW, padded_size(samples, sizes))
+            key = part, filled_BCHW.shape, filled_BCHW.dtype
+            graph = graphs.find(key, [filled_BCHW], lambda given: network(*given))
+            return None if graph is None else lambda _: [each[:samples] for each in graph([filled_BCHW])]
 
         model.vae = CompiledAutoencoder(model.vae, find)
         counts.append(graphs.counts)
