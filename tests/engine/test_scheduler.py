@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -118,6 +119,18 @@ def test_a_late_row_grows_its_batch_to_the_best_throughput() -> None:
     # Here four rows take as long as one, and a fifth as long as all four.
     steps = CostTable({"g": {1: 1.0, 4: 1.0, 5: 2.0, 8: 2.6}})
     assert len(choose(Scheduler(steps, 8), [late, *others], 0.0)) == 4
+
+
+def test_a_forward_costs_what_the_size_does_that_it_is_filled_up_to() -> None:
+    """Nine rows take as long as twelve, so a late one is given company for eight."""
+    line = {1: 1.0, 8: 8.0, 16: 16.0}
+    filled = CostTable({"g": line}, sizes=(1, 2, 4, 8, 12))
+    assert [filled.seconds("g", rows) for rows in (1, 3, 8, 9, 12, 13)] == [1.0, 4.0, 8.0, 12.0, 12.0, 13.0]
+    ready = [row(f"b{i}", due_s=0.001) for i in range(9)]
+    assert (
+        len(choose(Scheduler(replace(filled, forward_s={"g": {1: 8.0, 8: 8.0, 12: 11.0}}), 16), ready)) == 8
+    )
+    assert len(choose(Scheduler(CostTable({"g": {1: 8.0, 8: 8.0, 12: 11.0}}), 16), ready)) == 9
 
 
 def test_late_company_holds_nobody_back() -> None:

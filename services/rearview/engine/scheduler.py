@@ -24,7 +24,7 @@ from rearview.contract.cost import FrameCost
 from rearview.engine.course import LaterRow
 from rearview.engine.queues import RowQueue, RowQueues
 from rearview.engine.rows import Row
-from rearview.engine.sizes import BatchSizes
+from rearview.engine.sizes import BatchSizes, padded_size
 
 __all__ = ["CostTable", "Scheduler"]
 
@@ -42,6 +42,9 @@ class CostTable:
     """Extra seconds per write (`Row.writes`)."""
     ran: Mapping[Hashable, Collection[int]] = field(default_factory=dict)
     """Per group: numbers of rows with which forwards have run in this process. They are ready for more."""
+    sizes: Sequence[int] = ()
+    """Numbers of samples that forwards are filled up to, ascending: any other costs what the next of them
+    does. None: each runs as large as it is."""
     frame: FrameCost | None = None
     """The same of a whole frame, for placement: nothing here depends on it."""
 
@@ -62,13 +65,14 @@ class CostTable:
 
     @cached_property
     def _points(self) -> Mapping[Hashable, _Points]:
-        return {group: _Points(times) for group, times in self.forward_s.items() if times}
+        return {group: _Points(times, self.sizes) for group, times in self.forward_s.items() if times}
 
 
 class _Points:
     """Times of one group; what lies between is worked out once."""
 
-    def __init__(self, times: Mapping[int, float]) -> None:
+    def __init__(self, times: Mapping[int, float], sizes: Sequence[int]) -> None:
+        self._sizes = sizes
         # Measured times fall now and then where they should rise; a line through them would go below zero.
         self._points = list(
             zip(sorted(times), accumulate((times[n] for n in sorted(times)), max), strict=True)
@@ -79,7 +83,7 @@ class _Points:
         """Of a forward."""
         known = self._known.get(rows)
         if known is None:
-            known = self._known[rows] = _interpolate(self._points, rows)
+            known = self._known[rows] = _interpolate(self._points, padded_size(rows, self._sizes))
         return known
 
 

@@ -27,7 +27,7 @@ from rearview.engine.networks.model import DiffusionModel, Model, row_group
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
-from rearview.replica.captured import capture_span, captures
+from rearview.replica.captured import capture_span, captures, sizes_up_to
 from rearview.replica.compiled import use_compiled
 from rearview.replica.kept import KeptTimings, kernels_of, key_of
 from rearview.replica.memories import additions, memories_of
@@ -107,6 +107,8 @@ def build_engine(
         measuring = _Measuring(config, span_config, Parts(span, model, memory, device, ahead), compiled)
         timings, ran_here = measuring.anew(specs, on_progress or _silent), True
     costs = _costs(config, span, model, memory, list(zip(specs, timings, strict=True)), ran_here=ran_here)
+    if captures(config, device):
+        costs = replace(costs, sizes=sizes_up_to(span_config.max_batch))
     scheduler = Scheduler(costs, span_config.max_batch)
     has_networks, threads = not is_opaque(config.model.checkpoint), span_config.num_threads
     kernels = kernels_of(device, threads, compiled + memory.kernels) if has_networks else ""
