@@ -7,7 +7,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["become", "cache_folder", "environment", "everything", "keep_compiled", "pass_on", "variable"]
+__all__ = [
+    "become",
+    "cache_folder",
+    "environment",
+    "everything",
+    "keep_compiled",
+    "pass_on",
+    "variable",
+    "visible_gpus",
+]
 
 
 def variable(name: str) -> str:
@@ -37,6 +46,13 @@ def become(variables: Mapping[str, str]) -> None:
     """Let this process have these variables and no others."""
     os.environ.clear()
     os.environ.update(variables)
+
+
+def visible_gpus() -> str:
+    """Numbers of the node's GPUs that this process may use, separated by commas: the first is `cuda` to it.
+    Ray chooses them for a replica that reserves any. Empty: nobody has chosen.
+    """
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
 def cache_folder() -> Path | None:

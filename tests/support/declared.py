@@ -40,15 +40,17 @@ class Declared:
 
 
 @contextmanager
-def declared(resources: Mapping[str, float]) -> Iterator[Declared]:
-    """`resources`: what the pods of a manifest would bring."""
+def declared(resources: Mapping[str, float], num_gpus: int | None = None) -> Iterator[Declared]:
+    """`resources`: what the pods of a manifest would bring. `num_gpus`: that Ray is to believe in; None:
+    those that it finds.
+    """
     import ray
     from ray import serve
 
     try:
-        scratch = _started(resources)
+        scratch = _started(resources, num_gpus)
     except Exception:  # On a busy machine parts of Ray miss deadlines that it sets itself.
-        scratch = _started(resources)
+        scratch = _started(resources, num_gpus)
     try:
         serve.start(proxy_location="Disabled")
         yield Declared()
@@ -58,7 +60,7 @@ def declared(resources: Mapping[str, float]) -> Iterator[Declared]:
         scratch.remove()
 
 
-def _started(resources: Mapping[str, float]) -> Scratch:
+def _started(resources: Mapping[str, float], num_gpus: int | None) -> Scratch:
     import ray
 
     scratch = Scratch()
@@ -66,6 +68,7 @@ def _started(resources: Mapping[str, float]) -> Scratch:
         ray.init(
             address="local",
             num_cpus=4,
+            num_gpus=num_gpus,
             resources=dict(resources),
             include_dashboard=False,
             log_to_driver=False,

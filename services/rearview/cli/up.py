@@ -82,7 +82,8 @@ def up(
         remember_costs(service_config, service.stages)
         for one in service.stages:
             if one.get("device"):  # A replica of the release before does not say.
-                text = f"{one['span']}: {one['device_name']} ({one['device']}), {one['dtype']}"
+                gpus = f", GPU {one['gpus']}" if one.get("gpus") else ""
+                text = f"{one['span']}: {one['device_name']} ({one['device']}{gpus}), {one['dtype']}"
                 console.print(text, highlight=False)
             if one.get("memory"):
                 console.print(f"memory of {one['memory']}", highlight=False)

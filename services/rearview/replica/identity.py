@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from rearview.config import ModelConfig, SpanConfig
 from rearview.contract.card import is_opaque
 from rearview.engine.devices import device_name, pick_device, pick_dtype
+from rearview.environment import visible_gpus
 
 __all__ = ["computes_on", "identity"]
 
@@ -21,6 +22,7 @@ def identity(model: ModelConfig, span: SpanConfig, replica_id: str, node: str) -
         "span": span.name,
         "node": node,
         "pid": os.getpid(),
+        "gpus": visible_gpus(),
         **computes_on(model),
     }
 
