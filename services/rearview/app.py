@@ -54,7 +54,7 @@ class StageDeployment:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `ScaleBySessions` reads."""
-        return {"sessions": float(self._stage.num_sessions), "slots": float(self._stage.describe()["slots"])}
+        return {"sessions": float(self._stage.num_sessions), "slots": float(self._stage.admitted.slots)}
 
     async def leave(self, replica_id: str) -> bool:
         """If it is this replica that is meant: let its sessions move off, and be replaced then."""

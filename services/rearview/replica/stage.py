@@ -83,7 +83,8 @@ class Stage:
         self._clock, self._call_later = clock or loop.time, call_later or loop.call_later
         self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
         self._requests = Requests(self._span.name)
-        self._admitted = Admitted(self._span.name, config.placement.max_load)
+        self.admitted = Admitted(self._span.name, config.placement.max_load)
+        """What its sessions take, and how many there may be."""
         self._handlers: Mapping[Kind, Handler] = {}
         self._draining = self._stopping = False
         self._empty = asyncio.Event()
@@ -105,7 +106,7 @@ class Stage:
         """Load the model and take links."""
         keep_freed_memory()
         config, span = self._config, self._span
-        build = partial(build_engine, config, span, self._on_progress, self._admitted.planned)
+        build = partial(build_engine, config, span, self._on_progress, self.admitted.planned)
         runner = EngineRunner(build, self._on_step)
         await runner.ready()
         self._runner = runner
@@ -118,21 +119,21 @@ class Stage:
             steps=Span.parse(span.name, span.operators).steps,
             origin=await asyncio.to_thread(origin_of, config.model),
         )
-        self._admitted.cost, self._kernels = await runner.call(lambda each: (each.frame_cost, each.kernels))
+        self.admitted.cost, self._kernels = await runner.call(lambda each: (each.frame_cost, each.kernels))
         self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
         self._metrics_server = serve_metrics(self._metrics.registry, span.metrics_port, config.access.metrics)
         self._metrics_port = self._metrics_server.port
-        self._events(SlotsOffered(span.name, self._admitted.slots))
+        self._events(SlotsOffered(span.name, self.admitted.slots))
 
     def describe(self) -> Mapping[str, Any]:
         """What placement and operators need to know of this replica."""
         return {
             **self._identity,
             "address": self._address,
-            "free_slots": 0 if self._draining else self._admitted.slots - self._sessions.num_owned,
-            **self._admitted.describe(),
+            "free_slots": 0 if self._draining else self.admitted.slots - self._sessions.num_owned,
+            **self.admitted.describe(),
             **self._sessions.describe(),
             "draining": self._draining,
             "metrics_url": f"http://{reachable(self._config.access.metrics.host)}:{self._metrics_port}/metrics",
@@ -173,7 +174,7 @@ class Stage:
 
     def _routes(self, runner: EngineRunner, transfers: Transfers, pulse: Pulse) -> Mapping[Kind, Handler]:
         """What takes each kind of message; others are of no concern to a replica."""
-        inflow = Inflow(self._sessions, runner, self._outflow, self._span.name, self._events, self._admitted)
+        inflow = Inflow(self._sessions, runner, self._outflow, self._span.name, self._events, self.admitted)
         answer = self._requests.answer
         return {
             Kind.FRAME: inflow.frame,
@@ -205,18 +206,18 @@ class Stage:
         if self._draining or self._runner is None:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
         declared = Declared.told(spec, request)
-        self._admitted.check(declared)
+        self.admitted.check(declared)
         if (former := self._sessions.begin(spec.session_id, epoch)) is not None:
             if former.owner is not owner:
                 _tell_lost(former.owner, spec.session_id, former.epoch)
             self._forget(spec.session_id)
-        self._admitted.add(declared)
+        self.admitted.add(declared)
         self._changed()
         try:
             next_link = await _link_to(self._pool, request["next"])
             past = await self._transfers.past(owner, request, spec)
             self._sessions.check_opening(spec.session_id, epoch)
-            if (orphan := self._sessions.yielding(self._admitted.slots)) is not None:
+            if (orphan := self._sessions.yielding(self.admitted.slots)) is not None:
                 self._close(orphan.session_id, orphan.epoch)
             await self._engine.call(partial(_open_anew, session_id=spec.session_id, past=past))
             self._sessions.check_opening(spec.session_id, epoch)
@@ -283,15 +284,14 @@ class Stage:
             self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
-        self._admitted.remove(session_id)
+        self.admitted.remove(session_id)
         self._engine.post(lambda engine: engine.close(session_id))
         self._transfers.stepped()
         self._changed()
 
     def _changed(self) -> None:
         self._events(SlotsTaken(self._span.name, len(self._sessions)))
-        note = self._empty.clear if self.num_sessions else self._empty.set
-        note()
+        (self._empty.clear if self.num_sessions else self._empty.set)()
         self._transfers.give_up_unwanted()
 
     def _on_owner_closed(self, link: Link) -> None:
