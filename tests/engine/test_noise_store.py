@@ -79,14 +79,15 @@ def test_fixed_noise_is_bounded_and_the_one_goes_that_was_not_used_longest(drawn
     store = NoiseStore(max_bytes=3 * NBYTES)
     for seed in (1, 2, 3, 1, 4):
         rows_of(store, [row(seed)], [0])
-    assert store.fixed_bytes == 3 * NBYTES
     del drawn[:]
     rows_of(store, [row(seed) for seed in (1, 3, 4)], [0] * 3)
     assert drawn == []
     rows_of(store, [row(2)], [0])
     assert [key.seed for key in drawn] == [2]
     together = rows_of(store, [row(seed) for seed in range(10, 16)], [0] * 6)
-    assert store.fixed_bytes == 3 * NBYTES
+    del drawn[:]
+    rows_of(store, [row(seed) for seed in (13, 14, 15, 12)], [0] * 4)
+    assert [key.seed for key in drawn] == [12]
     for got, seed in zip(together, range(10, 16), strict=True):
         assert torch.equal(got, noise(row(seed).settings, 0, 0, SHAPE))
 

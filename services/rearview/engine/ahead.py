@@ -60,10 +60,6 @@ class Ahead:
     """What would take more in all is not drawn ahead."""
     held_bytes: int = 0
     """Of what is drawn ahead, or will be."""
-    ready: int = 0
-    """How often what was asked for had been drawn."""
-    late: int = 0
-    """How often it was drawn on the spot."""
     _places: dict[str, dict[Hashable, _Coming]] = field(default_factory=dict)
     """By owner."""
 
@@ -76,9 +72,7 @@ class Ahead:
         """The numbers; they stay where they are until something else is expected there."""
         coming = self._places.get(owner, {}).get(place)
         if coming is not None and coming.what == what and coming.is_there:
-            self.ready += 1
             return coming.drawn.result()
-        self.late += 1
         return what.draw(pinned=self.pinned)
 
     def expect(self, owner: str, place: Hashable, what: Draw) -> None:

@@ -36,11 +36,6 @@ class NoiseStore:
         self._fixed_bytes = 0
         self._zeros: dict[_Kind, Tensor] = {}
 
-    @property
-    def fixed_bytes(self) -> int:
-        """Of the fixed noise that is kept."""
-        return self._fixed_bytes
-
     def rows(self, rows: Sequence[Row], steps: Sequence[int | None], like_BCHW: Tensor) -> Tensor:
         """What is drawn for each row's own step, (B, C, h, w), as `sampling.noise` draws it; zeros where the
         step is None.
