@@ -32,7 +32,6 @@ from rearview.engine.weights.formats import Additions
 
 __all__ = [
     "OnCalibration",
-    "Planes",
     "Timing",
     "Timings",
     "cost_table",

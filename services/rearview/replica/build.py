@@ -18,13 +18,14 @@ from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
 from rearview.engine.acceleration.graphs import CudaRecorder
 from rearview.engine.ahead import Ahead
-from rearview.engine.calibration import Planes, Timings, cost_table, example_payloads, measure, row_seconds
+from rearview.engine.calibration import Timings, cost_table, example_payloads, measure, row_seconds
 from rearview.engine.device_memory import counter_of
 from rearview.engine.devices import draws_ahead, make_current, pick_device, pick_dtype
 from rearview.engine.engine import Engine
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel, Model, row_group
 from rearview.engine.networks.noise import NoiseStore
+from rearview.engine.planes import Planes
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.replica.captured import capture_span, captures, sizes_up_to

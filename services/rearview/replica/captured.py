@@ -19,9 +19,10 @@ from rearview.contract.chain import Span
 from rearview.contract.session import SessionSpec
 from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.graphs import Recorder, capture
-from rearview.engine.calibration import Planes, warm_up
+from rearview.engine.calibration import warm_up
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.planes import Planes
 
 __all__ = ["SIZES", "capture_span", "captures", "sizes_up_to"]
 

@@ -14,10 +14,10 @@ from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.engine.acceleration.making import Watched, check_compiler, make
 from rearview.engine.acceleration.stock import Artefact
-from rearview.engine.calibration import Planes
 from rearview.engine.devices import pick_device
 from rearview.engine.engine import Engine
 from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.planes import Planes
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import ConfigError
 from rearview.replica.build import Parts, examples, parts_of, payloads
