@@ -24,7 +24,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
 from rearview.engine.acceleration.compiled import part_of
-from rearview.engine.acceleration.flat import FlatCall, FlatUNet, free_dims, grows, shape_of
+from rearview.engine.acceleration.flat import FlatCall, FlatUNet, free_dims, shape_of
 from rearview.engine.acceleration.packages import Compiled, Dims, compile_to, suffix_for
 from rearview.engine.acceleration.stock import Artefact, Stock, worded
 from rearview.engine.devices import synchronize
@@ -105,7 +105,7 @@ class _WatchedCall(EagerCall):
         pools = FlatCall.pooled(views)
         tensors = (*(each.clone() for each in FlatCall.changing(inputs, views)), *pools)
         sort, network = worded(shape.sort, tensors), FlatUNet(self._network, inputs, views)
-        self._note(Seen(self._part, sort, shape.samples, network, tensors, grows(inputs, views)))
+        self._note(Seen(self._part, sort, shape.samples, network, tensors, network.grows))
         return super().__call__(inputs, views)
 
 
