@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from support.pretend import OnDevice, PretendDevice
 from support.tiny import random_frames, session, whole_chain, write_tiny_checkpoint
 from support.toy import drain
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.unit
 
@@ -115,6 +117,20 @@ def test_a_device_without_a_number_is_the_first() -> None:
     assert same_device(torch.device("cuda"), torch.device("cuda", 0))
     assert not same_device(torch.device("cuda", 1), torch.device("cuda"))
     assert not same_device(torch.device("cuda"), CPU)
+
+
+def test_one_operator_for_each_plane_tells_whether_all_are_finite() -> None:
+    class Launches(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    planes = [{LATENT: plane} for plane in torch.ones(8, 4)]
+    with Launches() as launches:
+        assert broken_planes(planes) == frozenset()
+    assert launches.count <= 8 + 8
 
 
 def test_broken_samples_are_told_apart() -> None:

@@ -28,7 +28,7 @@ def broken_samples(values: Tensor) -> frozenset[int]:
 
 def broken_planes(samples: Sequence[Mapping[str, Tensor]]) -> frozenset[int]:
     """Which samples have a plane with a value that is not. The device is asked once."""
-    sums = [plane.sum().isfinite() for planes in samples for plane in planes.values()]
-    if not sums or bool(torch.stack(sums).all()):
+    sums = [plane.sum() for planes in samples for plane in planes.values()]
+    if not sums or bool(torch.stack(sums).isfinite().all()):
         return frozenset()
     return frozenset(i for i, planes in enumerate(samples) if not all(map(is_finite, planes.values())))
