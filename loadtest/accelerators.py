@@ -10,7 +10,7 @@ from rearview.engine.acceleration.compiled import CompiledCall, by_inductor
 from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.flat import CallShape, FlatUNet
 from rearview.engine.acceleration.graphs import CudaRecorder, capture
-from rearview.engine.acceleration.packages import Compiled, in_process
+from rearview.engine.acceleration.packages import Compiled, Forms, in_process
 from rearview.engine.networks.call import EagerCall
 from rearview.engine.networks.model import DiffusionModel
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Accelerators:
             self._vae = self._vae.vae
         self._backend, self._compile = backend, by_inductor(backend)
         self._calls = {name: CompiledCall(each.unet, self._unet) for name, each in model.denoisers.items()}
-        self._parts: dict[tuple[str, bool], Compiled] = {}
+        self._parts = Forms[Compiled]()
 
     def use(self, accelerator: str) -> Running:
         """Let the model run so from now on."""
@@ -85,11 +85,13 @@ class Accelerators:
         return self._compile(shape, call, tensors)
 
     def _part(self, part: str, network: nn.Module, given_BCHW: Tensor) -> Compiled:
-        key = part, given_BCHW.shape[0] > 1
-        if key not in self._parts:
-            self._made.append(f"{part} {given_BCHW.shape[0]}")
-            self._parts[key] = in_process(network, [[0] if key[1] else []], self._backend)
-        return self._parts[key]
+        samples = len(given_BCHW)
+
+        def make() -> Compiled:
+            self._made.append(f"{part} {samples}")
+            return in_process(network, [[0] if samples > 1 else []], self._backend)
+
+        return self._parts.find(part, given_BCHW.shape[1:], samples, make)
 
 
 def accelerate(model: DiffusionModel, accelerator: str) -> Sequence[Counts]:

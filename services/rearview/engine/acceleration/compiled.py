@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rearview.engine.acceleration.autoencoder import CompiledAutoencoder, FindNetwork
 from rearview.engine.acceleration.counts import Counts
-from rearview.engine.acceleration.flat import CallShape, CallSort, FlatCall, FlatUNet, free_dims, shape_of
-from rearview.engine.acceleration.packages import Compiled, in_process
+from rearview.engine.acceleration.flat import CallShape, FlatCall, FlatUNet, free_dims, shape_of
+from rearview.engine.acceleration.packages import Compiled, Forms, in_process
 from rearview.engine.acceleration.stock import Stock, worded
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
@@ -33,13 +33,13 @@ def by_inductor(backend: str = "inductor") -> Compile:
     """torch.compile, in this process: once for one sample and once for several of a sort of calls. Takes a
     minute or two for a large UNet, unless Inductor's caches know it.
     """
-    made: dict[tuple[CallSort, bool, int], Compiled] = {}
+    forms = Forms[Compiled]()
 
     def compile(shape: CallShape, call: FlatUNet, tensors: Sequence[Tensor]) -> Compiled:
-        key = shape.sort, shape.samples > 1, id(call.unet)
-        if key not in made:
-            made[key] = in_process(call, free_dims(call.grows, shape.samples, tensors), backend)
-        return made[key]
+        def make() -> Compiled:
+            return in_process(call, free_dims(call.grows, shape.samples, tensors), backend)
+
+        return forms.find(id(call.unet), shape.sort, shape.samples, make)
 
     return compile
 

@@ -9,21 +9,22 @@ nothing is compiled or tuned anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.compiler._cache import CacheArtifactManager
 
-__all__ = ["AHEAD", "BESIDE", "Compiled", "Dims", "compile_to", "in_process", "load", "suffix_for"]
+__all__ = ["AHEAD", "BESIDE", "Compiled", "Dims", "Forms", "compile_to", "in_process", "load", "suffix_for"]
 
 logger = logging.getLogger(__name__)
 
 Compiled = Callable[..., Sequence[Tensor]]
 """A function of tensors, with what it returns as a sequence."""
+FormT = TypeVar("FormT", bound=Compiled | None)
 Dims = Sequence[Sequence[int]]
 """Of each tensor that a call is given, the dimensions that may be of any size."""
 
@@ -35,6 +36,20 @@ limit, 8, is for those who did not mean to.
 """
 FREEZES: dict[str, Any] = {"freezing": True}
 """Weights are folded into the code."""
+
+
+class Forms(Generic[FormT]):
+    """What calls were compiled to, each when it was met first: for one sample, and for several."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Hashable, Hashable, bool], FormT] = {}
+
+    def find(self, part: Hashable, sort: Hashable, samples: int, make: Callable[[], FormT]) -> FormT:
+        """That of a call. `part`: the network; `sort`: of the call, all but its number of `samples`."""
+        key = part, sort, samples > 1
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 def suffix_for(device: torch.device) -> str:

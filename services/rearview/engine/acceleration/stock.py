@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rearview.engine.acceleration.packages import Compiled, Dims, load
+from rearview.engine.acceleration.packages import Compiled, Dims, Forms, load
 
 __all__ = ["Artefact", "Stock", "worded"]
 
@@ -79,7 +79,7 @@ class Stock:
         """It is made with the first artefact that is added."""
         self._folder = folder
         self._known = {artefact.key: artefact for artefact in self._read()}
-        self._loaded: dict[tuple[str, str, bool], Compiled | None] = {}
+        self._loaded = Forms[Compiled | None]()
 
     @property
     def artefacts(self) -> Sequence[Artefact]:
@@ -101,9 +101,8 @@ class Stock:
         artefact = self._known.get((part, sort, samples > 1))
         if artefact is None or not artefact.file:
             return None
-        if artefact.key not in self._loaded:  # Not by the file: without weights two of them may be the same.
-            self._loaded[artefact.key] = self._load(artefact, network)
-        return self._loaded[artefact.key]
+        # Not by the file: without weights two of them may be the same.
+        return self._loaded.find(part, sort, samples, lambda: self._load(artefact, network))
 
     def add(self, artefact: Artefact, package: Path | None) -> Artefact:
         """Put it into the folder, under a name of its content. `package`: what was compiled, which is moved;
