@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
+from rearview.engine.acceleration.autoencoder import AcceleratedAutoencoder
 from rearview.engine.acceleration.compiled import CompiledCall, by_inductor
 from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.flat import CallShape, FlatUNet
@@ -57,7 +57,7 @@ class Accelerators:
     def __init__(self, model: DiffusionModel, backend: str = "inductor") -> None:
         """`backend`: what torch.compile compiles with."""
         self._model, self._vae, self._made = model, model.vae, list[str]()
-        while isinstance(self._vae, CompiledAutoencoder):  # Others have made it run so.
+        while isinstance(self._vae, AcceleratedAutoencoder):  # Others have made it run so.
             self._vae = self._vae.vae
         self._backend, self._compile = backend, by_inductor(backend)
         self._calls = {name: CompiledCall(each.unet, self._unet) for name, each in model.denoisers.items()}
@@ -67,7 +67,7 @@ class Accelerators:
         """Let the model run so from now on."""
         assert accelerator in ACCELERATORS, accelerator
         compiles = accelerator.startswith("compiled")
-        self._model.vae = CompiledAutoencoder(self._vae, self._part) if compiles else self._vae
+        self._model.vae = AcceleratedAutoencoder(self._vae, self._part) if compiles else self._vae
         for name, denoiser in self._model.denoisers.items():
             denoiser.call = self._calls[name] if compiles else EagerCall(denoiser.unet)
         counts = [call.counts for call in self._calls.values()] if compiles else []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rearview.config import ServiceConfig, load_config
 from rearview.engine.acceleration import making
-from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
+from rearview.engine.acceleration.autoencoder import AcceleratedAutoencoder
 from rearview.engine.acceleration.making import CannotCompile, Seen, make
 from rearview.engine.acceleration.stock import Artefact, Stock
 from rearview.errors import ConfigError
@@ -85,7 +85,7 @@ def test_a_start_counts_the_weights_of_networks_that_run_compiled(
     compile_span(given, given.spans[0], lambda _: None)
     monkeypatch.setattr(Stock, "digest", "of something that cannot be loaded")
     engine = build_engine(given, given.spans[0])
-    assert isinstance(engine._model.vae, CompiledAutoencoder)  # type: ignore[attr-defined]
+    assert isinstance(engine._model.vae, AcceleratedAutoencoder)  # type: ignore[attr-defined]
 
 
 def test_every_call_of_a_banked_session_is_watched(only_one: list[Seen]) -> None:

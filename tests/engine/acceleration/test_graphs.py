@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from rearview.contract.settings import Settings
-from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
+from rearview.engine.acceleration.autoencoder import AcceleratedAutoencoder
 from rearview.engine.acceleration.flat import lengthened, padded
 from rearview.engine.acceleration.graphs import GraphCall, capture
 from rearview.engine.memory.protocol import Updates, Views
@@ -148,7 +148,7 @@ def test_a_whole_model_is_captured(folder: Path, additions: Additions, method: s
     model, _ = loaded(folder, additions)
     eager = play(model, method)
     counts = capture(model, StandInRecorder())
-    assert isinstance(model.vae, CompiledAutoencoder)
+    assert isinstance(model.vae, AcceleratedAutoencoder)
     captured = play(model, method)
     assert [key for key in eager if not torch.equal(eager[key], captured[key])] == []
     assert len(counts) == 2

@@ -1,4 +1,4 @@
-"""An autoencoder whose networks run compiled where that was made for them, else as they are."""
+"""An autoencoder whose networks run compiled, or are replayed from a graph, where that was made for them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.packages import Compiled
 
-__all__ = ["CompiledAutoencoder", "Decoding", "Encoding", "FindNetwork"]
+__all__ = ["AcceleratedAutoencoder", "Decoding", "Encoding", "FindNetwork"]
 
 FindNetwork = Callable[[str, nn.Module, Tensor], Compiled | None]
-"""Of a part (`encode`, `decode`), as a module that takes and returns one tensor, and what it is given."""
+"""Of a part (`encode`, `decode`), as a module that takes and returns one tensor, and what it is given.
+None: it runs as it is."""
 
 
 class Encoding(nn.Module):
@@ -52,7 +53,7 @@ class _Decoded:
     sample: Tensor
 
 
-class CompiledAutoencoder:
+class AcceleratedAutoencoder:
     """Stands in for an autoencoder of diffusers, with as much of it as `encode` and `decode` use."""
 
     def __init__(self, vae: Any, find: FindNetwork) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from rearview.engine.acceleration.autoencoder import CompiledAutoencoder, FindNetwork
+from rearview.engine.acceleration.autoencoder import AcceleratedAutoencoder, FindNetwork
 from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.flat import CallShape, FlatCall, FlatUNet, free_dims, shape_of
 from rearview.engine.acceleration.packages import Compiled, Forms, in_process
@@ -74,7 +74,7 @@ def use(stock: Stock, model: DiffusionModel) -> None:
     for adapters, denoiser in model.denoisers.items():
         denoiser.call = CompiledCall(denoiser.unet, _calls(stock, part_of(adapters)))
     if model.vae is not None:
-        model.vae = CompiledAutoencoder(model.vae, _networks(stock))
+        model.vae = AcceleratedAutoencoder(model.vae, _networks(stock))
 
 
 class CompiledCall:

@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
+from rearview.engine.acceleration.autoencoder import AcceleratedAutoencoder
 from rearview.engine.acceleration.counts import Counts
 from rearview.engine.acceleration.flat import FlatCall, lengthened, padded, shape_of
 from rearview.engine.acceleration.packages import Compiled
@@ -246,6 +246,6 @@ def capture(model: DiffusionModel, recorder: Recorder, sizes: Sequence[int] = ()
             graph = graphs.find(key, [filled_BCHW], lambda given: network(*given))
             return None if graph is None else lambda _: [each[:samples] for each in graph([filled_BCHW])]
 
-        model.vae = CompiledAutoencoder(model.vae, find)
+        model.vae = AcceleratedAutoencoder(model.vae, find)
         counts.append(graphs.counts)
     return counts

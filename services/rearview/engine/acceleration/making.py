@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from rearview.engine.acceleration.autoencoder import CompiledAutoencoder
+from rearview.engine.acceleration.autoencoder import AcceleratedAutoencoder
 from rearview.engine.acceleration.compiled import part_of
 from rearview.engine.acceleration.flat import FlatCall, FlatUNet, free_dims, shape_of
 from rearview.engine.acceleration.packages import Compiled, Dims, compile_to, suffix_for
@@ -79,7 +79,7 @@ class Watched:
         for adapters, denoiser in model.denoisers.items():
             denoiser.call = _WatchedCall(denoiser.unet, part_of(adapters), self._note)
         if model.vae is not None:
-            model.vae = CompiledAutoencoder(model.vae, self._watch)
+            model.vae = AcceleratedAutoencoder(model.vae, self._watch)
 
     @property
     def calls(self) -> Sequence[Seen]:
