@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from rearview.contract.settings import Settings
 from rearview.engine.acceleration.autoencoder import AcceleratedAutoencoder
 from rearview.engine.acceleration.flat import lengthened, padded
-from rearview.engine.acceleration.graphs import GraphCall, capture
+from rearview.engine.acceleration.graphs import CudaRecorder, GraphCall, capture
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.weights.formats import Additions
@@ -108,6 +111,40 @@ def test_pools_that_are_exchanged_are_not_read_on(folder: Path, additions: Addit
         found = play(model, "queue")
         assert all(torch.equal(eager[key], found[key]) for key in eager)
     assert call.counts.share > 0.8
+
+
+class Streams:
+    """Stands in for what a recorder uses of torch.cuda, with captures whose end fails as torch's does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.current = MagicMock(name="default")
+        for name in ("Stream", "CUDAGraph", "graph_pool_handle"):
+            monkeypatch.setattr(torch.cuda, name, MagicMock())
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "stream", self._on)
+        monkeypatch.setattr(torch.cuda, "graph", self._graph)
+
+    @contextmanager
+    def _on(self, stream: MagicMock) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def _graph(self, *_: object, **__: object) -> Iterator[None]:
+        self.current = MagicMock(name="capture")
+        yield
+        raise RuntimeError("the capture was invalidated")
+
+
+def test_a_capture_whose_end_fails_leaves_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    before = streams.current
+    with pytest.raises(RuntimeError, match="invalidated"):
+        CudaRecorder().record(lambda: None)
+    assert streams.current is before
 
 
 def test_there_are_no_more_graphs_than_may_be_kept(folder: Path, additions: Additions) -> None:

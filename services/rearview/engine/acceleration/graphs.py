@@ -80,8 +80,12 @@ class CudaRecorder:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        # Other threads of the process may go on using the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with (
+            # Torch stays on the stream of a capture whose end fails, unless it is called back.
+            torch.cuda.stream(torch.cuda.current_stream()),
+            # Other threads of the process may go on using the device meanwhile.
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             result = run()
         return graph.replay, result
 
