@@ -96,7 +96,9 @@ class Ballast(Memory[None, None]):  # type: ignore[type-var]
 
 @pytest.fixture(autouse=True)
 def every_engine_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(config: ServiceConfig, span: SpanConfig, on_progress: object, on_planned: OnPlanned) -> Engine:
+    def build(
+        config: ServiceConfig, span: SpanConfig, on_progress: object, on_planned: OnPlanned, on_built: object
+    ) -> Engine:
         slots = span.fixed_slots
         assert slots is not None
         memory = Memories([Ballast(slots)], slots)

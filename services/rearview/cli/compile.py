@@ -31,7 +31,8 @@ def compile_networks(
     ] = None,
 ) -> None:
     """Compile a model's networks for this machine. Takes minutes; later starts with the same model, size,
-    steps and topology find and use what was made, and pictures differ by rounding alone.
+    steps and topology find and use what was made, and pictures differ by rounding alone. On a CPU a service
+    that runs takes it up as soon as it has no session.
 
     What was made before is not made again. `model.compiled: false` in a deployment file leaves it unused.
     """

@@ -32,7 +32,7 @@ from rearview.engine.ready import Order, ReadyRule
 from rearview.engine.ready_rows import ReadyRows
 from rearview.engine.retained import RETAINED_BYTES, Retention
 from rearview.engine.rows import MAX_FAILURES, Batch, FrameInFlight, Row, Running, StepResult
-from rearview.engine.scheduler import Scheduler
+from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.sessions import Session, SessionState, Standing, begun_at, new_session
 from rearview.engine.unseen import leaves_nothing
 from rearview.failpoints import reach
@@ -62,6 +62,7 @@ class Engine:
         """
         self.span, self.frame_cost, self.kernels = span, scheduler.costs.frame, kernels
         self._model, self._memory, self._scheduler = model, memory, scheduler
+        self._order = order
         self._ready = ReadyRows(ReadyRule(model, memory, scheduler.costs, order))
         self._clock, self.retained = clock, Retention(span, retained_bytes)
         self._sessions: dict[str, Session] = {}
@@ -161,6 +162,15 @@ class Engine:
         elif (retained := session.flight.retained.get(frame.ordinal)) is not None:
             self._emissions.append(retained)
         return True
+
+    def renew(self, costs: CostTable, kernels: str) -> None:
+        """Its networks compute with other `kernels` from now on, at other costs. There must be no session:
+        none is to have pictures of both.
+        """
+        assert not self._sessions, f"{len(self._sessions)} sessions would have pictures of both"
+        self._scheduler.costs, self.frame_cost, self.kernels = costs, costs.frame, kernels
+        self._ready = ReadyRows(ReadyRule(self._model, self._memory, costs, self._order))
+        self._forwards = Forwards(self._model, self._memory, self._scheduler)
 
     @property
     def running(self) -> Running | None:

@@ -34,7 +34,19 @@ from rearview.replica.kept import KeptTimings, kernels_of, key_of
 from rearview.replica.memories import additions, memories_of
 from rearview.replica.planning import Planning
 
-__all__ = ["OnPlanned", "OnProgress", "Parts", "build_engine", "examples", "parts_of", "payloads"]
+__all__ = [
+    "Measuring",
+    "OnBuilt",
+    "OnPlanned",
+    "OnProgress",
+    "Parts",
+    "build_engine",
+    "costs_of",
+    "examples",
+    "kernels_in",
+    "parts_of",
+    "payloads",
+]
 
 OnProgress = Callable[[str], None]
 """Is told in a few words what takes seconds. On the thread that builds."""
@@ -61,6 +73,10 @@ class Parts:
     """Draws what its model and memory need."""
 
 
+OnBuilt = Callable[[Parts, str], None]
+"""Is told what an engine was put together from, and what of it runs compiled, on that thread."""
+
+
 def parts_of(config: ServiceConfig, span_config: SpanConfig, num_slots: int) -> Parts:
     """Load the span's networks, and make room for so many sessions. Blocks for seconds."""
     torch.set_num_threads(span_config.num_threads)
@@ -80,6 +96,7 @@ def build_engine(
     span_config: SpanConfig,
     on_progress: OnProgress | None = None,
     on_planned: OnPlanned | None = None,
+    on_built: OnBuilt | None = None,
 ) -> Engine:
     """Load the span's networks, measure their costs, plan its memory and take it. Blocks for seconds. Raises
     ConfigError, before it loads anything if it is known that memory does not suffice.
@@ -91,7 +108,7 @@ def build_engine(
     specs = list(examples(config, memory))
     planning.loaded(model, memory.bytes_by_kind(specs[-1]))
     compiled = use_compiled(config, span_config, model, device)
-    measuring = _Measuring(config, span_config, parts, compiled)
+    measuring = Measuring(config, span_config, parts, compiled)
     with planning.taking("the smallest forward"):
         timings, ran_here = measuring.of(specs, on_progress or _silent)
     plan = planning.plan(timings, None if captures(config, device) else 0)
@@ -105,28 +122,33 @@ def build_engine(
         capture_span(
             span, model, memory, kinds, span_config.max_batch, CudaRecorder(), on_progress or _silent
         )
-        measuring = _Measuring(config, span_config, Parts(span, model, memory, device, ahead), compiled)
+        measuring = Measuring(config, span_config, Parts(span, model, memory, device, ahead), compiled)
         timings, ran_here = measuring.anew(specs, on_progress or _silent), True
-    costs = _costs(config, span, model, memory, list(zip(specs, timings, strict=True)), ran_here=ran_here)
+    parts = Parts(span, model, memory, device, ahead)
+    costs = costs_of(config, parts, list(zip(specs, timings, strict=True)), ran_here=ran_here)
     if captures(config, device):
         costs = replace(costs, sizes=sizes_up_to(span_config.max_batch))
+    (on_built or _nobody_told)(parts, compiled)
     scheduler = Scheduler(costs, span_config.max_batch)
-    has_networks, threads = not is_opaque(config.model.checkpoint), span_config.num_threads
-    kernels = kernels_of(device, threads, compiled + memory.kernels) if has_networks else ""
-    return Engine(span, model, memory, scheduler, kernels=kernels)
+    return Engine(span, model, memory, scheduler, kernels=kernels_in(config, span_config, parts, compiled))
 
 
-def _costs(
+def kernels_in(config: ServiceConfig, span_config: SpanConfig, parts: Parts, compiled: str) -> str:
+    """See `kernels_of`; empty for a model without networks. `compiled`: what of it is, in few characters."""
+    if is_opaque(config.model.checkpoint):
+        return ""
+    return kernels_of(parts.device, span_config.num_threads, compiled + parts.memory.kernels)
+
+
+def costs_of(
     config: ServiceConfig,
-    span: Span,
-    model: Model,
-    memory: Memories,
+    parts: Parts,
     measured: Sequence[tuple[SessionSpec, Timings]],
     *,
     ran_here: bool,
 ) -> CostTable:
     """The table of sessions of all kinds. `ran_here`: whether their forwards have run in this process."""
-    adapters = tuple(config.model.merged_adapters)
+    adapters, span, model, memory = tuple(config.model.merged_adapters), parts.span, parts.model, parts.memory
     tables = [
         cost_table(times, model, memory, span, spec, adapters, ran_here=ran_here) for spec, times in measured
     ]
@@ -137,7 +159,7 @@ def _costs(
 
 
 @dataclass(frozen=True)
-class _Measuring:
+class Measuring:
     """What the span's forwards cost: as an earlier start has measured it, if that still holds, else anew."""
 
     config: ServiceConfig
@@ -150,9 +172,8 @@ class _Measuring:
         """One for each of the `examples`, and whether they were measured in this process."""
         if is_opaque(self.config.model.checkpoint):  # Measured sooner than read.
             return self.anew(examples, on_progress), True
-        key = {**key_of(self.config, self.span_config, self.parts.device), "compiled": self.compiled}
-        kept = KeptTimings(key)
-        found, parts = kept.read(len(examples)), self.parts
+        kept, parts = self.kept, self.parts
+        found = kept.read(len(examples))
         if found is not None:
             plain = examples[0]
             now = row_seconds(parts.model, parts.memory, parts.span, plain, self._payloads(plain))
@@ -161,6 +182,12 @@ class _Measuring:
         measured = self.anew(examples, on_progress)
         kept.write(measured)
         return measured, True
+
+    @property
+    def kept(self) -> KeptTimings:
+        """What an earlier start has measured."""
+        key = key_of(self.config, self.span_config, self.parts.device)
+        return KeptTimings({**key, "compiled": self.compiled})
 
     def anew(self, examples: Sequence[SessionSpec], on_progress: OnProgress) -> Sequence[Timings]:
         """Measured now, whatever was before; not kept."""
@@ -191,6 +218,10 @@ def payloads(config: ServiceConfig, span: Span, spec: SessionSpec) -> Sequence[P
 
 
 def _silent(told: object) -> None:
+    pass
+
+
+def _nobody_told(parts: Parts, compiled: str) -> None:
     pass
 
 

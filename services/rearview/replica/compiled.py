@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -14,17 +15,25 @@ from rearview.engine.networks.model import DiffusionModel, Model
 from rearview.environment import cache_folder
 from rearview.replica.kept import digest_of, key_of
 
-__all__ = ["stock_of", "use_compiled"]
+__all__ = ["folder_of", "stock_of", "use_compiled"]
 
 logger = logging.getLogger(__name__)
 
 
-def stock_of(config: ServiceConfig, span: SpanConfig, device: torch.device) -> Stock | None:
-    """Those of a span, by all that they follow from. None: there is no place for them, or no network."""
+def folder_of(config: ServiceConfig, span: SpanConfig, device: torch.device) -> Path | None:
+    """Where those of a span lie, by all that they follow from. None: there is no place for them, or no
+    network. Reads a little of each file of the model.
+    """
     place = cache_folder()
     if place is None or is_opaque(config.model.checkpoint):
         return None
-    return Stock(place / "networks" / digest_of(key_of(config, span, device)))
+    return place / "networks" / digest_of(key_of(config, span, device))
+
+
+def stock_of(config: ServiceConfig, span: SpanConfig, device: torch.device) -> Stock | None:
+    """Those of a span; None: see `folder_of`."""
+    folder = folder_of(config, span, device)
+    return None if folder is None else Stock(folder)
 
 
 def use_compiled(config: ServiceConfig, span: SpanConfig, model: Model, device: torch.device) -> str:

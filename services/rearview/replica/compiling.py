@@ -1,5 +1,8 @@
 """Compiling a span's networks for later starts: what its sessions run is watched, then made one by one.
 
+At last it is measured what frames cost with them, which tells replicas that run that all is there
+(`renewal.py`).
+
 Sessions with a temporal cache are not among them: where a past lies is part of what their forwards are.
 """
 
@@ -12,6 +15,7 @@ from dataclasses import replace
 from rearview.config import ServiceConfig, SpanConfig
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
+from rearview.engine.acceleration.compiled import use
 from rearview.engine.acceleration.making import Watched, check_compiler, make
 from rearview.engine.acceleration.stock import Artefact
 from rearview.engine.devices import pick_device
@@ -20,7 +24,7 @@ from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.planes import Planes
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import ConfigError
-from rearview.replica.build import Parts, examples, parts_of, payloads
+from rearview.replica.build import Measuring, Parts, examples, parts_of, payloads
 from rearview.replica.compiled import stock_of
 
 __all__ = ["OnCompiled", "compile_span", "told"]
@@ -54,6 +58,11 @@ def compile_span(
         started_s = time.monotonic()
         made = make(seen, stock, on_progress)
         on_progress(f"{what}: {told(made)}, made in {time.monotonic() - started_s:.0f} s")
+    if stock.digest:
+        use(stock, parts.model)
+        on_progress(f"{span_config.name}: measuring what frames cost with them")
+        kinds = list(examples(config, parts.memory))
+        Measuring(config, span_config, parts, stock.digest).of(kinds, on_progress)
     return stock.artefacts
 
 

@@ -32,6 +32,7 @@ from rearview.replica.inflow import Handler, Inflow
 from rearview.replica.outflow import Outflow
 from rearview.replica.pasts import Past
 from rearview.replica.pulse import OnEnd, Pulse, only_told
+from rearview.replica.renewal import Renewal
 from rearview.replica.requests import Requests
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Held, Passed, Sessions
@@ -84,7 +85,7 @@ class Stage:
         self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
         self._requests = Requests(self._span.name)
         self.admitted = Admitted(self._span.name, config.placement.max_load)
-        """What its sessions take, and how many there may be."""
+        self._renewal = Renewal(config, self._span, self.admitted)
         self._handlers: Mapping[Kind, Handler] = {}
         self._draining = self._stopping = False
         self._empty = asyncio.Event()
@@ -95,7 +96,7 @@ class Stage:
         self._pool = LinkPool(config.link, node, on_message=self._on_message, on_closed=self._on_next_closed)
         self._runner: EngineRunner | None = None
         self._pulse: Pulse | None = None
-        self._address, self._metrics_port, self._kernels = "", 0, ""
+        self._address, self._metrics_port = "", 0
         self._metrics = Metrics(new_registry())
         self._events = MetricsListener(self._metrics)
         is_last = span_index + 1 == len(config.spans)
@@ -106,10 +107,9 @@ class Stage:
         """Load the model and take links."""
         keep_freed_memory()
         config, span = self._config, self._span
-        build = partial(build_engine, config, span, self._on_progress, self.admitted.planned)
-        runner = EngineRunner(build, self._on_step)
+        told = (self._on_progress, self.admitted.planned, self._renewal.built)
+        self._runner = runner = EngineRunner(partial(build_engine, config, span, *told), self._on_step)
         await runner.ready()
-        self._runner = runner
         self._transfers = Transfers(
             self._sessions,
             runner,
@@ -119,7 +119,7 @@ class Stage:
             steps=Span.parse(span.name, span.operators).steps,
             origin=await asyncio.to_thread(origin_of, config.model),
         )
-        self.admitted.cost, self._kernels = await runner.call(lambda each: (each.frame_cost, each.kernels))
+        await self._renewal.begin(runner)
         self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
@@ -162,6 +162,7 @@ class Stage:
     async def stop(self) -> None:
         """Close links and stop the engine; one that hangs is left alone."""
         self._stopping = True
+        await self._renewal.stop()
         if self._pulse is not None:
             await self._pulse.stop()
         await self._server.stop()
@@ -233,7 +234,7 @@ class Stage:
         self._sessions.opened(held)
         self._changed()
         reach("replica.activate.after")
-        return {"kernels": self._kernels}
+        return {"kernels": self._renewal.kernels}
 
     async def _try_attach(self, owner: Link, request: Mapping[str, Any]) -> dict[str, Any]:
         """What whoever adopts the session must know. Frames of the hops before are fenced from now on, until
@@ -260,7 +261,7 @@ class Stage:
         )
         if known is None:
             raise NotFound(Reason.SESSION_UNKNOWN, "the session has ended meanwhile")
-        return {"kernels": self._kernels, **_left_by_owner(held), **_told(known, went)}
+        return {"kernels": self._renewal.kernels, **_left_by_owner(held), **_told(known, went)}
 
     def _resume(self, held: Held[Link], epoch: int, kept: Standing | None, next_link: Link | None) -> None:
         if self._sessions.get(held.session_id, epoch) is not held or kept is None or next_link is None:

@@ -70,11 +70,14 @@ def _networks(stock: Stock) -> FindNetwork:
 
 
 def use(stock: Stock, model: DiffusionModel) -> None:
-    """Let a model run from what lies on disk, and eager where there is nothing."""
+    """Let a model run from what lies on disk, and eager where there is nothing. What accelerated it before is
+    not used any more.
+    """
     for adapters, denoiser in model.denoisers.items():
         denoiser.call = CompiledCall(denoiser.unet, _calls(stock, part_of(adapters)))
     if model.vae is not None:
-        model.vae = AcceleratedAutoencoder(model.vae, _networks(stock))
+        bare = model.vae.vae if isinstance(model.vae, AcceleratedAutoencoder) else model.vae
+        model.vae = AcceleratedAutoencoder(bare, _networks(stock))
 
 
 class CompiledCall:
