@@ -6,24 +6,19 @@ is a ConfigError at start: no network runs with weights that were not loaded.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from rearview.contract.card import NULL_CHECKPOINT, is_chain, is_opaque, own_motion
 from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.sampler import sampler_of
-from rearview.engine.devices import memory_format
 from rearview.engine.networks.chain import ChainModel, ForwardTime
 from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
-from rearview.engine.networks.finite import is_finite
 from rearview.engine.networks.low_rank import take_choices
 from rearview.engine.networks.model import DiffusionModel, Model, NullModel
 from rearview.engine.networks.noise import NoiseStore
@@ -39,6 +34,7 @@ from rearview.engine.weights.formats import (
     read_config,
     read_weights,
 )
+from rearview.engine.weights.loading import check_finite, checked, load_folder, local, ready, variant
 from rearview.engine.weights.motion_formats import is_motion, is_table, read_motion
 from rearview.engine.weights.stacks import stack_adapters
 from rearview.engine.weights.vae_formats import SingleVae
@@ -54,11 +50,6 @@ __all__ = [
 ]
 
 
-LOADING_ERRORS = (
-    *(OSError, ValueError, RuntimeError, TypeError, LookupError),
-    *(SafetensorError, StrictDataclassError),
-)
-"""What the libraries raise over files that are not what they should be."""
 UNREACHED_IN_DPT = "neck.fusion_stage.layers.0.residual_layer1."
 """The first fusion has no residual to add: published files leave these weights out."""
 
@@ -106,10 +97,10 @@ def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> 
         text = f"{name} is not supported; use AutoencoderTiny or AutoencoderKL"
         raise ConfigError(f"{source.place('vae')}: {text}")
     if source.single_vae is not None:
-        return _ready(_load_single_vae(Vae, source.single_vae, dtype), device, source.place("vae"))
+        return ready(_load_single_vae(Vae, source.single_vae, dtype), device, source.place("vae"))
     if source.single_file("vae") is not None and name != "AutoencoderKL":
         raise ConfigError("a single file holds an AutoencoderKL: name another VAE in model.vae")
-    return _ready(_load(Vae, source, "vae", dtype), device, source.place("vae"))
+    return ready(_load(Vae, source, "vae", dtype), device, source.place("vae"))
 
 
 def _load_single_vae(network: Any, vae: SingleVae, dtype: torch.dtype) -> Any:
@@ -130,11 +121,11 @@ def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEst
     try:
         if (kind := read_config(folder / "config.json").get("model_type")) != "dpt":
             raise ConfigError(f"{folder}: {kind} is not supported; use a DPTForDepthEstimation")
-        network, report = _local(
+        network, report = local(
             DPTForDepthEstimation.from_pretrained, folder, dtype=dtype, output_loading_info=True
         )
         needed = [key for key in report["missing_keys"] if not key.startswith(UNREACHED_IN_DPT)]
-        network = _ready(_checked(network, folder, needed), device, folder, UNREACHED_IN_DPT)
+        network = ready(checked(network, folder, needed), device, folder, UNREACHED_IN_DPT)
         return DepthEstimator(network, _input_size(network.config, folder), dtype)
     except ConfigError as error:
         raise ConfigError(f"model.depth: {error}") from None
@@ -174,12 +165,12 @@ def load_denoisers(
 
     source = _source(place)
     schedule = _schedule(source, additions)
-    tokenizer = _local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
+    tokenizer = local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
     if (name := source.config("unet").get("_class_name")) != "UNet2DConditionModel":
         raise ConfigError(f"{source.place('unet')}: {name} is not supported; use UNet2DConditionModel")
-    unet = _ready(_load(UNet2DConditionModel, source, "unet", dtype), device, source.place("unet"))
+    unet = ready(_load(UNet2DConditionModel, source, "unet", dtype), device, source.place("unet"))
     text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
-    _check_finite(text_encoder, source.place("text_encoder"))
+    check_finite(text_encoder, source.place("text_encoder"))
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
     sets = merge_adapters(unet, text_encoder, fused, additions.merged)
     stacks, choice, text_choice = stack_adapters(unet, text_encoder, additions.adapters)
@@ -187,7 +178,8 @@ def load_denoisers(
     if additions.depth and source.motion is None:
         raise ConfigError("model.depth is for motion modules, and there are none: name them in model.motion")
     if source.motion is not None:
-        unet = _ready(_with_motion(unet, source.motion, additions, dtype), device, source.motion)
+        unet = ready(_with_motion(unet, source.motion, additions, dtype), device, source.motion)
+
     noise = noise or NoiseStore()
     if additions.adapters:
         take_choices(unet, choice)
@@ -280,25 +272,21 @@ def _load(network: Any, source: Source, part: str, dtype: torch.dtype) -> Any:
         with torch.device("meta"):  # No time is spent on weights that are replaced.
             empty = network.from_config(config)
         return _filled(empty, file, part, from_original(part, read_weights(file)[0], config), dtype)
-    folder = source.place(part)
-    loaded, report = _local(
-        network.from_pretrained, folder, torch_dtype=dtype, variant=_variant(folder), output_loading_info=True
-    )
-    return _checked(loaded, folder, report["missing_keys"])
+    return load_folder(network, source.place(part), dtype)
 
 
 def _load_text_encoder(network: Any, source: Source, dtype: torch.dtype) -> Any:
     folder, file = source.place("text_encoder"), source.single_file("text_encoder")
     if file is None:
-        loaded, report = _local(
+        loaded, report = local(
             network.from_pretrained,
             folder,
             dtype=dtype,
-            variant=_variant(folder),
+            variant=variant(folder),
             output_loading_info=True,
         )
-        return _checked(loaded, folder, report["missing_keys"])
-    empty = network(_local(network.config_class.from_pretrained, folder))
+        return checked(loaded, folder, report["missing_keys"])
+    empty = network(local(network.config_class.from_pretrained, folder))
     weights = from_original("text_encoder", read_weights(file)[0], source.config("text_encoder"))
     prefix = "" if hasattr(empty, "text_model") else "text_model."
     weights = {key.removeprefix(prefix): value for key, value in weights.items()}
@@ -321,43 +309,6 @@ def _assigned(network: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dt
     except RuntimeError as error:
         raise ConfigError(f"{misfit}: {' '.join(str(error).split())[:300]}") from None
     return network.to(dtype)
-
-
-def _local(load: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
-    """What a library loads from a folder, without asking the hub for what is not there."""
-    try:
-        return load(folder, local_files_only=True, **arguments)
-    except LOADING_ERRORS as error:
-        raise ConfigError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-
-
-def _variant(folder: Path) -> str | None:
-    """`fp16` if a folder has its weights only so: whole or in shards, as safetensors or pickled."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    return "fp16" if files and all(re.search(r"\.fp16[.-]", file.name) for file in files) else None
-
-
-def _checked(network: Any, folder: Path, missing: Sequence[str]) -> Any:
-    if missing:
-        raise ConfigError(f"{folder} lacks {len(missing)} weights, for instance {sorted(missing)[0]}")
-    return network
-
-
-def _ready(network: Any, device: torch.device, place: Path, unreached: str | None = None) -> Any:
-    """`unreached`: first part of the names of weights that are not there and not used."""
-    network = network.eval().requires_grad_(False).to(device=device, memory_format=memory_format(device))
-    _check_finite(network, place, unreached)
-    return network
-
-
-def _check_finite(network: Any, place: Path, unreached: str | None = None) -> None:
-    """Raises ConfigError: with one such weight every picture is grey, and nothing says why."""
-    for name, weight in network.state_dict().items():
-        if is_finite(weight) or (unreached is not None and name.startswith(unreached)):
-            continue
-        count, kind = int((~weight.isfinite()).sum()), str(weight.dtype).removeprefix("torch.")
-        text = f"{count} of {weight.numel()} weights of {name} are not finite in {kind}"
-        raise ConfigError(f"{place}: {text}: the file is damaged, or model.dtype is too narrow for it")
 
 
 def _quiet_libraries() -> None:
