@@ -28,6 +28,7 @@ from rearview.client import (
     SimilarityOptions,
     Translated,
     WeightedAdapters,
+    WeightedControl,
     WeightedPrompt,
 )
 from rearview.client.options import request_of
@@ -56,6 +57,7 @@ EVERY = SettingsChange(
     adapters="ink",
     jpeg_quality=70,
     timestep_indices=(22, 32, 45),
+    controls=(WeightedControl("edges", 0.6), WeightedControl("depth")),
 )
 MIX = (WeightedPrompt("clay", 0.3), WeightedPrompt("neon", 1.1))
 ADAPTER_MIX = (WeightedAdapters("ink", 0.6), WeightedAdapters("oil", -0.2))

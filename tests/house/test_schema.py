@@ -28,7 +28,7 @@ from rearview.contract.similarity import SimilarityOptions, SimilaritySettings
 from rearview.errors import InvalidRequest
 from rearview.schema import EnumMap, Row, Table, duration, from_message, seconds
 from rearview.schema.enums import DROP_POLICIES, ENUMS, GUIDANCES, NOTICE_KINDS, SESSION_STATES
-from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Listed, Nested
+from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Held, Listed, Nested
 from rearview.schema.tables import FEATURE_BANK, OPEN, SETTINGS, TABLES, TEMPORAL_CACHE
 from rearview.v1 import error_reason_pb2, model_service_pb2, session_service_pb2
 from rearview.v1 import translation_service_pb2 as pb
@@ -75,6 +75,8 @@ def fits(row: Row, field: Field) -> bool:
     if field.enum_type is not None:
         return isinstance(convert, EnumMap) and convert.theirs is field.enum_type
     if field.message_type is not None:
+        if isinstance(convert, Held):
+            return convert.message.DESCRIPTOR is field.message_type
         if isinstance(convert, Nested):
             return convert.table.message.DESCRIPTOR is field.message_type
         return convert is SECONDS

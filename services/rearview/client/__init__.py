@@ -24,6 +24,7 @@ from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session
 from rearview.client.sessions import SessionInfo
 from rearview.client.tokens import Token
+from rearview.contract.controls import WeightedControl
 from rearview.contract.memories import (
     BankOptions,
     BankPolicy,
@@ -86,6 +87,7 @@ __all__ = [
     "Translated",
     "Unreachable",
     "WeightedAdapters",
+    "WeightedControl",
     "WeightedPrompt",
     "exchange",
 ]

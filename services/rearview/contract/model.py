@@ -82,6 +82,8 @@ class Model:
     """Of one frame, for the tenant that asks."""
     max_prompt_bytes: int = 0
     """Of one prompt, in UTF-8."""
+    controls: tuple[str, ...] = ()
+    """Names of the ControlNets that a session may ask for."""
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         """The words of a prompt that the model was never taught, as they are written, each once.

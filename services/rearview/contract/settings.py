@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TypedDict
 
 from rearview.contract.change import Change
+from rearview.contract.controls import WeightedControl, acting, are_allowed
 from rearview.contract.timesteps import LCM_GRID, timestep_indices
 from rearview.errors import out_of_range
 
@@ -143,6 +144,8 @@ class Settings:
     timestep_indices: tuple[int, ...] = ()
     """The entries of the 50-step grid to visit, noisiest (lowest) first, one for each of `steps`, instead of
     those that `strength` gives. Empty: those of `strength`."""
+    controls: tuple[WeightedControl, ...] = ()
+    """Up to 4 ControlNets of the deployment, which hold the frame's shape in the picture. Empty: none."""
 
     def __post_init__(self) -> None:
         # Comparisons with NaN are false, so NaN is never allowed.
@@ -159,6 +162,7 @@ class Settings:
             and not (self.adapters and self.adapter_mix),
             "timestep_indices": not self.timestep_indices
             or (len(self.timestep_indices) == self.steps and _ascends(self.timestep_indices)),
+            "controls": are_allowed(self.controls),
         }
         for name, is_allowed in allowed.items():
             if not is_allowed:
@@ -185,6 +189,11 @@ class Settings:
     def acting_guidance(self) -> Guidance:
         """The kind of guidance that changes anything."""
         return self.guidance if self.guidance_scale > 1.0 else Guidance.NONE
+
+    @property
+    def acting_controls(self) -> tuple[WeightedControl, ...]:
+        """The controls that change anything, in the order of their names."""
+        return acting(self.controls) if self.controls else ()
 
     def rows_at(self, step: int) -> int:
         """Samples that a frame is in that denoising step: 2 where the UNet also predicts under the negative
@@ -263,6 +272,7 @@ class SettingsChange(Change[Settings]):
     jpeg_quality: int | None = None
     timestep_indices: tuple[int, ...] | None = None
     adapter_mix: AdapterMix | None = None
+    controls: tuple[WeightedControl, ...] | None = None
 
     def apply(self, settings: Settings) -> Settings:
         """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt, or of
@@ -279,6 +289,8 @@ class SettingsChange(Change[Settings]):
             named.setdefault("steps", len(self.timestep_indices))
         elif self.strength is not None or self.steps is not None:
             named["timestep_indices"] = ()
+        if self.controls is not None:
+            named["controls"] = tuple(self.controls)
         return replace(settings, **named)
 
     @property
@@ -305,6 +317,7 @@ class SettingOptions(TypedDict, total=False):
     jpeg_quality: int | None
     timestep_indices: Sequence[int] | None
     adapter_mix: Sequence[WeightedAdapters] | None
+    controls: Sequence[WeightedControl] | None
 
 
 def check_adapters(settings: Settings, known: Collection[str], merged: Collection[str] = ()) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "PLAIN",
     "SECONDS",
     "Converter",
+    "Held",
     "Listed",
     "Nested",
     "Row",
@@ -152,3 +153,19 @@ class Listed:
     def read(self, value: Any, field: str, *, refuses: bool) -> tuple[Any, ...]:
         read = (self.each.read(one, field, refuses=refuses) for one in value)
         return tuple(one for one in read if one is not None)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Several of them in a message of their own, as a tuple: so that there are none can be said."""
+
+    message: type[Message]
+    field: str
+    """Its only one."""
+    listed: Listed
+
+    def write(self, value: Any) -> Message:
+        return self.message(**{self.field: self.listed.write(value)})
+
+    def read(self, value: Message, field: str, *, refuses: bool) -> tuple[Any, ...]:
+        return self.listed.read(getattr(value, self.field), f"{field}.{self.field}", refuses=refuses)

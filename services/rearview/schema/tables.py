@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rearview.contract.controls import WeightedControl
 from rearview.contract.memories import BankOptions, CacheOptions, CacheSettings
 from rearview.contract.model import Model, Style
 from rearview.contract.opening import OpenRequest
@@ -19,7 +20,7 @@ from rearview.schema.enums import (
     PROMPT_CHANGES,
     REWARMS,
 )
-from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Listed, Nested, Row, Table
+from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Held, Listed, Nested, Row, Table
 from rearview.v1 import model_service_pb2 as models_pb
 from rearview.v1 import translation_service_pb2 as pb
 
@@ -43,6 +44,15 @@ WEIGHTED_ADAPTERS = Table(
     ),
 )
 
+WEIGHTED_CONTROL = Table(
+    pb.WeightedControl,
+    (WeightedControl,),
+    (
+        Row("name", "name", PLAIN, reads_zero=True),
+        Row("weight", "weight", FLOAT32),
+    ),
+)
+
 SETTINGS = Table(
     pb.Settings,
     (SettingsChange, Settings),
@@ -61,6 +71,11 @@ SETTINGS = Table(
         Row("adapters", "adapters", PLAIN),
         Row("adapter_mix", "adapter_mix", Listed(Nested(WEIGHTED_ADAPTERS, WeightedAdapters))),
         Row("timestep_indices", "timestep_indices", Listed(PLAIN)),
+        Row(
+            "controls",
+            "controls",
+            Held(pb.Controls, "controls", Listed(Nested(WEIGHTED_CONTROL, WeightedControl))),
+        ),
         Row("jpeg_quality", "jpeg_quality", PLAIN),
     ),
     inside=frozenset({"blend", "scene"}),
@@ -154,11 +169,13 @@ MODEL = Table(
         Row("max_image_bytes", "max_image_bytes", PLAIN),
         Row("max_pixels", "max_pixels", PLAIN),
         Row("max_prompt_bytes", "max_prompt_bytes", PLAIN),
+        Row("controls", "controls", Listed(PLAIN)),
     ),
 )
 
 TABLES: tuple[Table[Any], ...] = (
     WEIGHTED_PROMPT,
+    WEIGHTED_CONTROL,
     SETTINGS,
     FEATURE_BANK,
     TEMPORAL_CACHE,

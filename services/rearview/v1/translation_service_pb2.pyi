@@ -382,6 +382,58 @@ class WeightedAdapters(_message.Message):
 Global___WeightedAdapters: _TypeAlias = WeightedAdapters  # noqa: Y015
 
 @_typing.final
+class WeightedControl(_message.Message):
+    """One ControlNet of the deployment, and how much of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, one of `Model.controls`."""
+    weight: _builtins.float
+    """0 to 2. 0: as if it were not named. Default 1."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "name", b"name", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___WeightedControl: _TypeAlias = WeightedControl  # noqa: Y015
+
+@_typing.final
+class Controls(_message.Message):
+    """Those that act on a frame together. Empty: none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTROLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedControl]:
+        """At most 4, each at most once; their order is of no meaning."""
+
+    def __init__(
+        self,
+        *,
+        controls: _abc.Iterable[Global___WeightedControl] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Controls: _TypeAlias = Controls  # noqa: Y015
+
+@_typing.final
 class Settings(_message.Message):
     """What a frame is translated under. In a control, an absent field keeps its value."""
 
@@ -402,6 +454,7 @@ class Settings(_message.Message):
     JPEG_QUALITY_FIELD_NUMBER: _builtins.int
     TIMESTEP_INDICES_FIELD_NUMBER: _builtins.int
     ADAPTER_MIX_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
     Replaces `prompts`.
@@ -465,6 +518,14 @@ class Settings(_message.Message):
         with every frame: only another choice of sets counts as a change of prompt.
         """
 
+    @_builtins.property
+    def controls(self) -> Global___Controls:
+        """ControlNets that hold the frame's shape in the picture, from the next frame
+        on, in place of all that were there before. The service draws from the frame
+        what they are shown. Another name than the deployment has is refused, and the
+        refusal lists those there are. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -483,10 +544,11 @@ class Settings(_message.Message):
         jpeg_quality: _builtins.int | None = ...,
         timestep_indices: _abc.Iterable[_builtins.int] | None = ...,
         adapter_mix: _abc.Iterable[Global___WeightedAdapters] | None = ...,
+        controls: Global___Controls | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
     _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015
