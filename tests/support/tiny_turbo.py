@@ -43,12 +43,14 @@ def write_tiny_turbo(folder: Path, **scheduler: Any) -> Path:
     return _rest(folder, {**TURBO_SCHEDULER, **scheduler})
 
 
-def write_tiny_lcm(folder: Path) -> Path:
-    """LCM Dreamshaper: a UNet that is conditioned on the scale of guidance."""
+def write_tiny_lcm(folder: Path, *, scale: bool = True) -> Path:
+    """LCM Dreamshaper: a UNet that is conditioned on the scale of guidance; without it Stable Diffusion 1.5
+    for LCM's LoRA.
+    """
     torch.manual_seed(1)
-    unet = _unet(LCM_WIDTH, attention_head_dim=2, time_cond_proj_dim=32)
-    # Diffusers starts it at small values: the scale must be seen in the pictures of a test.
-    torch.nn.init.normal_(unet.time_embedding.cond_proj.weight, std=0.3)
+    unet = _unet(LCM_WIDTH, attention_head_dim=2, time_cond_proj_dim=32 if scale else None)
+    if scale:  # Diffusers starts it at small values: the scale must be seen in the pictures of a test.
+        torch.nn.init.normal_(unet.time_embedding.cond_proj.weight, std=0.3)
     unet.save_pretrained(folder / "unet")
     _text_encoder(LCM_WIDTH, heads=2, layers=1).save_pretrained(folder / "text_encoder")
     return _rest(folder, SCHEDULER)

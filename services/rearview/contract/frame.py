@@ -12,7 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["ANCHOR", "ANSWER", "DEPTH", "LATENT", "NO_PLACE", "PICTURE", "UNSEEN", "Frame", "Timing"]
+__all__ = [
+    "ANCHOR",
+    "ANSWER",
+    "CONTROL",
+    "DEPTH",
+    "HINT",
+    "LATENT",
+    "NO_PLACE",
+    "PICTURE",
+    "UNSEEN",
+    "Frame",
+    "Timing",
+]
 
 PICTURE = "picture"
 """(H, W, 3) uint8; with the null model opaque bytes (N,)."""
@@ -23,6 +35,11 @@ DEPTH = "depth"
 """(C, h, w): the latent of the frame's depth map, the same in every step."""
 ANCHOR = "anchor"
 """(C, h, w): the clean latent that guidance gets away from."""
+CONTROL = "control"
+"""(K, H, W, 3) uint8: what the K acting controls are shown, in the order of their names, the same in every
+step. A frame without any has no such plane."""
+HINT = "hint"
+"""(K, C, h, w): what the ControlNets have made of `CONTROL`. It never leaves a span, which makes it again."""
 
 ANSWER = "answer"
 """(N,) uint8: the picture, encoded as its client gets it."""

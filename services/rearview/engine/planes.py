@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rearview.contract.frame import HINT
 from rearview.engine.devices import CPU, PINS, same_device, upload
 
 __all__ = ["Planes", "kept", "moved", "on_host", "stacked"]
@@ -41,8 +42,12 @@ def moved(samples: Sequence[Planes], device: torch.device) -> Sequence[Planes]:
 
 
 def on_host(samples: Sequence[Planes]) -> Sequence[Planes]:
-    """The samples' planes on the host, none a part of something larger. Waits for the device once."""
-    found = [{name: _to_host(tensor) for name, tensor in planes.items()} for planes in samples]
+    """The samples' planes on the host, none a part of something larger, without what is made again where it
+    is needed. Waits for the device once.
+    """
+    found = [
+        {name: _to_host(tensor) for name, tensor in planes.items() if name != HINT} for planes in samples
+    ]
     for device in {tensor.device for planes in samples for tensor in planes.values()}:
         if device.type in PINS:
             torch.cuda.current_stream(device).synchronize()
@@ -50,8 +55,10 @@ def on_host(samples: Sequence[Planes]) -> Sequence[Planes]:
 
 
 def kept(planes: Planes) -> Planes:
-    """Where they are, none a part of something larger: a frame that stays must not keep its whole batch."""
-    return {name: _whole(tensor) for name, tensor in planes.items()}
+    """Where they are, none a part of something larger: a frame that stays must not keep its whole batch. Nor
+    what can be made again.
+    """
+    return {name: _whole(tensor) for name, tensor in planes.items() if name != HINT}
 
 
 def _to_host(tensor: Tensor) -> Tensor:

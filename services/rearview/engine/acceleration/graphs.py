@@ -24,6 +24,7 @@ from rearview.engine.acceleration.flat import FlatCall, lengthened, padded, shap
 from rearview.engine.acceleration.packages import Compiled
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import UNetCall, UNetInputs
+from rearview.engine.networks.control import ControlBranch
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.sizes import padded_size
 
@@ -233,13 +234,15 @@ class GraphCall:
 
 def capture(model: DiffusionModel, recorder: Recorder, sizes: Sequence[int] = ()) -> Sequence[Counts]:
     """Let a model replay what its networks do, as they are or as they were compiled; returns the counts of
-    their calls: of each denoiser, then of the autoencoder's networks if there are any. `sizes`: see
-    `padded_size`.
+    their calls: of each denoiser, then of the autoencoder's networks if there are any, then of each
+    ControlNet. `sizes`: see `padded_size`.
     """
-    counts = []
+    counts: list[Counts] = []
+    branches: dict[str, ControlBranch] = {}
     for denoiser in model.denoisers.values():
         denoiser.call = call = GraphCall(denoiser.call, recorder, sizes=sizes)
         counts.append(call.counts)
+        branches |= denoiser.controls.branches
     if model.vae is not None:
         graphs: Graphs[Sequence[Tensor]] = Graphs(recorder)
 
@@ -252,4 +255,17 @@ def capture(model: DiffusionModel, recorder: Recorder, sizes: Sequence[int] = ()
 
         model.vae = AcceleratedAutoencoder(model.vae, find)
         counts.append(graphs.counts)
-    return counts
+    return [*counts, *(_capture_control(branch, recorder) for branch in branches.values())]
+
+
+def _capture_control(branch: ControlBranch, recorder: Recorder) -> Counts:
+    graphs: Graphs[Sequence[Tensor]] = Graphs(recorder)
+
+    def call(given: Sequence[Tensor]) -> Sequence[Tensor]:
+        key = tuple((tensor.shape, tensor.dtype) for tensor in given)
+        graph = graphs.find(key, given, lambda tensors: branch(*tensors))
+        # Copied: the next ControlNet's graph may write where this one's residuals are.
+        return branch(*given) if graph is None else [each.clone() for each in graph(given)]
+
+    branch.call = call
+    return graphs.counts

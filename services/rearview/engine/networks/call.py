@@ -16,12 +16,25 @@ from torch import Tensor
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.attention.readers import Readers
 
-__all__ = ["DEPTH_LATENT", "SCALE", "EagerCall", "UNetCall", "UNetInputs"]
+__all__ = [
+    "DEPTH_LATENT",
+    "DOWN_RESIDUALS",
+    "MID_RESIDUAL",
+    "SCALE",
+    "EagerCall",
+    "UNetCall",
+    "UNetInputs",
+    "arguments_of",
+]
 
 SCALE = "timestep_cond"
 """Embedded scales of guidance (B, C), for a UNet that is conditioned on them."""
 DEPTH_LATENT = "depth"
 """Latents of depth (B, C, h, w), for sessions that have it."""
+DOWN_RESIDUALS = "down_block_additional_residuals"
+"""What ControlNets add to the skips, a list of (B, C, h, w)."""
+MID_RESIDUAL = "mid_block_additional_residual"
+"""The same of the middle, (B, C, h, w)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +46,8 @@ class UNetInputs:
     """int64."""
     prompt_BTC: Tensor
     more: Mapping[str, Tensor] = field(default_factory=dict)
-    """What only some UNets or some calls are given, by the UNet's name for it: a row for each sample."""
+    """What only some UNets or some calls are given, by the UNet's name for it: a row for each sample.
+    Numbered names, `x.0`, `x.1` and so on, are the list x."""
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -50,6 +64,18 @@ class UNetInputs:
         """The inverse of `given` and `tensors`."""
         latent_BCHW, timestep_B, prompt_BTC, *more = tensors
         return cls(latent_BCHW, timestep_B, prompt_BTC, dict(zip(given, more, strict=True)))
+
+
+def arguments_of(more: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a UNet is called with, of `UNetInputs.more`."""
+    arguments: dict[str, Any] = {}
+    for name, tensor in more.items():
+        whole, dot, _ = name.partition(".")
+        if dot:
+            arguments.setdefault(whole, []).append(tensor)
+        else:
+            arguments[name] = tensor
+    return arguments
 
 
 class UNetCall(Protocol):
@@ -73,6 +99,6 @@ class EagerCall:
             encoder_hidden_states=inputs.prompt_BTC,
             return_dict=False,
             **readers.arguments,
-            **inputs.more,
+            **arguments_of(inputs.more),
         )[0]
         return prediction, readers.collect()

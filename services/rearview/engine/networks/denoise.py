@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from rearview.contract.blending import mix_at
-from rearview.contract.frame import ANCHOR, DEPTH, LATENT
+from rearview.contract.frame import ANCHOR, CONTROL, DEPTH, HINT, LATENT
 from rearview.contract.settings import AdapterMix, Settings, WeightedPrompt, check_guidance
 from rearview.engine.devices import memory_format, upload
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import DEPTH_LATENT, SCALE, EagerCall, UNetCall, UNetInputs
 from rearview.engine.networks.conditioning import Conditioning
+from rearview.engine.networks.control import ControlNets
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.networks.prompts import PromptTable, Worded
@@ -42,9 +43,11 @@ class Denoiser:
         dtype: torch.dtype,
         bank_layout: BankLayout | None = None,
         noise: NoiseStore | None = None,
+        controls: ControlNets | None = None,
     ) -> None:
         """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank.
-        `noise`: that of all denoisers over this UNet, whatever their adapters; None: one of its own.
+        `noise`, `controls`: those of all denoisers over this UNet, whatever their adapters; None: noise of
+        its own, no controls.
         """
         self.unet = unet
         self.call: UNetCall = EagerCall(unet)
@@ -54,6 +57,7 @@ class Denoiser:
         self.conditioning = conditioning
         """Of the plain path."""
         self.prompts = PromptTable(conditioning)
+        self.controls = controls or ControlNets({}, dtype)
         self._dtype, self._noise = dtype, noise or NoiseStore()
         config = getattr(unet, "config", None)
         self._scale_channels: int | None = getattr(config, "time_cond_proj_dim", None)
@@ -63,9 +67,10 @@ class Denoiser:
     ) -> tuple[list[Mapping[str, Tensor]], Updates]:
         """Take each row one step further.
 
-        `planes`: per sample the encoded frame for step 0, with its depth if the session has depth; else
-        what the step before left. Returns per sample the noisy latent for the next step, with its depth and
-        the anchor of its guidance if it has those, or the clean latent alone after a frame's last step.
+        `planes`: per sample the encoded frame for step 0, with its depth if the session has depth, and with
+        what its controls are shown; else what the step before left. Returns per sample the noisy latent for
+        the next step, with its depth, control, and the anchor of its guidance if it has those, or the clean
+        latent alone after a frame's last step.
         """
         samples = [sample for row in rows for sample in row.samples()]
         has_depth = self.has_depth and rows[0].frame.spec.cache is not None
@@ -79,11 +84,15 @@ class Denoiser:
         x_BCHW = self._enter(latent_BCHW, samples, plan)
         depths = [each[DEPTH] for each in planes] if has_depth else []
         depth_BCHW = torch.stack(depths) if depths else None
-        clean_BCHW, updates = self._predict(x_BCHW, depth_BCHW, samples, negative, plan, anchors, views)
+        hints = self.controls.hints(planes, samples)
+        clean_BCHW, updates = self._predict(
+            x_BCHW, depth_BCHW, samples, negative, plan, anchors, hints, views
+        )
         guided_BCHW = guide(clean_BCHW, x_BCHW, anchors, samples, plan.at.alpha_B111)
         bounded_BCHW = self.schedule.bound(guided_BCHW, x_BCHW, plan.at)
         following_BCHW = self._follow(bounded_BCHW, x_BCHW, samples, plan)
-        return _left(bounded_BCHW, following_BCHW, depths, samples, anchors), updates
+        stays = [_staying(each, hint) for each, hint in zip(planes, hints, strict=True)]
+        return _left(bounded_BCHW, following_BCHW, stays, samples, anchors), updates
 
     @property
     def has_depth(self) -> bool:
@@ -116,6 +125,7 @@ class Denoiser:
         negative: Sequence[int],
         plan: _Plan,
         anchors: Anchors,
+        hints: Sequence[Tensor | None],
         views: Views,
     ) -> tuple[Tensor, Updates]:
         """Clean predictions (B, C, h, w). Those under negative prompts, of the rows `negative`, ride in the
@@ -135,6 +145,8 @@ class Denoiser:
             self.prompts.read(plan.place_B),
             more,
         )
+        doubled = [*range(len(rows)), *negative]
+        inputs = self.controls.steer(inputs, [rows[i].settings for i in doubled], [hints[i] for i in doubled])
         output_BCHW, updates = self.call(inputs, views)
         clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), plan.called)
         if negative:
@@ -216,11 +228,11 @@ def _is_last(row: Row) -> bool:
 def _left(
     clean_BCHW: Tensor,
     following_BCHW: Tensor | None,
-    depths: Sequence[Tensor],
+    stays: Sequence[Mapping[str, Tensor]],
     rows: Sequence[Row],
     anchors: Anchors,
 ) -> list[Mapping[str, Tensor]]:
-    """What each sample carries on. `depths`: of all samples, or of none."""
+    """What each sample carries on. `stays`: what of it is the same in every step."""
     clean = clean_BCHW.unbind(0)
     following = clean if following_BCHW is None else following_BCHW.unbind(0)
     outputs: list[Mapping[str, Tensor]] = []
@@ -228,16 +240,21 @@ def _left(
         if _is_last(row):
             outputs.append({LATENT: clean[index]})
             continue
-        planes = {LATENT: following[index]}
-        if depths:
-            planes[DEPTH] = depths[index]
+        planes = {LATENT: following[index], **stays[index]}
         if anchored(row.settings):
             planes[ANCHOR] = anchors[index]
         outputs.append(planes)
     return outputs
 
 
+def _staying(planes: Mapping[str, Tensor], hint_KCHW: Tensor | None) -> Mapping[str, Tensor]:
+    found = {name: planes[name] for name in (DEPTH, CONTROL) if name in planes}
+    return found if hint_KCHW is None else {**found, HINT: hint_KCHW}
+
+
 def _check_planes(planes: Mapping[str, Tensor], row: Row, *, has_depth: bool) -> None:
     has_anchor = row.operator.step > 0 and anchored(row.settings)
-    expected = {LATENT, *([DEPTH] if has_depth else []), *([ANCHOR] if has_anchor else [])}
-    assert planes.keys() == expected, f"step {row.operator.step} got {sorted(planes)}"
+    has_control = bool(row.settings.acting_controls)
+    named = {LATENT: True, DEPTH: has_depth, ANCHOR: has_anchor, CONTROL: has_control}
+    expected = {name for name, is_there in named.items() if is_there}
+    assert planes.keys() - {HINT} == expected, f"step {row.operator.step} got {sorted(planes)}"

@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rearview.contract.frame import CONTROL, HINT
+
 __all__ = ["broken_planes", "broken_samples", "is_finite"]
+
+
+GIVEN = frozenset({CONTROL, HINT})
+"""Planes that a sample only takes along: what is not finite there is not finite in its latent."""
 
 
 def is_finite(values: Tensor) -> bool:
@@ -28,7 +34,8 @@ def broken_samples(values: Tensor) -> frozenset[int]:
 
 def broken_planes(samples: Sequence[Mapping[str, Tensor]]) -> frozenset[int]:
     """Which samples have a plane with a value that is not. The device is asked once."""
-    sums = [plane.sum() for planes in samples for plane in planes.values()]
+    made = [[plane for name, plane in planes.items() if name not in GIVEN] for planes in samples]
+    sums = [plane.sum() for planes in made for plane in planes]
     if not sums or bool(torch.stack(sums).isfinite().all()):
         return frozenset()
-    return frozenset(i for i, planes in enumerate(samples) if not all(map(is_finite, planes.values())))
+    return frozenset(i for i, planes in enumerate(made) if not all(map(is_finite, planes)))

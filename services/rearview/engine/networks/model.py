@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
-from rearview.contract.frame import DEPTH, LATENT, PICTURE
+from rearview.contract.frame import CONTROL, DEPTH, LATENT, PICTURE
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings, check_adapters
 from rearview.engine.memory.build import Layouts
@@ -23,6 +23,7 @@ from rearview.engine.memory.cache.layers import read_cache_layout
 from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.depth.view import DEPTH_RANGE, DepthUpdate, DepthView
 from rearview.engine.memory.protocol import Updates, Views
+from rearview.engine.networks.control_pictures import ControlPictures
 from rearview.engine.networks.decode import decode_levels, pictures_of
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
@@ -97,9 +98,11 @@ class DiffusionModel:
         dtype: torch.dtype,
         adapted: Mapping[str, Denoiser] | None = None,
         depth: DepthEstimator | None = None,
+        pictures: ControlPictures | None = None,
     ) -> None:
         """`adapted`: the denoiser under each merged adapter set; `denoiser` is that of all others. `depth`:
-        what frames of sessions with a temporal cache are also conditioned on; None: nothing.
+        what frames of sessions with a temporal cache are also conditioned on; None: nothing. `pictures`:
+        draws what controls are shown, where frames are encoded.
         """
         self.vae: Any = vae
         """None if the span has neither encode nor decode. Whatever has `encode`, `decode` and `config` may
@@ -108,7 +111,7 @@ class DiffusionModel:
         self._denoiser = denoiser
         self._adapted = {} if denoiser is None else {"": denoiser, **(adapted or {})}
         self._sets = {*self._adapted, *(() if denoiser is None else denoiser.conditioning.stacks.names)}
-        self._depth = depth
+        self._depth, self._pictures = depth, pictures or ControlPictures({}, {}, dtype)
         self._device, self._dtype = device, dtype
 
     @property
@@ -135,9 +138,11 @@ class DiffusionModel:
     @property
     def weight_bytes(self) -> int:
         """Of all networks, each tensor once, and of what adapter sets keep beside them."""
-        networks = [self.vae, None if self._depth is None else self._depth.network]
+        depths = filter(None, [self._depth, *self._pictures.depths.values()])
+        networks = [self.vae, *(depth.network for depth in depths)]
         for denoiser in self._adapted.values():
             networks += [denoiser.unet, denoiser.conditioning.text_encoder]
+            networks += denoiser.controls.branches.values()
         own: dict[int, int] = {}
         for network in filter(None, networks):
             own |= {each.data_ptr(): each.nbytes for each in (*network.parameters(), *network.buffers())}
@@ -182,7 +187,9 @@ class DiffusionModel:
             return _forward(*self._denoiser_under(rows[0].settings)(here, rows, views))
         assert self.vae is not None, "this span owns no VAE"
         if kind is OperatorKind.ENCODE:
-            return self._encode(stacked(planes, PICTURE, self._device), views.of(DEPTH_RANGE))
+            images_BHWC = stacked(planes, PICTURE, self._device)
+            drawn = self._pictures.draw(images_BHWC, [row.settings for row in rows])
+            return _with_control(self._encode(images_BHWC, views.of(DEPTH_RANGE)), drawn)
         levels_BCHW = decode_levels(self.vae, stacked(planes, LATENT, self._device), self._dtype)
         broken = broken_samples(levels_BCHW)  # Pictures are bytes: there it would no longer be seen.
         return Forward(_split(**{PICTURE: pictures_of(levels_BCHW)}), broken=broken)
@@ -212,6 +219,13 @@ class DiffusionModel:
 def _forward(samples: Sequence[Planes], updates: Updates | None = None) -> Forward:
     """Of planes of numbers."""
     return Forward(samples, updates or Updates(), broken_planes(samples))
+
+
+def _with_control(forward: Forward, drawn: Sequence[Tensor | None]) -> Forward:
+    """`drawn`: what the controls of each sample are shown; None: it has none."""
+    pairs = zip(forward.outputs, drawn, strict=True)
+    outputs = [planes if shown is None else {**planes, CONTROL: shown} for planes, shown in pairs]
+    return replace(forward, outputs=outputs)
 
 
 def _planes(rows: Sequence[Row]) -> list[Planes]:

@@ -124,14 +124,17 @@ class StreamingUNet(nn.Module):
         timestep_cond: Tensor | None = None,
         depth: Tensor | None = None,
         attend: TemporalAttend | None = None,
+        down_block_additional_residuals: Sequence[Tensor] = (),
+        mid_block_additional_residual: Tensor | None = None,
     ) -> tuple[Tensor]:
         """Predictions (S, C, H, W) for noisy latents (S, C, H, W) at a timestep each, (S,) or one for all.
 
         `encoder_hidden_states` (S, T, C). `cross_attention_kwargs["memory"]`: an `AttentionMemory` for
         spatial attention. `timestep_cond` (S, C): embedded scales of guidance, for a UNet that is conditioned
         on them. `attend`: attention over time, pixel by pixel. `depth`: depth latents
-        (S, C, H, W), needed iff there is a depth branch and `attend`. As diffusers' UNet returns it with
-        `return_dict=False`, which is all that there is.
+        (S, C, H, W), needed iff there is a depth branch and `attend`. `*_residual(s)`: what ControlNets add
+        to the skips and to the middle. As diffusers' UNet returns it with `return_dict=False`, which is all
+        that there is.
         """
         assert not return_dict, "this UNet returns a tuple"
         steps_S = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
@@ -141,7 +144,7 @@ class StreamingUNet(nn.Module):
         if self.flow_conv_in is not None and attend is not None:
             assert depth is not None, "this UNet was trained with depth and got none"
             x = x + self.flow_conv_in(depth)
-        x = self._through_blocks(x, shared)
+        x = self._through_blocks(x, shared, down_block_additional_residuals, mid_block_additional_residual)
         if self.conv_norm_out is not None:
             x = self.conv_act(self.conv_norm_out(x))
         return (self.conv_out(x),)
@@ -180,7 +183,9 @@ class StreamingUNet(nn.Module):
         for index, block in enumerate(self.up_blocks):
             yield f"up_blocks.{index}", block, -int(block.upsamplers is not None)
 
-    def _through_blocks(self, x: Tensor, shared: _Shared) -> Tensor:
+    def _through_blocks(
+        self, x: Tensor, shared: _Shared, down_residuals: Sequence[Tensor], mid_residual: Tensor | None
+    ) -> Tensor:
         skips = [x]
         block: Any
         for block in self.down_blocks:
@@ -190,7 +195,11 @@ class StreamingUNet(nn.Module):
             for downsampler in block.downsamplers or ():
                 x = downsampler(x)
                 skips.append(x)
+        if down_residuals:
+            skips = [skip + residual for skip, residual in zip(skips, down_residuals, strict=True)]
         x = shared.middle(x, self.mid_block)
+        if mid_residual is not None:
+            x = x + mid_residual
         for block in self.up_blocks:
             for layers in _layers(block):
                 x = shared.layer(torch.cat([x, skips.pop()], dim=1), *layers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, takewhile
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.motion_module import TemporalAttend
 from rearview.engine.networks.sampling import StepCoefficients
 from rearview.engine.reference.cache import PlainCache
+from rearview.engine.reference.control import Added, Shown, added, side_by_side
 from rearview.engine.reference.frame import clean_of, guided, predicts_negative
 
 __all__ = ["Carried", "Sample", "StepFunction", "denoise_clip", "step_function"]
@@ -46,6 +47,8 @@ class Carried(NamedTuple):
     depth: Tensor | None = None
     x: Tensor | None = None
     """What entered the step before."""
+    shown: Shown | None = None
+    """What its controls are shown."""
 
 
 StepFunction = Callable[[int, Sequence[Sample[T]], bool], Sequence[T]]
@@ -88,19 +91,25 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
         embeds = [denoiser.conditioning.embed_frame(each.settings, each.ordinal) for each in samples]
         depths = [sample.payload.depth for sample in samples if sample.payload.depth is not None]
         depth = torch.cat(depths) if depths else None
-        texts, looks = torch.cat(embeds), [sample.settings for sample in samples]
-        more = _more(denoiser, looks, depth, dtype)
-        outputs = _predict(denoiser, torch.cat(entering), constants, texts, dtype, view.attend, more)
+        texts = torch.cat(embeds)
+
+        def control(place: int, text: Tensor) -> Added:
+            sample, x, at = samples[place], entering[place].to(dtype), constants[place].timestep
+            return added(denoiser, sample.settings, sample.payload.shown or {}, x, at, text)
+
+        controls = side_by_side([control(place, text) for place, text in enumerate(embeds)])
+        given = {**_given(denoiser, [each.settings for each in samples], depth, dtype), **controls}
+        outputs = _predict(denoiser, torch.cat(entering), constants, texts, dtype, view.attend, given)
         left = []
         for place, (sample, x, at) in enumerate(zip(samples, entering, constants, strict=True)):
-            settings, (_, negative, depth, _) = sample.settings, sample.payload
+            settings, (_, negative, depth, _, shown) = sample.settings, sample.payload
             if predicts_negative(settings, step):
                 text = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
-                attend, more = view.beside(place).attend, _more(denoiser, [settings], depth, dtype)
-                away = _predict(denoiser, x, [at], text, dtype, attend, more)
+                given = {**_given(denoiser, [settings], depth, dtype), **control(place, text)}
+                away = _predict(denoiser, x, [at], text, dtype, view.beside(place).attend, given)
                 negative = clean_of(denoiser, x, away, at)
             clean = guided(denoiser, settings, at, x, outputs[place : place + 1], negative)
-            left.append(Carried(clean, negative, depth, x))
+            left.append(Carried(clean, negative, depth, x, shown))
         view.commit()
         return left
 
@@ -172,7 +181,7 @@ def _predict(
     embeds_SLD: Tensor,
     dtype: torch.dtype,
     attend: TemporalAttend,
-    more: Mapping[str, Tensor],
+    more: Mapping[str, Any],
 ) -> Tensor:
     """One prediction for each of the frames, which see what `attend` shows them."""
     output: Tensor = denoiser.unet(
@@ -186,7 +195,7 @@ def _predict(
     return output.to(x_SCHW.dtype)
 
 
-def _more(
+def _given(
     denoiser: Denoiser, settings: Sequence[Settings], depth_SCHW: Tensor | None, dtype: torch.dtype
 ) -> Mapping[str, Tensor]:
     """What the UNet is given beside the frames, their timesteps and their prompts."""

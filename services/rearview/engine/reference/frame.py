@@ -19,6 +19,7 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.sampling import StepCoefficients
 from rearview.engine.reference.bank import PlainBank
+from rearview.engine.reference.control import Shown, added
 
 __all__ = ["clean_of", "denoise_latent", "guided", "predicts_negative", "translate_frame"]
 
@@ -39,8 +40,11 @@ def denoise_latent(
     ordinal: int,
     dtype: torch.dtype,
     bank: PlainBank | None = None,
+    shown: Shown | None = None,
 ) -> Tensor:
-    """All denoising steps of one encoded frame; returns the clean latent. Reads and writes `bank`."""
+    """All denoising steps of one encoded frame; returns the clean latent. Reads and writes `bank`. `shown`:
+    what the acting controls of `settings` are shown.
+    """
     prompt = denoiser.conditioning.embed_frame(settings, ordinal)
     more = {**denoiser.embedded_scales([settings.guidance_scale]), **denoiser.adapter_rows([settings])}
     clean = away = x = z
@@ -48,12 +52,16 @@ def denoise_latent(
         x = denoiser.schedule.noisy(clean[0], x[0], settings, ordinal, index)[None]
         view = None if bank is None else bank.view(settings, ordinal, index)
         past = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
-        output = _predict(denoiser, x, step, prompt, dtype, **more, **past)
+        control = added(denoiser, settings, shown or {}, x.to(dtype), step.timestep, prompt)
+        output = _predict(denoiser, x, step, prompt, dtype, **more, **past, **control)
         if view is not None:
             view.commit()
         if predicts_negative(settings, index):
             negative = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
-            away = clean_of(denoiser, x, _predict(denoiser, x, step, negative, dtype, **more), step)
+            control = added(denoiser, settings, shown or {}, x.to(dtype), step.timestep, negative)
+            away = clean_of(
+                denoiser, x, _predict(denoiser, x, step, negative, dtype, **more, **control), step
+            )
         clean = guided(denoiser, settings, step, x, output, away)
     return clean
 

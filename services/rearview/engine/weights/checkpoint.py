@@ -14,9 +14,11 @@ import torch
 
 from rearview.contract.card import NULL_CHECKPOINT, is_chain, is_opaque, own_motion
 from rearview.contract.chain import OperatorKind, Span
+from rearview.contract.controls import ControlPicture
 from rearview.contract.sampler import sampler_of
 from rearview.engine.networks.chain import ChainModel, ForwardTime
 from rearview.engine.networks.conditioning import Conditioning
+from rearview.engine.networks.control_pictures import ControlPictures
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
 from rearview.engine.networks.low_rank import take_choices
@@ -24,6 +26,7 @@ from rearview.engine.networks.model import DiffusionModel, Model, NullModel
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.networks.sampling import Schedule
 from rearview.engine.weights.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
+from rearview.engine.weights.controls import load_controls
 from rearview.engine.weights.formats import (
     Additions,
     LoraFile,
@@ -80,8 +83,10 @@ def load_model(
     needs_depth = OperatorKind.ENCODE in span.kinds and bool(additions.depth)
     depth = load_depth(additions.depth, device, dtype) if needs_depth else None
     denoisers = load_denoisers(source, device, dtype, additions, noise) if needs_unet else {}
+    pictures = _pictures(additions, depth, device, dtype) if OperatorKind.ENCODE in span.kinds else None
+    plain = denoisers.pop(NO_ADAPTERS, None)
     return DiffusionModel(
-        vae, denoisers.pop(NO_ADAPTERS, None), device=device, dtype=dtype, adapted=denoisers, depth=depth
+        vae, plain, device=device, dtype=dtype, adapted=denoisers, depth=depth, pictures=pictures
     )
 
 
@@ -113,11 +118,15 @@ def _load_single_vae(network: Any, vae: SingleVae, dtype: torch.dtype) -> Any:
     return _assigned(empty, weights, dtype, f"model.vae: {vae.files[0]} cannot be loaded")
 
 
-def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEstimator:
-    """A DPTForDepthEstimation of any backbone. `depth`: folder or hub id. Raises ConfigError."""
+def load_depth(
+    depth: str, device: torch.device, dtype: torch.dtype, option: str = "model.depth"
+) -> DepthEstimator:
+    """A DPTForDepthEstimation of any backbone. `depth`: folder or hub id. Raises ConfigError that names the
+    option.
+    """
     from transformers import DPTForDepthEstimation
 
-    folder = find_depth(depth)
+    folder = find_depth(depth, option)
     try:
         if (kind := read_config(folder / "config.json").get("model_type")) != "dpt":
             raise ConfigError(f"{folder}: {kind} is not supported; use a DPTForDepthEstimation")
@@ -128,7 +137,22 @@ def load_depth(depth: str, device: torch.device, dtype: torch.dtype) -> DepthEst
         network = ready(checked(network, folder, needed), device, folder, UNREACHED_IN_DPT)
         return DepthEstimator(network, _input_size(network.config, folder), dtype)
     except ConfigError as error:
-        raise ConfigError(f"model.depth: {error}") from None
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def _pictures(
+    additions: Additions, depth: DepthEstimator | None, device: torch.device, dtype: torch.dtype
+) -> ControlPictures:
+    """`depth`: that of `additions.depth`, for controls that name the same."""
+    known = {} if depth is None else {additions.depth: depth}
+    depths = {}
+    for name, file in additions.controls.items():
+        if file.picture is ControlPicture.DEPTH:
+            if file.depth not in known:
+                known[file.depth] = load_depth(file.depth, device, dtype, f"model.controls.{name}.depth")
+            depths[name] = known[file.depth]
+    kinds = {name: file.picture for name, file in additions.controls.items()}
+    return ControlPictures(kinds, depths, dtype)
 
 
 def _input_size(config: Any, folder: Path) -> tuple[int, int]:
@@ -184,10 +208,11 @@ def load_denoisers(
     if additions.adapters:
         take_choices(unet, choice)
         take_choices(text_encoder, text_choice)
+    controls = load_controls(additions.controls, source.config("unet"), _latent_scale(source), device, dtype)
 
     def under(name: str) -> Denoiser:
         conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype, stacks)
-        return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout, noise)
+        return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout, noise, controls)
 
     return {name: under(name) for name in sets.names}
 
@@ -198,10 +223,16 @@ def latent_shape(
     """Shape (C, h, w) of a frame's latent; that of its pixels where there are no networks."""
     if is_opaque(checkpoint):
         return 3, height, width
-    config = find_checkpoint(checkpoint, (), additions).config("vae")
+    source = find_checkpoint(checkpoint, (), additions)
+    scale = _latent_scale(source)
+    return int(source.config("vae")["latent_channels"]), height // scale, width // scale
+
+
+def _latent_scale(source: Source) -> int:
+    """Pixels per latent cell."""
     # Both VAEs halve the size between blocks; the tiny one says so only by its number of blocks.
-    scale = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
-    return int(config["latent_channels"]), height // scale, width // scale
+    config = source.config("vae")
+    return int(2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1))
 
 
 def _source(place: Source | Path) -> Source:

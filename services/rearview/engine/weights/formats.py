@@ -21,15 +21,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rearview.contract.card import checkpoint_folder, is_hub_id, is_single_file, own_motion
+from rearview.contract.controls import ControlPicture
 from rearview.contract.family import check_checkpoint, check_folder, check_whole
 from rearview.engine.weights.vae_formats import SingleVae, find_single_vae
 from rearview.errors import ConfigError
 
 __all__ = [
     "Additions",
+    "ControlFile",
     "LoraFile",
     "Source",
     "find_checkpoint",
+    "find_control",
     "find_depth",
     "find_lora",
     "find_motion",
@@ -70,6 +73,17 @@ class LoraFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlFile:
+    """A ControlNet, and what it is shown."""
+
+    path: str
+    """Folder or hub id."""
+    picture: ControlPicture
+    depth: str = ""
+    """Folder or hub id of a DPTForDepthEstimation, for one that is shown depth, and only for that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Additions:
     """What replaces parts of a checkpoint or is added to it."""
 
@@ -89,6 +103,8 @@ class Additions:
     """Folder or hub id of a DPTForDepthEstimation, for motion modules with a depth branch. Empty: none."""
     beta_schedule: str = ""
     """Noise schedule instead of the checkpoint's. Empty: its own."""
+    controls: Mapping[str, ControlFile] = field(default_factory=dict)
+    """ControlNets by the names by which sessions ask for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +189,25 @@ def find_motion(checkpoint: str, motion: str) -> Path | None:
     return _folder_with_config("model.motion", motion, (place, place / "motion_adapter"), "a MotionAdapter")
 
 
-def find_depth(depth: str) -> Path:
-    """Folder of a depth model in transformers' format. Raises ConfigError."""
+def find_depth(depth: str, option: str = "model.depth") -> Path:
+    """Folder of a depth model in transformers' format. Raises ConfigError that names the option."""
     place = Path(depth)
     if is_hub_id(depth):
-        place = _hub_folder("model.depth", depth, ("config.json", "model.safetensors"))
+        place = _hub_folder(option, depth, ("config.json", "model.safetensors"))
         if not _has_safetensors(place):
-            place = _hub_folder("model.depth", depth, ("config.json", "pytorch_model.bin"))
-    return _folder_with_config("model.depth", depth, (place,), "a DPTForDepthEstimation")
+            place = _hub_folder(option, depth, ("config.json", "pytorch_model.bin"))
+    return _folder_with_config(option, depth, (place,), "a DPTForDepthEstimation")
+
+
+def find_control(option: str, control: str) -> Path:
+    """Folder of a ControlNet in diffusers' format. Raises ConfigError that names the option."""
+    place, name = Path(control), WEIGHT_NAMES["unet"]
+    if is_hub_id(control):
+        for ending in (".safetensors", ".fp16.safetensors", ".bin"):
+            place = _hub_folder(option, control, ("config.json", f"{name}{ending}"))
+            if any(place.glob(f"{name}*")):
+                break
+    return _folder_with_config(option, control, (place,), "a ControlNetModel")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""ControlNets in their plainest form, for `frame.py`: one frame, one ControlNet after another, in every step.
+
+No batches, tables or hints that are kept. What it shares with `networks/control.py` is the networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rearview.contract.settings import Settings
+from rearview.engine.networks.denoise import Denoiser
+
+__all__ = ["Shown", "added", "side_by_side", "zeros_like"]
+
+Shown = Mapping[str, Tensor]
+"""By name of the control, what it is shown of the frame: (H, W, 3) uint8."""
+Added = Mapping[str, Any]
+"""What a UNet is called with besides: the residuals. Empty: nothing is added."""
+DOWN, MIDDLE = "down_block_additional_residuals", "mid_block_additional_residual"
+
+
+def added(
+    denoiser: Denoiser, settings: Settings, shown: Shown, x: Tensor, timestep: float, text: Tensor
+) -> Added:
+    """What the frame's controls add to the prediction of x (1, C, h, w), in the type of the networks."""
+    total: list[Tensor] = []
+    for one in settings.acting_controls:
+        branch = denoiser.controls.branches[one.name]
+        hint = branch.embed(shown[one.name][None], x.dtype)
+        at, weight = torch.tensor([timestep], device=x.device), torch.tensor([one.weight]).to(x)
+        residuals = branch(x, at, text, hint, weight)
+        total = [a + b for a, b in zip(total, residuals, strict=True)] if total else [*residuals]
+    return {DOWN: total[:-1], MIDDLE: total[-1]} if total else {}
+
+
+def side_by_side(each: Sequence[Added]) -> Added:
+    """Of several frames in one prediction, those without a control among them."""
+    like = next(filter(None, each), None)
+    if like is None:
+        return {}
+    filled = [one or zeros_like(like) for one in each]
+    down = [torch.cat(parts) for parts in zip(*(one[DOWN] for one in filled), strict=True)]
+    return {DOWN: down, MIDDLE: torch.cat([one[MIDDLE] for one in filled])}
+
+
+def zeros_like(one: Added) -> Added:
+    """The same of a frame without controls."""
+    return {DOWN: [torch.zeros_like(each) for each in one[DOWN]], MIDDLE: torch.zeros_like(one[MIDDLE])}

@@ -1,0 +1,309 @@
+"""ControlNets must not break what always holds: alone = batched, whole = pieces, moved = never moved.
+
+In float64, with a feature bank and with a temporal cache, against the plain path. A control is seen in the
+first frame under it and in none before, and a row without one is what it is in the company of its like.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from rearview.contract.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.frame import CONTROL, HINT, LATENT, Frame
+from rearview.contract.memories import BankSettings, CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.settings import Guidance, Settings
+from rearview.engine.acceleration.compiled import CompiledCall
+from rearview.engine.acceleration.graphs import capture
+from rearview.engine.engine import Engine, Order
+from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
+from rearview.engine.memory.cache.window import CacheWindow
+from rearview.engine.memory.protocol import Views
+from rearview.engine.networks.control import ControlBranch
+from rearview.engine.networks.encode import encode
+from rearview.engine.networks.model import DiffusionModel
+from rearview.engine.player import Clip, Player
+from rearview.engine.reference.bank import PlainBank
+from rearview.engine.reference.cache import PlainCache
+from rearview.engine.reference.clip import Carried, denoise_clip, step_function
+from rearview.engine.reference.frame import denoise_latent
+from rearview.engine.rows import Row
+from rearview.engine.scheduler import CostTable, Scheduler
+from rearview.engine.weights.checkpoint import load_model
+from rearview.engine.weights.formats import Additions
+from support.frames import content, in_flight
+from support.moves import play_moving
+from support.stand_in_graphs import StandInRecorder
+from support.tiny import SIZE, random_frames, session, write_tiny_checkpoint
+from support.tiny_bank import Stream, gap, play
+from support.tiny_control import control_files, controlled, shown_to
+from support.tiny_motion_files import original_motion, write_motion_file
+from support.toy import player
+from torch import Tensor
+
+pytestmark = pytest.mark.unit
+
+CPU, DTYPE = torch.device("cpu"), torch.float64
+EXACT = 1e-9
+STEPS = 2
+SPAN = Span("latent", chain(STEPS)[:-1])
+CUTS = ([[0, 1, 2]], [[0], [1, 2]], [[0, 1], [2]], [[0], [1], [2]])
+"""Of encode and two steps, by place."""
+BANK = BankSettings(interval=2, fusion_threshold=0.5)
+WINDOW = CacheWindow(2, 3)
+EDGES, TILE, BOTH = (
+    controlled(("edges", 0.8)),
+    controlled(("tile", 1.2)),
+    controlled(("tile", 0.5), ("edges", 1.0)),
+)
+FULL = {"guidance": Guidance.FULL, "guidance_scale": 2.0, "negative_prompt": "zebra"}
+
+
+@lru_cache
+def tiny_model(motion: bool) -> DiffusionModel:
+    """With two ControlNets; self-attention made sharp, since flat attention would hide a bank."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = write_tiny_checkpoint(folder / "checkpoint")
+        controls = control_files(folder, checkpoint)
+        file = str(write_motion_file(folder / "motion.ckpt", original_motion())) if motion else ""
+        model = load_model(str(checkpoint), SPAN, CPU, DTYPE, Additions(motion=file, controls=controls))
+    assert isinstance(model, DiffusionModel)
+    for name, parameter in model.denoisers[""].unet.named_parameters():
+        if ".attn1.to_q." in name or ".attn1.to_k." in name or ".attn1.to_out." in name:
+            parameter.mul_(6.0)
+    return model
+
+
+def engine_of(
+    span: Span = SPAN, max_batch: int = 16, *, motion: bool = False, order: Order = Order.BACK_TO_BACK
+) -> Engine:
+    model = tiny_model(motion)
+    cache = CacheOptions(WINDOW) if motion else None
+    options = MemoryOptions(
+        num_slots=8, height=SIZE, width=SIZE, dtype=DTYPE, bank=None if motion else BANK, cache=cache
+    )
+    memory = build_memories(span, model.layouts, options)
+    return Engine(span, model, memory, Scheduler(CostTable(), max_batch), order=order, clock=lambda: 0.0)
+
+
+def spec_of(name: str, *, bank: bool = False, cached: bool = False, **settings: object) -> SessionSpec:
+    under = Settings(**{"prompt": "a", "strength": 0.6, "steps": STEPS, **settings})  # type: ignore[arg-type]
+    return replace(
+        session(name, under), bank=BANK if bank else None, cache=CacheSettings() if cached else None
+    )
+
+
+def mixed() -> list[Stream]:
+    """Sessions with one control, with two, with none, guided, with a bank, and those that change."""
+    specs = [
+        spec_of("none", bank=True),
+        spec_of("edges", bank=True, controls=EDGES),
+        spec_of("tile", controls=TILE, seed=1),
+        spec_of("both", bank=True, controls=BOTH, steps=1),
+        spec_of("full", controls=BOTH, **FULL),
+        spec_of("turned on", bank=True, prompt="b"),
+    ]
+    changes = {"turned on": {2: replace(specs[-1].settings, controls=EDGES)}}
+    return [
+        Stream(spec, random_frames(5, seed), changes.get(spec.session_id, {}))
+        for seed, spec in enumerate(specs)
+    ]
+
+
+def by_reference(stream: Stream) -> list[Tensor | None]:
+    """The stream on the plain path."""
+    model = tiny_model(False)
+    denoiser, found = model.denoisers[""], []
+    assert denoiser.bank_layout is not None
+    bank = None if stream.spec.bank is None else PlainBank(stream.spec.bank, denoiser.bank_layout)
+    for n, image in enumerate(stream.latents):
+        under = stream.settings(n)
+        with torch.inference_mode():
+            z, shown = encode(model.vae, image[None], DTYPE), shown_to(under, image)
+            found.append(denoise_latent(denoiser, z, under, n, DTYPE, bank, shown)[0])
+    return list(found)
+
+
+@pytest.mark.parametrize("order", Order)
+def test_alone_and_batched_are_the_plain_path(order: Order) -> None:
+    streams = mixed()
+    together = play(engine_of(order=order), streams, seed=1)
+    for stream in streams:
+        name = stream.spec.session_id
+        expected = by_reference(stream)
+        assert gap(together[name], expected) <= EXACT, name
+        assert gap(play(engine_of(), [stream])[name], expected) <= EXACT, name
+
+
+def row_of(name: str, image: Tensor, step: int, planes: Mapping[str, Tensor], **settings: object) -> Row:
+    operator = Operator(OperatorKind.DENOISE, step)
+    spec = spec_of(name, **settings)
+    return Row((in_flight(spec, 0, operator, planes),), operator, "group", float("inf"))
+
+
+def entering_step(name: str, image: Tensor, **settings: object) -> Row:
+    """A frame's first step, as encoding leaves it."""
+    operator, spec = Operator(OperatorKind.ENCODE), spec_of(name, **settings)
+    row = Row((in_flight(spec, 0, operator, image),), operator, "group", float("inf"))
+    (planes,) = tiny_model(False).forward([row], Views()).outputs
+    return row_of(name, image, 0, planes, **settings)
+
+
+def test_a_row_without_a_control_is_bit_by_bit_as_without_in_the_same_batch() -> None:
+    first, second = random_frames(2)
+    plain = entering_step("a", first)
+    beside = [entering_step("b", second, controls=controls) for controls in ((), EDGES, BOTH)]
+    found = [tiny_model(False).forward([plain, other], Views()).outputs for other in beside]
+    assert [torch.equal(found[0][0][LATENT], each[0][LATENT]) for each in found] == [True] * 3
+    assert not torch.equal(found[0][1][LATENT], found[1][1][LATENT])
+
+
+def test_each_control_runs_once_over_its_rows_and_embeds_once_a_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def watch(name: str, branch: ControlBranch) -> None:
+        call, embed = branch.call, branch.embed
+
+        def called(given: Sequence[Tensor]) -> Sequence[Tensor]:
+            ran.append((name, len(given[0])))
+            return call(given)
+
+        def embedded(pictures: Tensor, dtype: torch.dtype) -> Tensor:
+            ran.append((f"{name} is shown", len(pictures)))
+            return embed(pictures, dtype)
+
+        monkeypatch.setattr(branch, "call", called)
+        monkeypatch.setattr(branch, "embed", embedded)
+
+    for name, branch in tiny_model(False).denoisers[""].controls.branches.items():
+        watch(name, branch)
+    engine = engine_of()
+    asked = {"none": (), "edges": EDGES, "both": BOTH}
+    for name, controls in asked.items():
+        engine.open(spec_of(name, controls=controls, **(FULL if name == "both" else {})))
+    clips = player(engine)
+    for name, image in zip(asked, random_frames(3), strict=True):
+        clips.admit(name, 0, {"picture": image}, 0)
+    assert len(list(clips.left())) == 3
+    embeddings = [each for each in ran if "shown" in each[0]]
+    assert embeddings == [("edges is shown", 2), ("tile is shown", 1)]
+    assert [each for each in ran if each not in embeddings] == [("edges", 3), ("tile", 2)] * STEPS
+
+
+def assert_equal(found: Sequence[Frame[Tensor]], expected: Sequence[Frame[Tensor]]) -> None:
+    pairs = [(content(one), content(other)) for one, other in zip(found, expected, strict=True)]
+    assert [a is not None and b is not None and torch.equal(a, b) for a, b in pairs] == [True] * len(pairs)
+
+
+def clip_of(spec: SessionSpec, frames: int, turned: Mapping[int, Settings]) -> Clip:
+    return Clip(spec, [{"picture": image} for image in random_frames(frames)], turned)
+
+
+def clips() -> list[tuple[Clip, bool]]:
+    """With a bank, and with a cache: the control comes, changes and goes."""
+    found = []
+    for motion in (False, True):
+        spec = spec_of("ab" * 16, bank=not motion, cached=motion, controls=EDGES)
+        turned = {
+            at: replace(spec.settings, controls=controls, prompt="b" if at == 6 else "a")
+            for at, controls in ((3, BOTH), (6, TILE), (8, ()))
+        }
+        found.append((clip_of(spec, 11, turned), motion))
+    return found
+
+
+def noting(crossing: list[set[str]]) -> Callable[[Frame[Tensor]], Frame[Tensor]]:
+    """A link that notes which planes go over it."""
+
+    def crosses(frame: Frame[Tensor]) -> Frame[Tensor]:
+        crossing.append(set(frame.planes or ()))
+        return frame
+
+    return crosses
+
+
+@pytest.mark.parametrize(("clip", "motion"), clips(), ids=["bank", "cache"])
+def test_whole_equals_pieces_and_hints_never_leave_a_span(clip: Clip, motion: bool) -> None:
+    found = []
+    for cut in CUTS:
+        spans = [Span(f"s{piece[0]}", tuple(SPAN.operators[at] for at in piece)) for piece in cut]
+        crossing: list[set[str]] = []
+        engines = [engine_of(span, 1, motion=motion) for span in spans]
+        line = Player(*engines, clock=lambda: 0.0, link=noting(crossing))
+        found.append(line.play(clip)[clip.spec.session_id])
+        assert not any(HINT in names for names in crossing)
+        assert any(CONTROL in names for names in crossing) == (len(cut) > 1)
+    for pieces in found[1:]:
+        assert_equal(pieces, found[0])
+
+
+@pytest.mark.parametrize(("clip", "motion"), clips(), ids=["bank", "cache"])
+def test_moved_equals_never_moved(clip: Clip, motion: bool) -> None:
+    stays = player(engine_of(max_batch=1, motion=motion)).play(clip)[clip.spec.session_id]
+    legs = [[engine_of(max_batch=1, motion=motion)] for _ in range(4)]
+    assert_equal(play_moving(clip, legs, at=[2, 5, 8]), stays)
+
+
+def test_a_cache_with_controls_is_the_plain_path() -> None:
+    (clip, _) = clips()[1]
+    model, images = tiny_model(True), random_frames(11)
+    versions = {0: clip.spec.settings, **clip.changes}
+    under = [versions[max(at for at in versions if at <= n)] for n in range(11)]
+    entering = []
+    with torch.inference_mode():
+        for image, settings in zip(images, under, strict=True):
+            z = encode(model.vae, image[None], DTYPE)
+            entering.append(Carried(z, z, shown=shown_to(settings, image)))
+        run = step_function(model.denoisers[""], DTYPE, PlainCache(WINDOW.sink_frames, WINDOW.ring_frames))
+        assert clip.spec.cache is not None
+        left = denoise_clip(run, entering, under, clip.spec.cache, WINDOW.sink_frames)
+    found = player(engine_of(motion=True)).play(clip)[clip.spec.session_id]
+    expected = [None if each is None else each.clean[0] for each in left]
+    assert gap([content(frame) for frame in found], expected) <= EXACT
+
+
+def test_a_change_is_seen_in_the_first_frame_under_it_and_in_none_before() -> None:
+    spec = spec_of("a")
+    under = replace(spec.settings, controls=EDGES)
+    turned = {3: under, 5: replace(spec.settings, controls=controlled(("edges", 0.0)))}
+    found = [
+        player(engine_of(max_batch=1)).play(clip_of(each, 7, changes))["a"]
+        for each, changes in ((spec, {}), (spec, turned), (replace(spec, settings=under), {}))
+    ]
+    never, live, always = ([content(frame) for frame in frames] for frames in found)
+    assert [gap([a], [b]) == 0.0 for a, b in zip(never, live, strict=True)] == [
+        n not in (3, 4) for n in range(7)
+    ]
+    assert gap(live[3:5], always[3:5]) == 0.0
+
+
+def test_captured_and_flat_calls_give_the_same_pictures() -> None:
+    model = tiny_model.__wrapped__(False)
+    denoiser = model.denoisers[""]
+
+    def pictures() -> dict[str, list[Tensor | None]]:
+        options = MemoryOptions(num_slots=8, height=SIZE, width=SIZE, dtype=DTYPE, bank=BANK)
+        memory = build_memories(SPAN, model.layouts, options)
+        engine = Engine(SPAN, model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
+        return play(engine, mixed(), seed=3)
+
+    eager = pictures()
+    denoiser.call = call = CompiledCall(denoiser.unet, lambda shape, flat, tensors: flat)
+    flat = pictures()
+    assert call.counts.accelerated
+    assert max(gap(flat[name], eager[name]) for name in eager) == 0.0
+    counts = capture(model, StandInRecorder())
+    captured = [pictures(), pictures()][1]
+    assert len(counts) == 4
+    assert all(each.accelerated for each in counts)
+    assert max(gap(captured[name], eager[name]) for name in eager) == 0.0
