@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["AdapterConfig", "ModelConfig"]
+from rearview.contract.controls import ControlPicture
+
+__all__ = ["AdapterConfig", "ControlConfig", "ModelConfig"]
 
 
 class AdapterConfig(BaseModel):
@@ -19,6 +21,26 @@ class AdapterConfig(BaseModel):
     """A LoRA: .safetensors file, folder, or on the hub `owner/name[/file]`; kohya's, diffusers' or peft's."""
     scale: float = Field(default=1.0, ge=-4.0, le=4.0)
     """How much of it."""
+
+
+class ControlConfig(BaseModel):
+    """One ControlNet, and what it is shown of a frame."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1)
+    """Folder or hub id of a ControlNetModel in diffusers' format, for the checkpoint's base model."""
+    picture: ControlPicture
+    """What it was trained to be shown: `canny`, `soft_edges`, `depth`, or `tile`, the frame itself."""
+    depth: str = ""
+    """Folder or hub id of a DPTForDepthEstimation (`Intel/dpt-hybrid-midas`): for one that is shown
+    depth, and only for that."""
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> ControlConfig:
+        if (self.picture is ControlPicture.DEPTH) != bool(self.depth):
+            raise ValueError("depth is needed with the picture depth, and only with that")
+        return self
 
 
 class ModelConfig(BaseModel):
@@ -55,6 +77,9 @@ class ModelConfig(BaseModel):
     """Those of the sets that are merged into weights when a replica starts: their frames cost what frames
     without adapters do. Each takes the memory of the layers that it changes, is asked for alone and at weight
     1, and sessions with different ones do not share forwards."""
+    controls: dict[str, ControlConfig] = Field(default_factory=dict)
+    """Named ControlNets: a session may ask for several (`Settings.controls`). Each adds about a third to what
+    the denoising steps of its frames cost, and its weights to the memory."""
     device: str = "auto"
     """`auto`: the first that there is of CUDA, MPS (Apple), XPU (Intel) and CPU. Or a torch device."""
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
@@ -72,13 +97,13 @@ class ModelConfig(BaseModel):
     height: int = Field(default=256, ge=64, le=1024, multiple_of=8)
     """Default height of a session, pixels."""
 
-    @field_validator("adapters")
+    @field_validator("adapters", "controls")
     @classmethod
-    def _check_adapters(cls, adapters: dict[str, object]) -> dict[str, object]:
-        wrong = [name for name in adapters if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name)]
+    def _check_names(cls, named: dict[str, object]) -> dict[str, object]:
+        wrong = [name for name in named if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name)]
         if wrong:
             raise ValueError(f"names have lower case letters, digits and -: not {', '.join(wrong)}")
-        return adapters
+        return named
 
     @model_validator(mode="after")
     def _check_merged(self) -> ModelConfig:

@@ -6,13 +6,15 @@ be quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import starmap
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
+from rearview.contract.controls import WeightedControl, are_allowed
 from rearview.contract.memories import BankOptions, BankPolicy, CacheOptions, Rewarm
 from rearview.contract.methods import Method
 from rearview.contract.settings import Guidance, Settings, SettingsChange, WeightedAdapters
@@ -33,6 +35,7 @@ __all__ = [
     "check_started_here",
     "one_of",
     "parse_adapters",
+    "parse_controls",
     "parse_size",
     "parse_timesteps",
     "spelled",
@@ -72,6 +75,35 @@ def one_of(kind: type[MemberT]) -> Callable[[str | MemberT], MemberT]:
     return parse
 
 
+def parse_adapters(texts: Sequence[str]) -> tuple[WeightedAdapters, ...]:
+    """`ink` or `ink=0.6` each. Raises BadParameter."""
+    found = tuple(starmap(WeightedAdapters, _weighted(texts, "--adapters")))
+    try:
+        Settings(adapter_mix=found)
+    except InvalidRequest:
+        said = "up to 4, with weights of -4 to 4"
+        raise typer.BadParameter(said, param_hint="--adapters") from None
+    return found
+
+
+def parse_controls(texts: Sequence[str]) -> tuple[WeightedControl, ...]:
+    """`edges` or `edges=0.8` each. Raises BadParameter."""
+    found = tuple(starmap(WeightedControl, _weighted(texts, "--control")))
+    if not are_allowed(found):
+        raise typer.BadParameter("up to 4, each once, with weights of 0 to 2", param_hint="--control")
+    return found
+
+
+def _weighted(texts: Sequence[str], option: str) -> Iterator[tuple[str, float]]:
+    """Names with their weights, 1 where none is said."""
+    for text in texts:
+        name, equals, weight = text.partition("=")
+        try:
+            yield name, float(weight) if equals else 1.0
+        except ValueError:
+            raise typer.BadParameter(f"{weight!r} is no weight", param_hint=option) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Look:
     """What the pictures are translated under. Raises BadParameter for an option that would do nothing."""
@@ -87,15 +119,15 @@ class Look:
     guidance_scale: float | None
     delta: float | None
     negative_prompt: str | None
-    adapters: str | None
+    adapters: tuple[WeightedAdapters, ...] | None
     blend_frames: int | None
+    controls: tuple[WeightedControl, ...] | None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():
             raise typer.BadParameter("is empty", param_hint="--prompt")
         if self.timesteps is not None and (self.strength, self.steps) != (None, None):
             raise typer.BadParameter("say strength and steps already", param_hint="--timesteps")
-        parse_adapters(self.adapters)
         guides = self.guidance not in (None, Guidance.NONE)
         if self.guidance_scale is not None and not guides:
             raise typer.BadParameter("needs --guidance", param_hint="--guidance-scale")
@@ -135,8 +167,10 @@ class Look:
             delta=self.delta,
             negative_prompt=self.negative_prompt,
             blend_frames=self.blend_frames,
+            controls=self.controls,
+            adapter_mix=self.adapters,
         )
-        return cast("OpenOptions", {**change.named(), **parse_adapters(self.adapters).named()})
+        return cast("OpenOptions", change.named())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,23 +252,6 @@ def parse_timesteps(text: str) -> tuple[int, ...]:
         said = f"{text!r}: write entries of the grid, 0 to {LCM_GRID - 1}, the lowest (noisiest) first: 15,32"
         raise typer.BadParameter(said, param_hint="--timesteps") from None
     return indices
-
-
-def parse_adapters(text: str | None) -> SettingsChange:
-    """ "ink" as one adapter set, "ink=0.6,oil" as a mix. Raises BadParameter."""
-    if text is None or not {*text} & {*"=,"}:
-        return SettingsChange(adapters=text)
-    try:
-        pairs = (one.partition("=") for one in text.split(","))
-        mix = tuple(
-            WeightedAdapters(name.strip(), float(weight) if sign else 1.0) for name, sign, weight in pairs
-        )
-        change = SettingsChange(adapter_mix=mix)
-        change.apply(Settings())
-    except (ValueError, InvalidRequest):
-        said = f"{text!r}: write up to four sets with weights from -4 to 4: ink=0.6,oil=0.3"
-        raise typer.BadParameter(said, param_hint="--adapters") from None
-    return change
 
 
 def _either(choices: tuple[Guidance, ...]) -> str:

@@ -17,6 +17,8 @@ from rearview.cli.choices import (
     Past,
     check_started_here,
     one_of,
+    parse_adapters,
+    parse_controls,
     parse_size,
     parse_timesteps,
 )
@@ -120,7 +122,18 @@ def translate(
         str | None, _picture("What they shall not look like (guidance initialize, full).")
     ] = None,
     adapters: Annotated[
-        str | None, _picture("Adapter sets of the deployment: `ink`, or with weights `ink=0.6,oil=0.3`.")
+        list[str] | None,
+        _picture(
+            "One of the deployment's adapter sets: ink, or ink=0.6, from -4 to 4. Repeat it.",
+            metavar="<name[=weight]>",
+        ),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        _picture(
+            "One of the deployment's ControlNets: edges, or edges=0.8, from 0 to 2. Repeat it.",
+            metavar="<name[=weight]>",
+        ),
     ] = None,
     size: Annotated[
         str | None, _picture("WIDTHxHEIGHT. Default: IN's shape, and as many pixels as the model is for.")
@@ -187,8 +200,9 @@ def translate(
         guidance_scale=guidance_scale,
         delta=delta,
         negative_prompt=negative_prompt,
-        adapters=adapters,
+        adapters=parse_adapters(adapters) if adapters else None,
         blend_frames=blend_frames,
+        controls=parse_controls(control) if control else None,
     )
     past = Past(
         method=method,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rearview.config import LimitsConfig, ModelConfig, TenantConfig
 from rearview.contract.card import ModelCard
+from rearview.contract.controls import check_controls
 from rearview.contract.lease import Quota
 from rearview.contract.opening import OpenRequest
 from rearview.contract.session import SessionSpec
@@ -190,6 +191,7 @@ class Admission:
         model = self.served.model
         check_guidance(settings, embeds_scale=self.served.card.embeds_scale)
         check_adapters(settings, model.adapters, model.merged_adapters)
+        check_controls(settings.controls, model.controls)
         for text in settings.texts:
             self.check_prompt(text)
 

@@ -36,6 +36,10 @@ def _parts(config: ModelConfig) -> Iterator[bytes]:
         yield from _source(config.single_file_config)
     for source in (config.checkpoint, config.vae, config.lcm_lora, config.motion, config.depth):
         yield from _source(source)
+    for name, control in sorted(config.controls.items()):
+        yield f"control {name} {control.picture.value}".encode()
+        yield from _source(control.path)
+        yield from _source(control.depth)
     for name, files in sorted(config.adapters.items()):
         for one in files:
             kind = "merged" if name in config.merged_adapters else "stacked"

@@ -15,7 +15,7 @@ from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model
 from rearview.engine.weights.checkpoint import latent_shape
-from rearview.engine.weights.formats import Additions, LoraFile
+from rearview.engine.weights.formats import Additions, ControlFile, LoraFile
 from rearview.errors import ConfigError
 
 __all__ = ["additions", "memories_of"]
@@ -40,6 +40,9 @@ def additions(model: ModelConfig) -> Additions:
         motion=model.motion,
         depth=model.depth,
         beta_schedule=model.beta_schedule,
+        controls={
+            name: ControlFile(one.path, one.picture, one.depth) for name, one in model.controls.items()
+        },
     )
 
 

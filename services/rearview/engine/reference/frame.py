@@ -23,6 +23,8 @@ from rearview.engine.reference.control import Shown, added
 
 __all__ = ["clean_of", "denoise_latent", "guided", "predicts_negative", "translate_frame"]
 
+Look = tuple[Settings, Shown]
+
 
 @torch.inference_mode()
 def translate_frame(
@@ -46,31 +48,39 @@ def denoise_latent(
     what the acting controls of `settings` are shown.
     """
     prompt = denoiser.conditioning.embed_frame(settings, ordinal)
-    more = {**denoiser.embedded_scales([settings.guidance_scale]), **denoiser.adapter_rows([settings])}
+    look = settings, shown or {}
     clean = away = x = z
     for index, step in enumerate(denoiser.schedule.steps(settings)):
         x = denoiser.schedule.noisy(clean[0], x[0], settings, ordinal, index)[None]
         view = None if bank is None else bank.view(settings, ordinal, index)
         past = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
-        control = added(denoiser, settings, shown or {}, x.to(dtype), step.timestep, prompt)
-        output = _predict(denoiser, x, step, prompt, dtype, **more, **past, **control)
+        output = _predict(denoiser, look, x, step, prompt, dtype, **past)
         if view is not None:
             view.commit()
         if predicts_negative(settings, index):
             negative = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
-            control = added(denoiser, settings, shown or {}, x.to(dtype), step.timestep, negative)
-            away = clean_of(
-                denoiser, x, _predict(denoiser, x, step, negative, dtype, **more, **control), step
-            )
+            away = clean_of(denoiser, x, _predict(denoiser, look, x, step, negative, dtype), step)
         clean = guided(denoiser, settings, step, x, output, away)
     return clean
 
 
 def _predict(
-    denoiser: Denoiser, x: Tensor, step: StepCoefficients, text: Tensor, dtype: torch.dtype, **more: Any
+    denoiser: Denoiser,
+    look: Look,
+    x: Tensor,
+    step: StepCoefficients,
+    text: Tensor,
+    dtype: torch.dtype,
+    **past: Any,
 ) -> Tensor:
-    at = torch.tensor([step.timestep], device=x.device)
-    output: Tensor = denoiser.unet(x.to(dtype), at, encoder_hidden_states=text, return_dict=False, **more)[0]
+    (settings, shown), at = look, torch.tensor([step.timestep], device=x.device)
+    given = {
+        **denoiser.embedded_scales([settings.guidance_scale]),
+        **denoiser.adapter_rows([settings]),
+        **past,
+    }
+    given |= added(denoiser, settings, shown, x.to(dtype), step.timestep, text)
+    output: Tensor = denoiser.unet(x.to(dtype), at, encoder_hidden_states=text, return_dict=False, **given)[0]
     return output.to(x.dtype)
 
 
