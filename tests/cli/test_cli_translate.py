@@ -143,7 +143,7 @@ def test_adapter_sets_have_weights_of_their_own(server: FakeServer, tmp_path: Pa
     mix = [(one.adapters, one.weight) for one in settings.adapter_mix]
     assert (mix, settings.HasField("adapters")) == ([("ink", 0.5), ("oil", 1.0), ("pen", -1.0)], False)
     for bad in (["ink=much"], ["ink=5"], ["ink"] * 5):
-        with pytest.raises(typer.BadParameter, match="is no weight|up to 4, with weights of -4 to 4"):
+        with pytest.raises(typer.BadParameter, match=r"is no weight|up to 4, with weights of -4 to 4"):
             parse_adapters(bad)
 
 

@@ -22,7 +22,7 @@ from rearview.engine.networks.motion_module import TemporalAttend
 from rearview.engine.networks.sampling import StepCoefficients
 from rearview.engine.reference.cache import PlainCache
 from rearview.engine.reference.control import Added, Shown, added, side_by_side
-from rearview.engine.reference.frame import clean_of, guided, predicts_negative
+from rearview.engine.reference.guidance import clean_of, guided, predicts_negative
 
 __all__ = ["Carried", "Sample", "StepFunction", "denoise_clip", "step_function"]
 
