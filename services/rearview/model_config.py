@@ -7,8 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rearview.contract.controls import ControlPicture
-
 __all__ = ["AdapterConfig", "ControlConfig", "ModelConfig"]
 
 
@@ -30,7 +28,7 @@ class ControlConfig(BaseModel):
 
     path: str = Field(min_length=1)
     """Folder or hub id of a ControlNetModel in diffusers' format, for the checkpoint's base model."""
-    picture: ControlPicture
+    picture: Literal["canny", "soft_edges", "depth", "tile"]
     """What it was trained to be shown: `canny`, `soft_edges`, `depth`, or `tile`, the frame itself."""
     depth: str = ""
     """Folder or hub id of a DPTForDepthEstimation (`Intel/dpt-hybrid-midas`): for one that is shown
@@ -38,7 +36,7 @@ class ControlConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_depth(self) -> ControlConfig:
-        if (self.picture is ControlPicture.DEPTH) != bool(self.depth):
+        if (self.picture == "depth") != bool(self.depth):
             raise ValueError("depth is needed with the picture depth, and only with that")
         return self
 

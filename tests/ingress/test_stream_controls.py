@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import pytest
 from rearview.config import ServiceConfig, load_config
 from rearview.contract.controls import ControlPicture
-from rearview.errors import Reason
+from rearview.errors import ConfigError, Reason
+from rearview.model_config import ControlConfig
 from rearview.v1 import model_service_pb2, model_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import OPERATORS, RawStream, quickly_stopped
@@ -30,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     control = write_tiny_control(folder / "edges", checkpoint, gain=6.0)
     return {
         "checkpoint": str(checkpoint),
-        "controls": {"edges": {"path": str(control), "picture": ControlPicture.SOFT_EDGES.value}},
+        "controls": {"edges": {"path": str(control), "picture": "soft_edges"}},
         "device": "cpu",
         "dtype": "float32",
         "compiled": False,
@@ -119,3 +120,11 @@ async def test_controls_are_told_and_others_are_refused_by_name(model: dict[str,
                 end = await stream.read_to_end()
     assert end.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "there is no such control; there are: edges" in end.message
+
+
+def test_a_configuration_names_what_each_is_shown() -> None:
+    pictures = ControlConfig.model_fields["picture"].annotation
+    assert get_args(pictures) == tuple(each.value for each in ControlPicture)
+    for wrong in ({"picture": "pose"}, {"picture": "depth"}, {"picture": "tile", "depth": "owner/dpt"}):
+        with pytest.raises(ConfigError, match=r"model\.controls\.edges"):
+            config_of({"checkpoint": "null", "controls": {"edges": {"path": "owner/it", **wrong}}}, FUSED)

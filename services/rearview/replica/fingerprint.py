@@ -37,7 +37,7 @@ def _parts(config: ModelConfig) -> Iterator[bytes]:
     for source in (config.checkpoint, config.vae, config.lcm_lora, config.motion, config.depth):
         yield from _source(source)
     for name, control in sorted(config.controls.items()):
-        yield f"control {name} {control.picture.value}".encode()
+        yield f"control {name} {control.picture}".encode()
         yield from _source(control.path)
         yield from _source(control.depth)
     for name, files in sorted(config.adapters.items()):

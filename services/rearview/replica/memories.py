@@ -7,6 +7,7 @@ import torch
 from rearview.config import CacheConfig, ModelConfig, ServiceConfig
 from rearview.contract.card import has_motion, is_opaque, size_multiple
 from rearview.contract.chain import Span
+from rearview.contract.controls import ControlPicture
 from rearview.control.methods import default_bank
 from rearview.engine.ahead import Ahead
 from rearview.engine.devices import pick_dtype
@@ -41,7 +42,8 @@ def additions(model: ModelConfig) -> Additions:
         depth=model.depth,
         beta_schedule=model.beta_schedule,
         controls={
-            name: ControlFile(one.path, one.picture, one.depth) for name, one in model.controls.items()
+            name: ControlFile(one.path, ControlPicture(one.picture), one.depth)
+            for name, one in model.controls.items()
         },
     )
 

@@ -390,9 +390,9 @@ class WeightedControl(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, one of `Model.controls`."""
+    """One of `Model.controls`."""
     weight: _builtins.float
-    """0 to 2. 0: as if it were not named. Default 1."""
+    """0 to 2; 0 is as if it were not named. Default 1."""
     def __init__(
         self,
         *,
@@ -521,9 +521,8 @@ class Settings(_message.Message):
     @_builtins.property
     def controls(self) -> Global___Controls:
         """ControlNets that hold the frame's shape in the picture, from the next frame
-        on, in place of all that were there before. The service draws from the frame
-        what they are shown. Another name than the deployment has is refused, and the
-        refusal lists those there are. Default: none.
+        on, instead of those before. What they are shown is drawn from the frame.
+        Another name is refused, and the refusal lists those there are. Default: none.
         """
 
     def __init__(

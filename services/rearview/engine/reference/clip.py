@@ -94,7 +94,8 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
         texts = torch.cat(embeds)
 
         def control(place: int, text: Tensor) -> Added:
-            sample, x, at = samples[place], entering[place].to(dtype), constants[place].timestep
+            sample, x = samples[place], entering[place].to(dtype)
+            at = torch.tensor([constants[place].timestep], device=x.device)
             return added(denoiser, sample.settings, sample.payload.shown or {}, x, at, text)
 
         controls = side_by_side([control(place, text) for place, text in enumerate(embeds)])

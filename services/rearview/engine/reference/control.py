@@ -14,7 +14,7 @@ from torch import Tensor
 from rearview.contract.settings import Settings
 from rearview.engine.networks.denoise import Denoiser
 
-__all__ = ["Shown", "added", "side_by_side", "zeros_like"]
+__all__ = ["Added", "Shown", "added", "side_by_side", "steered"]
 
 Shown = Mapping[str, Tensor]
 """By name of the control, what it is shown of the frame: (H, W, 3) uint8."""
@@ -23,18 +23,29 @@ Added = Mapping[str, Any]
 DOWN, MIDDLE = "down_block_additional_residuals", "mid_block_additional_residual"
 
 
-def added(
-    denoiser: Denoiser, settings: Settings, shown: Shown, x: Tensor, timestep: float, text: Tensor
-) -> Added:
-    """What the frame's controls add to the prediction of x (1, C, h, w), in the type of the networks."""
+def added(denoiser: Denoiser, settings: Settings, shown: Shown, x: Tensor, at: Tensor, text: Tensor) -> Added:
+    """What the frame's controls add to the prediction of x (1, C, h, w), in the type of the networks. `at`:
+    its timestep, (1,).
+    """
     total: list[Tensor] = []
     for one in settings.acting_controls:
         branch = denoiser.controls.branches[one.name]
         hint = branch.embed(shown[one.name][None], x.dtype)
-        at, weight = torch.tensor([timestep], device=x.device), torch.tensor([one.weight]).to(x)
+        weight = torch.tensor([one.weight]).to(x)
         residuals = branch(x, at, text, hint, weight)
         total = [a + b for a, b in zip(total, residuals, strict=True)] if total else [*residuals]
     return {DOWN: total[:-1], MIDDLE: total[-1]} if total else {}
+
+
+def steered(denoiser: Denoiser, settings: Settings, shown: Shown) -> Any:
+    """The UNet, each of whose calls has what the frame's controls add to it."""
+
+    def predict(x: Tensor, at: Tensor, *, encoder_hidden_states: Tensor, **more: Any) -> Any:
+        text = encoder_hidden_states
+        control = added(denoiser, settings, shown, x, at, text)
+        return denoiser.unet(x, at, encoder_hidden_states=text, **more, **control)
+
+    return predict
 
 
 def side_by_side(each: Sequence[Added]) -> Added:
@@ -42,11 +53,11 @@ def side_by_side(each: Sequence[Added]) -> Added:
     like = next(filter(None, each), None)
     if like is None:
         return {}
-    filled = [one or zeros_like(like) for one in each]
+    filled = [one or _zeros_like(like) for one in each]
     down = [torch.cat(parts) for parts in zip(*(one[DOWN] for one in filled), strict=True)]
     return {DOWN: down, MIDDLE: torch.cat([one[MIDDLE] for one in filled])}
 
 
-def zeros_like(one: Added) -> Added:
+def _zeros_like(one: Added) -> Added:
     """The same of a frame without controls."""
     return {DOWN: [torch.zeros_like(each) for each in one[DOWN]], MIDDLE: torch.zeros_like(one[MIDDLE])}

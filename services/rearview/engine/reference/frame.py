@@ -1,8 +1,8 @@
 """The plain path: one session, one frame, one step at a time. Read this first: it is the oracle of the tests.
 
 No rows, batches, pools or spans. `engine.py` must give the same pictures; this file is checked against
-diffusers' own img2img pipelines (`LCMScheduler`, `EulerDiscreteScheduler`) with the same noise. Latents are
-(1, C, h, w).
+from rearview.engine.reference.control import Shown, steered
+from rearview.engine.reference.guidance import clean_of, guided, predicts_negative
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.sampling import StepCoefficients
 from rearview.engine.reference.bank import PlainBank
-from rearview.engine.reference.control import Shown, added
+from rearview.engine.reference.control import Shown, steered
 from rearview.engine.reference.guidance import clean_of, guided, predicts_negative
 
 __all__ = ["denoise_latent", "translate_frame"]
@@ -42,29 +42,28 @@ def denoise_latent(
     bank: PlainBank | None = None,
     shown: Shown | None = None,
 ) -> Tensor:
-    """All denoising steps of one encoded frame; returns the clean latent. Reads and writes `bank`. `shown`:
-    what the acting controls of `settings` are shown.
-    """
+    """All steps of an encoded frame: its clean latent. Reads and writes `bank`. `shown`: to its controls."""
+    unet = steered(denoiser, settings, shown or {})
     more = {**denoiser.embedded_scales([settings.guidance_scale]), **denoiser.adapter_rows([settings])}
-
-    def predict(x: Tensor, step: StepCoefficients, text: Tensor, **past: Any) -> Tensor:
-        given = {**past, **more, **added(denoiser, settings, shown or {}, x.to(dtype), step.timestep, text)}
-        at = torch.tensor([step.timestep], device=x.device)
-        found = denoiser.unet(x.to(dtype), at, encoder_hidden_states=text, return_dict=False, **given)
-        output: Tensor = found[0].to(x.dtype)
-        return output
-
     prompt = denoiser.conditioning.embed_frame(settings, ordinal)
     clean = away = x = z
     for index, step in enumerate(denoiser.schedule.steps(settings)):
         x = denoiser.schedule.noisy(clean[0], x[0], settings, ordinal, index)[None]
         view = None if bank is None else bank.view(settings, ordinal, index)
         past = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
-        output = predict(x, step, prompt, **past)
+        output = _predict(unet, x, step, prompt, dtype, **more, **past)
         if view is not None:
             view.commit()
         if predicts_negative(settings, index):
             negative = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
-            away = clean_of(denoiser, x, predict(x, step, negative), step)
+            away = clean_of(denoiser, x, _predict(unet, x, step, negative, dtype, **more), step)
         clean = guided(denoiser, settings, step, x, output, away)
     return clean
+
+
+def _predict(
+    unet: Any, x: Tensor, step: StepCoefficients, text: Tensor, dtype: torch.dtype, **more: Any
+) -> Tensor:
+    at = torch.tensor([step.timestep], device=x.device)
+    output: Tensor = unet(x.to(dtype), at, encoder_hidden_states=text, return_dict=False, **more)[0]
+    return output.to(x.dtype)

@@ -1,5 +1,6 @@
-"""Guidance of one frame in its plainest form: in terms of noise, as the method's authors define it. The engine's
-is in terms of clean latents.
+"""Guidance of one frame in its plainest form: in terms of noise, as the method's authors define it.
+
+The engine's is in terms of clean latents.
 """
 
 from __future__ import annotations
