@@ -68,6 +68,9 @@ class ModelConfig(BaseModel):
     beta_schedule: Literal["", "linear", "scaled_linear"] = ""
     """Noise schedule instead of the checkpoint's; AnimateDiff and Live2Diff were trained with `linear`.
     Empty: the checkpoint's own."""
+    clip_skip: int = Field(default=0, ge=0, le=12)
+    """Last layers of the text encoder that prompts do not pass, as in diffusers: 1 takes the layer before the
+    last one, which some checkpoints were trained with (user interfaces that count from 1 call that 2)."""
     adapters: dict[str, tuple[AdapterConfig, ...]] = Field(default_factory=dict)
     """Named adapter sets: a session may ask for one (`Settings.adapters`), or for several at weights of their
     own (`Settings.adapter_mix`). Sessions with different sets share forwards."""

@@ -1,4 +1,4 @@
-"""Euler and embedded scales of guidance against diffusers' own pipelines, on the same noise.
+"""Euler's two and embedded scales of guidance against diffusers' own pipelines, on the same noise.
 
 Compared are the inputs of every UNet call and the latent after each step (1e-4), in checkpoints of SD-Turbo's
 and LCM Dreamshaper's layout.
@@ -6,6 +6,8 @@ and LCM Dreamshaper's layout.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderTiny,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     LatentConsistencyModelImg2ImgPipeline,
     LCMScheduler,
@@ -26,6 +29,7 @@ from diffusers.pipelines.latent_consistency_models import (
     pipeline_latent_consistency_img2img as lcm_pipeline_module,
 )
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as pipeline_module
+from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral_module
 from diffusers.schedulers import scheduling_lcm as lcm_scheduler_module
 from rearview.contract.settings import NoiseRule, Settings
 from rearview.engine.networks.denoise import Denoiser
@@ -33,9 +37,11 @@ from rearview.engine.networks.encode import encode
 from rearview.engine.networks.sampling import noise
 from rearview.engine.networks.scale_embedding import embed_scales
 from rearview.engine.reference.frame import denoise_latent
-from rearview.engine.weights.checkpoint import load_denoiser, load_vae
+from rearview.engine.weights.checkpoint import load_denoiser, load_denoisers, load_vae
+from rearview.engine.weights.formats import Additions
+from rearview.errors import ConfigError
 from support.tiny import SIZE, random_frames
-from support.tiny_turbo import write_tiny_lcm, write_tiny_turbo
+from support.tiny_turbo import ANCESTRAL_SCHEDULER, TURBO_SCHEDULER, write_tiny_lcm, write_tiny_turbo
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -136,9 +142,23 @@ def their_latents(
 
 def hand_out(monkeypatch: pytest.MonkeyPatch, settings: Settings, ordinal: int, *modules: Any) -> None:
     """Each draw of noise gets the next step's."""
-    handed = (noise(settings, ordinal, step, LATENT)[None] for step in range(settings.steps))
+    # Ancestral sampling draws after the last step, too, and throws that away.
+    handed = (noise(settings, ordinal, step, LATENT)[None] for step in range(settings.steps + 1))
     for module in modules:
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(handed))
+
+
+def scheduler_of(folder: Path, class_name: object, **values: Any) -> dict[str, Any]:
+    """The scheduler's settings of a checkpoint, changed."""
+    known = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    return {**known, "_class_name": class_name, **values}
+
+
+def with_scheduler(folder: Path, place: Path, config: dict[str, Any]) -> Path:
+    """A checkpoint's copy with other settings of its scheduler."""
+    copy = Path(shutil.copytree(folder, place / "copy"))
+    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    return copy
 
 
 def our_latents(
@@ -192,6 +212,74 @@ def test_one_step_at_half_strength_is_what_the_authors_of_sd_turbo_run(
     (final,), seen = our_latents(ours, image, settings, 0)
     seen.equals(theirs)
     torch.testing.assert_close(final, left[-1], rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("rule", [NoiseRule.FIXED, NoiseRule.FRESH])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+def test_euler_ancestral_equals_diffusers(
+    turbo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spacing: str, rule: NoiseRule
+) -> None:
+    """Three of five steps over the schedule, which are entries 20, 30 and 40 of the grid, or beside them."""
+    config = scheduler_of(turbo, ANCESTRAL_SCHEDULER["_class_name"], timestep_spacing=spacing)
+    copy = with_scheduler(turbo, tmp_path, config)
+    pipeline = StableDiffusionImg2ImgPipeline(
+        **parts_of(turbo), scheduler=EulerAncestralDiscreteScheduler.from_config(config)
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    ours = load_vae(copy, CPU, torch.float32), load_denoiser(copy, CPU, torch.float32)
+    (image,) = random_frames(1)
+    indices = (20, 30, 40) if spacing == "trailing" else (29, 39, 49)
+    settings = Settings("a boat", steps=3, seed=7, timestep_indices=indices, noise_rule=rule)
+    hand_out(monkeypatch, settings, 5, pipeline_module, ancestral_module)
+    how = {"num_inference_steps": 5, "strength": 0.6, "guidance_scale": 1.0}
+    with watched(pipeline.unet) as theirs:
+        left = their_latents(pipeline, image, settings, 5, **how)
+    assert theirs.timesteps == ([599, 399, 199] if spacing == "trailing" else [401, 201, 1])
+    (final,), seen = our_latents(ours, image, settings, 5)
+    seen.equals(theirs)
+    steps = ours[1].schedule.steps(settings)
+    for entering, latent, step in zip(seen.samples[1:], left[:-1], steps[1:], strict=True):
+        torch.testing.assert_close(entering / step.alpha, latent, rtol=CLOSE, atol=CLOSE)
+    torch.testing.assert_close(final, left[-1], rtol=CLOSE, atol=CLOSE)
+
+
+def test_a_prediction_of_the_clean_picture_equals_diffusers(
+    turbo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Lightning's weights for one step make it: Euler, `sample`."""
+    config = scheduler_of(turbo, TURBO_SCHEDULER["_class_name"], prediction_type="sample")
+    copy = with_scheduler(turbo, tmp_path, config)
+    pipeline = StableDiffusionImg2ImgPipeline(
+        **parts_of(turbo), scheduler=EulerDiscreteScheduler.from_config(config)
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    ours = load_vae(copy, CPU, torch.float32), load_denoiser(copy, CPU, torch.float32)
+    (image,) = random_frames(1)
+    settings = Settings("a boat", steps=2, seed=7, timestep_indices=(0, 25))
+    hand_out(monkeypatch, settings, 0, pipeline_module)
+    how = {"timesteps": [999, 499], "strength": 1.0, "guidance_scale": 1.0}
+    with watched(pipeline.unet) as theirs:
+        left = their_latents(pipeline, image, settings, 0, **how)
+    (final,), seen = our_latents(ours, image, settings, 0)
+    seen.equals(theirs)
+    torch.testing.assert_close(final, left[-1], rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_skipped_layers_of_the_text_encoder_equal_diffusers(turbo: Path, pipeline: Any, skipped: int) -> None:
+    denoiser = load_denoisers(turbo, CPU, torch.float32, Additions(clip_skip=skipped))[""]
+    # Diffusers looks for a wrapper that newer versions of transformers do without.
+    pipeline.text_encoder.__dict__.setdefault("text_model", pipeline.text_encoder)
+    wanted, _ = pipeline.encode_prompt("a boat", CPU, 1, False, clip_skip=skipped or None)
+    found = denoiser.conditioning.embed("a boat")
+    torch.testing.assert_close(found, wanted, rtol=CLOSE, atol=CLOSE)
+    other = load_denoiser(turbo, CPU, torch.float32).conditioning.embed("a boat")
+    assert torch.allclose(found, other) is (skipped == 0)
+
+
+def test_more_skipped_layers_than_there_are_is_refused(turbo: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.clip_skip 2 .* 2 layers"):
+        load_denoisers(turbo, CPU, torch.float32, Additions(clip_skip=2))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from rearview.contract.memories import BankSettings
 from rearview.contract.sampler import Sampler, sampler_of
 from rearview.contract.settings import Guidance, NoiseRule, Settings, SettingsChange, WeightedPrompt
+from rearview.contract.timesteps import LCM_GRID
 from rearview.engine.engine import Order
 from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.model import DiffusionModel, Forward
@@ -24,7 +26,7 @@ from support.tiny import SCHEDULER, random_frames, session, whole_chain
 from support.tiny_bank import Stream, banked, play, video
 from support.tiny_chain import LATENT_SPAN, MAX_STEPS, chain_engine, reference_latents, reference_pictures
 from support.tiny_pipeline import in_pieces
-from support.tiny_turbo import TURBO_SCHEDULER, write_tiny_lcm
+from support.tiny_turbo import ANCESTRAL_SCHEDULER, TURBO_SCHEDULER, write_tiny_lcm
 from torch import Tensor
 
 pytestmark = pytest.mark.unit
@@ -38,6 +40,14 @@ LISTS = [(25,), (25, 34, 43), (32, 45), (22, 32, 45), (0, 12, 25, 37), (49, 49)]
 def euler(monkeypatch: pytest.MonkeyPatch) -> Schedule:
     """The tiny networks under SD-Turbo's schedule."""
     schedule = Schedule(TURBO_SCHEDULER)
+    monkeypatch.setattr(tiny_chain.tiny_networks()[1], "schedule", schedule)
+    return schedule
+
+
+@pytest.fixture
+def euler_ancestral(monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    """The tiny networks under SDXL-Turbo's schedule."""
+    schedule = Schedule(ANCESTRAL_SCHEDULER)
     monkeypatch.setattr(tiny_chain.tiny_networks()[1], "schedule", schedule)
     return schedule
 
@@ -59,8 +69,8 @@ def clips(frames: int = 3) -> list[Stream]:
 def test_sessions_with_lists_and_rules_of_their_own_share_forwards(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, sampler: Sampler, order: Order
 ) -> None:
-    if sampler is Sampler.EULER:
-        request.getfixturevalue("euler")
+    if sampler is not Sampler.LCM:
+        request.getfixturevalue(sampler.value)
     counts: list[int] = []
     forward = DiffusionModel.forward
 
@@ -86,13 +96,15 @@ def test_alone_the_engine_gives_the_pictures_of_the_reference(euler: Schedule) -
             assert torch.equal(picture, wanted)
 
 
+@pytest.mark.parametrize("scheduler", [TURBO_SCHEDULER, ANCESTRAL_SCHEDULER], ids=["euler", "ancestral"])
 @pytest.mark.parametrize("pieces", [[[0], [1], [2]], [[0, 1], [2]]])
 def test_in_pieces_with_a_bank_euler_gives_the_same_bits(
-    monkeypatch: pytest.MonkeyPatch, pieces: list[list[int]]
+    monkeypatch: pytest.MonkeyPatch, pieces: list[list[int]], scheduler: dict[str, object]
 ) -> None:
     """What Euler goes on with is in the latent that travels: nothing else does."""
-    monkeypatch.setattr(tiny_bank.tiny_denoiser(), "schedule", Schedule(TURBO_SCHEDULER))
-    spec = banked("s", BankSettings(), steps=3, timestep_indices=(12, 25, 37), seed=5)
+    monkeypatch.setattr(tiny_bank.tiny_denoiser(), "schedule", Schedule(scheduler))
+    rule = NoiseRule.FRESH
+    spec = banked("s", BankSettings(), steps=3, timestep_indices=(12, 25, 37), seed=5, noise_rule=rule)
     stream = Stream(spec, video(5), {3: Settings("b", 0.7, 3)})
     whole = in_pieces(stream, [[0, 1, 2]])
     for found, wanted in zip(in_pieces(stream, pieces), whole, strict=True):
@@ -111,6 +123,43 @@ def test_euler_draws_noise_once_and_lcm_again_for_each_step(euler: Schedule) -> 
     lcm = Schedule(SCHEDULER)
     drawn = noise(settings, 0, 1, (4, 8, 8))
     assert torch.equal(lcm.noisy(clean, x, settings, 0, 1), to.alpha * clean + to.beta * drawn)
+
+
+def test_euler_ancestral_goes_on_with_some_of_both(euler_ancestral: Schedule) -> None:
+    settings = Settings(steps=3, timestep_indices=(25, 37, 37))
+    clean, x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    at, to, _ = euler_ancestral.steps(settings)
+    left, drawn = (x - at.alpha * clean) / at.beta, noise(settings, 0, 1, (4, 8, 8))
+    share = (to.beta / to.alpha) / (at.beta / at.alpha)
+    wanted = to.alpha * clean + to.beta * (share * left + (1.0 - share**2) ** 0.5 * drawn)
+    torch.testing.assert_close(euler_ancestral.noisy(clean, x, settings, 0, 1), wanted)
+    other = replace(settings, seed=9)
+    assert not torch.allclose(euler_ancestral.noisy(clean, x, other, 0, 1), wanted)
+    # Where the timestep stays, nothing of the noise has gone that new noise could stand for.
+    same = [euler_ancestral.noisy(clean, x, one, 0, 2) for one in (settings, other)]
+    assert torch.equal(*same)
+    first = replace(settings, noise_rule=NoiseRule.FIRST)
+    found = euler_ancestral.noisy(clean, x, first, 0, 1)
+    torch.testing.assert_close(found, to.alpha * clean + to.beta * share * left)
+
+
+def test_leading_spacing_is_a_grid_of_its_own_but_for_lcm() -> None:
+    """As diffusers has it in 50 steps; `steps_offset` moves it."""
+    for name, own in (
+        ("EulerDiscreteScheduler", EulerDiscreteScheduler),
+        ("EulerAncestralDiscreteScheduler", EulerAncestralDiscreteScheduler),
+    ):
+        for spacing in ("leading", "trailing"):
+            config = {**TURBO_SCHEDULER, "_class_name": name, "timestep_spacing": spacing}
+            theirs = own.from_config(config)
+            theirs.set_timesteps(LCM_GRID)
+            schedule = Schedule(config)
+            assert [schedule.timestep(index) for index in range(LCM_GRID)] == theirs.timesteps.tolist()
+    leading = {**TURBO_SCHEDULER, "timestep_spacing": "leading"}
+    assert Schedule(leading, Sampler.LCM).timestep(0) == 999
+    assert Schedule({**leading, "steps_offset": 0}).timestep(49) == 0
+    with pytest.raises(ConfigError, match="steps_offset"):
+        Schedule({**leading, "steps_offset": 20})
 
 
 def test_without_noise_between_steps_the_clean_latent_alone_goes_on() -> None:
@@ -132,14 +181,15 @@ def test_without_noise_between_steps_the_clean_latent_alone_goes_on() -> None:
         (TURBO_SCHEDULER, True, Sampler.LCM),
         (SCHEDULER, False, Sampler.LCM),
         ({"_class_name": "PNDMScheduler"}, False, Sampler.LCM),
-        ({"_class_name": "EulerAncestralDiscreteScheduler"}, False, Sampler.LCM),
+        (ANCESTRAL_SCHEDULER, False, Sampler.EULER_ANCESTRAL),
+        (ANCESTRAL_SCHEDULER, True, Sampler.LCM),
         ({}, False, Sampler.LCM),
     ],
 )
 def test_the_sampler_is_the_checkpoints(config: dict[str, object], lcm_lora: bool, sampler: Sampler) -> None:
     assert sampler_of(config, lcm_lora=lcm_lora) is sampler
     schedule = Schedule(config, sampler_of(config, lcm_lora=lcm_lora))
-    assert (schedule.coefficients(99).c_skip == 0.0) is (sampler is Sampler.EULER)
+    assert (schedule.coefficients(99).c_skip == 0.0) is (sampler is not Sampler.LCM)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +202,9 @@ def test_the_sampler_is_the_checkpoints(config: dict[str, object], lcm_lora: boo
     ],
 )
 def test_sigmas_that_are_not_of_the_schedule_are_refused_for_euler_alone(name: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=name):
-        Schedule({**TURBO_SCHEDULER, name: value})
+    for scheduler in (TURBO_SCHEDULER, ANCESTRAL_SCHEDULER):
+        with pytest.raises(ConfigError, match=name):
+            Schedule({**scheduler, name: value})
     Schedule({**TURBO_SCHEDULER, name: value}, Sampler.LCM)
 
 

@@ -51,6 +51,7 @@ def test_what_is_added_to_a_checkpoint_makes_it_another_model(folder: Path, tmp_
         model(folder),
         model(folder, vae="owner/vae"),
         model(folder, beta_schedule="linear"),
+        model(folder, clip_skip=1),
         model(folder, lcm_lora="owner/vae"),
         model(folder, adapters={"ink": [{"path": str(lora)}]}),
         model(folder, adapters={"ink": [{"path": str(lora), "scale": 0.5}]}),

@@ -28,6 +28,8 @@ TURBO_SCHEDULER: dict[str, Any] = {
     "use_karras_sigmas": False,
 }
 """As SD-Turbo's own, with all that diffusers does not read."""
+ANCESTRAL_SCHEDULER = {**TURBO_SCHEDULER, "_class_name": "EulerAncestralDiscreteScheduler"}
+"""As SDXL-Turbo's own."""
 TURBO_WIDTH = 1024
 """Of OpenCLIP ViT-H: what the UNet's cross attention takes."""
 LCM_WIDTH = 24

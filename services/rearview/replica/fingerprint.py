@@ -32,6 +32,8 @@ def origin_of(config: ModelConfig) -> Origin:
 def _parts(config: ModelConfig) -> Iterator[bytes]:
     """All that the weights follow from, whatever the files are called here."""
     yield config.beta_schedule.encode()
+    if config.clip_skip:
+        yield f"clip_skip {config.clip_skip}".encode()
     if is_single_file(config.checkpoint):
         yield from _source(config.single_file_config)
     for source in (config.checkpoint, config.vae, config.lcm_lora, config.motion, config.depth):

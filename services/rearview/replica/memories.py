@@ -45,6 +45,7 @@ def additions(model: ModelConfig) -> Additions:
             name: ControlFile(one.path, ControlPicture(one.picture), one.depth)
             for name, one in model.controls.items()
         },
+        clip_skip=model.clip_skip,
     )
 
 

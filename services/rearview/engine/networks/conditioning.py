@@ -29,13 +29,20 @@ class Conditioning:
     """A tokenizer and a text encoder. The number of tokens is the tokenizer's, not 77."""
 
     def __init__(
-        self, tokenizer: Any, text_encoder: Any, dtype: torch.dtype, stacks: AdapterStacks | None = None
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        dtype: torch.dtype,
+        stacks: AdapterStacks | None = None,
+        clip_skip: int = 0,
     ) -> None:
-        """`stacks`: the adapter sets that prompts may be encoded under; None: there are none."""
+        """`stacks`: the adapter sets that prompts may be encoded under; None: there are none. `clip_skip`: so
+        many of the encoder's last layers are left out.
+        """
         self.stacks = stacks or AdapterStacks()
         self._tokenizer = tokenizer
         self.text_encoder = text_encoder
-        self._dtype = dtype
+        self._dtype, self._clip_skip = dtype, clip_skip
 
     @torch.inference_mode()
     def embed(self, prompt: str, adapters: AdapterMix = ()) -> Tensor:
@@ -48,7 +55,13 @@ class Conditioning:
             return_tensors="pt",
         ).input_ids.to(self.text_encoder.device)
         under = self.stacks.inputs([self.stacks.in_text(adapters)])
-        embedding: Tensor = self.text_encoder(ids, return_dict=False, **under)[0]
+        if self._clip_skip == 0:
+            embedding: Tensor = self.text_encoder(ids, return_dict=False, **under)[0]
+            return embedding.to(self._dtype)
+        layers = self.text_encoder(ids, output_hidden_states=True, **under).hidden_states
+        # Some versions of transformers have a wrapper `text_model`, others do not.
+        encoder = getattr(self.text_encoder, "text_model", self.text_encoder)
+        embedding = encoder.final_layer_norm(layers[-1 - self._clip_skip])
         return embedding.to(self._dtype)
 
     @torch.inference_mode()

@@ -1,10 +1,11 @@
-"""Few-step sampling: timestep subsets, the steps of LCM and Euler, and counter-keyed noise.
+"""Few-step sampling: timestep subsets, the steps of LCM and Euler's two, and counter-keyed noise.
 
 Sources: StreamDiffusion's img2img loop, LCM (Luo et al. 2023), Euler's method (Karras et al. 2022). With
 alpha_t = sqrt(abar_t) and beta_t = sqrt(1 - abar_t): x_0 = alpha_0 z + beta_0 eps_0, and each step predicts
 x0_hat = c_out (x - beta e)/alpha + c_skip x, then goes to the next timestep of the subset with noise: LCM
-draws it, Euler takes that which is left in x. Betas and the sampler come from the checkpoint's scheduler
-config, never from the method. What surprises: Euler's sigmas are nowhere, since x / alpha is its sample.
+draws it, Euler takes that which is left in x, Euler ancestral some of both. Betas and the sampler come from
+the checkpoint's scheduler config, never from the method. What surprises: sigmas are nowhere, since x / alpha
+is Euler's sample.
 """
 
 from __future__ import annotations
@@ -85,18 +86,20 @@ class Schedule:
         betas = _betas(scheduler_config, num_train)
         self._alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
         self._stride = num_train // LCM_GRID
-        self._last = LCM_GRID * self._stride - 1
+        self._last = LCM_GRID * self._stride - 1 - _lead(scheduler_config, self.sampler, self._stride)
         self.prediction_type: str = scheduler_config.get("prediction_type", "epsilon")
         self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def timestep(self, index: int) -> int:
-        """Timestep of a grid entry: t(k) = 999 - 20 k for 1000 train steps."""
+        """Timestep of a grid entry: t(k) = 999 - 20 k for 1000 train steps; with `leading` spacing, and if
+        LCM does not sample, 980 - 20 k + steps_offset.
+        """
         return self._last - self._stride * index
 
     def coefficients(self, timestep: int) -> StepCoefficients:
         """The constants of a step at `timestep`, in float64."""
         abar = float(self._alphas_cumprod[timestep])
-        c_skip, c_out = (0.0, 1.0) if self.sampler is Sampler.EULER else _boundary(timestep)
+        c_skip, c_out = _boundary(timestep) if self.sampler is Sampler.LCM else (0.0, 1.0)
         return StepCoefficients(timestep, math.sqrt(abar), math.sqrt(1.0 - abar), c_skip, c_out)
 
     def steps(self, settings: Settings) -> tuple[StepCoefficients, ...]:
@@ -126,8 +129,9 @@ class Schedule:
         return [StepColumns._of(*part) for part in parts]
 
     def draws(self, settings: Settings, step: int) -> bool:
-        """Whether the noise that enters `step` is drawn: else there is none, or it is what is left in x."""
-        return step == 0 or (self.sampler is Sampler.LCM and settings.noise_rule is not NoiseRule.FIRST)
+        """Whether noise is drawn that enters `step`: else there is none, or it is what is left in x."""
+        draws_later = self.sampler is not Sampler.EULER and settings.noise_rule is not NoiseRule.FIRST
+        return step == 0 or draws_later
 
     def noisy(
         self, clean_CHW: Tensor, before_CHW: Tensor, settings: Settings, ordinal: int, step: int
@@ -136,14 +140,19 @@ class Schedule:
         before led to; `before_CHW`: what entered that one (of no meaning for step 0).
         """
         to = self.steps(settings)[step]
-        if step and self.sampler is Sampler.EULER:
-            at = self.steps(settings)[step - 1]
-            epsilon = (before_CHW - at.alpha * clean_CHW) / at.beta
-        elif step and settings.noise_rule is NoiseRule.FIRST:
-            return to.alpha * clean_CHW
+        drawn = None
+        if self.draws(settings, step):
+            drawn = noise(settings, ordinal, step, tuple(clean_CHW.shape)).to(clean_CHW)
+        if step == 0 or self.sampler is Sampler.LCM:
+            epsilon = drawn
         else:
-            epsilon = noise(settings, ordinal, step, tuple(clean_CHW.shape)).to(clean_CHW)
-        return to.alpha * clean_CHW + to.beta * epsilon
+            at = self.steps(settings)[step - 1]
+            epsilon = left = (before_CHW - at.alpha * clean_CHW) / at.beta
+            if self.sampler is Sampler.EULER_ANCESTRAL:
+                scales = [clean_CHW.new_tensor(value) for value in (at.alpha, at.beta, to.alpha, to.beta)]
+                share, others = _ancestral(*scales)
+                epsilon = share * left if drawn is None else share * left + others * drawn
+        return to.alpha * clean_CHW if epsilon is None else to.alpha * clean_CHW + to.beta * epsilon
 
     def noisy_rows(
         self, clean_BCHW: Tensor, before_BCHW: Tensor, at: StepColumns, to: StepColumns, drawn: Tensor | None
@@ -151,10 +160,14 @@ class Schedule:
         """`noisy` of samples that go on from the steps `at` to the steps `to`. `drawn`: the noise
         (B, C, h, w) of those for which it is drawn, and zeros; None: it is drawn for none.
         """
-        if self.sampler is Sampler.EULER:
-            drawn = (before_BCHW - at.alpha_B111 * clean_BCHW) / at.beta_B111
+        epsilon = drawn
+        if self.sampler is not Sampler.LCM:
+            epsilon = left = (before_BCHW - at.alpha_B111 * clean_BCHW) / at.beta_B111
+            if self.sampler is Sampler.EULER_ANCESTRAL:
+                share, others = _ancestral(at.alpha_B111, at.beta_B111, to.alpha_B111, to.beta_B111)
+                epsilon = share * left if drawn is None else share * left + others * drawn
         scaled = to.alpha_B111 * clean_BCHW
-        return scaled if drawn is None else scaled + to.beta_B111 * drawn
+        return scaled if epsilon is None else scaled + to.beta_B111 * epsilon
 
     def predict(self, x_BCHW: Tensor, output_BCHW: Tensor, steps: Sequence[StepCoefficients]) -> Tensor:
         """The clean latent x0_hat (B, C, h, w) from a UNet output, one step's constants per row."""
@@ -180,6 +193,26 @@ def _boundary(timestep: int) -> tuple[float, float]:
     return variance / (scaled**2 + variance), scaled / math.sqrt(scaled**2 + variance)
 
 
+def _ancestral(alpha: Tensor, beta: Tensor, to_alpha: Tensor, to_beta: Tensor) -> tuple[Tensor, Tensor]:
+    """How much goes on of the noise that is left in x, and how much is drawn, beside beta' of the next step:
+    the share is sigma' / sigma, and the squares of both sum to 1. After a last step, of no meaning.
+    """
+    share = (to_beta * alpha) / (to_alpha * beta)
+    return share, (1.0 - share * share).clamp_min(0.0).sqrt()
+
+
+def _lead(config: Mapping[str, Any], sampler: Sampler, stride: int) -> int:
+    """By how much a grid lies below that of `trailing` spacing. LCM's sampler knows that one alone."""
+    if sampler is Sampler.LCM or config.get("timestep_spacing") != "leading":
+        return 0
+    offset = int(config.get("steps_offset", 0))
+    if not 0 <= offset < stride:
+        raise ConfigError(
+            f"scheduler/scheduler_config.json: steps_offset {offset} is not in 0 to {stride - 1}"
+        )
+    return stride - 1 - offset
+
+
 def _constants(step: StepCoefficients) -> tuple[float, float, float, float]:
     return step.alpha, step.beta, step.c_skip, step.c_out
 
@@ -193,10 +226,10 @@ def _refuse_unsupported(config: Mapping[str, Any], sampler: Sampler) -> None:
         raise ConfigError(f"{file}: prediction_type must be one of {', '.join(PREDICTION_TYPES)}")
     if int(config.get("num_train_timesteps", 1000)) < LCM_GRID:
         raise ConfigError(f"{file}: num_train_timesteps must be at least {LCM_GRID}")
-    for name in (*UNSUPPORTED, *(UNSUPPORTED_BY_EULER if sampler is Sampler.EULER else ())):
+    for name in (*UNSUPPORTED, *(UNSUPPORTED_BY_EULER if sampler is not Sampler.LCM else ())):
         if config.get(name):
             raise ConfigError(f"{file}: {name} is not supported")
-    if sampler is Sampler.EULER:
+    if sampler is not Sampler.LCM:
         for name, only in EULER_ALONE.items():
             if config.get(name, only) != only:
                 raise ConfigError(f"{file}: {name} must be {only}")

@@ -195,6 +195,7 @@ def load_denoisers(
     unet = ready(_load(UNet2DConditionModel, source, "unet", dtype), device, source.place("unet"))
     text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
     check_finite(text_encoder, source.place("text_encoder"))
+    _check_skipped(additions.clip_skip, text_encoder)
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
     sets = merge_adapters(unet, text_encoder, fused, additions.merged)
     stacks, choice, text_choice = stack_adapters(unet, text_encoder, additions.adapters)
@@ -211,7 +212,8 @@ def load_denoisers(
     controls = load_controls(additions.controls, source.config("unet"), _latent_scale(source), device, dtype)
 
     def under(name: str) -> Denoiser:
-        conditioning = Conditioning(tokenizer, _switched(text_encoder, sets, name), dtype, stacks)
+        text = _switched(text_encoder, sets, name)
+        conditioning = Conditioning(tokenizer, text, dtype, stacks, additions.clip_skip)
         return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout, noise, controls)
 
     return {name: under(name) for name in sets.names}
@@ -244,6 +246,14 @@ def _schedule(source: Source, additions: Additions) -> Schedule:
     if additions.beta_schedule:
         config = {**config, "beta_schedule": additions.beta_schedule}
     return Schedule(config, sampler_of(config, lcm_lora=bool(additions.lcm_lora)))
+
+
+def _check_skipped(clip_skip: int, text_encoder: Any) -> None:
+    layers = text_encoder.config.num_hidden_layers
+    if clip_skip >= layers:
+        raise ConfigError(
+            f"model.clip_skip {clip_skip} leaves nothing of a text encoder with {layers} layers"
+        )
 
 
 def _with_motion(unet: Any, path: Path, additions: Additions, dtype: torch.dtype) -> Any:

@@ -105,6 +105,8 @@ class Additions:
     """Noise schedule instead of the checkpoint's. Empty: its own."""
     controls: Mapping[str, ControlFile] = field(default_factory=dict)
     """ControlNets by the names by which sessions ask for them."""
+    clip_skip: int = 0
+    """Last layers of the text encoder that are left out."""
 
 
 @dataclass(frozen=True, slots=True)
