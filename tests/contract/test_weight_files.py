@@ -63,10 +63,11 @@ def test_what_is_known_ahead_is_what_the_bundled_model_takes(topology: str, sect
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         },
+        {"transformer_layers_per_block": (1, 12)},
         {"only_cross_attention": (True, False)},
         {"mid_block_type": None},
     ],
-    ids=["as it is", "deeper", "three levels", "only the prompt", "no middle"],
+    ids=["as it is", "deeper", "three levels", "twelve blocks", "only the prompt", "no middle"],
 )
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])
 def test_a_bank_of_any_unet_is_counted(

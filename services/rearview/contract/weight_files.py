@@ -77,13 +77,16 @@ class UNetShapes:
         tokens; `keeps_all`: whether outputs are kept in every layer, and not only where they are fused.
         """
         layers = list(self._spatial())
-        fusing_up = next((block for block, *_ in layers if block.startswith("up_blocks.")), None)
+        blocks = [name.split(".attentions.")[0] for name, *_ in layers]
+        fusing_up = next((block for block in blocks if block.startswith("up_blocks.")), None)
+        last = {name.rpartition(".transformer_blocks.")[0]: name for name, *_ in layers}.values()
         elements = 0
-        for block, level, keys, outputs in layers:
+        for block, (name, level, keys, outputs) in zip(blocks, layers, strict=True):
             rows, columns = height, width
             for _ in range(level):  # A stride-2 convolution rounds odd sizes up.
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
-            kept = outputs if keeps_all or block in ("mid_block", fusing_up) else 0
+            fuses = block in ("mid_block", fusing_up) and name in last
+            kept = outputs if keeps_all or fuses else 0
             elements += math.ceil(rows * columns * size_frames) * (2 * keys + kept)
         return elements
 
@@ -93,13 +96,13 @@ class UNetShapes:
         return sum(2 * (height >> level) * (width >> level) * channels * frames for level, channels in found)
 
     def _spatial(self) -> Iterator[tuple[str, int, int, int]]:
-        """Block, level, and channels of keys and outputs of each self-attention, from the input on."""
-        for name in sorted((name for name in self.unet if SPATIAL.match(name)), key=_place):
+        """Name, level, and channels of keys and outputs of each self-attention, from the input on."""
+        for name in sorted((name for name in self.unet if SPATIAL.match(name)), key=_order):
             attention = name.removesuffix("to_k.weight")
             (keys, taken), queries = self.unet[name], self.unet[f"{attention}to_q.weight"]
             if queries[1] == taken:  # Else it reads the prompt, as with `only_cross_attention`.
                 outputs = self.unet[f"{attention}to_out.0.weight"][0]
-                yield name.split(".attentions.")[0], self._level(name), keys, outputs
+                yield name, self._level(name), keys, outputs
 
     def _level(self, name: str) -> int:
         """How often a latent was halved before that layer."""
@@ -114,6 +117,11 @@ class UNetShapes:
         indices = {_place(name)[1] for name in self.unet if BLOCK.match(name)}
         starts = [start.format(index) for index in indices if index < before]
         return sum(any(name.startswith(each) for name in self.unet) for each in starts)
+
+
+def _order(name: str) -> tuple[tuple[int, int], list[int]]:
+    """Of layers from the input on, whatever the order in the files."""
+    return _place(name), [int(number) for number in re.findall(r"\d+", name)]
 
 
 def _place(name: str) -> tuple[int, int]:

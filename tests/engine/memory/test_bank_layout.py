@@ -47,7 +47,7 @@ def layout_of(name: str) -> BankLayout:
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "fusing"), [("sd15", 16, 4), ("turbo", 16, 4), ("sdxl", 70, 40), ("no_middle", 9, 2)]
+    ("name", "layers", "fusing"), [("sd15", 16, 4), ("turbo", 16, 4), ("sdxl", 70, 4), ("no_middle", 9, 2)]
 )
 def test_d7_layers_of_known_topologies(name: str, layers: int, fusing: int) -> None:
     layout = layout_of(name)
@@ -60,6 +60,15 @@ def test_d7_fusing_layers_are_the_middle_and_the_first_up_block_with_attention()
     assert blocks == {"mid_block", "up_blocks.1"}
     blocks = {layer.name.split(".attentions")[0] for layer in layout_of("sdxl").layers if layer.fuses}
     assert blocks == {"mid_block", "up_blocks.0"}
+
+
+def test_of_a_transformer_with_many_blocks_the_last_one_fuses() -> None:
+    """As often as in Stable Diffusion 1.5, whose transformers have one."""
+    names = [layer.name for layer in layout_of("sdxl").layers if layer.fuses]
+    assert names == [
+        "mid_block.attentions.0.transformer_blocks.9.attn1",
+        *(f"up_blocks.0.attentions.{i}.transformer_blocks.9.attn1" for i in range(3)),
+    ]
 
 
 def test_tokens_and_channels_of_stable_diffusion_1_5() -> None:
@@ -95,6 +104,9 @@ def test_g10_keys_and_values_of_sdxl() -> None:
     at_1024 = layout.bytes_per_row(128, 128, torch.float16, kept_outputs=KeptOutputs.NONE)
     at_512 = layout.bytes_per_row(64, 64, torch.float16, kept_outputs=KeptOutputs.NONE)
     assert (at_1024 / MIB, at_512 / MIB) == pytest.approx((400, 100), abs=0.5)
+    assert at_1024 == 419_430_400
+    with_outputs = layout.bytes_per_row(128, 128, torch.float16, kept_outputs=KeptOutputs.FUSED)
+    assert with_outputs == 429_916_160
 
 
 @pytest.mark.parametrize("size", [(8, 8), (6, 10), (5, 7), (9, 4)])

@@ -1,7 +1,8 @@
 """Which layers of a UNet a feature bank remembers, read from the UNet's own structure.
 
 Keys and values are kept in every self-attention layer of a transformer block; attention outputs only
-where feature fusion reads them: in the middle block and in the first up block that has attention.
+where feature fusion reads them: in the middle block and in the first up block that has attention, and of a
+transformer with several blocks (ten in Stable Diffusion XL, one in 1.5) in the last of them.
 Shape legend: N tokens of one frame in a layer, C channels.
 """
 
@@ -94,12 +95,22 @@ def read_layout(unet: Any) -> BankLayout:
     """The layers of a `UNet2DConditionModel`, of any depth and width."""
     found = list(_self_attention(unet))
     fusing_up = next((block for block, *_ in found if block.startswith("up_blocks.")), None)
+    last = {_transformer(name): name for _, name, *_ in found}
+
+    def fuses(block: str, name: str) -> bool:
+        return block in ("mid_block", fusing_up) and last[_transformer(name)] == name
+
     return BankLayout(
         tuple(
-            BankLayer(name, level, attn.inner_kv_dim, attn.out_dim, block in ("mid_block", fusing_up))
+            BankLayer(name, level, attn.inner_kv_dim, attn.out_dim, fuses(block, name))
             for block, name, level, attn in found
         )
     )
+
+
+def _transformer(name: str) -> str:
+    """Path of the transformer that a layer is in."""
+    return name.rpartition(".transformer_blocks.")[0]
 
 
 def _self_attention(unet: Any) -> Iterator[tuple[str, str, int, Any]]:
