@@ -61,14 +61,12 @@ def test_supported_checkpoints_pass(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "values", "name"),
     [
-        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "Stable Diffusion XL"),
         ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}, "Stable Diffusion 3"),
         ("model_index.json", {"_class_name": "FluxPipeline"}, "Flux"),
         ("model_index.json", {"_class_name": "StableVideoDiffusionPipeline"}, "Stable Video Diffusion"),
         ("transformer/config.json", {"_class_name": "SD3Transformer2DModel"}, "SD3Transformer2DModel"),
         ("transformer/config.json", {"_class_name": "FluxTransformer2DModel"}, "Flux"),
-        ("unet/config.json", {"addition_embed_type": "text_time"}, "Stable Diffusion XL"),
-        ("text_encoder_2/config.json", {}, "Stable Diffusion XL"),
+        ("unet/config.json", {"addition_embed_type": "image"}, "embeddings of its own (image)"),
         ("unet/config.json", {"class_embed_type": "projection"}, "projection"),
         ("unet/config.json", {"in_channels": 9}, "an inpainting model (9 channels into the UNet)"),
         ("unet/config.json", {"in_channels": 8}, "InstructPix2Pix"),
@@ -88,7 +86,12 @@ def test_a_folder_of_another_family_is_refused_by_name(
     ("tensors", "name"),
     [
         ({ORIGINAL_UNET: (320, 9, 3, 3)}, "an inpainting model"),
-        ({ORIGINAL_UNET: (320, 4, 3, 3), "conditioner.embedders.1.model.x": (1,)}, "Stable Diffusion XL"),
+        (
+            {ORIGINAL_UNET: (320, 9, 3, 3), "conditioner.embedders.1.model.x": (1,)},
+            "an inpainting model",
+        ),
+        ({ORIGINAL_UNET: (384, 4, 3, 3), "conditioner.embedders.0.model.x": (1,)}, "the refiner"),
+        ({ORIGINAL_UNET: (320, 4, 3, 3), "model.diffusion_model.label_emb.0.0.weight": (1,)}, "label_emb"),
         ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "Stable Diffusion 3"),
         ({"double_blocks.0.img_attn.qkv.weight": (1,)}, "Flux"),
         ({"lora_unet_down_blocks_0.lora_down.weight": (1,)}, "holds no unet but a LoRA"),
@@ -117,6 +120,39 @@ def test_a_file_that_is_cut_short_is_refused_as_such(folder: Path, part: str, ke
     assert part in text
     assert "is cut short" in text
     assert "fetch it again" in text
+
+
+def test_the_refiner_is_refused_by_name(folder: Path) -> None:
+    write(folder / "unet" / "config.json", addition_embed_type="text_time")
+    write(folder / "model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline")
+    check_checkpoint(str(folder))
+    write(folder / "model_index.json", requires_aesthetics_score=True)
+    assert "the refiner of Stable Diffusion XL" in refused(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.fp16.safetensors", "model.bin"])
+def test_what_git_leaves_without_lfs_is_refused_as_such(folder: Path, part: str, name: str) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 5135149760\n"
+    (folder / part).mkdir(exist_ok=True)
+    (folder / part / name).write_text(text)
+    assert "is a Git LFS pointer" in refused(folder)
+    for suffix in (".safetensors", ".ckpt"):
+        (folder / f"whole{suffix}").write_text(text)
+        with pytest.raises(ConfigError, match="is a Git LFS pointer"):
+            check_checkpoint(str(folder / f"whole{suffix}"))
+
+
+@pytest.mark.parametrize("kept", [50, 0.5, -1])
+def test_a_pickle_that_is_cut_short_is_refused_as_such(folder: Path, kept: float) -> None:
+    for place in (folder / "unet" / "diffusion_pytorch_model.bin", folder / "whole.ckpt"):
+        torch.save({"weight": torch.zeros(100)}, place)
+        check_checkpoint(str(folder if place.suffix == ".bin" else place))
+        whole = place.read_bytes()
+        place.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+        with pytest.raises(ConfigError, match="is cut short: its end is missing"):
+            check_checkpoint(str(folder if place.suffix == ".bin" else place))
+        place.unlink()
 
 
 def test_a_file_of_something_else_is_refused_as_such(folder: Path) -> None:

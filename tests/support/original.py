@@ -32,6 +32,17 @@ def write_tiny_kl(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def write_single_xl(folder: Path, file: Path) -> Path:
+    """The same of Stable Diffusion XL, whose second text encoder is of OpenCLIP."""
+    weights = {
+        **_prefixed("model.diffusion_model.", _unet(_read(folder / "unet"))),
+        **_prefixed("first_stage_model.", _vae(_read(folder / "vae"))),
+        **_prefixed("conditioner.embedders.0.transformer.", _text(_read(folder / "text_encoder"))),
+        **_prefixed("conditioner.embedders.1.model.", _open_clip(_read(folder / "text_encoder_2"))),
+    }
+    return _written(weights, file)
+
+
 def write_single_file(folder: Path, file: Path) -> Path:
     """The weights of a folder's networks in one file: .safetensors, or a pickle under `state_dict`."""
     weights = {
@@ -40,6 +51,10 @@ def write_single_file(folder: Path, file: Path) -> Path:
         **_prefixed("cond_stage_model.transformer.", _text(_read(folder / "text_encoder"))),
         "alphas_cumprod": torch.ones(10),  # Training's, which real files also hold.
     }
+    return _written(weights, file)
+
+
+def _written(weights: Weights, file: Path) -> Path:
     if file.suffix == ".safetensors":
         save_file({key: value.contiguous() for key, value in weights.items()}, file)
     else:
@@ -88,6 +103,8 @@ def _unet(weights: Weights) -> Weights:
             (r"^time_embedding\.linear_1", "time_embed.0"),
             (r"^time_embedding\.linear_2", "time_embed.2"),
             (r"^conv_in", "input_blocks.0.0"),
+            (r"^add_embedding\.linear_1", "label_emb.0.0"),
+            (r"^add_embedding\.linear_2", "label_emb.0.2"),
             (r"^conv_norm_out", "out.0"),
             (r"^conv_out", "out.2"),
             (
@@ -145,3 +162,27 @@ def _text(weights: Weights) -> Weights:
     named = {"text_model." + key.removeprefix("text_model."): value for key, value in weights.items()}
     positions = named["text_model.embeddings.position_embedding.weight"].shape[0]
     return {**named, "text_model.embeddings.position_ids": torch.arange(positions)[None]}
+
+
+def _open_clip(weights: Weights) -> Weights:
+    """Queries, keys and values lie in one there, and the projection the other way round."""
+    renamed = _renamed(
+        weights,
+        (
+            (r"^text_model\.", ""),
+            (r"^embeddings\.position_embedding\.weight", "positional_embedding"),
+            (r"^embeddings\.token_embedding", "token_embedding"),
+            (r"^final_layer_norm", "ln_final"),
+            (r"^text_projection\.weight", "text_projection"),
+            (r"^encoder\.layers\.", "transformer.resblocks."),
+            (r"\.layer_norm(\d)", r".ln_\1"),
+            (r"\.mlp\.fc1", ".mlp.c_fc"),
+            (r"\.mlp\.fc2", ".mlp.c_proj"),
+            (r"\.self_attn\.", ".attn."),
+        ),
+    )
+    renamed["text_projection"] = renamed["text_projection"].T
+    for key in [key for key in renamed if ".attn.q_proj." in key]:
+        parts = [renamed.pop(key.replace("q_proj", f"{name}_proj")) for name in "qkv"]
+        renamed[key.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+    return renamed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,28 @@ from rearview.contract.card import (
 )
 from rearview.errors import ConfigError
 
-__all__ = ["TAKE_INSTEAD", "check_checkpoint", "check_folder", "check_whole", "tensor_shapes"]
+__all__ = [
+    "TAKE_INSTEAD",
+    "check_checkpoint",
+    "check_folder",
+    "check_whole",
+    "is_xl",
+    "is_xl_file",
+    "tensor_shapes",
+]
 
-TAKE_INSTEAD = "take a Stable Diffusion 1.5 or 2.1 checkpoint, LCM weights or SD-Turbo (--model sd-turbo)"
+TAKE_INSTEAD = (
+    "take a Stable Diffusion 1.5, 2.1 or XL checkpoint, LCM weights or a turbo of them (--model sd-turbo)"
+)
+POINTER = b"version https://git-lfs.github.com/spec/"
+ZIP = b"PK"
+"""What torch has put its pickles into since version 1.6."""
 MAX_HEADER_BYTES = 100 << 20
 """What the format allows."""
-WEIGHED = ("unet", "text_encoder", "vae", "motion_adapter")
+WEIGHED = ("unet", "text_encoder", "text_encoder_2", "vae", "motion_adapter")
 """Parts of a folder with weights."""
 PIPELINES = (
     ("StableVideoDiffusion", "Stable Video Diffusion"),
-    ("StableDiffusionXL", "Stable Diffusion XL"),
     ("StableDiffusion3", "Stable Diffusion 3"),
     ("Flux", "Flux"),
     ("PixArt", "PixArt"),
@@ -42,6 +55,8 @@ PIPELINES = (
     ("IF", "DeepFloyd IF"),
 )
 """First part of a pipeline's or transformer's class to what it is called."""
+REFINER = "the refiner of Stable Diffusion XL, for pictures that its base has made"
+XL_KEYS = "conditioner.embedders.1."
 CHANNELS = {
     5: "a depth-to-image model",
     7: "an upscaler",
@@ -50,11 +65,10 @@ CHANNELS = {
 }
 """Inputs of a UNet: beside the picture it wants a mask, a picture or a depth map, which there is not."""
 ORIGINAL_KEYS = (
-    ("conditioner.embedders.1.", "Stable Diffusion XL"),
+    ("conditioner.embedders.0.model.", REFINER),
     ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
     ("double_blocks.", "Flux"),
     ("model.diffusion_model.double_blocks.", "Flux"),
-    ("model.diffusion_model.label_emb.", "Stable Diffusion XL"),
 )
 """First part of a tensor's name in a single file."""
 OTHER_FILES = (
@@ -90,23 +104,39 @@ def check_folder(folder: Path) -> None:
         kind = str(transformer.get("_class_name", "a transformer"))
         raise _refused(folder, _family(kind) or f"a model with a transformer ({kind})")
     unet = settings_in(folder / "unet" / "config.json")
-    if unet.get("addition_embed_type") == "text_time" or (folder / "text_encoder_2").is_dir():
-        raise _refused(folder, "Stable Diffusion XL")
-    if named := unet.get("addition_embed_type") or unet.get("class_embed_type"):
+    if is_xl(unet) and settings_in(folder / "model_index.json").get("requires_aesthetics_score"):
+        raise _refused(folder, REFINER)
+    named = unet.get("class_embed_type") or (not is_xl(unet) and unet.get("addition_embed_type"))
+    if named:
         raise _refused(folder, f"a UNet with embeddings of its own ({named})")
     _check_channels(folder, unet.get("in_channels"), unet.get("out_channels"))
     for part in WEIGHED:
-        for path in sorted((folder / part).glob("*.safetensors")):
-            check_whole(path)
+        for ending in ("*.safetensors", "*.bin"):
+            for path in sorted((folder / part).glob(ending)):
+                check_whole(path)
+
+
+def is_xl(unet: Mapping[str, Any]) -> bool:
+    """Whether settings of a UNet are of Stable Diffusion XL: it is given a pooled text and sizes."""
+    return unet.get("addition_embed_type") == "text_time"
+
+
+def is_xl_file(path: Path) -> bool:
+    """Whether a single file is of Stable Diffusion XL; of a pickle nobody knows."""
+    return path.suffix == ".safetensors" and any(key.startswith(XL_KEYS) for key in tensor_shapes(path))
 
 
 def _check_single_file(path: Path) -> None:
+    check_whole(path)
     if path.suffix != ".safetensors":
         return
     shapes = tensor_shapes(path)
     for start, name in ORIGINAL_KEYS:
         if any(key.startswith(start) for key in shapes):
             raise _refused(path, name)
+    has_labels = any(key.startswith(f"{UNET_PREFIX}label_emb.") for key in shapes)
+    if has_labels and not any(key.startswith(XL_KEYS) for key in shapes):
+        raise _refused(path, "a UNet with embeddings of its own (label_emb)")
     if not any(key.startswith(UNET_PREFIX) for key in shapes):
         raise ConfigError(f"model.checkpoint {path} holds no unet{_other(shapes)}")
     first = shapes.get(FIRST_LAYER, ())
@@ -142,11 +172,27 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_whole(path: Path) -> None:
-    """Raises ConfigError for a .safetensors file whose end, or more, is missing."""
-    _header(path)
+    """Raises ConfigError for a file of weights whose end, or more, is missing."""
+    if path.suffix == ".safetensors":
+        _header(path)
+    elif _start(path).startswith(ZIP) and not zipfile.is_zipfile(path):
+        raise ConfigError(f"{path} is cut short: its end is missing; fetch it again")
+
+
+def _start(path: Path) -> bytes:
+    """First bytes of a file. Raises ConfigError for what git leaves in place of a large one."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(POINTER))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    if start == POINTER:
+        raise ConfigError(f"{path} is a Git LFS pointer, not the weights that it stands for: git lfs pull")
+    return start
 
 
 def _header(path: Path) -> Mapping[str, Any]:
+    _start(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

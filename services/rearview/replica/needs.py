@@ -83,8 +83,8 @@ def _weights(model: ModelConfig, span: SpanConfig) -> int:
         elements += elements_of(shapes_in(Path(model.depth), ""))
     if OperatorKind.DENOISE in kinds:
         shapes = _unet(model)
-        text_encoder = shapes_of(model.checkpoint, "text_encoder")
-        elements += sum(map(elements_of, (shapes.unet, shapes.motion, text_encoder)))
+        texts = (shapes_of(model.checkpoint, part) for part in ("text_encoder", "text_encoder_2"))
+        elements += sum(map(elements_of, (shapes.unet, shapes.motion, *texts)))
     return elements
 
 

@@ -60,7 +60,7 @@ class AcceleratedAutoencoder:
         self.counts = Counts()
         self.vae = vae
         """The autoencoder that it stands in for."""
-        self.config = vae.config
+        self.config, self.dtype = vae.config, getattr(vae, "dtype", None)
         self._find = find
         self._encoding, self._decoding = Encoding(vae), Decoding(vae)
 

@@ -21,6 +21,8 @@ __all__ = [
     "DOWN_RESIDUALS",
     "MID_RESIDUAL",
     "SCALE",
+    "SIZES",
+    "TEXT",
     "EagerCall",
     "UNetCall",
     "UNetInputs",
@@ -35,6 +37,13 @@ DOWN_RESIDUALS = "down_block_additional_residuals"
 """What ControlNets add to the skips, a list of (B, C, h, w)."""
 MID_RESIDUAL = "mid_block_additional_residual"
 """The same of the middle, (B, C, h, w)."""
+TEXT = "text_embeds"
+"""Pooled texts (B, P), for a UNet of Stable Diffusion XL."""
+SIZES = "time_ids"
+"""Sizes (B, 6), for the same: height and width of the original, top and left of its crop, height and width of
+the picture."""
+NESTED = {TEXT: "added_cond_kwargs", SIZES: "added_cond_kwargs"}
+"""Names that are not arguments of a UNet by themselves, to the argument that holds them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +82,8 @@ def arguments_of(more: Mapping[str, Tensor]) -> dict[str, Any]:
         whole, dot, _ = name.partition(".")
         if dot:
             arguments.setdefault(whole, []).append(tensor)
+        elif name in NESTED:
+            arguments.setdefault(NESTED[name], {})[name] = tensor
         else:
             arguments[name] = tensor
     return arguments

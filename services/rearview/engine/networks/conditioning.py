@@ -13,7 +13,7 @@ from rearview.contract.settings import AdapterMix, Guidance, Settings
 from rearview.engine.devices import upload
 from rearview.engine.networks.low_rank import AdapterStacks
 
-__all__ = ["Conditioning", "needs_negative", "slerp", "slerp_shares"]
+__all__ = ["Conditioning", "needs_negative", "slerp", "slerp_shares", "token_ids"]
 
 MIN_SINE = 1e-3
 """Embeddings at a smaller angle (or a larger one than the half turn less this) are mixed in a straight
@@ -23,6 +23,18 @@ line: the two agree there, or there is no one way round."""
 def needs_negative(settings: Settings) -> bool:
     """Whether frames under these settings are also predicted under the negative prompt."""
     return settings.acting_guidance in (Guidance.INITIALIZE, Guidance.FULL)
+
+
+def token_ids(tokenizer: Any, prompt: str, device: torch.device) -> Tensor:
+    """Of one prompt, (1, L), int64: as many as the tokenizer has room for."""
+    ids: Tensor = tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return ids.to(device)
 
 
 class Conditioning:
@@ -44,16 +56,15 @@ class Conditioning:
         self.text_encoder = text_encoder
         self._dtype, self._clip_skip = dtype, clip_skip
 
+    @property
+    def text_encoders(self) -> tuple[Any, ...]:
+        """All that there are."""
+        return (self.text_encoder,)
+
     @torch.inference_mode()
     def embed(self, prompt: str, adapters: AdapterMix = ()) -> Tensor:
         """Embedding of one prompt under adapter sets, (1, L, D), on the encoder's device."""
-        ids = self._tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids.to(self.text_encoder.device)
+        ids = token_ids(self._tokenizer, prompt, self.text_encoder.device)
         under = self.stacks.inputs([self.stacks.in_text(adapters)])
         if self._clip_skip == 0:
             embedding: Tensor = self.text_encoder(ids, return_dict=False, **under)[0]

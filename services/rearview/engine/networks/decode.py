@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rearview.engine.devices import memory_format
+from rearview.engine.networks.encode import dtype_of
 
 __all__ = ["decode", "decode_levels", "pictures_of"]
 
@@ -23,7 +24,8 @@ def decode(vae: Any, latents_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
 def decode_levels(vae: Any, latents_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
     """What `pictures_of` makes pictures of: (B, 3, H, W) float32, levels of 255."""
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    latents = (latents_BCHW / vae.config.scaling_factor + shift).to(dtype)
+    latents = latents_BCHW / vae.config.scaling_factor + shift
+    latents = latents.to(dtype_of(vae, dtype))
     images: Tensor = vae.decode(
         latents.contiguous(memory_format=memory_format(latents.device))
     ).sample.float()

@@ -24,6 +24,7 @@ from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.control import ControlNets
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.noise import NoiseStore
+from rearview.engine.networks.pooled import PlainText
 from rearview.engine.networks.prompts import PromptTable, Worded
 from rearview.engine.networks.sampling import Schedule, StepColumns
 from rearview.engine.networks.scale_embedding import embed_scales
@@ -44,10 +45,11 @@ class Denoiser:
         bank_layout: BankLayout | None = None,
         noise: NoiseStore | None = None,
         controls: ControlNets | None = None,
+        text: PlainText | None = None,
     ) -> None:
         """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank.
         `noise`, `controls`: those of all denoisers over this UNet, whatever their adapters; None: noise of
-        its own, no controls.
+        its own, no controls. `text`: what the UNet is given of embeddings; None: they are its prompts.
         """
         self.unet = unet
         self.call: UNetCall = EagerCall(unet)
@@ -58,6 +60,8 @@ class Denoiser:
         """Of the plain path."""
         self.prompts = PromptTable(conditioning)
         self.controls = controls or ControlNets({}, dtype)
+        self.text = text or PlainText()
+        """Embeddings to what the UNet is given of them."""
         self._dtype, self._noise = dtype, noise or NoiseStore()
         config = getattr(unet, "config", None)
         self._scale_channels: int | None = getattr(config, "time_cond_proj_dim", None)
@@ -135,14 +139,15 @@ class Denoiser:
             x_BCHW = torch.cat([x_BCHW, x_BCHW[negative]])
             depth_BCHW = None if depth_BCHW is None else torch.cat([depth_BCHW, depth_BCHW[negative]])
             views = views.beside(negative)
-        more = self.embedded_scales([row.settings.guidance_scale for row in rows])
+        prompt_BTC, more = self.text(self.prompts.read(plan.place_B), x_BCHW)
+        more |= self.embedded_scales([row.settings.guidance_scale for row in rows])
         more |= self.adapter_rows([row.settings for row in (*rows, *(rows[i] for i in negative))])
         if depth_BCHW is not None:
             more[DEPTH_LATENT] = depth_BCHW.to(self._dtype)
         inputs = UNetInputs(
             x_BCHW.to(self._dtype).contiguous(memory_format=memory_format(x_BCHW.device)),
             plan.called.timestep_B,
-            self.prompts.read(plan.place_B),
+            prompt_BTC,
             more,
         )
         doubled = [*range(len(rows)), *negative]

@@ -11,7 +11,14 @@ from rearview.engine.devices import memory_format
 from rearview.engine.memory.depth.pool import next_range
 from rearview.engine.networks.depth import DepthEstimator, depth_picture, range_of
 
-__all__ = ["encode", "encode_with_depth"]
+__all__ = ["dtype_of", "encode", "encode_with_depth"]
+
+
+def dtype_of(vae: Any, dtype: torch.dtype) -> torch.dtype:
+    """In which type an autoencoder computes: in a wider one than the other networks' `dtype` where it would
+    overflow in that (`force_upcast`).
+    """
+    return getattr(vae, "dtype", None) or dtype
 
 
 def encode(vae: Any, images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:
@@ -19,6 +26,7 @@ def encode(vae: Any, images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:
 
     A VAE with a posterior gives its mode, so that no random number enters the path.
     """
+    dtype = dtype_of(vae, dtype)
     return _latents(vae, _pixels(images_BHWC, dtype), dtype)
 
 

@@ -141,7 +141,7 @@ class DiffusionModel:
         depths = filter(None, [self._depth, *self._pictures.depths.values()])
         networks = [self.vae, *(depth.network for depth in depths)]
         for denoiser in self._adapted.values():
-            networks += [denoiser.unet, denoiser.conditioning.text_encoder]
+            networks += [denoiser.unet, *denoiser.conditioning.text_encoders]
             networks += denoiser.controls.branches.values()
         own: dict[int, int] = {}
         for network in filter(None, networks):

@@ -43,7 +43,7 @@ def steered(denoiser: Denoiser, settings: Settings, shown: Shown) -> Any:
     def predict(x: Tensor, at: Tensor, *, encoder_hidden_states: Tensor, **more: Any) -> Any:
         text = encoder_hidden_states
         control = added(denoiser, settings, shown, x, at, text)
-        return denoiser.unet(x, at, encoder_hidden_states=text, **more, **control)
+        return denoiser.unet(x, at, **denoiser.text.arguments(text, x), **more, **control)
 
     return predict
 

@@ -192,13 +192,16 @@ class Switched:
 
 @torch.no_grad()
 def merge_adapters(
-    unet: Module, text_encoder: Module, fused: Sequence[LoraFile], sets: Mapping[str, Sequence[LoraFile]]
+    unet: Module,
+    text_encoders: Sequence[Module],
+    fused: Sequence[LoraFile],
+    sets: Mapping[str, Sequence[LoraFile]],
 ) -> AdapterSets:
-    """Fuse `fused` into both networks and make the weights of each set. Raises ConfigError.
+    """Fuse `fused` into all networks and make the weights of each set. Raises ConfigError.
 
     Sums are formed in float32 (float64 for such networks) and rounded once.
     """
-    layers = Layers(unet, text_encoder)
+    layers = Layers(unet, text_encoders)
     always = changes_of(layers, "model.lcm_lora", fused)
     own = {name: changes_of(layers, f"model.adapters.{name}", files) for name, files in sets.items()}
     switching: list[Layer] = []
@@ -250,23 +253,29 @@ def _rounded(exact: Tensor, like: Tensor) -> Parameter:
 class Layers:
     """Layers by the names under which LoRA files know them."""
 
-    def __init__(self, unet: Module, text_encoder: Module) -> None:
+    def __init__(self, unet: Module, text_encoders: Sequence[Module]) -> None:
         self._named: dict[str, Layer] = {}
         for path, layer in weighted(unet):
             self._add(layer, f"lora_unet_{path.replace('.', '_')}", f"unet.{path}", path)
-        for path, layer in weighted(text_encoder):
-            # Some versions of transformers have a wrapper `text_model`, others do not.
-            full = path if path.startswith("text_model.") else f"text_model.{path}"
-            flat = full.replace(".", "_")
-            short = full.removeprefix("text_model.")
-            names = (f"lora_te_{flat}", f"lora_te1_{flat}", f"text_encoder.{full}", f"text_encoder.{short}")
-            self._add(layer, *names)
+        for number, text_encoder in enumerate(text_encoders, 1):
+            for path, layer in weighted(text_encoder):
+                self._add(layer, *_names_in_text(path, number))
 
     def find(self, name: str) -> Layer | None:
         return self._named.get(name)
 
     def _add(self, layer: Layer, *names: str) -> None:
         self._named.update(dict.fromkeys(names, layer))
+
+
+def _names_in_text(path: str, number: int) -> Iterator[str]:
+    """Of a layer of the text encoder with that number, which the first one may go without."""
+    # Some versions of transformers have a wrapper `text_model`, others do not.
+    full = path if path.startswith(("text_model.", "text_projection")) else f"text_model.{path}"
+    flat, short = full.replace(".", "_"), full.removeprefix("text_model.")
+    named = [(f"te{number}", f"text_encoder_{number}")]
+    for kohya, diffusers in [*named, ("te", "text_encoder")] if number == 1 else named:
+        yield from (f"lora_{kohya}_{flat}", f"{diffusers}.{full}", f"{diffusers}.{short}")
 
 
 def weighted(network: Module) -> Iterator[tuple[str, Layer]]:

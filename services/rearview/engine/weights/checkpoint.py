@@ -17,13 +17,13 @@ from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.controls import ControlPicture
 from rearview.contract.sampler import sampler_of
 from rearview.engine.networks.chain import ChainModel, ForwardTime
-from rearview.engine.networks.conditioning import Conditioning
 from rearview.engine.networks.control_pictures import ControlPictures
 from rearview.engine.networks.denoise import Denoiser
 from rearview.engine.networks.depth import DepthEstimator
 from rearview.engine.networks.low_rank import take_choices
 from rearview.engine.networks.model import DiffusionModel, Model, NullModel
 from rearview.engine.networks.noise import NoiseStore
+from rearview.engine.networks.pooled import PooledText
 from rearview.engine.networks.sampling import Schedule
 from rearview.engine.weights.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
 from rearview.engine.weights.controls import load_controls
@@ -37,9 +37,10 @@ from rearview.engine.weights.formats import (
     read_config,
     read_weights,
 )
-from rearview.engine.weights.loading import check_finite, checked, load_folder, local, ready, variant
+from rearview.engine.weights.loading import assigned, checked, load_network, local, quiet_libraries, ready
 from rearview.engine.weights.motion_formats import is_motion, is_table, read_motion
 from rearview.engine.weights.stacks import stack_adapters
+from rearview.engine.weights.text_encoders import load_text_encoders
 from rearview.engine.weights.vae_formats import SingleVae
 from rearview.errors import ConfigError
 
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 
+NO_MOTION_IN_XL = "motion modules (Live2Diff) are of Stable Diffusion 1.x, and do not fit Stable Diffusion XL"
 UNREACHED_IN_DPT = "neck.fusion_stage.layers.0.residual_layer1."
 """The first fusion has no residual to add: published files leave these weights out."""
 
@@ -72,7 +74,7 @@ def load_model(
         return NullModel()
     if is_chain(checkpoint):
         return ChainModel(ForwardTime.parse(checkpoint))
-    _quiet_libraries()
+    quiet_libraries()
     additions = additions or Additions()
     needs_vae = bool(span.kinds & {OperatorKind.ENCODE, OperatorKind.DECODE})
     needs_unet = OperatorKind.DENOISE in span.kinds
@@ -101,11 +103,18 @@ def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> 
     else:
         text = f"{name} is not supported; use AutoencoderTiny or AutoencoderKL"
         raise ConfigError(f"{source.place('vae')}: {text}")
+    dtype = _vae_dtype(source, name, dtype)
     if source.single_vae is not None:
         return ready(_load_single_vae(Vae, source.single_vae, dtype), device, source.place("vae"))
     if source.single_file("vae") is not None and name != "AutoencoderKL":
         raise ConfigError("a single file holds an AutoencoderKL: name another VAE in model.vae")
-    return ready(_load(Vae, source, "vae", dtype), device, source.place("vae"))
+    return ready(load_network(Vae, source, "vae", dtype), device, source.place("vae"))
+
+
+def _vae_dtype(source: Source, name: str, dtype: torch.dtype) -> torch.dtype:
+    """Stable Diffusion XL's own overflows in float16, and says so: as diffusers does, run it in float32."""
+    upcast = source.config("vae").get("force_upcast", name == "AutoencoderKL")
+    return torch.float32 if source.is_xl and upcast and dtype is torch.float16 else dtype
 
 
 def _load_single_vae(network: Any, vae: SingleVae, dtype: torch.dtype) -> Any:
@@ -115,7 +124,7 @@ def _load_single_vae(network: Any, vae: SingleVae, dtype: torch.dtype) -> Any:
     )
     with torch.device("meta"):
         empty = network.from_config(vae.config)
-    return _assigned(empty, weights, dtype, f"model.vae: {vae.files[0]} cannot be loaded")
+    return assigned(empty, weights, dtype, f"model.vae: {vae.files[0]} cannot be loaded")
 
 
 def load_depth(
@@ -183,38 +192,39 @@ def load_denoisers(
     The UNet is a StreamingUNet where there are motion modules. No adapter touches those.
     """
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
 
     from rearview.engine.networks.attention.processors import install_processors
 
     source = _source(place)
     schedule = _schedule(source, additions)
-    tokenizer = local(CLIPTokenizer.from_pretrained, source.place("tokenizer"))
     if (name := source.config("unet").get("_class_name")) != "UNet2DConditionModel":
         raise ConfigError(f"{source.place('unet')}: {name} is not supported; use UNet2DConditionModel")
-    unet = ready(_load(UNet2DConditionModel, source, "unet", dtype), device, source.place("unet"))
-    text_encoder = _load_text_encoder(CLIPTextModel, source, dtype).eval().requires_grad_(False).to(device)
-    check_finite(text_encoder, source.place("text_encoder"))
-    _check_skipped(additions.clip_skip, text_encoder)
+    unet = ready(load_network(UNet2DConditionModel, source, "unet", dtype), device, source.place("unet"))
+    texts = load_text_encoders(source, device, dtype, additions.clip_skip)
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
-    sets = merge_adapters(unet, text_encoder, fused, additions.merged)
-    stacks, choice, text_choice = stack_adapters(unet, text_encoder, additions.adapters)
+    sets = merge_adapters(unet, texts.networks, fused, additions.merged)
+    stacks, choice, text_choice = stack_adapters(unet, texts.networks, additions.adapters)
     layout = install_processors(unet)
     if additions.depth and source.motion is None:
         raise ConfigError("model.depth is for motion modules, and there are none: name them in model.motion")
     if source.motion is not None:
+        if source.is_xl:
+            raise ConfigError(f"{source.motion}: {NO_MOTION_IN_XL}")
         unet = ready(_with_motion(unet, source.motion, additions, dtype), device, source.motion)
 
     noise = noise or NoiseStore()
     if additions.adapters:
         take_choices(unet, choice)
-        take_choices(text_encoder, text_choice)
-    controls = load_controls(additions.controls, source.config("unet"), _latent_scale(source), device, dtype)
+        for network in texts.networks:
+            take_choices(network, text_choice)
+    cell = _cell(source.config("vae"))
+    controls = load_controls(additions.controls, source.config("unet"), cell, device, dtype)
+    text = PooledText(unet.config, cell) if source.is_xl else None
 
     def under(name: str) -> Denoiser:
-        text = _switched(text_encoder, sets, name)
-        conditioning = Conditioning(tokenizer, text, dtype, stacks, additions.clip_skip)
-        return Denoiser(_switched(unet, sets, name), schedule, conditioning, dtype, layout, noise, controls)
+        conditioning = texts.conditioning(lambda network: _switched(network, sets, name), stacks)
+        network = _switched(unet, sets, name)
+        return Denoiser(network, schedule, conditioning, dtype, layout, noise, controls, text)
 
     return {name: under(name) for name in sets.names}
 
@@ -225,16 +235,16 @@ def latent_shape(
     """Shape (C, h, w) of a frame's latent; that of its pixels where there are no networks."""
     if is_opaque(checkpoint):
         return 3, height, width
-    source = find_checkpoint(checkpoint, (), additions)
-    scale = _latent_scale(source)
-    return int(source.config("vae")["latent_channels"]), height // scale, width // scale
+    config = find_checkpoint(checkpoint, (), additions).config("vae")
+    cell = _cell(config)
+    return int(config["latent_channels"]), height // cell, width // cell
 
 
-def _latent_scale(source: Source) -> int:
-    """Pixels per latent cell."""
+def _cell(vae_config: Mapping[str, Any]) -> int:
+    """Pixels per latent cell, a side."""
     # Both VAEs halve the size between blocks; the tiny one says so only by its number of blocks.
-    config = source.config("vae")
-    return int(2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1))
+    blocks = vae_config.get("block_out_channels") or vae_config["encoder_block_out_channels"]
+    return int(2 ** (len(blocks) - 1))
 
 
 def _source(place: Source | Path) -> Source:
@@ -246,14 +256,6 @@ def _schedule(source: Source, additions: Additions) -> Schedule:
     if additions.beta_schedule:
         config = {**config, "beta_schedule": additions.beta_schedule}
     return Schedule(config, sampler_of(config, lcm_lora=bool(additions.lcm_lora)))
-
-
-def _check_skipped(clip_skip: int, text_encoder: Any) -> None:
-    layers = text_encoder.config.num_hidden_layers
-    if clip_skip >= layers:
-        raise ConfigError(
-            f"model.clip_skip {clip_skip} leaves nothing of a text encoder with {layers} layers"
-        )
 
 
 def _with_motion(unet: Any, path: Path, additions: Additions, dtype: torch.dtype) -> Any:
@@ -304,59 +306,3 @@ def _check_vae_fits(source: Source) -> None:
     if latent != taken:
         text = f"makes latents of {latent} channels, the UNet takes {taken}"
         raise ConfigError(f"the VAE in {source.place('vae')} {text}: name another one in model.vae")
-
-
-def _load(network: Any, source: Source, part: str, dtype: torch.dtype) -> Any:
-    """A network of diffusers' from its folder or from the single file."""
-    if (file := source.single_file(part)) is not None:
-        config = source.config(part)
-        with torch.device("meta"):  # No time is spent on weights that are replaced.
-            empty = network.from_config(config)
-        return _filled(empty, file, part, from_original(part, read_weights(file)[0], config), dtype)
-    return load_folder(network, source.place(part), dtype)
-
-
-def _load_text_encoder(network: Any, source: Source, dtype: torch.dtype) -> Any:
-    folder, file = source.place("text_encoder"), source.single_file("text_encoder")
-    if file is None:
-        loaded, report = local(
-            network.from_pretrained,
-            folder,
-            dtype=dtype,
-            variant=variant(folder),
-            output_loading_info=True,
-        )
-        return checked(loaded, folder, report["missing_keys"])
-    empty = network(local(network.config_class.from_pretrained, folder))
-    weights = from_original("text_encoder", read_weights(file)[0], source.config("text_encoder"))
-    prefix = "" if hasattr(empty, "text_model") else "text_model."
-    weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return _filled(
-        empty, file, "text_encoder", {k: v for k, v in weights.items() if k in empty.state_dict()}, dtype
-    )
-
-
-def _filled(network: Any, file: Path, part: str, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
-    """`network` with all of `weights` and no others."""
-    if not weights:
-        raise ConfigError(f"model.checkpoint: {file} holds no {part}")
-    return _assigned(network, weights, dtype, f"{file} does not fit model.single_file_config in {part}")
-
-
-def _assigned(network: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, misfit: str) -> Any:
-    """`network` with these weights. `misfit`: what is said if they are not all that it has."""
-    try:
-        network.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, assign=True)
-    except RuntimeError as error:
-        raise ConfigError(f"{misfit}: {' '.join(str(error).split())[:300]}") from None
-    return network.to(dtype)
-
-
-def _quiet_libraries() -> None:
-    """Keep the model libraries' progress bars and advice out of a service's log."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()

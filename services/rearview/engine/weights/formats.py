@@ -11,7 +11,7 @@ import json
 import pickle
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rearview.contract.card import checkpoint_folder, is_hub_id, is_single_file, own_motion
+from rearview.contract.card import checkpoint_folder, is_hub_id, is_single_file, own_motion, settings_in
 from rearview.contract.controls import ControlPicture
-from rearview.contract.family import check_checkpoint, check_folder, check_whole
+from rearview.contract.family import check_checkpoint, check_folder, check_whole, is_xl, is_xl_file
 from rearview.engine.weights.vae_formats import SingleVae, find_single_vae
 from rearview.errors import ConfigError
 
@@ -42,19 +42,23 @@ __all__ = [
 ]
 
 SD15_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+XL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0"
+"""Of single files of Stable Diffusion XL, where no other is named."""
 LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """Under which diffusers and peft save a LoRA."""
 SETTINGS_FILES = ("rearview.json", "model_index.json", "*/*.json", "tokenizer/*.txt")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 WEIGHT_NAMES = {
     **dict.fromkeys(("unet", "vae", "motion_adapter"), "diffusion_pytorch_model"),
-    "text_encoder": "model",
+    **dict.fromkeys(TEXT_ENCODERS, "model"),
 }
-PICKLE_NAMES = {**WEIGHT_NAMES, "text_encoder": "pytorch_model"}
+PICKLE_NAMES = {**WEIGHT_NAMES, **dict.fromkeys(TEXT_ENCODERS, "pytorch_model")}
 HUB_ENDINGS = (
     (".safetensors", "-0*.safetensors"),
     (".fp16.safetensors", ".fp16-0*.safetensors", "-0*.fp16.safetensors"),
 )
 """Of the weights on the hub, in full precision if there is any."""
+PICKLE_ENDINGS = (".bin", "-0*.bin", ".fp16.bin", ".fp16-0*.bin", "-0*.fp16.bin")
 
 READING_ERRORS = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, AssertionError),
@@ -124,6 +128,11 @@ class Source:
     motion: Path | None = None
     """Folder or file of the motion modules."""
 
+    @property
+    def is_xl(self) -> bool:
+        """Whether the UNet is one of Stable Diffusion XL."""
+        return is_xl(settings_in(self.folder / "unet" / "config.json"))
+
     def place(self, part: str) -> Path:
         """Folder of a part, or the file of a VAE. Raises ConfigError if there is none."""
         if part == "vae" and self.single_vae is not None:
@@ -154,15 +163,25 @@ def find_checkpoint(checkpoint: str, parts: Sequence[str] = (), additions: Addit
     single_vae = find_single_vae(additions.vae) if additions.vae else None
     vae = _find_vae(additions.vae) if additions.vae and single_vae is None else None
     motion = find_motion(checkpoint, additions.motion) if "unet" in parts else None
+    others = vae, single_vae, motion
     parts = [part for part in parts if part != "vae" or not additions.vae]
     if is_single_file(checkpoint):
         file = _existing_file("model.checkpoint", Path(checkpoint))
-        folder = _find_folder("model.single_file_config", additions.single_file_config, ())
         check_checkpoint(checkpoint)
-        return Source(folder, file, vae, single_vae, motion)
+        settings = additions.single_file_config
+        settings = XL_CONFIG if settings == SD15_CONFIG and is_xl_file(file) else settings
+        return _of_family(Source(_find_folder("model.single_file_config", settings, ()), file, *others))
     folder = _find_folder("model.checkpoint", checkpoint, parts)
     check_folder(folder)
-    return Source(folder, None, vae, single_vae, motion)
+    return _of_family(Source(folder, None, *others))
+
+
+def _of_family(source: Source) -> Source:
+    """With the settings of another VAE that only the UNet tells. Raises ConfigError for another family's."""
+    single = source.single_vae
+    if single is None or not source.is_xl:
+        return source
+    return replace(source, single_vae=single.of_xl())
 
 
 def find_lora(option: str, path: str) -> Path:
@@ -229,8 +248,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     Raises ConfigError: a pickle with anything but weights in it could run code, and is not read.
     """
     try:
+        check_whole(path)
         if path.suffix == ".safetensors":
-            check_whole(path)
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -261,22 +280,27 @@ def from_original(part: str, weights: Mapping[str, Tensor], config: Mapping[str,
         if not held and "decoder.conv_in.weight" in weights:  # A file of a VAE alone.
             held = dict(weights)
         converted = original.convert_ldm_vae_checkpoint(held, config) if held else {}
+    elif part == "text_encoder_2":
+        converted = _from_open_clip(weights, config, "conditioner.embedders.1.model.")
     elif original.is_open_clip_model(weights):
-        converted = _from_open_clip(weights, config)
+        converted = _from_open_clip(weights, config, "cond_stage_model.model.")
+        converted = {key: value for key, value in converted.items() if key.startswith("text_model.")}
     else:
         converted = original.convert_ldm_clip_checkpoint(dict(weights))
     # A checkpoint of another depth makes the converter look up keys that are not there.
     return {key: value for key, value in converted.items() if value is not None}
 
 
-def _from_open_clip(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The text encoder of Stable Diffusion 2."""
+def _from_open_clip(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], prefix: str
+) -> dict[str, Tensor]:
+    """The text encoder of Stable Diffusion 2, and the second one of XL."""
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
     # All that the converter reads of the module.
     module = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
-    converted: dict[str, Tensor] = convert_open_clip_checkpoint(module, dict(weights))
-    return {key: value for key, value in converted.items() if key.startswith("text_model.")}
+    converted: dict[str, Tensor] = convert_open_clip_checkpoint(module, dict(weights), prefix)
+    return converted
 
 
 def _find_folder(option: str, name: str, parts: Sequence[str]) -> Path:
@@ -333,12 +357,14 @@ def _hub_checkpoint(option: str, repo: str, parts: Sequence[str]) -> Path:
     folder = _hub_folder(option, repo, SETTINGS_FILES)
     check_folder(folder)
     missing = list(parts)
+    if "text_encoder" in missing and (folder / "text_encoder_2").is_dir():
+        missing.append("text_encoder_2")
     for endings in HUB_ENDINGS:
         if missing:
             names = [f"{part}/{WEIGHT_NAMES[part]}{end}" for part in missing for end in endings]
             folder = _hub_folder(option, repo, names)
             missing = [part for part in missing if not _has_safetensors(folder / part)]
-    pickled = [f"{part}/{PICKLE_NAMES[part]}{end}" for part in missing for end in (".bin", ".fp16.bin")]
+    pickled = [f"{part}/{PICKLE_NAMES[part]}{end}" for part in missing for end in PICKLE_ENDINGS]
     return _hub_folder(option, repo, pickled) if pickled else folder
 
 

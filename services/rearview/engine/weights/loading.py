@@ -1,4 +1,4 @@
-"""What every network's loading shares: libraries kept offline, nothing missing.
+"""What every network's loading shares: libraries kept quiet and offline, nothing missing, nothing left over.
 
 Where the weights lie is `formats.py`. Whatever a network lacks is a ConfigError at start, and so is a weight
 that is not finite: no network runs with weights that were not loaded.
@@ -7,7 +7,7 @@ that is not finite: no network runs with weights that were not loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,67 @@ from safetensors import SafetensorError
 
 from rearview.engine.devices import memory_format
 from rearview.engine.networks.finite import is_finite
+from rearview.engine.weights.formats import Source, from_original, read_weights
 from rearview.errors import ConfigError
 
-__all__ = ["check_finite", "checked", "load_folder", "local", "ready", "variant"]
+__all__ = [
+    "assigned",
+    "check_finite",
+    "checked",
+    "filled",
+    "load_folder",
+    "load_network",
+    "local",
+    "quiet_libraries",
+    "ready",
+    "variant",
+]
 
 LOADING_ERRORS = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError),
     *(SafetensorError, StrictDataclassError),
 )
 """What the libraries raise over files that are not what they should be."""
+
+
+def load_network(network: Any, source: Source, part: str, dtype: torch.dtype) -> Any:
+    """A network of diffusers' from its folder or from the single file."""
+    if (file := source.single_file(part)) is not None:
+        config = source.config(part)
+        with torch.device("meta"):  # No time is spent on weights that are replaced.
+            empty = network.from_config(config)
+        return filled(empty, file, part, from_original(part, read_weights(file)[0], config), dtype)
+    return load_folder(network, source.place(part), dtype)
+
+
+def load_folder(network: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network of diffusers' from its folder."""
+    loaded, report = local(
+        network.from_pretrained,
+        folder,
+        torch_dtype=dtype,
+        variant=variant(folder),
+        # Diffusers finds pickled shards only if it is not to look for others.
+        use_safetensors=None if any(folder.glob("*.safetensors")) else False,
+        output_loading_info=True,
+    )
+    return checked(loaded, folder, report["missing_keys"])
+
+
+def filled(network: Any, file: Path, part: str, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+    """`network` with all of `weights` and no others."""
+    if not weights:
+        raise ConfigError(f"model.checkpoint: {file} holds no {part}")
+    return assigned(network, weights, dtype, f"{file} does not fit model.single_file_config in {part}")
+
+
+def assigned(network: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, misfit: str) -> Any:
+    """`network` with these weights. `misfit`: what is said if they are not all that it has."""
+    try:
+        network.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, assign=True)
+    except RuntimeError as error:
+        raise ConfigError(f"{misfit}: {' '.join(str(error).split())[:300]}") from None
+    return network.to(dtype)
 
 
 def local(load: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
@@ -65,13 +117,11 @@ def check_finite(network: Any, place: Path, unreached: str | None = None) -> Non
         raise ConfigError(f"{place}: {text}: the file is damaged, or model.dtype is too narrow for it")
 
 
-def load_folder(network: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A network of diffusers' from its folder."""
-    loaded, report = local(
-        network.from_pretrained,
-        folder,
-        torch_dtype=dtype,
-        variant=variant(folder),
-        output_loading_info=True,
-    )
-    return checked(loaded, folder, report["missing_keys"])
+def quiet_libraries() -> None:
+    """Keep the model libraries' progress bars and advice out of a service's log."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -18,14 +18,14 @@ __all__ = ["stack_adapters", "stack_layer"]
 
 @torch.no_grad()
 def stack_adapters(
-    unet: Module, text_encoder: Module, sets: Mapping[str, Sequence[LoraFile]]
+    unet: Module, text_encoders: Sequence[Module], sets: Mapping[str, Sequence[LoraFile]]
 ) -> tuple[AdapterStacks, Choice, Choice]:
     """Give the layers that `sets` change their stacks. Raises ConfigError. Returns the sets' names, and the
-    choices of the UNet and of the text encoder, for `take_choices`: of whatever the layers end up in.
+    choices of the UNet and of the text encoders, for `take_choices`: of whatever the layers end up in.
     """
-    layers = Layers(unet, text_encoder)
+    layers = Layers(unet, text_encoders)
     changes = {name: changes_of(layers, f"model.adapters.{name}", files) for name, files in sets.items()}
-    of_text = {layer for _, layer in weighted(text_encoder)}
+    of_text = {layer for network in text_encoders for _, layer in weighted(network)}
     choice, text_choice = Choice(), Choice()
     for layer in {layer: None for changed in changes.values() for layer in changed}:
         own = [changed.get(layer, ()) for changed in changes.values()]

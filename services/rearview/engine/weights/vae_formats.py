@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from rearview.errors import ConfigError
 __all__ = ["TAESD_NAMES", "SingleVae", "find_single_vae"]
 
 TAESD_NAMES = ("taesd_encoder.safetensors", "taesd_decoder.safetensors")
-KL_SCALING = 0.18215
-"""Of Stable Diffusion 1 and 2, by which latents are scaled for diffusion."""
+TAESDXL_NAMES = ("taesdxl_encoder.safetensors", "taesdxl_decoder.safetensors")
+PAIRS = (TAESD_NAMES, TAESDXL_NAMES)
+KL_SCALING, XL_KL_SCALING = 0.18215, 0.13025
+"""Of Stable Diffusion 1 and 2 and of XL, by which latents are scaled for diffusion."""
 KL_GROUPS = 32
 CONV = re.compile(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight")
 LAYER = re.compile(r"(\d+)\.")
@@ -34,6 +36,16 @@ class SingleVae:
     files: tuple[Path, ...]
     """One, or TAESD's encoder and decoder."""
     config: Mapping[str, Any]
+
+    def of_xl(self) -> SingleVae:
+        """The same files, read as those of Stable Diffusion XL. Raises ConfigError for TAESD's, which are of
+        other latents in the same shapes.
+        """
+        if self.files[0].name in TAESD_NAMES:
+            text = "is TAESD of Stable Diffusion 1 and 2: take taesdxl (madebyollin/taesdxl)"
+            raise ConfigError(f"model.vae: {self.files[0]} {text}")
+        scaling = {"scaling_factor": XL_KL_SCALING} if len(self.files) == 1 else {}
+        return replace(self, config={**self.config, **scaling})
 
     def taesd(self, parts: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The weights of encoder and decoder, under diffusers' names."""
@@ -51,9 +63,10 @@ def find_single_vae(vae: str) -> SingleVae | None:
     """What `model.vae` names, if it is a file or a folder with TAESD's pair. Raises ConfigError."""
     path = Path(vae)
     folder = path if path.is_dir() else path.parent
-    pair = tuple(folder / name for name in TAESD_NAMES)
-    names_pair = path.name in TAESD_NAMES or (path.is_dir() and not (path / "config.json").is_file())
-    if names_pair and any(file.is_file() for file in pair):
+    is_bare = path.is_dir() and not (path / "config.json").is_file()
+    for pair in (tuple(folder / name for name in names) for names in PAIRS):
+        if not (is_bare or path in pair) or not any(file.is_file() for file in pair):
+            continue
         for file in pair:
             if not file.is_file():
                 raise ConfigError(f"model.vae: {file} is missing: TAESD is an encoder and a decoder")
