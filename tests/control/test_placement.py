@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rearview.contract.controls import WeightedControl
 from rearview.contract.cost import FrameCost
 from rearview.contract.lease import NO_LOAD, Load, Usage
 from rearview.contract.session import SessionSpec
@@ -196,6 +197,16 @@ def test_guidance_that_predicts_twice_counts_twice_in_its_steps() -> None:
         spec = SessionSpec("0" * 32, 64, 64, 2, under)
         shares.append(Asked.of(spec, Load(10.0, 10 * PIXELS)).share(cost))
     assert shares == pytest.approx([0.21, 0.41, 0.31, 0.21])
+
+
+def test_controls_count_in_each_step_and_prediction_of_theirs() -> None:
+    cost = FrameCost(int(PIXELS), 0.001, 0.010, 0.030, (0, 1), control_s=0.004)
+    one = Settings(controls=(WeightedControl("edges"), WeightedControl("tile", 0.0)))
+    two = replace(one, controls=(WeightedControl("edges"), WeightedControl("tile")))
+    guided = replace(two, guidance=Guidance.FULL, guidance_scale=2.0)
+    load = Load(10.0, 10 * PIXELS)
+    shares = [cost.share(load, 2, is_cached=False, settings=under) for under in (one, two, guided)]
+    assert shares == pytest.approx([0.29, 0.37, 0.73])
 
 
 def test_a_session_that_goes_on_counts_by_its_newest_settings() -> None:

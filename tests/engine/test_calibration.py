@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from rearview.contract.chain import OperatorKind
+from rearview.contract.frame import CONTROL
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.settings import Settings
 from rearview.engine import calibration
-from rearview.engine.calibration import example_payloads, measure, measure_costs, row_seconds
+from rearview.engine.calibration import cost_table, example_payloads, measure, measure_costs, row_seconds
 from rearview.engine.memory.bank.write import compute_writes
 from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
 from rearview.engine.memory.cache.window import CacheWindow
@@ -22,13 +23,13 @@ from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.denoise import Denoiser
-from rearview.engine.networks.model import DiffusionModel, Forward, row_group
+from rearview.engine.networks.model import DiffusionModel, Forward, NullModel, row_group
 from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable
 from rearview.engine.weights.checkpoint import load_model
 from support.frames import planes_of
 from support.memories import composed
-from support.tiny import session, whole_chain
+from support.tiny import random_frames, session, whole_chain
 from support.tiny_bank import (
     MAX_STEPS,
     SIZE,
@@ -210,3 +211,31 @@ def test_a_cheap_forward_is_timed_up_to_five_times(
     found = time_it(model, Memoryless(1), denoise_span([1]), spec, [planes_of(video(1)[0])])
     assert found == pytest.approx(row_s)
     assert len(seconds) - len(model.left) == num_runs
+
+
+class Priced(NullModel):
+    """A sample takes 1 s, and 0.3 s more for each of its controls, which is shown something."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def forward(self, rows: Sequence[Row], views: Views) -> Forward:
+        self.now_s += sum(row.width + 0.3 * row.controls for row in rows)
+        assert all((CONTROL in row.planes) == bool(row.controls) for row in rows)
+        return super().forward(rows, views)
+
+
+@pytest.mark.parametrize(("control", "control_s"), [("edges", 0.3), ("", 0.0)])
+def test_a_control_is_timed_where_there_are_any(
+    control: str, control_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priced, span, spec = Priced(), whole_chain(), session("calibration")
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: priced.now_s)
+    payloads = [planes_of(random_frames(1)[0])] * len(span.operators)
+    memory = composed(Memoryless(1))
+    found = measure(priced, memory, span, spec, payloads, (1, 2), control=control)
+    assert found[OperatorKind.DENOISE].control_s == pytest.approx(control_s)
+    assert found[OperatorKind.ENCODE].control_s == found[OperatorKind.DECODE].control_s == 0.0
+    table = cost_table(found, priced, memory, span, spec)
+    assert table.control_s == pytest.approx(control_s)
+    assert table.seconds(OperatorKind.DENOISE, 2, controls=3) == pytest.approx(2 + 3 * control_s)

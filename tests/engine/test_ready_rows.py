@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from rearview.contract.chain import Operator, OperatorKind
+from rearview.contract.controls import WeightedControl
 from rearview.contract.frame import UNSEEN
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
@@ -33,7 +34,7 @@ def costs(rng: random.Random) -> CostTable:
     kinds: list[Hashable] = [kind for kind in OperatorKind if rng.random() < 0.8]
     groups = [*kinds, *(window_group(kind) for kind in kinds if rng.random() < 0.5)]
     return CostTable(
-        {group: {1: 0.006, 2: rng.choice([0.0065, 0.007, 0.012]), 4: 0.013} for group in groups}, 5e-4
+        {group: {1: 0.006, 2: rng.choice([0.0065, 0.007, 0.012]), 4: 0.013} for group in groups}, 5e-4, 2e-3
     )
 
 
@@ -132,6 +133,7 @@ class Drive:
         name, rng = f"s{self.opened}", self.rng
         spec = toy_spec(name, rng.randint(1, TOY_STEPS), rng.choice("tuv"))
         settings = replace(spec.settings, guidance=rng.choice(list(Guidance)), guidance_scale=2.0)
+        settings = replace(settings, controls=rng.choice([(), (), (WeightedControl("edges"),)]))
         cache, weight = rng.choice([None, *POLICIES]), rng.choice([1.0, 3.0])
         self.engine.open(replace(spec, settings=settings, cache=cache, weight=weight))
         self.sent[name], self.held[name] = 0, []

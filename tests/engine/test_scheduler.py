@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.contract.chain import Operator
+from rearview.contract.controls import WeightedControl
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
 from rearview.engine.course import LaterRow
@@ -40,11 +41,13 @@ def row(
     later: tuple[LaterRow, ...] = (),
     costs: CostTable = PLAN,
     guidance: Guidance = Guidance.NONE,
+    controls: int = 0,
 ) -> Row:
-    under = Settings(guidance=guidance, guidance_scale=2.0)
+    named = tuple(WeightedControl(f"c{i}") for i in range(controls))
+    under = Settings(guidance=guidance, guidance_scale=2.0, controls=named)
     spec = SessionSpec(session_id, 64, 64, 4, under, tenant, weight)
     link = Operator.parse(operator)
-    deadline_s = due_s + sum(costs.seconds(*each) for each in later)
+    deadline_s = due_s + sum(costs.seconds(each.group, each.width, 0, each.controls) for each in later)
     frame = in_flight(spec, ordinal, link, deadline_s=deadline_s, ready_s=ready_s, failures=failures)
     return Row((frame,), link, group, due_s, writes, later)
 
@@ -152,6 +155,38 @@ def test_writes_count_in_the_cost() -> None:
     ready = [row("a", due_s=0.008), row("b", due_s=1.0, writes=1)]
     assert names(choose(Scheduler(table, 8), ready, 0.0)) == ["a"]
     assert names(choose(Scheduler(PLAN, 8), ready, 0.0)) == ["a", "b"]
+
+
+CONTROLLED = CostTable({"g": {1: 0.006, 2: 0.007}}, control_s=0.010)
+
+
+def test_controls_count_in_the_cost() -> None:
+    """Twice where guidance predicts twice; not where they weigh nothing, nor where nothing is denoised."""
+    guided = row("a", guidance=Guidance.FULL, controls=2)
+    assert (guided.controls, row("a", controls=1).controls) == (4, 1)
+    assert row("a", operator="encode", controls=2).controls == 0
+    assert CONTROLLED.seconds("g", 2, controls=4) == pytest.approx(0.047)
+    ready = [row("a", due_s=0.008), row("b", due_s=1.0, controls=1)]
+    assert names(choose(Scheduler(CONTROLLED, 8), ready, 0.0)) == ["a"]
+    assert names(choose(Scheduler(PLAN, 8), ready, 0.0)) == ["a", "b"]
+
+
+def test_controls_that_are_still_before_a_frame_count_towards_its_deadline() -> None:
+    """Its own step takes 6 ms, those of its controls 20: another row would make it late."""
+    for controls, expected in ((2, ["a"]), (0, ["a", "b"])):
+        ahead = row("a", due_s=0.0065, later=(LaterRow("g", 1, controls),), costs=CONTROLLED)
+        ahead.frame.came.deadline_s = 0.007 + 0.007 + 0.0005
+        found = choose(Scheduler(CONTROLLED, 8), [ahead, row("b", due_s=1.0)], 0.0)
+        assert names(found) == expected
+
+
+def test_a_tenant_pays_for_its_own_controls() -> None:
+    scheduler = Scheduler(CONTROLLED, 8)
+    both = [row("a", tenant="t", controls=1), row("b", tenant="u")]
+    assert names(choose(scheduler, both)) == ["a", "b"]
+    again = [row("c", tenant="t", due_s=1.0), row("d", tenant="u", due_s=2.0)]
+    assert names(choose(Scheduler(CONTROLLED, 1), again)) == ["c"]
+    assert scheduler._served["t"] - scheduler._served["u"] == pytest.approx(CONTROLLED.control_s)
 
 
 # Rows with guidance, which are wider.

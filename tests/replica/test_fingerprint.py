@@ -56,6 +56,9 @@ def test_what_is_added_to_a_checkpoint_makes_it_another_model(folder: Path, tmp_
         model(folder, adapters={"ink": [{"path": str(lora)}]}),
         model(folder, adapters={"ink": [{"path": str(lora), "scale": 0.5}]}),
         model(folder, adapters={"pen": [{"path": str(lora)}]}),
+        model(folder, controls={"edges": {"path": "owner/it", "picture": "canny"}}),
+        model(folder, controls={"edges": {"path": "owner/it", "picture": "soft_edges"}}),
+        model(folder, controls={"lines": {"path": "owner/it", "picture": "canny"}}),
     ]
     assert len(set(found)) == len(found)
     lora.write_bytes(b"blue")

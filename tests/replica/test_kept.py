@@ -23,7 +23,7 @@ KEY = {"model": "m", "threads": 1}
 TIMINGS = [
     {
         OperatorKind.ENCODE: Timing({1: 0.02, 2: 0.03}, {}, 0.0),
-        OperatorKind.DENOISE: Timing({1: 0.04, 2: 0.07}, {8: 0.3}, 0.001, {1: 10, 2: 15}, {8: 70}),
+        OperatorKind.DENOISE: Timing({1: 0.04, 2: 0.07}, {8: 0.3}, 0.001, {1: 10, 2: 15}, {8: 70}, 0.013),
     },
     {OperatorKind.DECODE: Timing({1: 0.5}, {}, 0.0)},
 ]

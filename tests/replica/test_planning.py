@@ -11,20 +11,25 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 from rearview.config import ServiceConfig, load_config
 from rearview.contract.memory_plan import Budget, MemoryPlan
 from rearview.engine import device_memory
 from rearview.engine.memory.compose import Memories
 from rearview.errors import ConfigError
 from rearview.machine import this_machine
+from rearview.model_config import ControlConfig
 from rearview.replica import build
 from rearview.replica.build import build_engine, parts_of
 from rearview.replica.memories import memories_of
-from rearview.replica.needs import sharing
+from rearview.replica.needs import known_plan, sharing
 from rearview.replica.stage import Stage
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import RawStream, quickly_stopped, running
 from support.tiny import SIZE, write_tiny_checkpoint
+from support.tiny_control import write_tiny_control
+from support.tiny_depth import write_tiny_depth
+from transformers import DPTForDepthEstimation
 
 pytestmark = pytest.mark.integration
 
@@ -245,3 +250,29 @@ def test_pools_are_made_once_the_number_of_slots_is_known(folder: Path) -> None:
     assert engine.free_slots == 7
     engine.check_integrity()
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("operators", [OPERATORS, ["encode"], ["denoise-0"], ["decode"]])
+def test_the_weights_of_controls_are_known_before_they_are_loaded(
+    operators: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """Where there are denoising steps the ControlNets, where frames are encoded what draws depth, once."""
+    control, depth = write_tiny_control(tmp_path / "control", folder), write_tiny_depth(tmp_path / "depth")
+    shown = {"path": str(control), "picture": "depth", "depth": str(depth)}
+    found = []
+    for controls in ({}, {"near": shown}, {"near": shown, "far": shown}):
+        config = config_of(folder)
+        named = {name: ControlConfig(**each) for name, each in controls.items()}
+        model = config.model.model_copy(update={"controls": named})
+        span = config.spans[0].model_copy(update={"operators": operators})
+        config = config.model_copy(update={"model": model, "spans": [span]})
+        budget = Budget("this machine", 0, 0)
+        (known,) = known_plan(config, span, "float32", budget).parts
+        loaded: Any = parts_of(config, span, 1).model
+        assert known.num_bytes == pytest.approx(loaded.weight_bytes, rel=0.02)
+        found.append(known.num_bytes)
+    network = sum(each.numel() for each in ControlNetModel.from_pretrained(control).parameters())
+    drawing = sum(each.numel() for each in DPTForDepthEstimation.from_pretrained(depth).parameters())
+    nets, draws = int("denoise-0" in operators), int("encode" in operators)
+    assert found[1] - found[0] == 4 * (nets * network + draws * drawing)
+    assert found[2] - found[1] == 4 * nets * network

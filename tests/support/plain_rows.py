@@ -16,7 +16,7 @@ from rearview.engine.course import LaterRow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model, row_group
 from rearview.engine.ready import Order
-from rearview.engine.rows import FrameInFlight, Row, row_width, window_group
+from rearview.engine.rows import FrameInFlight, Row, row_controls, row_width, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.sessions import Session
 from rearview.engine.windows import Turn
@@ -65,7 +65,8 @@ class PlainRule:
             turn.frames,
             last.operator,
             window_group(group) if turn.warms_up else group,
-            last.deadline_s - sum(self._costs.seconds(*each) for each in later),
+            last.deadline_s
+            - sum(self._costs.seconds(one.group, one.width, 0, one.controls) for one in later),
             later=later,
             warms_up=turn.warms_up,
             shadow=turn.shadow,
@@ -84,11 +85,11 @@ class PlainRule:
         together = 1 if turn.shadow else len(turn.frames)
         for operator in frame.remaining if turn.shadow else frame.remaining[1:]:
             group = self._group(frame, operator)
-            width = row_width(operator, frame.settings)
+            width, controls = row_width(operator, frame.settings), row_controls(operator, frame.settings)
             if frames := session.windows.frames_at(frame, operator):
-                yield LaterRow(window_group(group), width * frames)
+                yield LaterRow(window_group(group), width * frames, controls * frames)
             else:
-                yield LaterRow(group, width * together)
+                yield LaterRow(group, width * together, controls * together)
 
 
 class PlainScheduler:
@@ -167,14 +168,14 @@ class PlainScheduler:
         group, room = rows[0].group, min(self._max_batch, _width(rows))
         candidates = self._in_turn(rows, self.costs.service(group, room) / room)
         head = next(candidates)
-        batch, width, writes = [head], head.width, head.writes
-        if now + self.costs.seconds(group, width, writes) > head.due_s:
+        batch, width, writes, controls = [head], head.width, head.writes, head.controls
+        if now + self.costs.seconds(group, width, writes, controls) > head.due_s:
             return [head, *_fitting(candidates, self._best_throughput(group, room) - width)]
         deadlines = {head.later: head.frame.deadline_s}
         wider = Counter(_wider_later(head))
         for row in _fitting(candidates, room - width):
-            writes += row.writes
-            done_s = now + self.costs.seconds(group, width + row.width, writes)
+            writes, controls = writes + row.writes, controls + row.controls
+            done_s = now + self.costs.seconds(group, width + row.width, writes, controls)
             if done_s > self._earliest_due(deadlines, len(batch), wider):
                 break
             batch.append(row)
@@ -188,7 +189,11 @@ class PlainScheduler:
         self, deadlines: Mapping[tuple[LaterRow, ...], float], rows: int, wider: Mapping[Hashable, int]
     ) -> float:
         return min(
-            deadline_s - sum(self.costs.seconds(group, rows + wider.get(group, 0)) for group, _ in later)
+            deadline_s
+            - sum(
+                self.costs.seconds(group, rows + wider.get(group, 0), controls=controls)
+                for group, _, controls in later
+            )
             for later, deadline_s in deadlines.items()
         )
 
@@ -220,7 +225,8 @@ class PlainScheduler:
         writes, width = sum(row.writes for row in batch), _width(batch)
         share_s = self.costs.service(batch[0].group, width, writes) / width
         for row in batch:
-            self._served[row.frame.spec.tenant] += share_s * row.width / row.frame.spec.weight
+            row_s = share_s * row.width + row.controls * self.costs.control_s
+            self._served[row.frame.spec.tenant] += row_s / row.frame.spec.weight
         taken = {id(row) for row in batch}
         waiting = {row.frame.spec.tenant for row in ready if id(row) not in taken}
         # Where nobody waits nobody was served at another's cost: all are level again.
@@ -246,7 +252,7 @@ def _fitting(rows: Iterable[Row], room: int) -> Iterator[Row]:
 
 def _wider_later(row: Row) -> Mapping[Hashable, int]:
     """Samples beyond one that its frame's widest later row of a group will be."""
-    return {group: width - 1 for group, width in row.later if width > 1}
+    return {group: width - 1 for group, width, _ in row.later if width > 1}
 
 
 _Urgency = tuple[bool, float, int, float, str, int]

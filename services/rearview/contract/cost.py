@@ -31,13 +31,17 @@ class FrameCost:
     """The same, in a session with a temporal cache."""
     steps: tuple[int, ...]
     """Indices of the denoising steps that are here."""
+    control_s: float = 0.0
+    """Of each ControlNet in each of them."""
 
     def share(self, load: Load, max_steps: int, *, is_cached: bool, settings: Settings = DEFAULT) -> float:
         """What a session of `load` takes of the replica's time, 1.0 being all of it. It counts with all the
-        denoising steps that it may ask for, twice where the guidance of `settings` predicts twice.
+        denoising steps that it may ask for, twice where the guidance of `settings` predicts twice, and with
+        the controls of `settings`.
         """
         rows = sum(settings.rows_at(step) for step in self.steps if step < max_steps)
-        frame_s = self.once_s + rows * (self.cached_step_s if is_cached else self.step_s)
+        controls_s = len(settings.acting_controls) * self.control_s
+        frame_s = self.once_s + rows * ((self.cached_step_s if is_cached else self.step_s) + controls_s)
         return frame_s * load.pixels_per_s / self.pixels
 
     def most(self, pixels_per_s: float) -> float:

@@ -15,8 +15,9 @@ from itertools import product
 import torch
 
 from rearview.contract.chain import Operator, OperatorKind, Span
+from rearview.contract.controls import WeightedControl
 from rearview.contract.failure import Failure
-from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame
+from rearview.contract.frame import CONTROL, DEPTH, LATENT, PICTURE, Frame
 from rearview.contract.session import SessionSpec
 from rearview.engine.course import Course
 from rearview.engine.device_memory import Counter
@@ -75,6 +76,8 @@ class Timing:
     """Memory that such a forward had at most, beside what was there before; empty where nobody knows."""
     window_bytes: Mapping[int, int] = field(default_factory=dict)
     """The same of windows."""
+    control_s: float = 0.0
+    """Seconds more of a ControlNet over one sample; 0 where there is none."""
 
 
 Timings = Mapping[OperatorKind, Timing]
@@ -90,16 +93,17 @@ def measure(
     batch_sizes: Sequence[int] = (1, 2),
     on_progress: OnCalibration | None = None,
     counter: Counter | None = None,
+    control: str = "",
 ) -> Timings:
     """Time forwards of each kind of operator in the span, and a write; of a memory that warms up also those
     of windows. What every row writes is part of its forward's seconds.
 
-    `payloads`: one example per operator of the span; `counter`: of the device's memory. Nothing is left in
-    memory.
+    `payloads`: one example per operator of the span; `counter`: of the device's memory; `control`: name of a
+    ControlNet, which is timed too (all of a UNet are built alike). Nothing is left in memory.
     """
     benches = _benches(model, memory, span, spec, payloads, on_progress, counter)
     memory.allocate(spec)
-    found = {kind: bench.measure(batch_sizes) for kind, bench in benches.items()}
+    found = {kind: bench.measure(batch_sizes, control) for kind, bench in benches.items()}
     memory.free(spec.session_id)
     return found
 
@@ -160,7 +164,9 @@ def cost_table(
                 table.setdefault(key, seconds)
                 if ran_here and not adapters:
                     ran.setdefault(key, tuple(seconds))
-    return CostTable(table, max((timing.write_s for timing in timings.values()), default=0.0), ran)
+    write_s = max((timing.write_s for timing in timings.values()), default=0.0)
+    control_s = max((timing.control_s for timing in timings.values()), default=0.0)
+    return CostTable(table, write_s, control_s, ran)
 
 
 def measure_costs(
@@ -238,7 +244,7 @@ class _Bench:
         forwards, which run more often, aside.
         """
 
-    def measure(self, batch_sizes: Sequence[int]) -> Timing:
+    def measure(self, batch_sizes: Sequence[int], control: str) -> Timing:
         frames = self._window_frames
         self._least = 2 + (frames or 1)
         self._left = self._least + REPEATS * (sum(batch_sizes) + frames)
@@ -254,7 +260,9 @@ class _Bench:
         row = reads or self._row(1)
         row_s = self._seconds(row, {size: size for size in batch_sizes}, known_s, read_s)
         more_s = max(0.0, write_s - read_s) if writes is not None else 0.0
-        return Timing(row_s, window_s, more_s, self._bytes[False], self._bytes[True])
+        is_controlled = bool(control) and self._operator.kind is OperatorKind.DENOISE
+        control_s = self._control_seconds(row, control, row_s[1] - read_s) if is_controlled else 0.0
+        return Timing(row_s, window_s, more_s, self._bytes[False], self._bytes[True], control_s)
 
     def warm_up(self, sizes: Sequence[int]) -> None:
         """See `warm_up`. The past must be empty; afterwards it has a few frames."""
@@ -273,6 +281,16 @@ class _Bench:
         """The fastest of a few forwards."""
         row = self._row(0)
         return _fastest(lambda: self._forward_seconds([row]))
+
+    def _control_seconds(self, row: Row, control: str, plain_s: float) -> float:
+        """What the row's forward takes more than `plain_s` with a control."""
+        settings = replace(self._spec.settings, controls=(WeightedControl(control),))
+        shown = torch.full((1, self._spec.height, self._spec.width, 3), 128, dtype=torch.uint8)
+        planes = {**self._payload, CONTROL: shown}
+        course, came = Course(settings, [self._operator]), Frame("", row.ordinal, planes)
+        frame = FrameInFlight(self._spec, settings, came, planes, course)
+        controlled = Row((frame,), self._operator, self._group, float("inf"))
+        return max(0.0, _fastest(lambda: self._forward_seconds([controlled])) - plain_s)
 
     @property
     def _window_frames(self) -> int:

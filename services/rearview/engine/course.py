@@ -20,6 +20,8 @@ class LaterRow(NamedTuple):
 
     group: Hashable
     width: int = 1
+    controls: int = 0
+    """See `Row.controls`."""
 
 
 class Stage(NamedTuple):

@@ -15,7 +15,7 @@ from rearview.contract.chain import Operator, OperatorKind
 from rearview.engine.course import LaterRow, Stage, bit_of
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model, row_group
-from rearview.engine.rows import FrameInFlight, Row, row_width, window_group
+from rearview.engine.rows import FrameInFlight, Row, row_controls, row_width, window_group
 from rearview.engine.scheduler import CostTable
 from rearview.engine.sessions import Session
 from rearview.engine.windows import Turn
@@ -78,7 +78,7 @@ class ReadyRule:
 
     def _stage(self, session: Session, turn: Turn) -> Stage:
         group, later = self._group(turn.frames[-1], turn.operator), tuple(self._later(session, turn))
-        later_s = sum(self._costs.seconds(*each) for each in later)
+        later_s = sum(self._costs.seconds(one.group, one.width, 0, one.controls) for one in later)
         return Stage(window_group(group) if turn.warms_up else group, later, later_s)
 
     def _later(self, session: Session, turn: Turn) -> Iterator[LaterRow]:
@@ -89,11 +89,11 @@ class ReadyRule:
         together = 1 if turn.shadow else len(turn.frames)
         for operator in frame.remaining if turn.shadow else frame.remaining[1:]:
             group = self._group(frame, operator)
-            width = row_width(operator, frame.settings)
+            width, controls = row_width(operator, frame.settings), row_controls(operator, frame.settings)
             if frames := session.windows.frames_at(frame, operator):
-                yield LaterRow(window_group(group), width * frames)
+                yield LaterRow(window_group(group), width * frames, controls * frames)
             else:
-                yield LaterRow(group, width * together)
+                yield LaterRow(group, width * together, controls * together)
 
     def _group(self, frame: FrameInFlight, operator: Operator) -> Hashable:
         return row_group(self._model, self._memory, frame.spec, frame.settings, operator)

@@ -27,6 +27,7 @@ __all__ = [
     "Row",
     "Running",
     "StepResult",
+    "row_controls",
     "row_width",
     "window_group",
 ]
@@ -113,6 +114,15 @@ def row_width(operator: Operator, settings: Settings) -> int:
     return settings.rows_at(operator.step) if operator.kind is OperatorKind.DENOISE else 1
 
 
+def row_controls(operator: Operator, settings: Settings) -> int:
+    """Samples that a frame takes in the batches of all ControlNets."""
+    return (
+        row_width(operator, settings) * len(settings.acting_controls)
+        if operator.kind is OperatorKind.DENOISE
+        else 0
+    )
+
+
 def window_group(group: Hashable) -> Hashable:
     """The group of window rows over frames whose rows alone would be in `group`: its own cost entry."""
     return "window", group
@@ -145,9 +155,12 @@ class Row:
     """That of its deadline and failures: the last one."""
     width: int = field(init=False)
     """Samples that it takes in its network's batch."""
+    controls: int = field(init=False)
+    """Samples that it takes in those of all ControlNets."""
 
     def __post_init__(self) -> None:
         self.frame = self.frames[-1]
+        self.controls = sum(row_controls(self.operator, frame.settings) for frame in self.frames)
         if len(self.frames) == 1:
             self.width = row_width(self.operator, self.frame.settings)
         else:

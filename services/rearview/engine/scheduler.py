@@ -31,7 +31,7 @@ __all__ = ["CostTable", "Scheduler"]
 
 @dataclass(frozen=True)
 class CostTable:
-    """t(group, rows, writes), seconds, measured at start-up; piecewise linear in rows.
+    """t(group, rows, writes, controls), seconds, measured at start-up; piecewise linear in rows.
 
     Measured with rows of width 1, or with windows: a wider row counts as so many.
     """
@@ -40,6 +40,8 @@ class CostTable:
     """Per group: seconds of one forward by number of rows. A larger batch counts as no cheaper."""
     write_s: float = 0.0
     """Extra seconds per write (`Row.writes`)."""
+    control_s: float = 0.0
+    """Extra seconds per sample of a ControlNet (`Row.controls`)."""
     ran: Mapping[Hashable, Collection[int]] = field(default_factory=dict)
     """Per group: numbers of rows with which forwards have run in this process. They are ready for more."""
     sizes: Sequence[int] = ()
@@ -48,13 +50,17 @@ class CostTable:
     frame: FrameCost | None = None
     """The same of a whole frame, for placement: nothing here depends on it."""
 
-    def seconds(self, group: Hashable, rows: int, writes: int = 0) -> float:
+    def seconds(self, group: Hashable, rows: int, writes: int = 0, controls: int = 0) -> float:
         """Cost of a forward. An unknown group is free, so that nothing is held back for it."""
         points = self._points.get(group)
-        return points.seconds(rows) + writes * self.write_s if points is not None else 0.0
+        if points is None:
+            return 0.0
+        return points.seconds(rows) + writes * self.write_s + controls * self.control_s
 
     def service(self, group: Hashable, rows: int, writes: int = 0) -> float:
-        """What a tenant is charged: the cost, for an unknown group that of the dearest one."""
+        """What tenants are charged together, but for controls: the cost, for an unknown group that of the
+        dearest one.
+        """
         if group in self._points:
             return self.seconds(group, rows, writes)
         return max((self.seconds(known, rows, writes) for known in self._points), default=float(rows))
@@ -181,15 +187,15 @@ class Scheduler:
         room = min(self.sizes.most(group, now), samples)
         candidates = rows.in_turn(self._served, self.costs.service(group, room) / room)
         head = next(candidates)
-        batch, width, writes = [head], head.width, head.writes
-        if now + self.costs.seconds(group, width, writes) > head.due_s:
+        batch, width, writes, controls = [head], head.width, head.writes, head.controls
+        if now + self.costs.seconds(group, width, writes, controls) > head.due_s:
             return [head, *_fitting(candidates, self._best_throughput(group, room) - width)]
         deadlines = {head.later: head.frame.deadline_s}
         wider: dict[Hashable, int] = {}
         _widen(wider, head)
         for row in _fitting(candidates, room - width):
-            writes += row.writes
-            done_s = now + self.costs.seconds(group, width + row.width, writes)
+            writes, controls = writes + row.writes, controls + row.controls
+            done_s = now + self.costs.seconds(group, width + row.width, writes, controls)
             if done_s > self._earliest_due(deadlines, len(batch), wider):
                 break
             batch.append(row)
@@ -207,7 +213,11 @@ class Scheduler:
         `wider`: samples beyond the number of rows that they will be in a later group.
         """
         return min(
-            deadline_s - sum(self.costs.seconds(group, rows + wider.get(group, 0)) for group, _ in later)
+            deadline_s
+            - sum(
+                self.costs.seconds(group, rows + wider.get(group, 0), controls=controls)
+                for group, _, controls in later
+            )
             if deadline_s < inf
             else inf
             for later, deadline_s in deadlines.items()
@@ -226,7 +236,8 @@ class Scheduler:
         writes, width = sum(row.writes for row in batch), sum(row.width for row in batch)
         share_s = self.costs.service(batch[0].group, width, writes) / width
         for row in batch:
-            self._served[row.frame.spec.tenant] += share_s * row.width / row.frame.spec.weight
+            row_s = share_s * row.width + row.controls * self.costs.control_s
+            self._served[row.frame.spec.tenant] += row_s / row.frame.spec.weight
         # Where nobody waits nobody was served at another's cost: all are level again.
         waiting = map(self._served.__getitem__, ready.waiting(batch))
         self._level = min(waiting, default=max(self._served.values()))
@@ -246,5 +257,5 @@ def _fitting(rows: Iterable[Row], room: int) -> Iterator[Row]:
 
 def _widen(wider: dict[Hashable, int], row: Row) -> None:
     """Count the samples beyond one that its frame's widest later row of a group will be."""
-    for group, extra in {group: width - 1 for group, width in row.later if width > 1}.items():
+    for group, extra in {group: width - 1 for group, width, _ in row.later if width > 1}.items():
         wider[group] = wider.get(group, 0) + extra

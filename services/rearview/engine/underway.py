@@ -39,5 +39,6 @@ class Underway:
         """None for the first forward of a group, and for one whose cost nobody has measured."""
         if group not in self._costs.forward_s or group not in self._done:
             return None
-        cost_s = self._costs.seconds(group, samples, sum(row.writes for row in rows))
+        writes, controls = sum(row.writes for row in rows), sum(row.controls for row in rows)
+        cost_s = self._costs.seconds(group, samples, writes, controls)
         return cost_s if samples in self._done[group] else max(cost_s, NEW_SHAPE_S)

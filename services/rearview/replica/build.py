@@ -154,7 +154,8 @@ def costs_of(
     ]
     forward_s = {group: times for table in tables for group, times in table.forward_s.items()}
     ran = {group: sizes for table in tables for group, sizes in table.ran.items()}
-    costs = CostTable(forward_s, max(table.write_s for table in tables), ran)
+    write_s = max(table.write_s for table in tables)
+    costs = CostTable(forward_s, write_s, max(table.control_s for table in tables), ran)
     return replace(costs, frame=_frame_cost(costs, model, memory, span, [spec for spec, _ in measured]))
 
 
@@ -204,9 +205,9 @@ class Measuring:
         offered = BATCH_SIZES[parts.device.type != "cpu"]
         sizes = [size for size in offered if size <= self.span_config.max_batch]
         counter = counter_of(parts.device)
-        return measure(
-            parts.model, parts.memory, parts.span, spec, self._payloads(spec), sizes, tell, counter
-        )
+        control = min(self.config.model.controls, default="")
+        payloads = self._payloads(spec)
+        return measure(parts.model, parts.memory, parts.span, spec, payloads, sizes, tell, counter, control)
 
     def _payloads(self, spec: SessionSpec) -> Sequence[Planes]:
         return payloads(self.config, self.parts.span, spec)
@@ -268,6 +269,5 @@ def _frame_cost(
 
     plain, cached = examples[0], examples[-1]
     once_s = seconds(plain, OperatorKind.ENCODE, OperatorKind.DECODE)
-    return FrameCost(
-        plain.width * plain.height, once_s, step_seconds(plain), step_seconds(cached), span.steps
-    )
+    steps_s = step_seconds(plain), step_seconds(cached)
+    return FrameCost(plain.width * plain.height, once_s, *steps_s, span.steps, costs.control_s)

@@ -33,7 +33,7 @@ __all__ = ["KeptTimings", "digest_of", "kernels_of", "key_of"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 MAX_AGE_S = 7 * 86400.0
 """Drivers, libraries and machines change."""
 DOUBT = 3.0
@@ -144,6 +144,7 @@ def _plain(timings: Timings) -> Mapping[str, Any]:
             "row_s": {str(size): seconds for size, seconds in timing.row_s.items()},
             "window_s": {str(size): seconds for size, seconds in timing.window_s.items()},
             "write_s": timing.write_s,
+            "control_s": timing.control_s,
             "row_bytes": {str(size): number for size, number in timing.row_bytes.items()},
             "window_bytes": {str(size): number for size, number in timing.window_bytes.items()},
         }
@@ -160,6 +161,7 @@ def _timings(content: Mapping[str, Any]) -> Timings:
             _second(timing["write_s"]),
             _bytes(timing["row_bytes"]),
             _bytes(timing["window_bytes"]),
+            _second(timing["control_s"]),
         )
         for kind, timing in content.items()
     }

@@ -79,12 +79,16 @@ def _weights(model: ModelConfig, span: SpanConfig) -> int:
     elements = 0
     if kinds & {OperatorKind.ENCODE, OperatorKind.DECODE}:
         elements += elements_of(shapes_of(model.checkpoint, "vae", model.vae))
-    if OperatorKind.ENCODE in kinds and model.depth and not is_hub_id(model.depth):
-        elements += elements_of(shapes_in(Path(model.depth), ""))
+    if OperatorKind.ENCODE in kinds:
+        # Of controls that name the same one it is loaded once.
+        depths = {model.depth, *(control.depth for control in model.controls.values())} - {""}
+        elements += sum(elements_of(shapes_in(Path(depth), "")) for depth in depths if not is_hub_id(depth))
     if OperatorKind.DENOISE in kinds:
         shapes = _unet(model)
         texts = (shapes_of(model.checkpoint, part) for part in ("text_encoder", "text_encoder_2"))
         elements += sum(map(elements_of, (shapes.unet, shapes.motion, *texts)))
+        controls = [control.path for control in model.controls.values()]
+        elements += sum(elements_of(shapes_in(Path(path), "")) for path in controls if not is_hub_id(path))
     return elements
 
 
