@@ -75,7 +75,7 @@ OTHER_FILES = (
     (("lora_unet_", "lora_te", "unet.", "base_model."), "a LoRA: name it in model.adapters"),
     (("down_blocks.0.motion_", "module.down_blocks.0.motion_"), "motion modules: name them in model.motion"),
     (("encoder.", "decoder.", "first_stage_model."), "a VAE: name it in model.vae"),
-    (("control_model.", "controlnet_"), "a ControlNet, which is not supported"),
+    (("control_model.", "controlnet_"), "a ControlNet: name its folder in model.controls"),
 )
 UNET_PREFIX = "model.diffusion_model."
 FIRST_LAYER = f"{UNET_PREFIX}input_blocks.0.0.weight"
