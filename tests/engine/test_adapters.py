@@ -215,7 +215,7 @@ def test_each_set_has_embeddings_of_its_own(checkpoint: Path, styled: Additions)
 @pytest.mark.parametrize(
     ("key", "complaint"),
     [
-        ("lora_unet_input_blocks_1_1_proj_in.lora_down.weight", "has not"),
+        ("lora_unet_input_blocks_99_1_proj_in.lora_down.weight", "has not"),
         (f"unet.{LINEAR}.lora_magnitude_vector", "can be merged"),
         (f"lora_unet_{LINEAR.replace('.', '_')}.hada_w1_a", "can be merged"),
         ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "has not"),

@@ -24,6 +24,7 @@ from torch.nn import Conv2d, Linear, Module, Parameter
 
 from rearview.engine.networks.finite import is_finite
 from rearview.engine.weights.formats import LoraFile, find_lora, read_config, read_weights
+from rearview.engine.weights.original_names import original_name
 from rearview.errors import ConfigError
 
 __all__ = [
@@ -257,6 +258,8 @@ class Layers:
         self._named: dict[str, Layer] = {}
         for path, layer in weighted(unet):
             self._add(layer, f"lora_unet_{path.replace('.', '_')}", f"unet.{path}", path)
+            if (original := _original(unet, path)) is not None:
+                self._add(layer, f"lora_unet_{original.replace('.', '_')}")
         for number, text_encoder in enumerate(text_encoders, 1):
             for path, layer in weighted(text_encoder):
                 self._add(layer, *_names_in_text(path, number))
@@ -266,6 +269,17 @@ class Layers:
 
     def _add(self, layer: Layer, *names: str) -> None:
         self._named.update(dict.fromkeys(names, layer))
+
+
+def _original(unet: Any, path: str) -> str | None:
+    """The original layout's name of a layer, under which kohya's trainer for Stable Diffusion XL saves it."""
+    blocks = getattr(unet, "down_blocks", ())
+    if not blocks:
+        return None
+    way, number, _ = (*path.split("."), "", "")[:3]
+    block = getattr(unet, way)[int(number)] if way in ("down_blocks", "up_blocks") else None
+    attends = bool(getattr(block, "attentions", ()))
+    return original_name(path, len(blocks[0].resnets), attends=attends)
 
 
 def _names_in_text(path: str, number: int) -> Iterator[str]:
