@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rearview.cli.model_choice import choose_model, config_for, model_config, remember_costs
 from rearview.client import OpenOptions
+from rearview.contract.card import ModelCard
 from rearview.contract.cost import FrameCost
+from rearview.contract.family import check_checkpoint
 from rearview.contract.fit import WANTED_FPS, fit
 from rearview.contract.settings import SettingsChange
 from rearview.errors import ConfigError
@@ -22,6 +24,7 @@ from rearview.models import FetchFailed
 from safetensors.torch import save_file
 from support.tiny import write_tiny_checkpoint
 from support.tiny_turbo import write_tiny_turbo
+from support.tiny_xl import write_tiny_xl
 
 pytestmark = pytest.mark.unit
 
@@ -189,8 +192,16 @@ def test_a_hub_that_is_not_there_is_told_before_anything_starts(monkeypatch: pyt
 
 def test_another_family_is_refused_by_name(turbo: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(turbo, tmp_path / "xl"))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLImg2ImgPipeline"}))
-    assert "Stable Diffusion XL, which is not supported: take" in refused(str(folder))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
+    assert "Stable Diffusion 3, which is not supported: take" in refused(str(folder))
+
+
+def test_a_folder_of_sdxl_turbo_starts_with_one_step_at_half_strength(tmp_path: Path) -> None:
+    folder = write_tiny_xl(tmp_path / "xl")
+    check_checkpoint(str(folder))
+    card = ModelCard.read(str(folder))
+    assert (card.steps, card.strength) == (1, 0.5)
+    assert choose_model(str(folder))["max_steps"] == 1
 
 
 def test_a_single_file_takes_the_settings_of_what_was_fetched_or_is_refused(tmp_path: Path) -> None:
@@ -205,6 +216,8 @@ def test_a_single_file_takes_the_settings_of_what_was_fetched_or_is_refused(tmp_
     content = choose_model(str(file))
     assert (content["single_file_config"], content["vae"]) == (str(settings), str(settings / "vae"))
     assert "model.single_file_config" in refused(str(other))
+    save_file({**unet, "conditioner.embedders.1.model.ln_final.weight": torch.zeros(1)}, other)
+    assert "is of Stable Diffusion XL, and does not say for which sampler" in refused(str(other))
 
 
 def test_a_device_is_chosen_and_one_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

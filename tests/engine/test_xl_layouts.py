@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 from rearview.contract.settings import Settings
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.reference.frame import translate_frame
@@ -17,10 +18,11 @@ from rearview.engine.weights.checkpoint import load_model, load_vae
 from rearview.engine.weights.formats import Additions, find_checkpoint
 from rearview.errors import ConfigError
 from safetensors.torch import load_file, save_file
-from support.original import write_single_xl
+from support.original import _vae, write_single_xl
 from support.tiny import random_frames, whole_chain
 from support.tiny_motion_files import write_motion_adapter
-from support.tiny_xl import write_tiny_xl
+from support.tiny_turbo import write_tiny_turbo
+from support.tiny_xl import XL_SCALING, write_tiny_xl
 from torch import Tensor
 
 pytestmark = pytest.mark.unit
@@ -180,6 +182,37 @@ def test_parts_that_do_not_fit_each_other_are_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     with pytest.raises(ConfigError, match=complaint):
         loaded(copy)
+
+
+def test_a_vae_file_is_scaled_as_xl_is(folder: Path, tmp_path: Path) -> None:
+    """The same shapes are of other latents in Stable Diffusion 1 and 2: the UNet tells them apart."""
+    other = write_tiny_turbo(tmp_path / "turbo")
+    file = tmp_path / "vae.safetensors"
+    save_file(_vae(AutoencoderKL(norm_num_groups=32, block_out_channels=(32,) * 4).state_dict()), file)
+    scalings = [
+        find_checkpoint(str(place), (), Additions(vae=str(file))).config("vae")["scaling_factor"]
+        for place in (folder, other)
+    ]
+    assert scalings == [XL_SCALING, 0.18215]
+
+
+def test_taesd_of_its_own_family_alone_is_taken(folder: Path, tmp_path: Path) -> None:
+    tiny = AutoencoderTiny().state_dict()
+    for name, family in (("taesd", "turbo"), ("taesdxl", "xl")):
+        pair = tmp_path / name
+        pair.mkdir()
+        for side, shift in (("encoder", 0), ("decoder", 1)):
+            layers = {key.split(".", 2)[1:][1]: value for key, value in tiny.items() if key.startswith(side)}
+            moved = {
+                f"{int(key.split('.')[0]) + shift}.{key.split('.', 1)[1]}": value.contiguous()
+                for key, value in layers.items()
+            }
+            save_file(moved, pair / f"{name}_{side}.safetensors")
+        if family == "xl":
+            assert loaded(folder, Additions(vae=str(pair))).vae.config.scaling_factor == 1.0
+        else:
+            with pytest.raises(ConfigError, match="is TAESD of Stable Diffusion 1 and 2: take taesdxl"):
+                loaded(folder, Additions(vae=str(pair)))
 
 
 def test_motion_modules_are_refused_with_a_sentence(folder: Path, tmp_path: Path) -> None:

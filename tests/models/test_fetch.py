@@ -20,9 +20,11 @@ from rearview.models import (
     fetch,
     fetched,
     list_files,
+    model_named,
     model_of_hub_id,
 )
 from rearview.models.fetching import MANIFEST
+from rearview.models.listing import wanted_files
 from support.hub import Hub, serve_hub
 
 pytestmark = pytest.mark.integration
@@ -111,6 +113,28 @@ def test_a_model_comes_with_what_it_needs_and_nothing_else(
     assert manifest["commits"] == {CHECKPOINT: hub.commit(CHECKPOINT), VAE: hub.commit(VAE)}
     assert fetched(folder)
     assert [path.name for path in tmp_path.glob(".turbo*")] == [".turbo.lock"]
+
+
+@pytest.mark.parametrize("listed", ["sdxl-turbo", "owner/xl"])
+def test_of_xl_both_text_encoders_and_tokenizers_come(listed: str) -> None:
+    """Also of any repository that has them; of one that has not, what there is."""
+    repository = model_named(listed).repositories[0]
+    both = ["text_encoder", "text_encoder_2"]
+    names = [
+        "model_index.json",
+        "unet/config.json",
+        UNET,
+        *(f"{part}/{name}" for part in both for name in ("config.json", "model.fp16.safetensors")),
+        *(f"{part.replace('text_encoder', 'tokenizer')}/merges.txt" for part in both),
+        "scheduler/scheduler_config.json",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    wanted = set(wanted_files(names, repository).values())
+    assert {f"{part}/model.fp16.safetensors" for part in both} < wanted
+    assert {"tokenizer/merges.txt", "tokenizer_2/merges.txt"} < wanted
+    of_one = set(wanted_files([name for name in names if "_2/" not in name], repository).values())
+    assert of_one == {name for name in wanted if "_2/" not in name}
 
 
 def test_a_fetched_model_needs_no_hub(hub: Hub, tmp_path: Path) -> None:

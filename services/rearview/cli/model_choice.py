@@ -155,7 +155,7 @@ def _place(name: str) -> str:
 def _beside(checkpoint: str) -> dict[str, Any]:
     """What a checkpoint needs beside itself. Raises ConfigError for a file that does not say it."""
     from rearview.contract.card import is_single_file
-    from rearview.contract.family import tensor_shapes
+    from rearview.contract.family import is_xl_file, tensor_shapes
     from rearview.models import fetched, model_folder
 
     if is_single_file(checkpoint):
@@ -165,6 +165,11 @@ def _beside(checkpoint: str) -> dict[str, Any]:
                 "is of Stable Diffusion 2, and does not say what it predicts: name a folder with its settings"
             )
             raise ConfigError(f"--model {path} {text} in model.single_file_config of a --config")
+        if is_xl_file(path):
+            text = "is of Stable Diffusion XL, and does not say for which sampler and how many steps: name a"
+            raise ConfigError(
+                f"--model {path} {text} folder with its settings in model.single_file_config of a --config"
+            )
         settings = model_folder("sd15-lcm")
         if not fetched(settings):
             return {}

@@ -12,10 +12,21 @@ from types import MappingProxyType
 
 from rearview.models.failure import FetchFailed, FetchReason
 
-__all__ = ["PARTS", "KnownModel", "Licence", "Repository", "known_models", "model_named", "model_of_hub_id"]
+__all__ = [
+    "PARTS",
+    "XL_PARTS",
+    "KnownModel",
+    "Licence",
+    "Repository",
+    "known_models",
+    "model_named",
+    "model_of_hub_id",
+]
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 """Of a checkpoint in diffusers format, without its VAE."""
+XL_PARTS = ("text_encoder_2", "tokenizer_2")
+"""What one of Stable Diffusion XL has beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,12 @@ TAESD = Repository(
     "madebyollin/taesd", Licence("MIT", "https://huggingface.co/madebyollin/taesd"), {"": "vae"}
 )
 """The small VAE of Stable Diffusion 1 and 2: a picture in a fraction of the time."""
+TAESDXL = Repository(
+    "madebyollin/taesdxl", Licence("MIT", "https://huggingface.co/madebyollin/taesdxl"), {"": "vae"}
+)
+"""The same of Stable Diffusion XL, whose latents are others."""
 WHOLE = {part: part for part in PARTS}
+WHOLE_XL = WHOLE | {part: part for part in XL_PARTS}
 
 _KNOWN = (
     KnownModel(
@@ -112,6 +128,23 @@ _KNOWN = (
         ),
         steps=2,
     ),
+    KnownModel(
+        id="sdxl-turbo",
+        title="SDXL-Turbo",
+        note="any prompt in one step, finer than SD-Turbo and three times as large; for a GPU",
+        repositories=(
+            Repository(
+                "stabilityai/sdxl-turbo",
+                Licence(
+                    "Stability AI Community License",
+                    "https://huggingface.co/stabilityai/sdxl-turbo/blob/main/LICENSE.md",
+                ),
+                WHOLE_XL,
+            ),
+            TAESDXL,
+        ),
+        steps=1,
+    ),
 )
 
 
@@ -121,9 +154,11 @@ def known_models() -> Mapping[str, KnownModel]:
 
 
 def model_of_hub_id(hub_id: str, revision: str = "main") -> KnownModel:
-    """A whole checkpoint of the hub, with its own VAE and, if it has some, motion modules."""
+    """A whole checkpoint of the hub, with its own VAE and, if it has them, a second text encoder and motion
+    modules.
+    """
     licence = Licence("see its page", f"https://huggingface.co/{hub_id}")
-    folders = {**WHOLE, "vae": "vae", "motion_adapter": "motion_adapter"}
+    folders = {**WHOLE_XL, "vae": "vae", "motion_adapter": "motion_adapter"}
     return KnownModel(
         id=hub_id.replace("/", "--"),
         title=hub_id,

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rearview.models.catalogue import KnownModel, Repository
+from rearview.models.catalogue import XL_PARTS, KnownModel, Repository
 from rearview.models.failure import FetchFailed, FetchReason
 
 __all__ = ["Listing", "RemoteFile", "list_files", "matches", "wanted_files"]
 
 TIMEOUT_S = 10.0
-WEIGHTS = {"text_encoder": ("model", "pytorch_model"), "lcm_lora": ("pytorch_lora_weights",)}
+WEIGHTS = {
+    **dict.fromkeys(("text_encoder", "text_encoder_2"), ("model", "pytorch_model")),
+    "lcm_lora": ("pytorch_lora_weights",),
+}
 """Names of weights by folder of the model; of all others they are the following."""
 DEFAULT_WEIGHTS = ("diffusion_pytorch_model",)
 ENDINGS = (
@@ -28,7 +31,7 @@ ENDINGS = (
 )
 """Of weights, the best first: half the bytes, and nothing that is pickled where it can be avoided."""
 SETTINGS = re.compile(r"[^/]+\.(json|txt)")
-OPTIONAL = ("motion_adapter",)
+OPTIONAL = ("motion_adapter", *XL_PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def wanted_files(names: Iterable[str], repository: Repository) -> dict[str, str]
 
 
 def _has_weights(target: str) -> bool:
-    return target not in ("tokenizer", "scheduler")
+    return target not in ("tokenizer", "tokenizer_2", "scheduler")
 
 
 def _chosen(names: list[str], target: str) -> Iterator[str]:
