@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from huggingface_hub.utils import filter_repo_objects
 from rearview.contract.settings import Settings
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.reference.frame import translate_frame
@@ -149,6 +151,32 @@ def test_settings_of_a_single_file_are_looked_for_in_its_own_family(
     file = write_single_xl(folder, tmp_path / "xl.safetensors")
     with pytest.raises(ConfigError, match=r"model\.single_file_config 'stabilityai/stable-diffusion-xl-base"):
         loaded(file)
+
+
+def test_of_a_repository_on_the_hub_both_text_encoders_come(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names that the hub's client is asked for, filtered as it filters them."""
+
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(files, allow_patterns=allow_patterns):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name, tmp_path / name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert_same(weights_of(loaded(Path("owner/xl"))), weights_of(loaded(folder)))
+    wanted = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()} == wanted
+
+
+def test_a_vae_with_means_of_its_own_is_refused(copy: Path) -> None:
+    """Latents of another distribution: every picture would be off."""
+    path = copy / "vae" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "latents_mean": [0.0] * 4}))
+    with pytest.raises(ConfigError, match="latents_mean is not supported"):
+        loaded(copy)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])

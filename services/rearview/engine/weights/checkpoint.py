@@ -103,6 +103,9 @@ def load_vae(place: Source | Path, device: torch.device, dtype: torch.dtype) -> 
     else:
         text = f"{name} is not supported; use AutoencoderTiny or AutoencoderKL"
         raise ConfigError(f"{source.place('vae')}: {text}")
+    if source.config("vae").get("latents_mean") is not None:
+        text = "latents_mean is not supported: name another VAE in model.vae"
+        raise ConfigError(f"{source.place('vae')}: {text}")
     dtype = _vae_dtype(source, name, dtype)
     if source.single_vae is not None:
         return ready(_load_single_vae(Vae, source.single_vae, dtype), device, source.place("vae"))

@@ -46,7 +46,7 @@ XL_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0"
 """Of single files of Stable Diffusion XL, where no other is named."""
 LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """Under which diffusers and peft save a LoRA."""
-SETTINGS_FILES = ("rearview.json", "model_index.json", "*/*.json", "tokenizer/*.txt")
+SETTINGS_FILES = ("rearview.json", "model_index.json", "*/*.json", "tokenizer*/*.txt")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 WEIGHT_NAMES = {
     **dict.fromkeys(("unet", "vae", "motion_adapter"), "diffusion_pytorch_model"),
