@@ -131,6 +131,7 @@ def test_keyword_arguments_are_the_fields_of_what_they_make() -> None:
     assert settings.keys() == changes.keys()
     assert {name for name in changes if settings[name] != changes[name]} == {
         "adapter_mix",
+        "controls",
         "prompts",
         "timestep_indices",
     }, "any sequence"

@@ -50,6 +50,8 @@ def changed(settings: pb.Settings, change: pb.Settings) -> pb.Settings:
         result.adapters = ""
     if change.timestep_indices or change.HasField("strength") or change.HasField("steps"):
         result.ClearField("timestep_indices")
+    if change.HasField("controls"):
+        result.ClearField("controls")
     result.MergeFrom(change)
     return result
 
