@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from rearview.access import STRICT, AccessConfig, LinkTls, TenantConfig
+from rearview.contract.controls import MAX_CONTROLS
 from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
 from rearview.errors import ConfigError, own_words
 from rearview.model_config import AdapterConfig, ModelConfig
@@ -304,12 +305,13 @@ class ServiceConfig(_Section):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        needed = self.limits.max_message_bytes
+        shown = min(len(self.model.controls), MAX_CONTROLS)  # Pictures beside what a frame has anyway.
+        needed = self.limits.max_message_bytes + shown * 3 * self.limits.max_pixels
         if self.link.max_frame_bytes < needed:
             raise ValueError(
                 f"link.max_frame_bytes {self.link.max_frame_bytes} < {needed}, which frames may take by "
-                f"limits.max_image_bytes {self.limits.max_image_bytes} and "
-                f"limits.max_pixels {self.limits.max_pixels}"
+                f"limits.max_image_bytes {self.limits.max_image_bytes}, "
+                f"limits.max_pixels {self.limits.max_pixels} and {len(self.model.controls)} model.controls"
             )
         return self
 

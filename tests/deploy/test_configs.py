@@ -64,6 +64,9 @@ def test_links_must_carry_every_frame_that_the_limits_let_in(limits: dict[str, i
     assert load_config({"limits": limits, "link": {"max_frame_bytes": needed}})
     with pytest.raises(ConfigError, match=r"link\.max_frame_bytes .*limits\.max_image_bytes") as caught:
         load_config({"limits": limits, "link": {"max_frame_bytes": needed - 1}})
+    controls = {"edges": {"path": "owner/it", "picture": "canny"}}
+    with pytest.raises(ConfigError, match=r"link\.max_frame_bytes .*1 model\.controls"):
+        load_config({"limits": limits, "model": {"controls": controls}, "link": {"max_frame_bytes": needed}})
     assert "limits.max_pixels" in str(caught.value)
     assert "Value error" not in str(caught.value)
 

@@ -5,7 +5,8 @@
 
 It knows no planes: a payload is a picture, one latent, or a stack of latents in the order of latent, depth
 and anchor. What a stack of two means, only the session says. Spans are told by their index in the topology.
-It has neither place nor frame index: frames come out with `NO_PLACE` and 0.
+It has neither place nor frame index: frames come out with `NO_PLACE` and 0. Nor does it know controls: a
+frame with any goes as one that was lost.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearview.contract.frame import ANCHOR, DEPTH, LATENT, PICTURE, Frame, Timing
+from rearview.contract.frame import ANCHOR, CONTROL, DEPTH, LATENT, PICTURE, Frame, Timing
 from rearview.transport.wire import Body, WireError
 
 __all__ = ["decode_frame_v1", "encode_frame_v1"]
@@ -38,7 +39,7 @@ def encode_frame_v1(
     frame: Frame[NDArray[Any]], now: float, spans: Sequence[str]
 ) -> Sequence[bytes | memoryview]:
     """The body in parts. `spans`: names of the topology's. Raises WireError for what version 1 cannot say."""
-    payload = None if frame.planes is None else _stacked(frame.planes)
+    payload = None if frame.planes is None or CONTROL in frame.planes else _stacked(frame.planes)
     shape = () if payload is None else payload.shape
     header = _HEADER.pack(
         bytes.fromhex(frame.session_id),
