@@ -200,8 +200,8 @@ class _ContinuityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Continuity
     CONTINUITY_EXACT: _Continuity.ValueType  # 1
     """Everything: pictures continue as if nothing had happened."""
     CONTINUITY_APPROXIMATE: _Continuity.ValueType  # 2
-    """Most of it, rebuilt from retained frames; or all of it, where other kernels compute: pictures differ by rounding
-    then.
+    """Most of it, rebuilt from retained frames; or all of it, but for the rounding of
+    other kernels.
     """
     CONTINUITY_RESET: _Continuity.ValueType  # 3
     """Nothing: the session starts anew."""
@@ -214,8 +214,8 @@ CONTINUITY_UNSPECIFIED: Continuity.ValueType  # 0
 CONTINUITY_EXACT: Continuity.ValueType  # 1
 """Everything: pictures continue as if nothing had happened."""
 CONTINUITY_APPROXIMATE: Continuity.ValueType  # 2
-"""Most of it, rebuilt from retained frames; or all of it, where other kernels compute: pictures differ by rounding
-then.
+"""Most of it, rebuilt from retained frames; or all of it, but for the rounding of
+other kernels.
 """
 CONTINUITY_RESET: Continuity.ValueType  # 3
 """Nothing: the session starts anew."""
@@ -364,9 +364,7 @@ class WeightedAdapters(_message.Message):
     adapters: _builtins.str
     """The set's name."""
     weight: _builtins.float
-    """How much of it, -4 to 4. 1 is what `Settings.adapters` gives, 0 as if it were
-    not there.
-    """
+    """How much of it, -4 to 4; 1 is as by `Settings.adapters`, 0 as if it were not there."""
     def __init__(
         self,
         *,
@@ -485,21 +483,18 @@ class Settings(_message.Message):
     same control and after it. Default 0: at once, as 1.
     """
     adapters: _builtins.str
-    """Name of one of the deployment's adapter sets (LoRA styles), from the next
-    frame on; another name is refused, and the refusal lists those there are.
-    Default: empty, none. Replaces `adapter_mix`.
+    """Name of one of the deployment's adapter sets (LoRA styles), from the next frame
+    on; the refusal of another name lists them. Default: none. Replaces `adapter_mix`.
     """
     jpeg_quality: _builtins.int
     """JPEG quality of answers, 1 to 100: those to frames that are received after it.
     No picture depends on it, so a frame may be left out as unchanged however it
-    changes. In `Open.settings` it goes before `Open.jpeg_quality`. Default:
-    that one.
+    changes. In `Open.settings` it goes before `Open.jpeg_quality`, its default.
     """
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedPrompt]:
-        """Up to 8 prompts at a time, mixed by weight. Replaces `prompt`; to set both is
-        refused. Empty: keeps its value. A prompt that comes twice counts with both
-        weights; the order is of no meaning.
+        """Up to 8 prompts at a time, in any order, mixed by weight; one that comes twice has
+        both weights. Replaces `prompt`; to set both is refused. Empty: keeps its value.
         """
 
     @_builtins.property
@@ -512,17 +507,15 @@ class Settings(_message.Message):
 
     @_builtins.property
     def adapter_mix(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapters]:
-        """Up to 4 of the deployment's adapter sets at a time, each at a weight of its own,
-        from the next frame on. Replaces `adapters`; to set both is refused. Empty: keeps
-        its value. A set that comes twice has the sum of both weights. Weights may change
-        with every frame: only another choice of sets counts as a change of prompt.
+        """Up to 4 of those sets, each at a weight of its own. Replaces `adapters`; to set both
+        is refused. Empty: keeps its value. A set that comes twice has both weights. Only
+        another choice of sets, not another weight, counts as a change of prompt.
         """
 
     @_builtins.property
     def controls(self) -> Global___Controls:
-        """ControlNets that hold the frame's shape in the picture, from the next frame
-        on, instead of those before. What they are shown is drawn from the frame.
-        Another name is refused, and the refusal lists those there are. Default: none.
+        """ControlNets that hold the frame's shape in the picture, in place of those before.
+        The refusal of an unknown name lists those there are. Default: none.
         """
 
     def __init__(
@@ -698,10 +691,9 @@ Global___Open: _TypeAlias = Open  # noqa: Y015
 
 @_typing.final
 class SimilarityFilter(_message.Message):
-    """Which frames look so much like the last translated one that they are left out.
-    The likelier, the more alike; by chance, but always the same for a seed and
-    frame index. A frame under settings that have changed is never left out, unless
-    `jpeg_quality` alone has.
+    """Which frames look so much like the last translated one that they are left out: the
+    likelier, the more alike; by chance, but always the same for a seed and frame index.
+    None is whose settings have changed, unless `jpeg_quality` alone has.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -750,9 +742,7 @@ class TemporalCache(_message.Message):
         REWARM_UNSPECIFIED: TemporalCache._Rewarm.ValueType  # 0
         """The deployment's default."""
         REWARM_RESET: TemporalCache._Rewarm.ValueType  # 1
-        """The next frames warm it up as the session's first ones did: they wait for
-        each other.
-        """
+        """The next frames warm it up as the first ones did: they wait for each other."""
         REWARM_SHADOW: TemporalCache._Rewarm.ValueType  # 2
         """The next frames go on against the old cache, and then become the first
         frames of a new one: no frame waits, and the change takes hold over them.
@@ -766,9 +756,7 @@ class TemporalCache(_message.Message):
     REWARM_UNSPECIFIED: TemporalCache.Rewarm.ValueType  # 0
     """The deployment's default."""
     REWARM_RESET: TemporalCache.Rewarm.ValueType  # 1
-    """The next frames warm it up as the session's first ones did: they wait for
-    each other.
-    """
+    """The next frames warm it up as the first ones did: they wait for each other."""
     REWARM_SHADOW: TemporalCache.Rewarm.ValueType  # 2
     """The next frames go on against the old cache, and then become the first
     frames of a new one: no frame waits, and the change takes hold over them.
@@ -791,11 +779,10 @@ class TemporalCache(_message.Message):
     scene. Default true.
     """
     instant_start: _builtins.bool
-    """Whether a warm-up repeats its first frame, unseen, instead of waiting for
-    those that follow: the first picture then needs one frame, and shows less
-    motion. A client that keeps fewer than `Opened.warm_up_frames` frames
-    unanswered (one that waits for each answer keeps one) needs this.
-    Default false.
+    """Whether a warm-up repeats its first frame, unseen, instead of waiting for those
+    that follow: the first picture then needs one frame, and shows less motion. A
+    client that keeps fewer than `Opened.warm_up_frames` frames unanswered (one that
+    waits for each answer keeps one) needs this. Default false.
     """
     def __init__(
         self,
@@ -960,9 +947,8 @@ class Resume(_message.Message):
     """As in `open`: how many answers in all the client will take. 0: no limit."""
     @_builtins.property
     def unanswered_frame_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """`frame_index` of the frames that the client has sent after those of which it
-        has received the answers, in order. Only a client whose numbers have gaps
-        needs to say so: without it they are counted on.
+        """`frame_index` of the frames that the client has sent after those of which it has
+        received the answers, in order. Absent: they are counted on, without gaps.
         """
 
     def __init__(
@@ -1059,9 +1045,8 @@ class Credit(_message.Message):
     `opened`. 0 leaves the limit as it is.
     """
     received_answers: _builtins.int
-    """How many answers the client has received; the server may forget these. It
-    may forget pictures of a client that never says so, too, once they were
-    sent: after a resume their frames are dropped (FAULT).
+    """How many answers the client has received; the server may forget these. Of a client
+    that never says so it may forget what was sent: dropped (FAULT) after a resume.
     """
     def __init__(
         self,
@@ -1115,15 +1100,12 @@ class Opened(_message.Message):
     resumes sends again from here.
     """
     advice: _builtins.str
-    """Something that the user should be told, or empty. Example: a prompt
-    that names no style which the model knows.
-    """
+    """Something that the user should be told, as of a prompt without a known style."""
     method: Global___Method.ValueType
     """The method in use."""
     warm_up_frames: _builtins.int
-    """Frames that are received before the first of them is answered, at the start
-    and after a change that resets the cache; unusable ones do not count. 1 with
-    `instant_start` and with methods without a warm-up.
+    """Usable frames that are received before the first of them is answered, at the start
+    and after a reset of the cache. 1 with `instant_start` and without a warm-up.
     """
     @_builtins.property
     def settings(self) -> Global___Settings:
@@ -1385,9 +1367,8 @@ class Notice(_message.Message):
         KIND_MOVED: Notice._Kind.ValueType  # 2
         """The session now runs on other replicas."""
         KIND_CREDIT: Notice._Kind.ValueType  # 3
-        """`frame_credit` has grown while no answer could carry it: frames that are
-        already answered wait for the first ones of a warm-up. Or nothing else was
-        sent for the time of `Opened.heartbeat`.
+        """`frame_credit` has grown while no answer could carry it (answers wait for the
+        first ones of a warm-up), or nothing was sent for the time of `Opened.heartbeat`.
         """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
@@ -1400,9 +1381,8 @@ class Notice(_message.Message):
     KIND_MOVED: Notice.Kind.ValueType  # 2
     """The session now runs on other replicas."""
     KIND_CREDIT: Notice.Kind.ValueType  # 3
-    """`frame_credit` has grown while no answer could carry it: frames that are
-    already answered wait for the first ones of a warm-up. Or nothing else was
-    sent for the time of `Opened.heartbeat`.
+    """`frame_credit` has grown while no answer could carry it (answers wait for the
+    first ones of a warm-up), or nothing was sent for the time of `Opened.heartbeat`.
     """
 
     KIND_FIELD_NUMBER: _builtins.int
