@@ -37,6 +37,7 @@ from rearview.engine.rows import Row
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.formats import Additions
+from rearview.errors import InvalidRequest
 from support.frames import content, in_flight
 from support.moves import play_moving
 from support.stand_in_graphs import StandInRecorder
@@ -113,7 +114,7 @@ def mixed() -> list[Stream]:
     ]
     changes = {"turned on": {2: replace(specs[-1].settings, controls=EDGES)}}
     return [
-        Stream(spec, random_frames(5, seed), changes.get(spec.session_id, {}))
+        Stream(spec, random_frames(4, seed), changes.get(spec.session_id, {}))
         for seed, spec in enumerate(specs)
     ]
 
@@ -285,6 +286,11 @@ def test_a_change_is_seen_in_the_first_frame_under_it_and_in_none_before() -> No
         n not in (3, 4) for n in range(7)
     ]
     assert gap(live[3:5], always[3:5]) == 0.0
+
+
+def test_a_control_that_is_not_there_is_refused_when_settings_come() -> None:
+    with pytest.raises(InvalidRequest, match="there are: edges, tile"):
+        tiny_model(False).prepare(Settings("a", controls=controlled(("pose", 1.0))))
 
 
 def test_captured_and_flat_calls_give_the_same_pictures() -> None:

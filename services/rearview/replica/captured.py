@@ -1,8 +1,8 @@
 """CUDA graphs of a span's forwards, captured while it starts, so that frames wait for no capture or compiler.
 
 What is captured is what most sessions run: those of each method, as they are configured. Forwards of other
-sizes are filled up to the next; those under several adapter sets or a merged one are captured when they come
-for the second time.
+sizes are filled up to the next; those under several adapter sets or a merged one, or with controls, are
+captured when they come for the second time.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rearview.contract.blending import mix_at
+from rearview.contract.controls import check_controls
 from rearview.contract.frame import ANCHOR, CONTROL, DEPTH, HINT, LATENT
 from rearview.contract.settings import AdapterMix, Settings, WeightedPrompt, check_guidance
 from rearview.engine.devices import memory_format, upload
@@ -104,7 +105,10 @@ class Denoiser:
         return bool(getattr(self.unet, "has_depth", False))
 
     def prepare(self, settings: Settings) -> None:
-        """Encode the prompts of new settings ahead. Raises InvalidRequest for guidance that cannot be."""
+        """Encode the prompts of new settings ahead. Raises InvalidRequest for guidance that cannot be and for
+        controls that are not there.
+        """
+        check_controls(settings.controls, self.controls.branches)
         check_guidance(settings, embeds_scale=self._scale_channels is not None)
         self.prompts.prepare(settings, self._in_text(settings))
 
