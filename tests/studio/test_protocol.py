@@ -22,6 +22,8 @@ from rearview.client import (
     Settings,
     SettingsChange,
     SimilarityOptions,
+    WeightedAdapters,
+    WeightedControl,
     WeightedPrompt,
 )
 from rearview.contract.opening import OpenRequest
@@ -71,6 +73,8 @@ CHANGES = st.builds(
     guidance=maybe(st.sampled_from(Guidance)),
     prompts=maybe(PROMPTS),
     adapters=maybe(TEXT),
+    adapter_mix=maybe(st.lists(st.builds(WeightedAdapters, TEXT, NUMBERS), max_size=3).map(tuple)),
+    controls=maybe(st.lists(st.builds(WeightedControl, TEXT, NUMBERS), max_size=3).map(tuple)),
 )
 SESSIONS = st.builds(
     OpenRequest,

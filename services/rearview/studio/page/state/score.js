@@ -138,6 +138,7 @@ export function eventWords(settings) {
       if (name === "prompt") return `\u201c${value}\u201d`;
       if (name === "prompts") return /** @type {any[]} */ (value).map((one) => `${one.prompt} ${Number(one.weight).toFixed(2)}`).join(" + ");
       if (name === "adapter_mix") return /** @type {any[]} */ (value).map((one) => `${one.adapters} ${Number(one.weight).toFixed(2)}`).join(" + ");
+      if (name === "controls") return /** @type {any[]} */ (value).map((one) => `${one.name} ${Number(one.weight).toFixed(2)}`).join(" + ") || "no controls";
       return `${name.replaceAll("_", " ")} ${typeof value === "number" && !Number.isInteger(value) ? value.toFixed(2) : value}`;
     })
     .join(", ");

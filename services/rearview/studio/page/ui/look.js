@@ -2,6 +2,7 @@
 import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { changeOf as adapterChange, weightsOf } from "../state/adapters.js";
+import { heldBy, turned } from "../state/controls.js";
 import { changeOf, mark, rowsOf, shares, unknownWords } from "../state/prompts.js";
 import { explain, manyWord } from "../state/words.js";
 import * as store from "../store.js";
@@ -160,6 +161,8 @@ function Fine() {
   const guidance = settings.guidance ?? "none";
   const adapters = store.model.value.adapters ?? [];
   const weights = weightsOf(settings);
+  const controls = store.model.value.controls ?? [];
+  const held = heldBy(settings.controls);
   return html`<details class="card">
     <summary><h2>Fine tuning</h2></summary>
     <div class="stack">
@@ -177,6 +180,11 @@ function Fine() {
         (/** @type {string} */ name) => html`<${Slider} key=${name} label=${`Adapter ${name}`} min=${-1} max=${2} step=${0.05} value=${weights[name] ?? 0}
         show=${(/** @type {number} */ value) => (value === 0 ? "off" : value.toFixed(2))} frame=${took.adapters}
         onInput=${(/** @type {number} */ weight) => control(adapterChange(settings, name, weight))} />`,
+      )}
+      ${controls.map(
+        (/** @type {string} */ name) => html`<${Slider} key=${name} label=${`Hold the shape by ${name}`} min=${0} max=${2} step=${0.05} value=${held[name] ?? 0}
+        show=${(/** @type {number} */ value) => (value === 0 ? "off" : value.toFixed(2))} frame=${took.controls}
+        onInput=${(/** @type {number} */ weight) => control({ controls: turned(settings.controls, name, weight) })} />`,
       )}
       <${Slider} label="Picture quality" min=${40} max=${100} step=${1} value=${settings.jpeg_quality ?? 85} frame=${took.jpeg_quality}
         hint="JPEG on the way back." onInput=${(/** @type {number} */ jpeg_quality) => control({ jpeg_quality })} />
