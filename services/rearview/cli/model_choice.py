@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rearview.contract.cost import FrameCost
     from rearview.contract.settings import SettingsChange
 
-__all__ = ["RUN_SESSIONS", "choose_model", "config_for", "model_config", "remember_costs"]
+__all__ = ["RUN_SESSIONS", "choose_model", "config_for", "expected_rate", "model_config", "remember_costs"]
 
 LCM_LORA = "lcm_lora"
 """Folder in a fetched model whose LoRA belongs to it."""
@@ -185,17 +185,35 @@ def _steps(name: str, card: Any) -> int:
     return int(card.steps if known is None else known.steps)
 
 
+def expected_rate(config: ServiceConfig) -> float | None:
+    """Frames a second that one stream is expected to get, per frame, by what the model cost here when it ran
+    last; None: it has not run here.
+    """
+    from rearview.contract.card import ModelCard
+    from rearview.contract.fit import rate
+
+    model = config.model
+    costs = _costs_of(model.checkpoint, _device(model.device))
+    steps = min(ModelCard.read(model.checkpoint).steps, model.max_steps)
+    return rate(costs, model.width * model.height, steps) if costs else None
+
+
 def _fitting(checkpoint: str, steps: int, device: str) -> tuple[int, int]:
     """Steps and side, by what was measured."""
-    from rearview.contract.cost import FrameCost
     from rearview.contract.fit import fit
 
-    said = _known_costs().get(_key(checkpoint, device), [])
-    costs: list[FrameCost] = []
-    with contextlib.suppress(TypeError):  # Of another version.
-        costs = [FrameCost(**{**one, "steps": tuple(one["steps"])}) for one in said]
-    chosen = fit(device, costs, steps)
+    chosen = fit(device, _costs_of(checkpoint, device), steps)
     return chosen.steps, chosen.side
+
+
+def _costs_of(checkpoint: str, device: str) -> list[FrameCost]:
+    """What a frame cost, span by span; none if it is not known."""
+    from rearview.contract.cost import FrameCost
+
+    said = _known_costs().get(_key(checkpoint, device), [])
+    with contextlib.suppress(TypeError):  # Of another version.
+        return [FrameCost(**{**one, "steps": tuple(one["steps"])}) for one in said]
+    return []
 
 
 def _known_costs() -> dict[str, Any]:

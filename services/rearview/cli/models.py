@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rearview.cli.check import check_model
 from rearview.cli.compile import compile_networks
 from rearview.cli.failure import fails_in_one_line
 from rearview.cli.fetch import fetch_wanted, list_known
@@ -39,6 +40,7 @@ MIN_CONTRAST = 8.0
 app = typer.Typer(no_args_is_help=True, help="Fetch and check model weights.")
 app.command("list")(list_known)
 app.command("fetch")(fetch_wanted)
+app.command("check")(check_model)
 app.command("compile")(compile_networks)
 
 

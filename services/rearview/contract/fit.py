@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rearview.contract.cost import FrameCost
 
-__all__ = ["WANTED_FPS", "Fit", "fit"]
+__all__ = ["WANTED_FPS", "Fit", "fit", "rate"]
 
 WANTED_FPS = 12.0
 """From which on a picture that follows a hand looks live."""
@@ -39,17 +39,17 @@ def fit(device: str, costs: Sequence[FrameCost], steps: int, wanted_fps: float =
         return Fit(sides[0], steps, None)
     for count in range(steps, 0, -1):
         for side in reversed(sides):
-            rate = _rate(costs, side, count)
-            if rate >= wanted_fps:
-                return Fit(side, count, rate)
-    return Fit(sides[0], steps, _rate(costs, sides[0], steps))
+            found = rate(costs, side * side, count)
+            if found >= wanted_fps:
+                return Fit(side, count, found)
+    return Fit(sides[0], steps, rate(costs, sides[0] ** 2, steps))
 
 
-def _rate(costs: Sequence[FrameCost], side: int, steps: int) -> float:
-    """Frames per second of the slowest span."""
+def rate(costs: Sequence[FrameCost], pixels: int, steps: int) -> float:
+    """Frames per second of the slowest span, for pictures of so many pixels."""
 
     def seconds(cost: FrameCost) -> float:
         here = sum(step < steps for step in cost.steps)
-        return (cost.once_s + here * cost.step_s) * side * side / cost.pixels
+        return (cost.once_s + here * cost.step_s) * pixels / cost.pixels
 
     return 1.0 / max(1e-9, max(map(seconds, costs)))
