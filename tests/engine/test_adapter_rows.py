@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from rearview.contract.memories import BankSettings
+from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings, WeightedAdapters
 from rearview.engine.acceleration.flat import FlatCall, FlatUNet, free_dims
 from rearview.engine.acceleration.graphs import GraphCall
@@ -261,9 +262,18 @@ def test_captured_forwards_give_every_set_its_pictures(checkpoint: Path, files: 
     play(engine, streams())
     captured, known = play(engine, streams()), recorder.recorded
     assert all(gap(captured[name], eager[name]) <= 1e-9 for name in eager)
-    assert known > 0
-    play(engine, [replace(each, changes={}) for each in streams()][::-1])
     assert call.counts.accelerated > call.counts.eager
+    others = [replace(each, changes={}, spec=_turned(each.spec)) for each in streams()]
+    play(engine, others)
+    assert recorder.recorded == known > 0
+
+
+def _turned(spec: SessionSpec) -> SessionSpec:
+    """The same session under other sets, as many as before."""
+    mix = spec.settings.acting_adapters
+    others = {"oil": "ink", "ink": "pen", "pen": "both", "both": "oil"}
+    turned = tuple(WeightedAdapters(others[one.adapters], 0.9 * one.weight) for one in mix)
+    return replace(spec, settings=replace(spec.settings, adapters="", adapter_mix=turned))
 
 
 def test_a_choice_of_sets_is_part_of_a_compiled_call(checkpoint: Path, files: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from diffusers import ControlNetModel
 from rearview.contract.chain import Span
 from rearview.contract.controls import ControlPicture, WeightedControl
 from rearview.contract.settings import Settings
-from rearview.engine.networks.control_pictures import ControlPictures, canny, soft_edges
+from rearview.engine.networks.control_pictures import MOST_ROUNDS, ControlPictures, canny, soft_edges
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.controls import check_control
 from rearview.engine.weights.formats import Additions, ControlFile
@@ -54,6 +54,17 @@ def test_canny_finds_the_edges_of_opencv_pixel_by_pixel(
     assert expected.any()
     assert found.shape == (3, *size, 3)
     assert all(np.array_equal(found[..., channel].numpy(), expected) for channel in range(3))
+
+
+def test_edges_grow_so_far_and_no_further() -> None:
+    """A weak line of a thousand pixels with a strong end: no frame holds up others."""
+    picture = np.zeros((40, 1000, 3), np.uint8)
+    picture[20:] = 30
+    picture[20:, :20] = 255
+    assert np.count_nonzero(cv2.Canny(picture, 100, 200)[19:21, 900:]) > 0, "OpenCV goes on"
+    found = canny(torch.from_numpy(picture[None]))[0, :, :, 0].any(0)
+    assert found[: MOST_ROUNDS // 2].all()
+    assert not found[2 * MOST_ROUNDS :].any()
 
 
 def test_soft_edges_are_steep_places_alone() -> None:

@@ -211,8 +211,8 @@ def _costs_of(checkpoint: str, device: str) -> list[FrameCost]:
     from rearview.contract.cost import FrameCost
 
     said = _known_costs().get(_key(checkpoint, device), [])
-    with contextlib.suppress(TypeError):  # Of another version.
-        return [FrameCost(**{**one, "steps": tuple(one["steps"])}) for one in said]
+    with contextlib.suppress(TypeError, LookupError):  # Of another version.
+        return list(map(FrameCost.of, said))
     return []
 
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
+from rearview.contract.settings import SINGLE_OF
 from rearview.errors import Fault, Reason
 from rearview.v1 import translation_service_pb2 as pb
 
@@ -188,10 +190,9 @@ def _restoring(settings: pb.Settings) -> Input:
     """A control that restores `settings`, so that what follows finds what it found."""
     restored = pb.Settings()
     restored.CopyFrom(settings)
-    # What lists several replaces what names one, and the other way round.
-    if restored.prompts:
-        restored.ClearField("prompt")
-    if restored.adapter_mix:
-        restored.ClearField("adapters")
+    message: Any = restored
+    for several, single in SINGLE_OF.items():
+        if getattr(message, several):
+            message.ClearField(single)  # The two replace each other.
     control = pb.Control(control_id=RESTORE_ID, settings=restored)
     return Input(pb.TranslateRequest(control=control), RESTORE_ID, False)

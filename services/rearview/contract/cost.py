@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from rearview.contract.lease import Load
 from rearview.contract.settings import Settings
@@ -33,6 +35,17 @@ class FrameCost:
     """Indices of the denoising steps that are here."""
     control_s: float = 0.0
     """Of each ControlNet in each of them."""
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> FrameCost:
+        """Of what a replica says, whose version may say more. Raises TypeError if it says less."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{**{name: said[name] for name in known & said.keys()}, "steps": tuple(said["steps"])})
+
+    def described(self) -> dict[str, Any]:
+        """What `of` reads. What is of no use is left out: versions before do not know it."""
+        said = asdict(self)
+        return said if self.control_s else {name: said[name] for name in said if name != "control_s"}
 
     def share(self, load: Load, max_steps: int, *, is_cached: bool, settings: Settings = DEFAULT) -> float:
         """What a session of `load` takes of the replica's time, 1.0 being all of it. It counts with all the

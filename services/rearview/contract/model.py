@@ -84,6 +84,8 @@ class Model:
     """Of one prompt, in UTF-8."""
     controls: tuple[str, ...] = ()
     """Names of the ControlNets that a session may ask for."""
+    merged_adapters: tuple[str, ...] = ()
+    """Those of `adapters` that are merged into weights: each is taken alone, and at weight 1."""
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         """The words of a prompt that the model was never taught, as they are written, each once.

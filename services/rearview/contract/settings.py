@@ -14,6 +14,7 @@ from rearview.errors import out_of_range
 
 __all__ = [
     "DEFAULT_JPEG_QUALITY",
+    "MAX_ADAPTERS",
     "SINGLE_OF",
     "AdapterMix",
     "Blend",
@@ -83,7 +84,7 @@ class WeightedAdapters:
 
     adapters: str
     """Name of a set of the deployment."""
-    weight: float
+    weight: float = 1.0
     """How much of it, -4 to 4; at 0 it is as if it were not there."""
 
 
@@ -158,7 +159,9 @@ class Settings:
             and all(0.0 < one.weight <= MAX_PROMPT_WEIGHT for one in self.prompts)
             and not (self.prompt and self.prompts),
             "adapter_mix": len(self.adapter_mix) <= MAX_ADAPTERS
-            and all(abs(one.weight) <= MAX_ADAPTER_WEIGHT for one in self.adapter_mix)
+            and all(
+                abs(one.weight) <= MAX_ADAPTER_WEIGHT for one in (*self.adapter_mix, *self.acting_adapters)
+            )
             and not (self.adapters and self.adapter_mix),
             "timestep_indices": not self.timestep_indices
             or (len(self.timestep_indices) == self.steps and _ascends(self.timestep_indices)),
@@ -280,6 +283,8 @@ class SettingsChange(Change[Settings]):
         """
         named = self.named()
         for several, single in SINGLE_OF.items():
+            if several in named:
+                named[several] = tuple(named[several])
             if single in named:
                 named.setdefault(several, ())
             elif named.get(several):
@@ -326,7 +331,7 @@ def check_adapters(settings: Settings, known: Collection[str], merged: Collectio
     """
     mix = settings.acting_adapters
     field = "adapter_mix" if settings.adapter_mix else "adapters"
-    if any(one.adapters not in known for one in mix):
+    if any(one.adapters not in known for one in settings.adapter_mix or mix):
         sets = ", ".join(sorted(filter(None, known))) or "none"
         raise out_of_range(field, f"there is no such adapter set; there are: {sets}")
     if any(one.adapters in merged for one in mix) and (len(mix) > 1 or mix[0].weight != 1.0):

@@ -34,6 +34,7 @@ def model_of(served: Served, tenant: TenantConfig) -> Model:
         ),
         takes_any_prompt=not card.phrases,
         adapters=tuple(sorted(model.adapters)),
+        merged_adapters=tuple(sorted(model.merged_adapters)),
         controls=tuple(sorted(model.controls)),
         max_image_bytes=limits.max_image_bytes,
         max_pixels=min(tenant.max_pixels, limits.max_pixels),

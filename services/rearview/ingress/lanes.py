@@ -340,7 +340,7 @@ async def _slot(link: Link, kind: Kind, content: dict[str, Any]) -> Mapping[str,
 
 def _replica(described: Mapping[str, Any]) -> Replica:
     d = described
-    cost = None if d.get("cost") is None else FrameCost(**{**d["cost"], "steps": tuple(d["cost"]["steps"])})
+    cost = None if d.get("cost") is None else FrameCost.of(d["cost"])
     told = (d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
     return Replica(*told, cost, d.get("share", 0.0), d.get("pixels_per_s", 0.0))
 

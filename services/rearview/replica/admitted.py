@@ -7,7 +7,7 @@ The replica is the last word on its capacity: an ingress may not know yet of wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rearview.contract.cost import FrameCost, fits
@@ -106,7 +106,7 @@ class Admitted:
         return {
             "slots": self.slots,
             "memory": "" if self._plan is None else str(self._plan),
-            "cost": None if self.cost is None else asdict(self.cost),
+            "cost": None if self.cost is None else self.cost.described(),
             "share": sum(each.share(self.cost) for each in self._sessions.values()),
             "pixels_per_s": sum(each.load.pixels_per_s for each in self._sessions.values()),
         }

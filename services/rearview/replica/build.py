@@ -40,6 +40,7 @@ __all__ = [
     "OnPlanned",
     "OnProgress",
     "Parts",
+    "bare",
     "build_engine",
     "costs_of",
     "examples",
@@ -117,7 +118,7 @@ def build_engine(
     with planning.taking("the slots"):
         memory = memories_of(config, span, model, device, plan.slots, ahead)
     if captures(config, device) and isinstance(model, DiffusionModel):
-        captured = dict.fromkeys(each for spec in (*specs, _plain(specs[0])) for each in (spec, _bare(spec)))
+        captured = dict.fromkeys(each for spec in (*specs, _plain(specs[0])) for each in (spec, bare(spec)))
         kinds = [(spec, payloads(config, span, spec)) for spec in captured]
         capture_span(
             span, model, memory, kinds, span_config.max_batch, CudaRecorder(), on_progress or _silent
@@ -248,7 +249,7 @@ def _plain(spec: SessionSpec) -> SessionSpec:
     return replace(spec, bank=None)
 
 
-def _bare(spec: SessionSpec) -> SessionSpec:
+def bare(spec: SessionSpec) -> SessionSpec:
     """The same of a session without adapters."""
     return replace(spec, settings=replace(spec.settings, adapters=""))
 

@@ -24,7 +24,7 @@ from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.planes import Planes
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.errors import ConfigError
-from rearview.replica.build import Measuring, Parts, examples, parts_of, payloads
+from rearview.replica.build import Measuring, Parts, bare, examples, parts_of, payloads
 from rearview.replica.compiled import stock_of
 
 __all__ = ["OnCompiled", "compile_span", "told"]
@@ -82,9 +82,10 @@ def _why(gain: float) -> str:
 def _kinds(config: ServiceConfig, parts: Parts) -> Iterator[SessionSpec]:
     """A session of each kind that is compiled for, what is the service's default first."""
     first = next(iter(examples(config, parts.memory)))
-    yield first
-    if first.bank is not None:
-        yield replace(first, bank=None)
+    kinds = [first] if first.bank is None else [first, replace(first, bank=None)]
+    yield from dict.fromkeys(each for kind in kinds for each in (kind, bare(kind)))
+    for name in config.model.merged_adapters:
+        yield replace(first, settings=replace(first.settings, adapters=name))
 
 
 def _play(parts: Parts, spec: SessionSpec, planes: Planes, span_config: SpanConfig) -> None:

@@ -40,7 +40,7 @@ WEIGHTED_ADAPTERS = Table(
     (WeightedAdapters,),
     (
         Row("adapters", "adapters", PLAIN, reads_zero=True),
-        Row("weight", "weight", FLOAT32, reads_zero=True),
+        Row("weight", "weight", FLOAT32),
     ),
 )
 
@@ -170,11 +170,13 @@ MODEL = Table(
         Row("max_pixels", "max_pixels", PLAIN),
         Row("max_prompt_bytes", "max_prompt_bytes", PLAIN),
         Row("controls", "controls", Listed(PLAIN)),
+        Row("merged_adapters", "merged_adapters", Listed(PLAIN)),
     ),
 )
 
 TABLES: tuple[Table[Any], ...] = (
     WEIGHTED_PROMPT,
+    WEIGHTED_ADAPTERS,
     WEIGHTED_CONTROL,
     SETTINGS,
     FEATURE_BANK,

@@ -85,6 +85,7 @@ class Model(_message.Message):
     MAX_PIXELS_FIELD_NUMBER: _builtins.int
     MAX_PROMPT_BYTES_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
+    MERGED_ADAPTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as `Open.model`."""
     width: _builtins.int
@@ -137,6 +138,12 @@ class Model(_message.Message):
     def controls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the ControlNets that `Settings.controls` may name."""
 
+    @_builtins.property
+    def merged_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `adapters` that are merged into weights: each is taken alone, and at
+        weight 1.
+        """
+
     def __init__(
         self,
         *,
@@ -159,10 +166,11 @@ class Model(_message.Message):
         max_pixels: _builtins.int = ...,
         max_prompt_bytes: _builtins.int = ...,
         controls: _abc.Iterable[_builtins.str] | None = ...,
+        merged_adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "controls", b"controls", "default_method", b"default_method", "formats", b"formats", "height", b"height", "max_image_bytes", b"max_image_bytes", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_steps", b"max_steps", "methods", b"methods", "min_side", b"min_side", "motion_side_multiple", b"motion_side_multiple", "name", b"name", "side_multiple", b"side_multiple", "steps", b"steps", "strength", b"strength", "styles", b"styles", "takes_any_prompt", b"takes_any_prompt", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "controls", b"controls", "default_method", b"default_method", "formats", b"formats", "height", b"height", "max_image_bytes", b"max_image_bytes", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_steps", b"max_steps", "merged_adapters", b"merged_adapters", "methods", b"methods", "min_side", b"min_side", "motion_side_multiple", b"motion_side_multiple", "name", b"name", "side_multiple", b"side_multiple", "steps", b"steps", "strength", b"strength", "styles", b"styles", "takes_any_prompt", b"takes_any_prompt", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -255,17 +255,19 @@ def capture(model: DiffusionModel, recorder: Recorder, sizes: Sequence[int] = ()
 
         model.vae = AcceleratedAutoencoder(model.vae, find)
         counts.append(graphs.counts)
-    return [*counts, *(_capture_control(branch, recorder) for branch in branches.values())]
+    return [*counts, *(_capture_control(branch, recorder, sizes) for branch in branches.values())]
 
 
-def _capture_control(branch: ControlBranch, recorder: Recorder) -> Counts:
+def _capture_control(branch: ControlBranch, recorder: Recorder, sizes: Sequence[int]) -> Counts:
     graphs: Graphs[Sequence[Tensor]] = Graphs(recorder)
 
     def call(given: Sequence[Tensor]) -> Sequence[Tensor]:
-        key = tuple((tensor.shape, tensor.dtype) for tensor in given)
-        graph = graphs.find(key, given, lambda tensors: branch(*tensors))
+        samples = len(given[0])
+        filled = [lengthened(tensor, padded_size(samples, sizes)) for tensor in given]
+        key = tuple((tensor.shape, tensor.dtype) for tensor in filled)
+        graph = graphs.find(key, filled, lambda tensors: branch(*tensors))
         # Copied: the next ControlNet's graph may write where this one's residuals are.
-        return branch(*given) if graph is None else [each.clone() for each in graph(given)]
+        return branch(*given) if graph is None else [each[:samples].clone() for each in graph(filled)]
 
     branch.call = call
     return graphs.counts

@@ -24,6 +24,8 @@ TANGENT_22 = 13573
 """tan(22.5 degrees) in units of 2**-15, as OpenCV has it."""
 ROUNDS = 8
 """Pixels by which edges grow before it is asked whether they still do: each look waits for the device."""
+MOST_ROUNDS = 256
+"""Pixels by which they grow at all, along the edge: no frame may hold up others, whatever is drawn in it."""
 SOFT_GAIN = 4.0
 """A smoothed step from black to white has levels of 255."""
 LUMA = (0.299, 0.587, 0.114)
@@ -72,7 +74,9 @@ class ControlPictures:
 
 
 def canny(images_BHWC: Tensor, low: int = LOW, high: int = HIGH) -> Tensor:
-    """Edges of uint8 frames (B, H, W, 3), of that shape: 255 on them, else 0. As `cv2.Canny` finds them."""
+    """Edges of uint8 frames (B, H, W, 3), of that shape: 255 on them, else 0. As `cv2.Canny` finds them, but
+    for weak ones that are joined to a strong one over more than `MOST_ROUNDS` pixels.
+    """
     across, down = _steepest(images_BHWC)
     strength_BHW = across.abs() + down.abs()
     around = F.pad(strength_BHW, (1, 1, 1, 1))
@@ -132,7 +136,9 @@ def _slopes(plane_BHW: Tensor, weights: tuple[float, float, float]) -> tuple[Ten
 def _grown(strong_BHW: Tensor, weak_BHW: Tensor) -> Tensor:
     """Strong pixels, and the weak ones that are joined to them, by corners too."""
     edges, before = strong_BHW, -1
-    while (found := int(edges.sum())) != before:
+    for _ in range(MOST_ROUNDS // ROUNDS):
+        if (found := int(edges.sum())) == before:
+            break
         before = found
         for _ in range(ROUNDS):
             wide = edges.clone()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rearview.contract.settings import AdapterMix
+from rearview.contract.settings import MAX_ADAPTERS, AdapterMix
 from rearview.engine.devices import upload
 
 __all__ = ["ADAPTERS", "ADAPTER_WEIGHTS", "AdapterStacks", "Choice", "LowRankStack", "take_choices"]
@@ -129,6 +129,7 @@ class AdapterStacks:
         most = max(map(len, mixes), default=0)
         if not most:
             return {}
+        most = 1 if most == 1 else MAX_ADAPTERS  # Of two shapes, not of four: each has graphs of its own.
         places = [[self._places[one.adapters] for one in mix] + [0] * (most - len(mix)) for mix in mixes]
         weights = [[one.weight for one in mix] + [0.0] * (most - len(mix)) for mix in mixes]
         assert self._device is not None, "there are no stacks"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rearview.contract.settings import Settings
+from rearview.engine.networks.call import DOWN_RESIDUALS, MID_RESIDUAL
 from rearview.engine.networks.denoise import Denoiser
 
 __all__ = ["Added", "Shown", "added", "side_by_side", "steered"]
@@ -20,7 +21,6 @@ Shown = Mapping[str, Tensor]
 """By name of the control, what it is shown of the frame: (H, W, 3) uint8."""
 Added = Mapping[str, Any]
 """What a UNet is called with besides: the residuals. Empty: nothing is added."""
-DOWN, MIDDLE = "down_block_additional_residuals", "mid_block_additional_residual"
 
 
 def added(denoiser: Denoiser, settings: Settings, shown: Shown, x: Tensor, at: Tensor, text: Tensor) -> Added:
@@ -34,7 +34,7 @@ def added(denoiser: Denoiser, settings: Settings, shown: Shown, x: Tensor, at: T
         weight = torch.tensor([one.weight]).to(x)
         residuals = branch(x, at, text, hint, weight)
         total = [a + b for a, b in zip(total, residuals, strict=True)] if total else [*residuals]
-    return {DOWN: total[:-1], MIDDLE: total[-1]} if total else {}
+    return {DOWN_RESIDUALS: total[:-1], MID_RESIDUAL: total[-1]} if total else {}
 
 
 def steered(denoiser: Denoiser, settings: Settings, shown: Shown) -> Any:
@@ -54,10 +54,13 @@ def side_by_side(each: Sequence[Added]) -> Added:
     if like is None:
         return {}
     filled = [one or _zeros_like(like) for one in each]
-    down = [torch.cat(parts) for parts in zip(*(one[DOWN] for one in filled), strict=True)]
-    return {DOWN: down, MIDDLE: torch.cat([one[MIDDLE] for one in filled])}
+    down = [torch.cat(parts) for parts in zip(*(one[DOWN_RESIDUALS] for one in filled), strict=True)]
+    return {DOWN_RESIDUALS: down, MID_RESIDUAL: torch.cat([one[MID_RESIDUAL] for one in filled])}
 
 
 def _zeros_like(one: Added) -> Added:
     """The same of a frame without controls."""
-    return {DOWN: [torch.zeros_like(each) for each in one[DOWN]], MIDDLE: torch.zeros_like(one[MIDDLE])}
+    return {
+        DOWN_RESIDUALS: [torch.zeros_like(each) for each in one[DOWN_RESIDUALS]],
+        MID_RESIDUAL: torch.zeros_like(one[MID_RESIDUAL]),
+    }

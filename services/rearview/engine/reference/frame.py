@@ -1,8 +1,7 @@
 """The plain path: one session, one frame, one step at a time. Read this first: it is the oracle of the tests.
 
 No rows, batches, pools or spans. `engine.py` must give the same pictures; this file is checked against
-from rearview.engine.reference.control import Shown, steered
-from rearview.engine.reference.guidance import clean_of, guided, predicts_negative
+diffusers' own img2img pipelines (`LCMScheduler`, Euler's) with the same noise. Latents are (1, C, h, w).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A set is a named list of LoRAs. Sets that are not merged are stacked (`stacks.py
 forward. For every layer that some merged set touches the weight of each of them is kept beside the plain
 one, so a switch only exchanges which of them the layer points to: it copies nothing, and after switching
 back the very same tensors are there again. The price is memory: a set takes the bytes of the layers that it
-touches. LoRAs that every session has (LCM-LoRA) are fused into all of
-them. What surprises: a set also touches the text encoder, so embeddings belong to a set.
+touches. LoRAs that every session has (LCM-LoRA) are fused into the weights themselves. What surprises: a set
+also touches text encoders, so embeddings belong to a set.
 """
 
 from __future__ import annotations

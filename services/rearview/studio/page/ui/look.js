@@ -159,7 +159,8 @@ function Fine() {
   const settings = store.settings.value;
   const took = tile.tookEffect;
   const guidance = settings.guidance ?? "none";
-  const adapters = store.model.value.adapters ?? [];
+  const merged = /** @type {string[]} */ (store.model.value.merged_adapters ?? []);
+  const adapters = (store.model.value.adapters ?? []).filter((/** @type {string} */ name) => !merged.includes(name));
   const weights = weightsOf(settings);
   const controls = store.model.value.controls ?? [];
   const held = heldBy(settings.controls);
@@ -176,10 +177,12 @@ function Fine() {
         <div class="field-head"><label for="negative">Negative prompt</label><${Effect} frame=${took.negative_prompt} /></div>
         <input id="negative" type="text" value=${settings.negative_prompt ?? ""} onChange=${(/** @type {any} */ event) => control({ negative_prompt: event.currentTarget.value })} />
       </div>`}
+      ${merged.length > 0 && html`<${Select} label="Merged adapters" value=${merged.find((name) => weights[name]) ?? ""} frame=${took.adapters}
+        onPick=${(/** @type {string} */ next) => control({ adapters: next })} options=${[{ value: "", name: "None" }, ...merged.map((name) => ({ value: name, name }))]} />`}
       ${adapters.map(
         (/** @type {string} */ name) => html`<${Slider} key=${name} label=${`Adapter ${name}`} min=${-1} max=${2} step=${0.05} value=${weights[name] ?? 0}
         show=${(/** @type {number} */ value) => (value === 0 ? "off" : value.toFixed(2))} frame=${took.adapters}
-        onInput=${(/** @type {number} */ weight) => control(adapterChange(settings, name, weight))} />`,
+        onInput=${(/** @type {number} */ weight) => control(adapterChange(settings, name, weight, merged))} />`,
       )}
       ${controls.map(
         (/** @type {string} */ name) => html`<${Slider} key=${name} label=${`Hold the shape by ${name}`} min=${0} max=${2} step=${0.05} value=${held[name] ?? 0}
