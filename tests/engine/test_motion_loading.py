@@ -245,7 +245,7 @@ def styled(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     ink = write_peft(folder / "ink.safetensors", random_lora(network, [LINEAR, OUT], seed=2), 1.5)
     lcm = write_kohya(folder / "lcm.safetensors", random_lora(network, [OUT], seed=3), 1.0)
     sets = {"oil": [LoraFile(str(oil), 0.5)], "ink": [LoraFile(str(ink))]}
-    return {"lcm_lora": str(lcm), "adapters": sets}
+    return {"lcm_lora": str(lcm), "merged": sets}
 
 
 def under(denoisers: Mapping[str, Denoiser], name: str) -> dict[str, torch.Tensor]:
@@ -267,11 +267,12 @@ def test_loras_merge_under_motion_as_without_and_never_touch_the_modules(
 
 
 @torch.inference_mode()
-def predicted(denoiser: Denoiser) -> torch.Tensor:
-    latent = torch.ones(1, LATENT_CHANNELS, 8, 8)
-    embeds = denoiser.conditioning.embed_frame(Settings(prompt="a"), 0)
+def predicted(denoiser: Denoiser, adapters: str = "") -> torch.Tensor:
+    """`adapters`: a stacked set."""
+    latent, settings = torch.ones(1, LATENT_CHANNELS, 8, 8), Settings(prompt="a", adapters=adapters)
+    embeds, more = denoiser.conditioning.embed_frame(settings, 0), denoiser.adapter_rows([settings])
     output: torch.Tensor = denoiser.unet(
-        latent, torch.tensor([399]), encoder_hidden_states=embeds, return_dict=False
+        latent, torch.tensor([399]), encoder_hidden_states=embeds, return_dict=False, **more
     )[0]
     return output
 
@@ -285,6 +286,18 @@ def test_sets_switch_live_under_motion(base: Path, v1: Path, styled: dict[str, A
         torch.testing.assert_close(output, predicted(plain[name]), rtol=1e-5, atol=1e-5)
         assert torch.equal(output, seen.setdefault(name, output))
     assert len({float(output.sum()) for output in seen.values()}) == 3
+
+
+def test_stacked_sets_act_under_motion_as_merged_ones_do(
+    base: Path, v1: Path, styled: dict[str, Any]
+) -> None:
+    sets = {"lcm_lora": styled["lcm_lora"], "adapters": styled["merged"]}
+    stacked = load(base, Additions(**sets, motion=str(v1)))[NO_ADAPTERS]
+    merged = load(base, Additions(**styled, motion=str(v1)))
+    outputs = [predicted(stacked, name) for name in ("", "oil", "ink")]
+    for output, name in zip(outputs, (NO_ADAPTERS, "oil", "ink"), strict=True):
+        torch.testing.assert_close(output, predicted(merged[name]), rtol=1e-4, atol=1e-4)
+    assert len({float(output.sum()) for output in outputs}) == 3
 
 
 def test_a_cache_finds_its_layers_with_and_without_sets(base: Path, v1: Path, styled: dict[str, Any]) -> None:

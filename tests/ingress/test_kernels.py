@@ -62,7 +62,7 @@ async def test_a_lane_of_other_kernels_is_announced_and_costs_no_past(is_planned
         await play(stream, range(5), answers=5)
         session = session_of(service, stream)
         before = session.lane.replicas
-        other_than(service, before)._kernels = "compiled"
+        other_than(service, before)._renewal.kernels = "compiled"
         if is_planned:
             stage = next(s for s in service.stages if s.describe()["replica_id"] == before[0])
             draining = asyncio.create_task(stage.drain(20.0))
@@ -84,5 +84,5 @@ async def test_replicas_say_what_they_compute_with() -> None:
         stream = await start(service.address, "bank")
         kernels = session_of(service, stream).lane.kernels
         assert [len(each) for each in kernels] == [32]
-        assert {stage._kernels for stage in service.stages} == set(kernels)
+        assert {stage._renewal.kernels for stage in service.stages} == set(kernels)
         await stream.__aexit__()

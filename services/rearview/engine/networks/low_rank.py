@@ -41,7 +41,7 @@ class LowRankStack(nn.Module):
     """What the sets add to one layer, a `Linear` or a `Conv2d` without groups."""
 
     down_ARI: Tensor
-    """For a convolution (A, R, I, kernel)."""
+    """For a convolution (A, R, I times kernel), since other numbers of dimensions have no channels last."""
     up_AOR: Tensor
 
     def __init__(self, layer: nn.Module, down_ARI: Tensor, up_AOR: Tensor, choice: Choice) -> None:
@@ -51,9 +51,11 @@ class LowRankStack(nn.Module):
         self.register_buffer("up_AOR", up_AOR, persistent=False)
         self._choice = choice
         self._conv: dict[str, Any] | None = None
+        self._filter: tuple[int, ...] = ()
         if isinstance(layer, nn.Conv2d):
             names = ("stride", "padding", "dilation")
             self._conv = {name: getattr(layer, name) for name in names}
+            self._filter = tuple(layer.weight.shape[1:])
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """The layer's `output` for `x` with what each sample's sets add."""
@@ -80,7 +82,8 @@ class LowRankStack(nn.Module):
             return torch.bmm(x.reshape(len(x), -1, x.shape[-1]), down_BRI.transpose(1, 2))
         samples, rank = down_BRI.shape[:2]
         together = x.reshape(1, -1, *x.shape[2:])
-        low = F.conv2d(together, down_BRI.flatten(0, 1), groups=samples, **self._conv)
+        filters = down_BRI.reshape(samples * rank, *self._filter)
+        low = F.conv2d(together, filters, groups=samples, **self._conv)
         return low.view(samples, rank, -1).transpose(1, 2)
 
 

@@ -49,13 +49,13 @@ def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
 def _stack(layer: Layer, sets: Sequence[Sequence[Change]], choice: Choice) -> LowRankStack:
     weight = layer.weight
     rank = max(sum(len(low.down) for low, _ in changes) for changes in sets)
-    down = weight.new_zeros(len(sets) + 1, rank, *weight.shape[1:])
+    down = weight.new_zeros(len(sets) + 1, rank, weight[0].numel())
     up = weight.new_zeros(len(sets) + 1, weight.shape[0], rank)
     for place, changes in enumerate(sets, 1):
         begin = 0
         for low, scale in changes:
             end = begin + len(low.down)
-            down[place, begin:end] = low.down.reshape(-1, *weight.shape[1:])
+            down[place, begin:end] = low.down.flatten(1)
             # In the precision of the sum that a merged weight is, and rounded once.
             exact = torch.promote_types(weight.dtype, torch.float32)
             up[place, :, begin:end] = low.up.flatten(1).to(exact) * (scale * low.factor)
