@@ -40,6 +40,7 @@ from rearview.engine.reference.frame import denoise_latent
 from rearview.engine.weights.checkpoint import load_denoiser, load_denoisers, load_vae
 from rearview.engine.weights.formats import Additions
 from rearview.errors import ConfigError
+from support.their_latents import their_latents
 from support.tiny import SIZE, random_frames
 from support.tiny_turbo import ANCESTRAL_SCHEDULER, TURBO_SCHEDULER, write_tiny_lcm, write_tiny_turbo
 from torch import Tensor
@@ -120,26 +121,6 @@ def ours(turbo: Path) -> tuple[Any, Denoiser]:
     return load_vae(turbo, CPU, torch.float32), load_denoiser(turbo, CPU, torch.float32)
 
 
-def their_latents(
-    pipeline: Any, image_HWC: Tensor, settings: Settings, ordinal: int, **how: Any
-) -> list[Tensor]:
-    """The latent after each step, in diffusers' own scale, and the final one."""
-    left: list[Tensor] = []
-
-    def note(_: object, step: int, timestep: object, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        left.append(values["latents"].clone())
-        return values
-
-    final: Tensor = pipeline(
-        prompt=settings.prompt,
-        image=image_HWC.permute(2, 0, 1)[None].float() / 255.0,
-        output_type="latent",
-        callback_on_step_end=note,
-        **how,
-    ).images
-    return [*left[:-1], final]  # LCM's callback has noise in the last one, which is thrown away.
-
-
 def hand_out(monkeypatch: pytest.MonkeyPatch, settings: Settings, ordinal: int, *modules: Any) -> None:
     """Each draw of noise gets the next step's."""
     # Ancestral sampling draws after the last step, too, and throws that away.
@@ -185,7 +166,6 @@ def test_euler_equals_diffusers_at_any_timesteps(
             pipeline,
             image,
             settings,
-            0,
             timesteps=[step.timestep for step in steps],
             strength=1.0,
             guidance_scale=1.0,
@@ -206,7 +186,7 @@ def test_one_step_at_half_strength_is_what_the_authors_of_sd_turbo_run(
     hand_out(monkeypatch, settings, 0, pipeline_module)
     how = {"num_inference_steps": 2, "strength": 0.5, "guidance_scale": 0.0}
     with watched(pipeline.unet) as theirs:
-        left = their_latents(pipeline, image, settings, 0, **how)
+        left = their_latents(pipeline, image, settings, **how)
     assert theirs.timesteps == [499]
     assert theirs.prompts[0].shape[-1] == 1024
     (final,), seen = our_latents(ours, image, settings, 0)
@@ -233,7 +213,7 @@ def test_euler_ancestral_equals_diffusers(
     hand_out(monkeypatch, settings, 5, pipeline_module, ancestral_module)
     how = {"num_inference_steps": 5, "strength": 0.6, "guidance_scale": 1.0}
     with watched(pipeline.unet) as theirs:
-        left = their_latents(pipeline, image, settings, 5, **how)
+        left = their_latents(pipeline, image, settings, **how)
     assert theirs.timesteps == ([599, 399, 199] if spacing == "trailing" else [401, 201, 1])
     (final,), seen = our_latents(ours, image, settings, 5)
     seen.equals(theirs)
@@ -259,7 +239,7 @@ def test_a_prediction_of_the_clean_picture_equals_diffusers(
     hand_out(monkeypatch, settings, 0, pipeline_module)
     how = {"timesteps": [999, 499], "strength": 1.0, "guidance_scale": 1.0}
     with watched(pipeline.unet) as theirs:
-        left = their_latents(pipeline, image, settings, 0, **how)
+        left = their_latents(pipeline, image, settings, **how)
     (final,), seen = our_latents(ours, image, settings, 0)
     seen.equals(theirs)
     torch.testing.assert_close(final, left[-1], rtol=CLOSE, atol=CLOSE)
@@ -304,7 +284,6 @@ def test_an_embedded_scale_equals_diffusers(
             pipeline,
             image,
             settings,
-            5,
             timesteps=[step.timestep for step in ours[1].schedule.steps(settings)],
             strength=1.0,
             guidance_scale=scale,

@@ -34,6 +34,7 @@ from rearview.engine.reference.frame import denoise_latent
 from rearview.engine.weights.checkpoint import load_denoiser, load_denoisers, load_vae
 from rearview.engine.weights.formats import Additions
 from rearview.errors import ConfigError
+from support.their_latents import their_latents
 from support.tiny import SCHEDULER, TOKENS, random_frames
 from support.tiny_xl import POOLED, WIDTHS, XL_SCHEDULER, XL_TURBO_SCHEDULER, write_tiny_xl
 from torch import Tensor
@@ -90,24 +91,6 @@ def watched(unet: torch.nn.Module) -> Iterator[list[dict[str, Tensor]]]:
         yield seen
     finally:
         handle.remove()
-
-
-def their_latents(pipeline: Any, image_HWC: Tensor, settings: Settings, **how: Any) -> list[Tensor]:
-    """The latent after each step, in diffusers' own scale."""
-    left: list[Tensor] = []
-
-    def note(_: object, step: int, timestep: object, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        left.append(values["latents"].clone())
-        return values
-
-    final: Tensor = pipeline(
-        prompt=settings.prompt,
-        image=image_HWC.permute(2, 0, 1)[None].float() / 255.0,
-        output_type="latent",
-        callback_on_step_end=note,
-        **how,
-    ).images
-    return [*left[:-1], final]
 
 
 def mode_of(encoded: Any, **_: object) -> Tensor:
@@ -174,11 +157,10 @@ def test_every_input_and_latent_equals_diffusers(
     torch.testing.assert_close(final, left[-1], rtol=CLOSE, atol=CLOSE)
 
 
+@pytest.mark.parametrize("case", [name for name in SCHEDULERS if name != "lcm"], indirect=True)
 def test_full_guidance_equals_diffusers(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative prompt is pooled, too."""
+    """The negative prompt is pooled, too. Diffusers' LCM is never guided so."""
     name, pipeline, vae, denoiser = case
-    if name == "lcm":
-        pytest.skip("diffusers' LCM is never guided so")
     (image,) = random_frames(1)
     at = 24 if name == "base" else 25
     settings = Settings(
