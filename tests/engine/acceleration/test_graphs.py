@@ -46,7 +46,8 @@ class Filled(EagerCall):
 
     def __call__(self, inputs: UNetInputs, views: Views) -> tuple[Tensor, Updates]:
         own = len(inputs.latent_BCHW)
-        prediction, updates = super().__call__(*padded(inputs, views, self._samples))
+        more = views.beside([0] * (self._samples - own))
+        prediction, updates = super().__call__(padded(inputs, self._samples), more)
         return prediction[:own], updates.first(own)
 
 

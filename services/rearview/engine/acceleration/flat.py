@@ -74,13 +74,11 @@ def shape_of(inputs: UNetInputs, views: Views) -> CallShape:
     )
 
 
-def padded(inputs: UNetInputs, views: Views, samples: int) -> tuple[UNetInputs, Views]:
-    """The same call with so many `samples`: copies of its first follow, and what they leave is worth nothing.
+def padded(inputs: UNetInputs, samples: int) -> UNetInputs:
+    """The same inputs of so many `samples`: copies of the first follow, and what they leave is worth nothing.
     They need no place of their own to read from or write to, since a forward writes nothing.
     """
-    longer = [lengthened(tensor, samples) for tensor in inputs.tensors]
-    more = samples - len(inputs.latent_BCHW)
-    return UNetInputs.of(inputs.given, longer), views.beside([0] * more)
+    return UNetInputs.of(inputs.given, [lengthened(tensor, samples) for tensor in inputs.tensors])
 
 
 def lengthened(tensor: Tensor, samples: int) -> Tensor:

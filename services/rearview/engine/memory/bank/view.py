@@ -113,7 +113,7 @@ class BankView:
         alone, as samples of a session without a bank do.
         """
         count = len(indices)
-        chosen = torch.tensor(indices, dtype=torch.int64).to(self.rows_B.device)
+        chosen = upload(torch.tensor(indices, dtype=torch.int64), self.rows_B.device)
         return replace(
             self,
             rows_B=torch.cat([self.rows_B, self.rows_B.index_select(0, chosen)]),

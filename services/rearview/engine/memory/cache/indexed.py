@@ -68,7 +68,7 @@ class IndexedView:
 
     def beside(self, indices: Sequence[int]) -> IndexedView:
         """See `View.beside`."""
-        more_T = torch.tensor(indices, dtype=torch.int64).to(self.twins_T.device)
+        more_T = upload(torch.tensor(indices, dtype=torch.int64), self.twins_T.device)
         if self.key.is_window:
             key = replace(self.key, twins=(*self.key.twins, *indices))
             return replace(self, key=key, twins_T=torch.cat([self.twins_T, more_T]))

@@ -131,7 +131,7 @@ class CacheView:
     def beside(self, indices: Sequence[int]) -> CacheView:
         """A view of these samples followed by copies of some, for predictions under another prompt."""
         key = replace(self.key, twins=(*self.key.twins, *indices))
-        more = torch.tensor(indices, dtype=torch.int64).to(self.twins_T.device)
+        more = upload(torch.tensor(indices, dtype=torch.int64), self.twins_T.device)
         twins = torch.cat([self.twins_T, more])
         if key.is_window:
             return replace(self, key=key, twins_T=twins)

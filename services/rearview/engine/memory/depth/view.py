@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rearview.engine.devices import upload
 from rearview.engine.memory.protocol import Kind
 
 __all__ = ["DEPTH_RANGE", "DepthUpdate", "DepthView"]
@@ -40,7 +41,7 @@ class DepthView:
 
     def beside(self, indices: Sequence[int]) -> DepthView:
         """The ranges of some samples once more."""
-        chosen = torch.tensor(indices, dtype=torch.int64).to(self.range_B2.device)
+        chosen = upload(torch.tensor(indices, dtype=torch.int64), self.range_B2.device)
         return DepthView(torch.cat([self.range_B2, self.range_B2.index_select(0, chosen)]))
 
 
