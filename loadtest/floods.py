@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from rearview.v1 import settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
-from rearview.v1 import translation_service_pb2_grpc
 
 __all__ = ["Greedy", "Refusals", "Sending", "Target", "flood_frames", "flood_opens"]
 
@@ -59,9 +59,9 @@ class Sending:
 
     def control(self, number: int) -> pb.Control:
         """The session's control of that number, from 1 on."""
-        settings = pb.Settings(prompt=f"{number}")
+        settings = settings_pb2.Settings(prompt=f"{number}")
         if self.adapters:
-            settings = pb.Settings(adapters=self.adapters[number % len(self.adapters)])
+            settings = settings_pb2.Settings(adapters=self.adapters[number % len(self.adapters)])
         return pb.Control(control_id=number, settings=settings)
 
 
@@ -119,7 +119,7 @@ async def _open(
 ) -> None:
     call = stub.Translate(metadata=_metadata(target))
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        await call.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+        await call.write(pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"))))
         if await call.read() is not grpc.aio.EOF:
             found.reasons["opened"] += 1
             call.cancel()
@@ -137,7 +137,7 @@ async def _frames(target: Target, sending: Sending) -> Greedy:
     opening = pb.Open(
         width=sending.size,
         height=sending.size,
-        settings=pb.Settings(prompt="a"),
+        settings=settings_pb2.Settings(prompt="a"),
         frame_rate=sending.declared_per_s,
     )
     async with _stubs(target) as stubs:

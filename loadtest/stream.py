@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from rearview.contract.stream import DropPolicy
 from rearview.schema.enums import DROP_POLICIES
-from rearview.v1 import error_reason_pb2, translation_service_pb2_grpc
+from rearview.v1 import error_reason_pb2, settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
 
 from loadtest.histograms import Histograms
@@ -224,7 +224,7 @@ class LoadStream:
 
     def _open_request(self) -> pb.TranslateRequest:
         plan = self.plan
-        settings = pb.Settings(prompt=plan.prompt, strength=plan.strength, steps=plan.steps)
+        settings = settings_pb2.Settings(prompt=plan.prompt, strength=plan.strength, steps=plan.steps)
         budget = Duration()
         budget.FromMicroseconds(round(plan.frame_budget_s * 1e6))
         return pb.TranslateRequest(

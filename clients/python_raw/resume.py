@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 
@@ -49,7 +50,7 @@ async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[p
 
 
 async def main(addresses: str, prompt: str, *paths: str) -> None:
-    start = pb.Open(settings=pb.Settings(prompt=prompt), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    start = pb.Open(settings=settings_pb2.Settings(prompt=prompt), drop_policy=pb.DROP_POLICY_LOSSLESS)
     images = enumerate(Path(path).read_bytes() for path in paths)  # noqa: ASYNC240
     frames = [pb.Frame(frame_index=n, image=image, format=pb.IMAGE_FORMAT_JPEG) for n, image in images]
     async for one in translate(addresses.split(","), start, frames):

@@ -18,7 +18,7 @@ import grpc
 from google.protobuf import duration_pb2
 from rearview.client.call import Call
 from rearview.v1 import session_service_pb2 as session_pb
-from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
+from rearview.v1 import session_service_pb2_grpc, settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
 
 from loadtest.reliability.harness import Harness, Member
@@ -64,7 +64,7 @@ class Stream:
 
     async def start(self) -> None:
         """Open a session and have its first answers."""
-        settings = pb.Settings(prompt="a")
+        settings = settings_pb2.Settings(prompt="a")
         lossless, opaque = pb.DROP_POLICY_LOSSLESS, pb.IMAGE_FORMAT_OPAQUE
         opening = pb.Open(settings=settings, width=64, height=64, drop_policy=lossless, answer_format=opaque)
         await self.call.write(pb.TranslateRequest(open=opening))
@@ -119,7 +119,7 @@ async def _cut_off(site: Site, stream: Stream) -> None:
 
 
 async def _before_an_answer(site: Site, stream: Stream) -> None:
-    settings = pb.Settings(prompt="a")
+    settings = settings_pb2.Settings(prompt="a")
     await stream.call.write(pb.TranslateRequest(open=pb.Open(settings=settings, width=64, height=64)))
     await stream.channel.close()
 

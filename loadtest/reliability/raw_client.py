@@ -23,7 +23,7 @@ from rearview.contract.stream import Continuity, DropPolicy, NoticeKind
 from rearview.contract.watermark import settings_digest
 from rearview.errors import DropReason
 from rearview.v1 import session_service_pb2 as session_pb
-from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
+from rearview.v1 import session_service_pb2_grpc, settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
 
 from loadtest.reliability.conversation import Over, Told, result_of
@@ -69,7 +69,7 @@ class RawConversation:
         self._writing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        settings = pb.Settings(prompt="a", steps=self._plan.steps)
+        settings = settings_pb2.Settings(prompt="a", steps=self._plan.steps)
         request = pb.Open(
             settings=settings,
             width=64,
@@ -120,7 +120,9 @@ class RawConversation:
 
     async def control(self, seed: int) -> None:
         await self._write(
-            pb.TranslateRequest(control=pb.Control(control_id=seed, settings=pb.Settings(seed=seed)))
+            pb.TranslateRequest(
+                control=pb.Control(control_id=seed, settings=settings_pb2.Settings(seed=seed))
+            )
         )
 
     async def finish(self) -> None:
@@ -310,7 +312,7 @@ def _credit(answered: int) -> pb.TranslateRequest:
     return pb.TranslateRequest(credit=pb.Credit(received_answers=answered))
 
 
-def _settings(message: pb.Settings) -> Settings:
+def _settings(message: settings_pb2.Settings) -> Settings:
     """Those that the digest is made of."""
     return Settings(message.prompt, steps=message.steps, seed=message.seed)
 

@@ -16,6 +16,7 @@ from rearview.cli.main import app
 from rearview.cli.server import Server, TlsChoice
 from rearview.client.media_writer import write_image
 from rearview.errors import DropReason, Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
 from typer.testing import CliRunner, Result
@@ -131,7 +132,7 @@ def test_guidance_and_adapters_reach_the_service(server: FakeServer, tmp_path: P
     options = ["--guidance", "initialize", "--guidance-scale", "2.5", "--delta", "0.5"]
     options += ["--negative-prompt", "blur", "--adapters", "ink"]
     settings = opened_with(server, tmp_path, *options).settings
-    assert settings.guidance == pb.GUIDANCE_INITIALIZE
+    assert settings.guidance == settings_pb2.GUIDANCE_INITIALIZE
     assert (settings.guidance_scale, settings.delta) == (2.5, 0.5)
     assert settings.negative_prompt == "blur"
     assert [(one.adapters, one.weight) for one in settings.adapter_mix] == [("ink", 1.0)]
@@ -153,7 +154,7 @@ def test_guidance_without_a_scale_gets_one_at_which_it_acts(server: FakeServer, 
 
 def test_guidance_none_is_said_and_has_no_scale(server: FakeServer, tmp_path: Path) -> None:
     settings = opened_with(server, tmp_path, "--guidance", "none").settings
-    assert settings.guidance == pb.GUIDANCE_NONE
+    assert settings.guidance == settings_pb2.GUIDANCE_NONE
     assert not settings.HasField("guidance_scale")
 
 

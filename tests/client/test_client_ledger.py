@@ -8,6 +8,7 @@ import pytest
 from rearview.client import SettingsChange, wire
 from rearview.client.ledger import RESTORE_ID, Input, Ledger
 from rearview.errors import Fault
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 
 pytestmark = pytest.mark.unit
@@ -88,34 +89,36 @@ def test_a_control_keeps_its_place_when_it_is_sent_again() -> None:
 def test_a_control_answered_twice_is_reported_once() -> None:
     ledger = filled(control(1))
     take_all(ledger)
-    assert ledger.control_answered(1, pb.Settings(seed=1)) is not None
-    assert ledger.control_answered(1, pb.Settings(seed=1)) is None
+    assert ledger.control_answered(1, settings_pb2.Settings(seed=1)) is not None
+    assert ledger.control_answered(1, settings_pb2.Settings(seed=1)) is None
     assert ledger.is_empty
 
 
 def test_frames_lost_from_before_an_answered_control_are_sent_again_under_their_settings() -> None:
     ledger = filled(frame(0), control(1), frame(1), control(2), frame(2))
     take_all(ledger)
-    ledger.control_answered(1, pb.Settings(seed=1))
-    ledger.control_answered(2, pb.Settings(seed=2))
+    ledger.control_answered(1, settings_pb2.Settings(seed=1))
+    ledger.control_answered(2, settings_pb2.Settings(seed=2))
     ledger.answered(0)
     ledger.resume(received_frames=1, frame_credit=100)
     restore = ledger.take(0.0)
     assert restore is not None
     assert (restore.number, seed_of(restore)) == (RESTORE_ID, 1)
     assert take_all(ledger) == ["f1", "c2", "f2"]
-    assert ledger.control_answered(2, pb.Settings(seed=2)) is None
+    assert ledger.control_answered(2, settings_pb2.Settings(seed=2)) is None
 
 
 def test_the_mix_that_is_restored_comes_without_the_blank_prompt_beside_it() -> None:
-    mixed = pb.Settings(prompt="", prompts=[pb.WeightedPrompt(prompt="a", weight=2.0)], adapters="ink")
+    mixed = settings_pb2.Settings(
+        prompt="", prompts=[settings_pb2.WeightedPrompt(prompt="a", weight=2.0)], adapters="ink"
+    )
     ledger = filled(control(1))
     ledger.settings = mixed
     take_all(ledger)
     ledger.resume(received_frames=0, frame_credit=100)
     restore = ledger.take(0.0)
     assert restore is not None
-    wanted = pb.Settings(prompts=mixed.prompts, adapters="ink")
+    wanted = settings_pb2.Settings(prompts=mixed.prompts, adapters="ink")
     assert restore.message.control == pb.Control(control_id=RESTORE_ID, settings=wanted)
     assert ledger.settings == mixed
 
@@ -123,12 +126,12 @@ def test_the_mix_that_is_restored_comes_without_the_blank_prompt_beside_it() -> 
 def test_settings_are_restored_whole_so_that_a_blend_begins_with_the_frame_that_began_it() -> None:
     ledger = filled(control(1), frame(0), frame(1), control(2), frame(2))
     take_all(ledger)
-    ledger.control_answered(1, pb.Settings(prompt="a", blend_frames=8))
-    ledger.control_answered(2, pb.Settings(prompt="b", blend_frames=8))
+    ledger.control_answered(1, settings_pb2.Settings(prompt="a", blend_frames=8))
+    ledger.control_answered(2, settings_pb2.Settings(prompt="b", blend_frames=8))
     ledger.resume(received_frames=0, frame_credit=100)
     restore = ledger.take(0.0)
     assert restore is not None
-    assert restore.message.control.settings == pb.Settings(prompt="a", blend_frames=8)
+    assert restore.message.control.settings == settings_pb2.Settings(prompt="a", blend_frames=8)
     assert take_all(ledger) == ["f0", "f1", "c2", "f2"]
 
 
@@ -182,7 +185,7 @@ def test_every_frame_is_received_once_under_its_settings_over_random_losses(seed
                 continue
             settings = seed_of(item)
             answers_arrive &= rng.random() < 0.7
-            if answers_arrive and ledger.control_answered(item.number, pb.Settings(seed=settings)):
+            if answers_arrive and ledger.control_answered(item.number, settings_pb2.Settings(seed=settings)):
                 reported.append(item.number)
         for number, _ in received[ledger.received_answers :][: rng.randrange(4) if answers_arrive else 0]:
             ledger.answered(number)
@@ -195,11 +198,11 @@ def test_every_frame_is_received_once_under_its_settings_over_random_losses(seed
 def test_settings_that_the_server_has_lost_are_restored() -> None:
     ledger = filled(control(1), frame(0), frame(1))
     take_all(ledger)
-    ledger.control_answered(1, pb.Settings(seed=1))
+    ledger.control_answered(1, settings_pb2.Settings(seed=1))
     ledger.answered(0)
-    ledger.resume(received_frames=2, frame_credit=100, settings=pb.Settings(seed=1))
+    ledger.resume(received_frames=2, frame_credit=100, settings=settings_pb2.Settings(seed=1))
     assert take_all(ledger) == []
-    ledger.resume(received_frames=1, frame_credit=100, settings=pb.Settings(seed=0))
+    ledger.resume(received_frames=1, frame_credit=100, settings=settings_pb2.Settings(seed=0))
     restore = ledger.take(0.0)
     assert restore is not None
     assert (restore.number, seed_of(restore)) == (RESTORE_ID, 1)

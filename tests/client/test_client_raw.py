@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from rearview.errors import Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.fake_server import SIZE, FakeServer, Faults
 
@@ -16,7 +17,7 @@ from clients.python_raw.resume import translate
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(30)]
 
-START = pb.Open(settings=pb.Settings(prompt="a"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+START = pb.Open(settings=settings_pb2.Settings(prompt="a"), drop_policy=pb.DROP_POLICY_LOSSLESS)
 JPEG = simplejpeg.encode_jpeg(np.zeros((SIZE, SIZE, 3), np.uint8))
 
 

@@ -37,6 +37,7 @@ from rearview.contract.opening import OpenRequest, RequestOptions
 from rearview.errors import InvalidRequest, Reason
 from rearview.schema import from_message, to_message
 from rearview.schema.tables import OPEN, SETTINGS, TEMPORAL_CACHE
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.fake_server import SIZE, FakeServer, Faults
 
@@ -71,7 +72,7 @@ def in_force(change: SettingsChange) -> Settings:
     return change.apply(Settings())
 
 
-def read(message: pb.Settings) -> Settings:
+def read(message: settings_pb2.Settings) -> Settings:
     return from_message(SETTINGS, Settings, message, refuses=False)
 
 
@@ -87,22 +88,22 @@ def picture(value: int) -> Image:
 
 @pytest.mark.parametrize("change", [EVERY, MIXED], ids=["prompt", "mix"])
 def test_every_setting_travels_as_it_was_written(change: SettingsChange) -> None:
-    message = pb.Settings.FromString(to_message(SETTINGS, change).SerializeToString())
+    message = settings_pb2.Settings.FromString(to_message(SETTINGS, change).SerializeToString())
     assert from_message(SETTINGS, SettingsChange, message, refuses=True) == change
-    echo = pb.Settings.FromString(to_message(SETTINGS, in_force(change)).SerializeToString())
+    echo = settings_pb2.Settings.FromString(to_message(SETTINGS, in_force(change)).SerializeToString())
     assert read(echo) == in_force(change)
     assert read(echo).as_change() == change
 
 
 def test_the_client_knows_every_setting_of_the_wire() -> None:
-    on_the_wire = [field.name for field in pb.Settings.DESCRIPTOR.fields]
+    on_the_wire = [field.name for field in settings_pb2.Settings.DESCRIPTOR.fields]
     assert [field.name for field in fields(SettingsChange)] == on_the_wire
 
 
 def test_settings_that_are_not_set_are_absent() -> None:
     assert to_message(SETTINGS, SettingsChange()).ListFields() == []
-    assert from_message(SETTINGS, SettingsChange, pb.Settings(), refuses=True) == SettingsChange()
-    assert read(pb.Settings()) == Settings()
+    assert from_message(SETTINGS, SettingsChange, settings_pb2.Settings(), refuses=True) == SettingsChange()
+    assert read(settings_pb2.Settings()) == Settings()
 
 
 def test_the_options_of_a_temporal_cache_travel_as_they_were_written() -> None:
@@ -157,7 +158,7 @@ def test_opened_says_how_a_cache_is_kept_and_how_many_frames_its_first_answer_ta
 
 
 def test_enum_values_of_a_newer_server_are_unknown_and_no_error() -> None:
-    message = pb.Settings()
+    message = settings_pb2.Settings()
     message.MergeFromString(b"\x28\x63\x30\x63")  # noise_rule 99, guidance 99
     unknown = from_message(SETTINGS, SettingsChange, message, refuses=False)
     assert (unknown.noise_rule, unknown.guidance) == (None, None)
@@ -169,7 +170,7 @@ def test_enum_values_of_a_newer_server_are_unknown_and_no_error() -> None:
 
 def test_numbers_of_a_newer_server_are_shown_as_they_are_and_no_error() -> None:
     """Its ranges may be wider than those that this client knows."""
-    shown = read(pb.Settings(prompt="a", guidance_scale=99.5, jpeg_quality=101))
+    shown = read(settings_pb2.Settings(prompt="a", guidance_scale=99.5, jpeg_quality=101))
     assert (shown.prompt, shown.guidance_scale, shown.jpeg_quality) == ("a", 99.5, 101)
     assert shown.steps == Settings().steps
 

@@ -30,7 +30,7 @@ from rearview.schema import EnumMap, Row, Table, duration, from_message, seconds
 from rearview.schema.enums import DROP_POLICIES, ENUMS, GUIDANCES, NOTICE_KINDS, SESSION_STATES
 from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Held, Listed, Nested
 from rearview.schema.tables import FEATURE_BANK, OPEN, SETTINGS, TABLES, TEMPORAL_CACHE
-from rearview.v1 import error_reason_pb2, model_service_pb2, session_service_pb2
+from rearview.v1 import error_reason_pb2, model_service_pb2, session_service_pb2, settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 
 pytestmark = pytest.mark.unit
@@ -43,6 +43,7 @@ IN_FORCE: list[tuple[type[Change[Any]], type]] = [
 ]
 FILES = (
     pb.DESCRIPTOR,
+    settings_pb2.DESCRIPTOR,
     model_service_pb2.DESCRIPTOR,
     session_service_pb2.DESCRIPTOR,
     error_reason_pb2.DESCRIPTOR,
@@ -200,8 +201,8 @@ class Unknown:
 
 
 UNKNOWN = [
-    Unknown(SETTINGS, pb.Settings(guidance=99), "guidance"),  # type: ignore[arg-type]
-    Unknown(OPEN, pb.Open(settings=pb.Settings(noise_rule=99)), "noise_rule"),  # type: ignore[arg-type]
+    Unknown(SETTINGS, settings_pb2.Settings(guidance=99), "guidance"),  # type: ignore[arg-type]
+    Unknown(OPEN, pb.Open(settings=settings_pb2.Settings(noise_rule=99)), "noise_rule"),  # type: ignore[arg-type]
     Unknown(OPEN, pb.Open(feature_bank=pb.FeatureBank(policy=99)), "feature_bank.policy"),  # type: ignore[arg-type]
     Unknown(OPEN, pb.Open(method=99), "method"),  # type: ignore[arg-type]
     Unknown(
@@ -228,12 +229,12 @@ def test_an_unknown_value_is_refused_by_its_field_or_read_as_nothing_said(unknow
 
 @pytest.mark.parametrize("written", [0.4, 0.1, 1.1, 0.98, 1e-7, 100.7, 1000.0, 1 / 3])
 def test_a_float_comes_back_as_the_shortest_decimal_that_it_can_be(written: float) -> None:
-    message = pb.Settings.FromString(pb.Settings(strength=written).SerializeToString())
+    message = settings_pb2.Settings.FromString(settings_pb2.Settings(strength=written).SerializeToString())
     read = from_message(SETTINGS, SettingsChange, message, refuses=True).strength
     assert read is not None
     assert read == pytest.approx(written, rel=1e-7)
     assert len(repr(read)) <= len(repr(written))
-    assert pb.Settings(strength=read) == message, "sent again, it is the same number"
+    assert settings_pb2.Settings(strength=read) == message, "sent again, it is the same number"
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1e-9, -1.25, 59.999999999])

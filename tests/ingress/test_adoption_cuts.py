@@ -18,6 +18,7 @@ from rearview.client import (
 )
 from rearview.client.aio import Frame
 from rearview.errors import DropReason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.ingresses import crash, cut_at, several
 from support.raw_stream import OPERATORS, eventually, null_config
@@ -98,7 +99,7 @@ async def test_wherever_an_ingress_is_cut_every_frame_has_one_outcome_in_order(
 
 async def test_a_raw_client_goes_on_when_its_ingress_is_gone() -> None:
     async with several(2) as service:
-        start = pb.Open(settings=pb.Settings(prompt="a"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+        start = pb.Open(settings=settings_pb2.Settings(prompt="a"), drop_policy=pb.DROP_POLICY_LOSSLESS)
         images = [b"%d" % number for number in range(12)]
         frames = [
             pb.Frame(frame_index=number, format=pb.IMAGE_FORMAT_OPAQUE, image=image)

@@ -27,6 +27,7 @@ from rearview.client.call import Call
 from rearview.errors import InvalidRequest, Reason
 from rearview.ingress.auth import MAX_TOKEN_BYTES, Tenants
 from rearview.v1 import session_service_pb2 as sessions_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.fuzz import mutants, tries
 from support.raw_stream import RawStream, eventually, running
@@ -257,7 +258,7 @@ async def service(registry: Registry) -> AsyncIterator[InProcessService]:
         yield service
 
 
-OPEN = pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a")))
+OPEN = pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
 METHODS: dict[str, Message] = {
     "/rearview.v1.TranslationService/Translate": OPEN,
     "/rearview.v1.SessionService/GetSession": sessions_pb.GetSessionRequest(session_id="0" * 32),
@@ -352,7 +353,7 @@ async def test_a_token_in_the_message_or_of_a_session_is_no_token(service: InPro
         for request, headers in (
             (pb.TranslateRequest(resume=resume), []),
             (pb.TranslateRequest(resume=resume), bearer(opened.resume_token)),
-            (pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt=f"Bearer {ALPHA}"))), []),
+            (pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt=f"Bearer {ALPHA}"))), []),
         ):
             async with grpc.aio.insecure_channel(service.address) as channel:
                 code = await code_of(

@@ -19,6 +19,7 @@ from rearview.errors import STATUS_OF_REASON, Reason
 from rearview.ingress.door import OVERSIZE
 from rearview.v1 import model_service_pb2 as models_pb
 from rearview.v1 import session_service_pb2 as sessions_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.fuzz import mutants, tries
 from support.planted import SlowPrepare
@@ -32,11 +33,13 @@ DEADLINE_S = 20.0
 REQUESTS: dict[str, list[Message]] = {
     "/rearview.v1.TranslationService/Translate": [
         pb.TranslateRequest(
-            open=pb.Open(settings=pb.Settings(prompt="a", steps=2, seed=7), width=64, height=64)
+            open=pb.Open(settings=settings_pb2.Settings(prompt="a", steps=2, seed=7), width=64, height=64)
         ),
         pb.TranslateRequest(resume=pb.Resume(session_id="0" * 32, resume_token="x" * 32, received_answers=3)),
         pb.TranslateRequest(frame=pb.Frame(frame_index=1, image=b"frame" * 20)),
-        pb.TranslateRequest(control=pb.Control(control_id=1, settings=pb.Settings(prompt="b", strength=0.5))),
+        pb.TranslateRequest(
+            control=pb.Control(control_id=1, settings=settings_pb2.Settings(prompt="b", strength=0.5))
+        ),
         pb.TranslateRequest(credit=pb.Credit(answer_credit=4, received_answers=2)),
     ],
     "/rearview.v1.SessionService/GetSession": [sessions_pb.GetSessionRequest(session_id="0" * 32)],
@@ -112,7 +115,7 @@ async def test_bytes_of_no_message_are_an_invalid_argument_of_every_method(metho
 async def test_bytes_of_no_message_end_an_open_stream_and_its_session_with_a_reason() -> None:
     async with running() as service, RawStream(service.address) as stream:
         raw = Call(stream.channel.stream_stream("/rearview.v1.TranslationService/Translate")())
-        opening = pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a")))
+        opening = pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
         await raw.write(opening.SerializeToString())
         assert isinstance(await raw.read(), bytes)
         await raw.write(b"\x0a\xff")

@@ -22,7 +22,7 @@ from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 
 requests = queue.SimpleQueue()
-requests.put(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+requests.put(pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"))))
 call = TranslationServiceStub(grpc.insecure_channel(sys.argv[1])).Translate(iter(requests.get, None))
 opened = next(call).opened
 for number in range(int(sys.argv[2])):

@@ -19,6 +19,7 @@ from rearview.contract.stream import ImageFormat
 from rearview.errors import STATUS_OF_REASON, Reason
 from rearview.ingress.codec import BadImage, decode_image
 from rearview.ingress.image_gate import check_image
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.fuzz import few, mutants, tries
 from support.raw_stream import RawStream, assert_nothing_held, running
@@ -43,7 +44,7 @@ class Act:
 
 
 def _open(**fields: Any) -> pb.TranslateRequest:
-    return pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"), **fields))
+    return pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"), **fields))
 
 
 def _frame(index: int, size: int) -> Act:
@@ -78,7 +79,8 @@ ACTS = st.one_of(
     ),
     st.builds(
         lambda n, s: Act(
-            "control", pb.TranslateRequest(control=pb.Control(control_id=n, settings=pb.Settings(strength=s)))
+            "control",
+            pb.TranslateRequest(control=pb.Control(control_id=n, settings=settings_pb2.Settings(strength=s))),
         ),
         NUMBERS,
         st.floats(width=32),

@@ -24,6 +24,7 @@ from rearview.replica.pulse import EXIT_CONDEMNED
 from rearview.replica.stage import Stage
 from rearview.transport.beat import decode_beat, encode_beat
 from rearview.transport.wire import Kind, WireError
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.owner import driven, spec
 from support.raw_stream import OPERATORS, RawStream, eventually, null_config, quickly_stopped, running
@@ -278,7 +279,9 @@ async def test_opens_while_the_only_replica_is_stopped_are_refused_soon() -> Non
         for _ in range(3):
             started_s = time.monotonic()
             async with RawStream(server.address) as stream:
-                await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+                await stream.write(
+                    pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
+                )
                 end = await stream.read_to_end()
             assert time.monotonic() - started_s < 1.0 + WITH_ROOM
             assert end.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)

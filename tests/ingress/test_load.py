@@ -12,6 +12,7 @@ from rearview.contract.cost import FrameCost
 from rearview.contract.lease import Usage
 from rearview.errors import Reason
 from rearview.ingress.service import Ingress
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.ingresses import several
 from support.raw_stream import (
@@ -35,7 +36,9 @@ LIMITED: dict[str, Any] = {"placement": {"max_load": 0.9}}
 async def refusal(address: str, **fields: Any) -> End:
     """How an open that is refused ends."""
     async with RawStream(address) as stream:
-        await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"), **fields)))
+        await stream.write(
+            pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"), **fields))
+        )
         return await stream.read_to_end()
 
 
@@ -81,7 +84,7 @@ async def test_what_a_frame_takes_of_a_replica_is_known_by_the_steps_that_it_may
 
 @pytest.mark.usefixtures("measured")
 async def test_full_guidance_declares_two_rows_a_step_and_a_change_of_it_is_seen() -> None:
-    guided = {"guidance": pb.GUIDANCE_FULL, "guidance_scale": 2.0}
+    guided = {"guidance": settings_pb2.GUIDANCE_FULL, "guidance_scale": 2.0}
     async with running(**LIMITED) as service, RawStream(service.address) as stream:
         (stage,) = service.stages
         await stream.start(frame_rate=15.0)
@@ -89,7 +92,7 @@ async def test_full_guidance_declares_two_rows_a_step_and_a_change_of_it_is_seen
         await stream.control(1, **guided)
         await stream.frame(0)
         await eventually(lambda: stage.describe()["share"] == pytest.approx(0.6))
-        asked = pb.Open(settings=pb.Settings(prompt="a", **guided), frame_rate=10.0)
+        asked = pb.Open(settings=settings_pb2.Settings(prompt="a", **guided), frame_rate=10.0)
         async with RawStream(service.address) as other:
             await other.write(pb.TranslateRequest(open=asked))
             assert_no_time(await other.read_to_end(), "span-0")
@@ -101,7 +104,7 @@ async def test_full_guidance_declares_two_rows_a_step_and_a_change_of_it_is_seen
 async def test_guidance_that_was_switched_on_counts_from_the_first_moment_where_a_session_moves_to() -> None:
     async with running(replicas=2) as service, RawStream(service.address) as stream:
         await stream.start(frame_rate=15.0)
-        await stream.control(1, guidance=pb.GUIDANCE_FULL, guidance_scale=2.0)
+        await stream.control(1, guidance=settings_pb2.GUIDANCE_FULL, guidance_scale=2.0)
         await stream.frame(0)
         await stream.read_answers(1)
         old, new = sorted(service.stages, key=lambda stage: stage.num_sessions, reverse=True)

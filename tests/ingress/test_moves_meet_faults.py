@@ -13,6 +13,7 @@ from rearview.ingress.leases import Leases
 from rearview.ingress.past import Checkpoint
 from rearview.ingress.service import Ingress
 from rearview.replica.stage import Stage
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import SlowPrepare
 from support.pocket_sessions import FRAMES, FUSED, HALVES, lose, play, pocket, session_of, start, whole
@@ -118,7 +119,7 @@ async def test_the_new_lane_may_be_lost_before_the_move_is_done(monkeypatch: pyt
 async def test_a_replica_that_drains_while_a_lane_opens_is_left(plant_model: Any) -> None:
     plant_model(SlowPrepare(0.2))
     async with running(replicas=2) as service, RawStream(service.address) as stream:
-        request = pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a")))
+        request = pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
         await stream.write(request)
         opening = lambda: [stage for stage in service.stages if stage._sessions._opening]  # noqa: E731
         await eventually(lambda: bool(opening()))

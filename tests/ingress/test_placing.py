@@ -10,6 +10,7 @@ from rearview.directory.memory import MemoryDirectory
 from rearview.directory.protocol import DirectoryUnavailable
 from rearview.engine.networks.model import Model
 from rearview.errors import Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import SlowPrepare
 from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, running
@@ -18,7 +19,7 @@ from support.service import InProcessService
 pytestmark = pytest.mark.integration
 
 PIPELINE = ((OPERATORS[0],), OPERATORS[1:3], (OPERATORS[3],))
-OPEN = pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a")))
+OPEN = pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
 
 
 async def half_open(service: InProcessService, stream: RawStream) -> None:

@@ -20,6 +20,7 @@ from rearview.ingress.service import Ingress
 from rearview.replica.stage import Stage
 from rearview.telemetry.exposition import MetricsServer
 from rearview.v1 import session_service_pb2 as sessions_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import OPERATORS, RawStream, assert_nothing_held, eventually, null_config, running
 from support.require import skip_or_fail
@@ -70,7 +71,7 @@ async def test_there_is_no_reflection_unless_it_is_asked_for() -> None:
 
 async def test_a_session_is_shown_with_its_counts_and_without_its_prompt() -> None:
     async with running(spans=PIPELINE) as service, RawStream(address := service.address) as stream:
-        settings = pb.Settings(prompt="private", strength=0.5, steps=1)
+        settings = settings_pb2.Settings(prompt="private", strength=0.5, steps=1)
         opened = await stream.start(settings=settings, drop_policy=pb.DROP_POLICY_LOSSLESS)
         for number in range(4):
             await stream.frame(number, b"x" if number else b"")
@@ -172,7 +173,9 @@ async def test_a_drain_tells_streams_and_health_and_lets_streams_finish() -> Non
             assert notice.notice.kind == pb.Notice.KIND_DRAIN
             assert notice.notice.grace.ToSeconds() == 15
             async with RawStream(service.address) as late:
-                await late.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+                await late.write(
+                    pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
+                )
                 assert (await late.read_to_end()).code is grpc.StatusCode.UNAVAILABLE
             for number in range(3):
                 await stream.frame(number)

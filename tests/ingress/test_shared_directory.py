@@ -19,6 +19,7 @@ from rearview.directory import Directory
 from rearview.errors import Reason
 from rearview.ingress.server import IngressServer
 from rearview.ingress.service import Ingress
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.owner import Owner, spec
 from support.raw_stream import End, RawStream, assert_nothing_held, eventually, running
@@ -76,7 +77,9 @@ async def opening(address: str, token: str | None = None, **fields: Any) -> tupl
     async with RawStream(address, token) as stream:
         await stream.call.wait_for_connection()
         started_s = time.monotonic()
-        await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"), **fields)))
+        await stream.write(
+            pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"), **fields))
+        )
         end = await stream.read_to_end()
         return end, time.monotonic() - started_s
 
@@ -88,7 +91,7 @@ def assert_away(end: End) -> None:
 
 async def may_open(address: str) -> bool:
     async with RawStream(address) as stream:
-        await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+        await stream.write(pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"))))
         return await stream.read() is not None
 
 
@@ -262,7 +265,7 @@ async def test_a_tenant_that_opens_and_cuts_holds_what_it_may_and_no_other_pays_
         most = 0
         for _ in range(40):
             async with RawStream(service.address, "alpha") as stream:
-                settings = pb.Settings(prompt="a")
+                settings = settings_pb2.Settings(prompt="a")
                 await stream.write(pb.TranslateRequest(open=pb.Open(settings=settings)))
                 await stream.read()
             held = [r for r in service.sessions if r.session.tenant.name == "alpha"]

@@ -12,6 +12,7 @@ from rearview.control.spares import SPARE
 from rearview.errors import Reason
 from rearview.ingress import spares as shell
 from rearview.replica.stage import Stage
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.ingresses import crash, several
 from support.raw_stream import RawStream, null_config
@@ -76,7 +77,7 @@ def held_by(service: InProcessService) -> dict[str, int]:
 
 async def refused(address: str) -> Reason | None:
     async with RawStream(address) as stream:
-        await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+        await stream.write(pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"))))
         return (await stream.read_to_end()).reason
 
 

@@ -19,6 +19,7 @@ from rearview.engine.networks.model import Model
 from rearview.errors import STATUS_OF_REASON, DropReason, Reason
 from rearview.ingress.session import IngressSession
 from rearview.ingress.stream import bad_in_a_row
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import RefusesPrompt, Slow, SlowPrepare
 from support.raw_stream import End, RawStream, assert_nothing_held, end_of, eventually, open_streams, running
@@ -74,15 +75,23 @@ def assert_ended(end: End, reason: Reason, field: str | None = None) -> None:
 
 
 BAD_OPENS: dict[str, tuple[dict[str, Any], Reason, str | None]] = {
-    "no settings": ({"settings": pb.Settings()}, Reason.PROMPT_EMPTY, "prompt"),
+    "no settings": ({"settings": settings_pb2.Settings()}, Reason.PROMPT_EMPTY, "prompt"),
     "empty prompt": ({"prompt": ""}, Reason.PROMPT_EMPTY, "prompt"),
     "blank prompt": ({"prompt": " \t\n\u2003"}, Reason.PROMPT_EMPTY, "prompt"),
     "100 kB prompt": ({"prompt": "x" * 100_000}, Reason.PROMPT_TOO_LONG, "prompt"),
     "long in bytes": ({"prompt": "\u00e9" * 1025}, Reason.PROMPT_TOO_LONG, "prompt"),
-    "steps 0": ({"settings": pb.Settings(prompt="a", steps=0)}, Reason.SETTING_OUT_OF_RANGE, "steps"),
-    "steps 3": ({"settings": pb.Settings(prompt="a", steps=3)}, Reason.SETTING_OUT_OF_RANGE, "steps"),
+    "steps 0": (
+        {"settings": settings_pb2.Settings(prompt="a", steps=0)},
+        Reason.SETTING_OUT_OF_RANGE,
+        "steps",
+    ),
+    "steps 3": (
+        {"settings": settings_pb2.Settings(prompt="a", steps=3)},
+        Reason.SETTING_OUT_OF_RANGE,
+        "steps",
+    ),
     "steps over max_steps": (
-        {"settings": pb.Settings(prompt="a", steps=2), "max_steps": 1},
+        {"settings": settings_pb2.Settings(prompt="a", steps=2), "max_steps": 1},
         Reason.SETTING_OUT_OF_RANGE,
         "steps",
     ),
@@ -96,13 +105,13 @@ BAD_OPENS: dict[str, tuple[dict[str, Any], Reason, str | None]] = {
     "drop policy": ({"drop_policy": 9}, Reason.SETTING_OUT_OF_RANGE, "drop_policy"),
     "answer format": ({"answer_format": 9}, Reason.SETTING_OUT_OF_RANGE, "answer_format"),
     "noise rule": (
-        {"settings": pb.Settings(prompt="a", noise_rule=7)},
+        {"settings": settings_pb2.Settings(prompt="a", noise_rule=7)},
         Reason.SETTING_OUT_OF_RANGE,
         "noise_rule",
     ),
     **{
         f"strength {value}": (
-            {"settings": pb.Settings(prompt="a", strength=value)},
+            {"settings": settings_pb2.Settings(prompt="a", strength=value)},
             Reason.SETTING_OUT_OF_RANGE,
             "strength",
         )
@@ -114,7 +123,7 @@ BAD_OPENS: dict[str, tuple[dict[str, Any], Reason, str | None]] = {
 async def test_every_senseless_open_is_refused_at_once_with_its_reason() -> None:
     async with beside_another() as service:
         for name, (fields, reason, field) in BAD_OPENS.items():
-            settings = fields.get("settings") or pb.Settings(prompt=fields.get("prompt", "a"))
+            settings = fields.get("settings") or settings_pb2.Settings(prompt=fields.get("prompt", "a"))
             rest = {k: v for k, v in fields.items() if k not in ("settings", "prompt")}
             async with RawStream(service.address) as stream:
                 started_s = time.monotonic()
@@ -164,7 +173,7 @@ async def test_a_stream_that_does_not_begin_with_an_open_session_is_refused() ->
     ("request_", "reason"),
     [
         (pb.TranslateRequest(), Reason.MESSAGE_EMPTY),
-        (pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))), Reason.ALREADY_OPEN),
+        (pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"))), Reason.ALREADY_OPEN),
         (pb.TranslateRequest(resume=pb.Resume(session_id="a")), Reason.ALREADY_OPEN),
         (pb.TranslateRequest(credit=pb.Credit(received_answers=99)), Reason.SETTING_OUT_OF_RANGE),
     ],
@@ -391,7 +400,9 @@ async def test_a_client_that_gives_up_while_its_session_opens_holds_nothing(
     async with running(ingress={"resume_grace_s": 0.1}) as service:
         for _ in range(3):
             async with RawStream(service.address) as stream:
-                await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+                await stream.write(
+                    pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
+                )
                 await eventually(lambda: service.stages[0].num_sessions == 1)
                 stream.call.cancel()
             await assert_nothing_held(service)
@@ -433,7 +444,7 @@ async def test_an_open_that_fails_in_a_replica_shows_an_error_id_and_frees_the_s
     really_open = Engine.open
     monkeypatch.setattr(Engine, "open", fail)
     async with beside_another() as service, RawStream(service.address) as stream:
-        await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="poison"))))
+        await stream.write(pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="poison"))))
         end = await stream.read_to_end()
         assert_ended(end, Reason.INTERNAL)
         assert set(end.metadata) == {"error_id"}

@@ -17,6 +17,7 @@ from rearview.engine.weights.checkpoint import load_denoiser, load_vae
 from rearview.errors import Reason
 from rearview.schema import from_message
 from rearview.schema.tables import SETTINGS
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import RawStream, quickly_stopped
 from support.service import in_process_service
@@ -68,7 +69,7 @@ async def test_sd_turbo_runs_in_one_step_unless_more_are_asked(tmp_path: Path) -
     folder = write_tiny_turbo(tmp_path / "turbo")
     parts = load_vae(folder, CPU, torch.float32), load_denoiser(folder, CPU, torch.float32)
 
-    def expected(settings: pb.Settings, ordinal: int) -> torch.Tensor:
+    def expected(settings: settings_pb2.Settings, ordinal: int) -> torch.Tensor:
         ours = from_message(SETTINGS, Settings, settings, refuses=True)
         return translate_frame(*parts, random_frames(1)[0], ours, ordinal, torch.float32).long()
 
@@ -93,14 +94,14 @@ async def test_sd_turbo_runs_in_one_step_unless_more_are_asked(tmp_path: Path) -
 async def test_an_embedded_scale_is_asked_for_by_guidance_scale_alone(tmp_path: Path) -> None:
     async with served(write_tiny_lcm(tmp_path / "lcm")) as (address, stream):
         opened = await stream.start(**LOSSLESS)
-        assert (opened.settings.guidance_scale, opened.settings.guidance) == (8.0, pb.GUIDANCE_NONE)
+        assert (opened.settings.guidance_scale, opened.settings.guidance) == (8.0, settings_pb2.GUIDANCE_NONE)
         before = await picture(stream, 0)
-        refused = await applied(stream, 1, guidance=pb.GUIDANCE_SELF)
+        refused = await applied(stream, 1, guidance=settings_pb2.GUIDANCE_SELF)
         assert Reason(refused.rejected_reason) is Reason.SETTING_OUT_OF_RANGE
         await applied(stream, 2, guidance_scale=2.0)
         assert not torch.equal(before, await picture(stream, 1)), "the scale changes nothing"
         async with RawStream(address) as other:
-            asked = pb.Settings(prompt="a", guidance=pb.GUIDANCE_FULL, guidance_scale=3.0)
+            asked = settings_pb2.Settings(prompt="a", guidance=settings_pb2.GUIDANCE_FULL, guidance_scale=3.0)
             await other.write(pb.TranslateRequest(open=pb.Open(settings=asked)))
             assert await other.read() is None
             end = await other.end()

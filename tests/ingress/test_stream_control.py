@@ -14,6 +14,7 @@ import simplejpeg
 from rearview.engine.networks.model import Model
 from rearview.errors import Reason
 from rearview.v1 import error_reason_pb2 as errors_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import Stamps
 from support.raw_stream import OPERATORS, RawStream, eventually, running
@@ -109,13 +110,15 @@ async def test_a_bad_control_is_refused_and_changes_nothing(plant_model: Callabl
 
 async def test_a_control_keeps_the_fields_that_it_does_not_name() -> None:
     async with running() as service, RawStream(service.address) as stream:
-        settings = pb.Settings(prompt="a", strength=0.25, steps=1, seed=7, noise_rule=pb.NOISE_RULE_FRESH)
+        settings = settings_pb2.Settings(
+            prompt="a", strength=0.25, steps=1, seed=7, noise_rule=settings_pb2.NOISE_RULE_FRESH
+        )
         opened = await stream.start(settings=settings)
         assert opened.settings.prompt == "a"
         await stream.control(1, seed=8)
         response = await stream.read()
         assert response is not None
-        expected = pb.Settings()
+        expected = settings_pb2.Settings()
         expected.CopyFrom(opened.settings)
         expected.seed = 8
         assert response.control_applied.settings == expected
@@ -140,7 +143,7 @@ async def test_pictures_change_with_the_settings_and_are_the_same_in_every_topol
             answers = await stream.read_answers(len(changes))
             pictures = [answer.frame.image for answer in answers]
             assert len(set(pictures)) == len(changes)
-        settings = pb.Settings(prompt="b", strength=0.9, steps=2, seed=5)
+        settings = settings_pb2.Settings(prompt="b", strength=0.9, steps=2, seed=5)
         async with RawStream(service.address) as stream:
             await stream.start(settings=settings, answer_format=pb.IMAGE_FORMAT_RGB)
             await stream.frame(0, images["good"], pb.IMAGE_FORMAT_JPEG)

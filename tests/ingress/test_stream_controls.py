@@ -11,7 +11,7 @@ from rearview.config import ServiceConfig, load_config
 from rearview.contract.controls import ControlPicture
 from rearview.errors import ConfigError, Reason
 from rearview.model_config import ControlConfig
-from rearview.v1 import model_service_pb2, model_service_pb2_grpc
+from rearview.v1 import model_service_pb2, model_service_pb2_grpc, settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import OPERATORS, RawStream, quickly_stopped
 from support.service import in_process_service
@@ -55,17 +55,19 @@ def config_of(model: dict[str, Any], spans: Sequence[Sequence[str]]) -> ServiceC
     )
 
 
-def controls(*pairs: tuple[str, float]) -> pb.Controls:
-    return pb.Controls(controls=[pb.WeightedControl(name=name, weight=weight) for name, weight in pairs])
+def controls(*pairs: tuple[str, float]) -> settings_pb2.Controls:
+    return settings_pb2.Controls(
+        controls=[settings_pb2.WeightedControl(name=name, weight=weight) for name, weight in pairs]
+    )
 
 
 async def pictures(
-    address: str, first: pb.Controls | None, changes: dict[int, pb.Controls]
+    address: str, first: settings_pb2.Controls | None, changes: dict[int, settings_pb2.Controls]
 ) -> tuple[list[bytes], list[pb.TranslateResponse]]:
     """Of all frames, sent without waiting; a change goes before the frame of its number."""
     async with RawStream(address) as stream:
         await stream.start(
-            settings=pb.Settings(prompt="a", controls=first),
+            settings=settings_pb2.Settings(prompt="a", controls=first),
             drop_policy=pb.DROP_POLICY_LOSSLESS,
             answer_format=pb.IMAGE_FORMAT_RGB,
             width=SIZE,
@@ -114,7 +116,9 @@ async def test_controls_are_told_and_others_are_refused_by_name(model: dict[str,
             async with RawStream(service.address) as stream:
                 await stream.write(
                     pb.TranslateRequest(
-                        open=pb.Open(settings=pb.Settings(prompt="a", controls=controls(("pose", 1.0))))
+                        open=pb.Open(
+                            settings=settings_pb2.Settings(prompt="a", controls=controls(("pose", 1.0)))
+                        )
                     )
                 )
                 end = await stream.read_to_end()

@@ -11,6 +11,7 @@ import simplejpeg
 from rearview.errors import Reason
 from rearview.ingress.lane import LaneSender
 from rearview.v1 import error_reason_pb2 as errors_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import RawStream, running
 from support.service import InProcessService
@@ -132,7 +133,7 @@ async def test_what_the_settings_say_at_opening_goes_before_what_open_says(
         running(model={"checkpoint": image_checkpoint}) as service,
         RawStream(service.address) as stream,
     ):
-        settings = pb.Settings(prompt="a", jpeg_quality=of_settings)
+        settings = settings_pb2.Settings(prompt="a", jpeg_quality=of_settings)
         opened = await stream.start(settings=settings, jpeg_quality=of_open, **LIVE)
         assert opened.settings.jpeg_quality == expected
         await send(stream, 1)
@@ -141,11 +142,11 @@ async def test_what_the_settings_say_at_opening_goes_before_what_open_says(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"jpeg_quality": 101}, {"settings": pb.Settings(prompt="a", jpeg_quality=0)}]
+    "fields", [{"jpeg_quality": 101}, {"settings": settings_pb2.Settings(prompt="a", jpeg_quality=0)}]
 )
 async def test_a_session_of_a_quality_out_of_range_is_not_opened(fields: dict[str, Any]) -> None:
     async with running() as service, RawStream(service.address) as stream:
-        message = pb.Open(**{"settings": pb.Settings(prompt="a"), **fields})
+        message = pb.Open(**{"settings": settings_pb2.Settings(prompt="a"), **fields})
         await stream.write(pb.TranslateRequest(open=message))
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.SETTING_OUT_OF_RANGE)

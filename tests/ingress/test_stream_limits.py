@@ -17,6 +17,7 @@ from rearview.errors import STATUS_OF_REASON, DropReason, Reason
 from rearview.ingress.book import RETAINED_ANSWERS
 from rearview.ingress.stream import TranslateStream
 from rearview.v1 import session_service_pb2 as sessions_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import Slow
 from support.raw_stream import (
@@ -51,7 +52,7 @@ def tenants(tmp_path: Path) -> Path:
 
 async def opening(stream: RawStream, **fields: object) -> End:
     """How an open that is refused ends."""
-    request = pb.Open(settings=pb.Settings(prompt="a"), **fields)  # type: ignore[arg-type]
+    request = pb.Open(settings=settings_pb2.Settings(prompt="a"), **fields)  # type: ignore[arg-type]
     await stream.write(pb.TranslateRequest(open=request))
     return await stream.read_to_end()
 
@@ -239,7 +240,7 @@ async def test_a_burst_of_opens_fills_every_slot_and_no_more() -> None:
         streams = [RawStream(service.address) for _ in range(10)]
 
         async def try_open(stream: RawStream) -> bool:
-            await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+            await stream.write(pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"))))
             return await stream.read() is not None
 
         opened = await asyncio.gather(*map(try_open, streams))

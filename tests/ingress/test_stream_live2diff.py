@@ -11,6 +11,7 @@ import pytest
 import torch
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import ConfigError, Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import RawStream, quickly_stopped
 from support.service import in_process_service
@@ -60,7 +61,7 @@ async def translated(
     """The pictures of so many frames, with another prompt from `change_at` on."""
     async with RawStream(address) as stream:
         await stream.start(
-            settings=pb.Settings(prompt="a", strength=0.9),
+            settings=settings_pb2.Settings(prompt="a", strength=0.9),
             drop_policy=pb.DROP_POLICY_LOSSLESS,
             answer_format=pb.IMAGE_FORMAT_RGB,
             **fields,
@@ -144,7 +145,7 @@ async def test_a_model_without_motion_modules_serves_other_methods(model: dict[s
         async with in_process_service(config(without)) as service:
             await translated(service.address, 1, method=pb.METHOD_STREAMV2V)
             async with RawStream(service.address) as stream:
-                request = pb.Open(settings=pb.Settings(prompt="a"), method=pb.METHOD_LIVE2DIFF)
+                request = pb.Open(settings=settings_pb2.Settings(prompt="a"), method=pb.METHOD_LIVE2DIFF)
                 await stream.write(pb.TranslateRequest(open=request))
                 end = await stream.read_to_end()
                 assert end.reason is Reason.METHOD_UNSUPPORTED

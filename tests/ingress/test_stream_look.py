@@ -19,7 +19,7 @@ from rearview.engine.networks.model import Forward, Model, NullModel
 from rearview.engine.rows import Row
 from rearview.errors import DropReason, Reason
 from rearview.v1 import error_reason_pb2 as errors_pb
-from rearview.v1 import session_service_pb2
+from rearview.v1 import session_service_pb2, settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.frames import content, planes_of
 from support.raw_stream import OPERATORS, RawStream, running
@@ -51,8 +51,8 @@ class Mixes(NullModel):
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
-def mixed(**weights: float) -> list[pb.WeightedPrompt]:
-    return [pb.WeightedPrompt(prompt=prompt, weight=weight) for prompt, weight in weights.items()]
+def mixed(**weights: float) -> list[settings_pb2.WeightedPrompt]:
+    return [settings_pb2.WeightedPrompt(prompt=prompt, weight=weight) for prompt, weight in weights.items()]
 
 
 @SPANS
@@ -82,7 +82,7 @@ async def test_a_change_in_mid_blend_starts_from_the_current_mix(
 ) -> None:
     plant_model(Mixes())
     async with running() as service, RawStream(service.address) as stream:
-        settings = pb.Settings(prompt="a", blend_frames=4)
+        settings = settings_pb2.Settings(prompt="a", blend_frames=4)
         await stream.start(settings=settings, drop_policy=pb.DROP_POLICY_LOSSLESS)
         changes: dict[int, dict[str, Any]] = {
             1: {"prompt": "b"},
@@ -114,9 +114,9 @@ async def test_every_setting_is_echoed_and_kept_until_it_is_changed(
 ) -> None:
     plant_model(Mixes())
     async with running() as service, RawStream(service.address) as stream:
-        asked = pb.Settings(
+        asked = settings_pb2.Settings(
             prompts=mixed(a=1, b=3),
-            guidance=pb.GUIDANCE_SELF,
+            guidance=settings_pb2.GUIDANCE_SELF,
             guidance_scale=1.4,
             delta=0.5,
             negative_prompt="blur",
@@ -125,15 +125,15 @@ async def test_every_setting_is_echoed_and_kept_until_it_is_changed(
         opened = await stream.start(settings=asked)
         assert opened.settings.prompt == ""
         assert list(opened.settings.prompts) == list(asked.prompts)
-        assert opened.settings.guidance == pb.GUIDANCE_SELF
+        assert opened.settings.guidance == settings_pb2.GUIDANCE_SELF
         assert opened.settings.guidance_scale == pytest.approx(1.4)
-        await stream.control(1, guidance=pb.GUIDANCE_FULL)
+        await stream.control(1, guidance=settings_pb2.GUIDANCE_FULL)
         await stream.control(2, prompt="c")
         first, second = [await stream.read(), await stream.read()]
         assert first is not None
         assert second is not None
         expected = opened.settings
-        expected.guidance = pb.GUIDANCE_FULL
+        expected.guidance = settings_pb2.GUIDANCE_FULL
         assert first.control_applied.settings == expected
         expected.prompt = "c"
         del expected.prompts[:]
@@ -142,7 +142,7 @@ async def test_every_setting_is_echoed_and_kept_until_it_is_changed(
             session_service_pb2.GetSessionRequest(session_id=opened.session_id)
         )
         assert (shown.session.settings.prompt, shown.session.settings.negative_prompt) == ("", "")
-        assert shown.session.settings.guidance == pb.GUIDANCE_FULL
+        assert shown.session.settings.guidance == settings_pb2.GUIDANCE_FULL
 
 
 RANGE = errors_pb.ERROR_REASON_SETTING_OUT_OF_RANGE
@@ -156,7 +156,7 @@ BAD_SETTINGS: list[tuple[dict[str, Any], int]] = [
     ({"prompts": mixed(a=math.nan)}, RANGE),
     ({"prompts": mixed(**{f"p{n}": 1 for n in range(9)})}, RANGE),
     ({"prompt": "a", "prompts": mixed(b=1)}, RANGE),
-    ({"prompts": [pb.WeightedPrompt(prompt=" ", weight=1)]}, errors_pb.ERROR_REASON_PROMPT_EMPTY),
+    ({"prompts": [settings_pb2.WeightedPrompt(prompt=" ", weight=1)]}, errors_pb.ERROR_REASON_PROMPT_EMPTY),
     ({"prompts": mixed(**{"x" * 3000: 1})}, errors_pb.ERROR_REASON_PROMPT_TOO_LONG),
     ({"negative_prompt": "x" * 3000}, errors_pb.ERROR_REASON_PROMPT_TOO_LONG),
 ]
@@ -189,7 +189,7 @@ async def test_what_has_no_meaning_is_refused_and_changes_nothing(
 )
 async def test_a_filter_without_a_meaning_is_refused(filter: pb.SimilarityFilter) -> None:
     async with running() as service, RawStream(service.address) as stream:
-        request = pb.Open(settings=pb.Settings(prompt="a"), similarity_filter=filter)
+        request = pb.Open(settings=settings_pb2.Settings(prompt="a"), similarity_filter=filter)
         await stream.write(pb.TranslateRequest(open=request))
         end = await stream.read_to_end()
         assert (end.code, end.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.SETTING_OUT_OF_RANGE)

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import InvalidRequest
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 from support.raw_stream import quickly_stopped
@@ -74,7 +75,7 @@ async def translate(
 
 def request(method: pb.Method.ValueType, **bank: object) -> pb.Open:
     return pb.Open(
-        settings=pb.Settings(prompt="a", strength=0.9),
+        settings=settings_pb2.Settings(prompt="a", strength=0.9),
         drop_policy=pb.DROP_POLICY_LOSSLESS,
         answer_format=pb.IMAGE_FORMAT_RGB,
         method=method,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rearview.control.methods import Offer
 from rearview.errors import DropReason, Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted_cache import CACHE, SeesPast, plant_cache
 from support.raw_stream import OPERATORS, End, RawStream, eventually, null_config, quickly_stopped
@@ -388,7 +389,9 @@ async def test_a_cut_warms_up_anew_from_its_frame_on(
 
 async def refused(address: str, **fields: Any) -> End:
     async with RawStream(address) as stream:
-        await stream.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"), **fields)))
+        await stream.write(
+            pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"), **fields))
+        )
         return await stream.read_to_end()
 
 

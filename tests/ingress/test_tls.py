@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rearview.errors import ConfigError
 from rearview.ingress.tls import server_credentials
+from rearview.v1 import settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
-from rearview.v1 import translation_service_pb2_grpc
 from support.certificates import Authority, Pair
 from support.raw_stream import eventually, null_config, running
 
@@ -67,7 +67,7 @@ async def test_certificates_are_replaced_under_a_running_stream(
     async with running(**sections(pair)) as service, AsyncExitStack() as stack:
         opened = await stack.enter_async_context(channel(service.address, before))
         call = translation_service_pb2_grpc.TranslationServiceStub(opened).Translate()
-        await call.write(pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a"))))
+        await call.write(pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a"))))
         assert (await call.read()).opened.session_id
         fresh = after.issue()
         pair.cert_file.write_bytes(fresh.cert)  # For a moment they are not a pair.

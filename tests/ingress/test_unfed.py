@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rearview.directory.protocol import Claims, DirectoryUnavailable
 from rearview.errors import Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.ingresses import several
 from support.raw_stream import End, RawStream, assert_nothing_held, eventually, null_config
@@ -36,7 +37,7 @@ def resume(opened: pb.Opened) -> pb.TranslateRequest:
     return pb.TranslateRequest(resume=asked)
 
 
-OPEN = pb.TranslateRequest(open=pb.Open(settings=pb.Settings(prompt="a")))
+OPEN = pb.TranslateRequest(open=pb.Open(settings=settings_pb2.Settings(prompt="a")))
 
 
 async def test_those_of_another_ingress_make_room_from_the_oldest_on() -> None:

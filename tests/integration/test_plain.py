@@ -16,6 +16,7 @@ from rearview.errors import ConfigError, NotFound
 from rearview.local import PlainService, SpanOfReplicas
 from rearview.local.processes import Process
 from rearview.local.words import Order
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.waiting import eventually
 
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 OPAQUE = pb.IMAGE_FORMAT_OPAQUE
 HALVES = [("first", ["encode", "denoise-0"]), ("second", ["denoise-1", "decode"])]
-OPEN = pb.Open(settings=pb.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+OPEN = pb.Open(settings=settings_pb2.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
 HEALED_S = 60.0
 """A process is back in less than a second; on a busy machine nobody knows."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from rearview.v1 import session_service_pb2 as sessions_pb
-from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
+from rearview.v1 import session_service_pb2_grpc, settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
 from support.declared import declared
 from support.manifests import kubectl, pick, render
@@ -57,7 +57,7 @@ def test_the_manifests_serve_configuration_translates_for_its_tenant_only(addres
         requests = [
             pb.TranslateRequest(
                 open=pb.Open(
-                    settings=pb.Settings(prompt="oil painting"),
+                    settings=settings_pb2.Settings(prompt="oil painting"),
                     drop_policy=pb.DROP_POLICY_LOSSLESS,
                     answer_format=pb.IMAGE_FORMAT_RGB,
                 )

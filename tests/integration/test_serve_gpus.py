@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rearview.config import load_config
 from rearview.local.ray_service import deploy
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.declared import declared
 
@@ -52,7 +53,7 @@ def test_every_replica_has_the_gpus_that_its_span_reserves(described: Mapping[st
 def test_frames_pass_replicas_of_several_gpus(
     described: Mapping[str, Any], open_stream: Callable[[str, pb.Open], Stream]
 ) -> None:
-    request = pb.Open(settings=pb.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    request = pb.Open(settings=settings_pb2.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
     streams = [open_stream(described["address"], request) for _ in range(3)]
     for stream in streams:
         assert stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE) == [b"payload"] * 3

@@ -24,6 +24,7 @@ from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.local import RayService
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.frames import content, entering
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
@@ -68,7 +69,7 @@ def service(checkpoint: Path) -> Iterator[RayService]:
 
 
 def request(seed: int) -> pb.Open:
-    settings = pb.Settings(prompt="a", seed=seed)
+    settings = settings_pb2.Settings(prompt="a", seed=seed)
     return pb.Open(settings=settings, drop_policy=pb.DROP_POLICY_LOSSLESS, answer_format=pb.IMAGE_FORMAT_RGB)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rearview.config import load_config
 from rearview.local import RayService
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.waiting import eventually
 
@@ -40,7 +41,7 @@ def service() -> Iterator[RayService]:
 
 def open_four(service: RayService, open_stream: Callable[[str, pb.Open], Stream]) -> list[Stream]:
     """Streams on two replicas, of which the second is new."""
-    request = pb.Open(settings=pb.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    request = pb.Open(settings=settings_pb2.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
     assert len(service.stages) == 1
     streams = [open_stream(service.address, request) for _ in range(3)]
     eventually(lambda: len(service.stages) == 2, within_s=60)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from rearview import failpoints
 from rearview.errors import Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from reliability.in_process import chain_config, tokens_end_in
 from support.raw_stream import RawStream, assert_nothing_held, eventually, quickly_stopped
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.integration
 OK = grpc.StatusCode.OK
 OPEN = pb.TranslateRequest(
     open=pb.Open(
-        settings=pb.Settings(prompt="a"),
+        settings=settings_pb2.Settings(prompt="a"),
         drop_policy=pb.DROP_POLICY_LOSSLESS,
         answer_format=pb.IMAGE_FORMAT_OPAQUE,
     )

@@ -6,20 +6,21 @@ import numpy as np
 import simplejpeg
 from google.protobuf import duration_pb2
 from rearview.errors import DropReason, Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["changed", "duration", "first_settings", "invert", "refusal", "timings", "unusable"]
 
 
-def first_settings(jpeg_quality: int) -> pb.Settings:
+def first_settings(jpeg_quality: int) -> settings_pb2.Settings:
     """Every field present, as the service echoes them; what `Open` says of the quality goes into them."""
-    return pb.Settings(
+    return settings_pb2.Settings(
         prompt="invert",
         strength=0.5,
         steps=1,
         seed=0,
-        noise_rule=pb.NOISE_RULE_FIXED,
-        guidance=pb.GUIDANCE_NONE,
+        noise_rule=settings_pb2.NOISE_RULE_FIXED,
+        guidance=settings_pb2.GUIDANCE_NONE,
         guidance_scale=1.0,
         delta=1.0,
         negative_prompt="",
@@ -29,18 +30,18 @@ def first_settings(jpeg_quality: int) -> pb.Settings:
     )
 
 
-def refusal(change: pb.Settings) -> Reason | None:
+def refusal(change: settings_pb2.Settings) -> Reason | None:
     """Why a change of settings is refused."""
     if (change.prompts and change.HasField("prompt")) or (change.adapter_mix and change.HasField("adapters")):
         return Reason.SETTING_OUT_OF_RANGE
     return Reason.PROMPT_EMPTY if change.HasField("prompt") and not change.prompt.strip() else None
 
 
-def changed(settings: pb.Settings, change: pb.Settings) -> pb.Settings:
+def changed(settings: settings_pb2.Settings, change: settings_pb2.Settings) -> settings_pb2.Settings:
     """`settings` with the fields that are present in `change`: what lists several of a kind and what names
     one replace each other.
     """
-    result = pb.Settings()
+    result = settings_pb2.Settings()
     result.CopyFrom(settings)
     if change.prompts or change.HasField("prompt"):
         result.ClearField("prompts")

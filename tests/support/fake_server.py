@@ -24,6 +24,7 @@ from grpc_status import rpc_status
 from rearview.errors import DOMAIN, STATUS_OF_REASON, DropReason, Reason
 from rearview.v1 import model_service_pb2 as model_pb
 from rearview.v1 import session_service_pb2 as session_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1 import translation_service_pb2_grpc as pb_grpc
 from rearview.v1.error_reason_pb2 import DropReason as DropReasonPb
@@ -81,7 +82,7 @@ class Log:
 
     received: list[int] = field(default_factory=list)
     """frame_index of every frame that came, also when it came again."""
-    received_under: dict[int, pb.Settings] = field(default_factory=dict)
+    received_under: dict[int, settings_pb2.Settings] = field(default_factory=dict)
     """frame_index -> the session's settings when it came last."""
     max_unanswered: int = 0
     """The most frames that were received and not answered at a time."""
@@ -99,7 +100,7 @@ class _Session:
     session_id: str
     token: str
     open: pb.Open
-    settings: pb.Settings
+    settings: settings_pb2.Settings
     received: int = 0
     held: list[pb.Frame] = field(default_factory=list)
     entries: list[pb.TranslateResponse] = field(default_factory=list)

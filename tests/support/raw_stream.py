@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from rearview.client.call import Call
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import DOMAIN, DropReason, Reason
-from rearview.v1 import session_service_pb2_grpc, translation_service_pb2_grpc
+from rearview.v1 import session_service_pb2_grpc, settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
 
 from support.service import InProcessService, in_process_service
@@ -103,7 +103,7 @@ class RawStream:
 
     async def start(self, prompt: str | None = "a", **fields: Any) -> pb.Opened:
         """Open a session and read `opened`."""
-        settings = fields.pop("settings", None) or pb.Settings(prompt=prompt)
+        settings = fields.pop("settings", None) or settings_pb2.Settings(prompt=prompt)
         await self.write(pb.TranslateRequest(open=pb.Open(settings=settings, **fields)))
         response = await self.read()
         assert response is not None, await self.end()
@@ -140,7 +140,9 @@ class RawStream:
 
     async def control(self, control_id: int, **settings: Any) -> None:
         await self.write(
-            pb.TranslateRequest(control=pb.Control(control_id=control_id, settings=pb.Settings(**settings)))
+            pb.TranslateRequest(
+                control=pb.Control(control_id=control_id, settings=settings_pb2.Settings(**settings))
+            )
         )
 
     async def half_close(self) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from rearview.contract.settings import SINGLE_OF
 from rearview.errors import Fault, Reason
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["RESTORE_ID", "Input", "Ledger"]
@@ -47,7 +48,7 @@ class Input:
     """Of a control: whether its answer came, and the server cannot have gone back behind it since."""
     is_reported: bool = False
     """Of a control: whether its answer was given to the user."""
-    settings_before: pb.Settings = field(default_factory=pb.Settings)
+    settings_before: settings_pb2.Settings = field(default_factory=settings_pb2.Settings)
     """Of an acknowledged control: all settings that it changed."""
 
 
@@ -57,7 +58,7 @@ class Ledger:
 
     frame_credit: int = 0
     """How many frames may have been sent in all."""
-    settings: pb.Settings = field(default_factory=pb.Settings)
+    settings: settings_pb2.Settings = field(default_factory=settings_pb2.Settings)
     """All settings after the last acknowledged control."""
     received_answers: int = 0
     """How many frames have been answered in all."""
@@ -129,7 +130,7 @@ class Ledger:
         self._forget()
         return item.taken_s
 
-    def control_answered(self, control_id: int, settings: pb.Settings) -> Input | None:
+    def control_answered(self, control_id: int, settings: settings_pb2.Settings) -> Input | None:
         """Note the answer to a control. None: the user has it already, or the control is the ledger's own."""
         for item in self._items:
             if not item.is_frame and item.number == control_id and not item.is_acknowledged:
@@ -140,7 +141,9 @@ class Ledger:
                 return None if was_reported else item
         return None
 
-    def resume(self, received_frames: int, frame_credit: int, settings: pb.Settings | None = None) -> None:
+    def resume(
+        self, received_frames: int, frame_credit: int, settings: settings_pb2.Settings | None = None
+    ) -> None:
         """Prepare a new connection: send again what the server lacks, also of settings. Raises Fault if that
         cannot be.
         """
@@ -186,9 +189,9 @@ class Ledger:
             self._items.popleft()
 
 
-def _restoring(settings: pb.Settings) -> Input:
+def _restoring(settings: settings_pb2.Settings) -> Input:
     """A control that restores `settings`, so that what follows finds what it found."""
-    restored = pb.Settings()
+    restored = settings_pb2.Settings()
     restored.CopyFrom(settings)
     message: Any = restored
     for several, single in SINGLE_OF.items():

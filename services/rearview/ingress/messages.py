@@ -32,7 +32,7 @@ from rearview.schema.enums import (
     SESSION_STATES,
 )
 from rearview.schema.tables import OPEN, SETTINGS, TEMPORAL_CACHE
-from rearview.v1 import session_service_pb2, translation_service_pb2
+from rearview.v1 import session_service_pb2, settings_pb2, translation_service_pb2
 
 __all__ = [
     "answer_response",
@@ -63,7 +63,7 @@ def open_request(message: pb.Open, *, opaque: bool) -> OpenRequest:
     return request
 
 
-def settings_change(message: pb.Settings) -> SettingsChange:
+def settings_change(message: settings_pb2.Settings) -> SettingsChange:
     """The fields that are present. Raises InvalidRequest for enum values that are not known."""
     return from_message(SETTINGS, SettingsChange, message, refuses=True)
 

@@ -12,7 +12,7 @@ A new live setting touches four files, and then `make stubs`:
 
 1. `contract/settings.py`: the field in `Settings` (default, range, what it does), in `SettingsChange` and in
    `SettingOptions`;
-2. `proto/rearview/v1/translation_service.proto`: an `optional` field of `Settings` with its comment;
+2. `proto/rearview/v1/settings.proto`: an `optional` field of `Settings` with its comment;
 3. `schema/tables.py`: its row in `SETTINGS`;
 4. the file in which it acts. What acts on answers alone is left out by `Settings.pictured`, so that no engine
    hears of it.

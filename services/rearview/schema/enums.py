@@ -16,6 +16,7 @@ from rearview.contract.stream import Continuity, DropPolicy, ImageFormat, Notice
 from rearview.errors import DropReason, Reason, out_of_range
 from rearview.v1 import error_reason_pb2 as errors_pb
 from rearview.v1 import session_service_pb2 as sessions_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = [
@@ -82,8 +83,8 @@ class EnumMap(Generic[MemberT]):
         return {number: member for member, number in self._numbers.items()}
 
 
-NOISE_RULES = EnumMap(NoiseRule, pb.NoiseRule.DESCRIPTOR)
-GUIDANCES = EnumMap(Guidance, pb.Guidance.DESCRIPTOR)
+NOISE_RULES = EnumMap(NoiseRule, settings_pb2.NoiseRule.DESCRIPTOR)
+GUIDANCES = EnumMap(Guidance, settings_pb2.Guidance.DESCRIPTOR)
 METHODS = EnumMap(Method, pb.Method.DESCRIPTOR)
 DROP_POLICIES = EnumMap(DropPolicy, pb.DropPolicy.DESCRIPTOR)
 IMAGE_FORMATS = EnumMap(ImageFormat, pb.ImageFormat.DESCRIPTOR)

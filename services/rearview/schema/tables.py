@@ -22,12 +22,13 @@ from rearview.schema.enums import (
 )
 from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Held, Listed, Nested, Row, Table
 from rearview.v1 import model_service_pb2 as models_pb
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = ["FEATURE_BANK", "MODEL", "OPEN", "SETTINGS", "SIMILARITY_FILTER", "TABLES", "TEMPORAL_CACHE"]
 
 WEIGHTED_PROMPT = Table(
-    pb.WeightedPrompt,
+    settings_pb2.WeightedPrompt,
     (WeightedPrompt,),
     (
         Row("prompt", "prompt", PLAIN, reads_zero=True),
@@ -36,7 +37,7 @@ WEIGHTED_PROMPT = Table(
 )
 
 WEIGHTED_ADAPTERS = Table(
-    pb.WeightedAdapters,
+    settings_pb2.WeightedAdapters,
     (WeightedAdapters,),
     (
         Row("adapters", "adapters", PLAIN, reads_zero=True),
@@ -45,7 +46,7 @@ WEIGHTED_ADAPTERS = Table(
 )
 
 WEIGHTED_CONTROL = Table(
-    pb.WeightedControl,
+    settings_pb2.WeightedControl,
     (WeightedControl,),
     (
         Row("name", "name", PLAIN, reads_zero=True),
@@ -54,7 +55,7 @@ WEIGHTED_CONTROL = Table(
 )
 
 SETTINGS = Table(
-    pb.Settings,
+    settings_pb2.Settings,
     (SettingsChange, Settings),
     (
         Row("prompt", "prompt", PLAIN),
@@ -74,7 +75,7 @@ SETTINGS = Table(
         Row(
             "controls",
             "controls",
-            Held(pb.Controls, "controls", Listed(Nested(WEIGHTED_CONTROL, WeightedControl))),
+            Held(settings_pb2.Controls, "controls", Listed(Nested(WEIGHTED_CONTROL, WeightedControl))),
         ),
         Row("jpeg_quality", "jpeg_quality", PLAIN),
     ),

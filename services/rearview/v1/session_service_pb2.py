@@ -23,32 +23,32 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from rearview.v1 import translation_service_pb2 as rearview_dot_v1_dot_translation__service__pb2
+from rearview.v1 import settings_pb2 as rearview_dot_v1_dot_settings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rearview/v1/session_service.proto\x12\x0brearview.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%rearview/v1/translation_service.proto\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.rearview.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.rearview.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse\"\xa5\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.rearview.v1.Session.State\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\x12\'\n\x08settings\x18\x07 \x01(\x0b\x32\x15.rearview.v1.Settings\x12-\n\topen_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0freceived_frames\x18\t \x01(\x04\x12\x19\n\x11translated_frames\x18\n \x01(\x04\x12\x16\n\x0e\x64ropped_frames\x18\x0b \x01(\x04\x12\x0c\n\x04lane\x18\x0c \x03(\t\x12\r\n\x05\x65poch\x18\r \x01(\x04\"\\\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_STREAMING\x10\x01\x12\x12\n\x0eSTATE_DETACHED\x10\x02\x12\x13\n\x0fSTATE_ELSEWHERE\x10\x03\x32\x89\x02\n\x0eSessionService\x12M\n\nGetSession\x12\x1e.rearview.v1.GetSessionRequest\x1a\x1f.rearview.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .rearview.v1.ListSessionsRequest\x1a!.rearview.v1.ListSessionsResponse\x12S\n\x0c\x43loseSession\x12 .rearview.v1.CloseSessionRequest\x1a!.rearview.v1.CloseSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rearview/v1/session_service.proto\x12\x0brearview.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arearview/v1/settings.proto\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.rearview.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.rearview.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse\"\xa5\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.rearview.v1.Session.State\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\x12\'\n\x08settings\x18\x07 \x01(\x0b\x32\x15.rearview.v1.Settings\x12-\n\topen_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0freceived_frames\x18\t \x01(\x04\x12\x19\n\x11translated_frames\x18\n \x01(\x04\x12\x16\n\x0e\x64ropped_frames\x18\x0b \x01(\x04\x12\x0c\n\x04lane\x18\x0c \x03(\t\x12\r\n\x05\x65poch\x18\r \x01(\x04\"\\\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_STREAMING\x10\x01\x12\x12\n\x0eSTATE_DETACHED\x10\x02\x12\x13\n\x0fSTATE_ELSEWHERE\x10\x03\x32\x89\x02\n\x0eSessionService\x12M\n\nGetSession\x12\x1e.rearview.v1.GetSessionRequest\x1a\x1f.rearview.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .rearview.v1.ListSessionsRequest\x1a!.rearview.v1.ListSessionsResponse\x12S\n\x0c\x43loseSession\x12 .rearview.v1.CloseSessionRequest\x1a!.rearview.v1.CloseSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rearview.v1.session_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSESSIONREQUEST']._serialized_start=122
-  _globals['_GETSESSIONREQUEST']._serialized_end=161
-  _globals['_GETSESSIONRESPONSE']._serialized_start=163
-  _globals['_GETSESSIONRESPONSE']._serialized_end=222
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=224
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=284
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=286
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=373
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=375
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=416
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=418
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=440
-  _globals['_SESSION']._serialized_start=443
-  _globals['_SESSION']._serialized_end=864
-  _globals['_SESSION_STATE']._serialized_start=772
-  _globals['_SESSION_STATE']._serialized_end=864
-  _globals['_SESSIONSERVICE']._serialized_start=867
-  _globals['_SESSIONSERVICE']._serialized_end=1132
+  _globals['_GETSESSIONREQUEST']._serialized_start=111
+  _globals['_GETSESSIONREQUEST']._serialized_end=150
+  _globals['_GETSESSIONRESPONSE']._serialized_start=152
+  _globals['_GETSESSIONRESPONSE']._serialized_end=211
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=213
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=273
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=275
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=362
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=364
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=405
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=407
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=429
+  _globals['_SESSION']._serialized_start=432
+  _globals['_SESSION']._serialized_end=853
+  _globals['_SESSION_STATE']._serialized_start=761
+  _globals['_SESSION_STATE']._serialized_end=853
+  _globals['_SESSIONSERVICE']._serialized_start=856
+  _globals['_SESSIONSERVICE']._serialized_end=1121
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from rearview.v1 import translation_service_pb2 as _translation_service_pb2
+from rearview.v1 import settings_pb2 as _settings_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -231,7 +231,7 @@ class Session(_message.Message):
     epoch: _builtins.int
     """The lease's number: it grows when the session changes hands."""
     @_builtins.property
-    def settings(self) -> _translation_service_pb2.Settings:
+    def settings(self) -> _settings_pb2.Settings:
         """The settings in use. The prompt is left out."""
 
     @_builtins.property
@@ -251,7 +251,7 @@ class Session(_message.Message):
         model: _builtins.str = ...,
         width: _builtins.int = ...,
         height: _builtins.int = ...,
-        settings: _translation_service_pb2.Settings | None = ...,
+        settings: _settings_pb2.Settings | None = ...,
         open_time: _timestamp_pb2.Timestamp | None = ...,
         received_frames: _builtins.int = ...,
         translated_frames: _builtins.int = ...,

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from rearview.v1 import error_reason_pb2 as _error_reason_pb2
+from rearview.v1 import settings_pb2 as _settings_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -76,74 +77,6 @@ DROP_POLICY_LOSSLESS: DropPolicy.ValueType  # 2
 DROP_POLICY_DEADLINE: DropPolicy.ValueType  # 3
 """A frame is not started after its budget; a picture later than it is dropped."""
 Global___DropPolicy: _TypeAlias = DropPolicy  # noqa: Y015
-
-class _NoiseRule:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _NoiseRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoiseRule.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    NOISE_RULE_UNSPECIFIED: _NoiseRule.ValueType  # 0
-    """The same as NOISE_RULE_FIXED."""
-    NOISE_RULE_FIXED: _NoiseRule.ValueType  # 1
-    """One noise per step for all frames of the session: least flicker."""
-    NOISE_RULE_FRESH: _NoiseRule.ValueType  # 2
-    """A new noise per frame and step."""
-    NOISE_RULE_FIRST: _NoiseRule.ValueType  # 3
-    """One noise for all frames of the session, in the first step alone: more of the
-    input is left.
-    """
-
-class NoiseRule(_NoiseRule, metaclass=_NoiseRuleEnumTypeWrapper):
-    """How the noise of a denoising step is chosen."""
-
-NOISE_RULE_UNSPECIFIED: NoiseRule.ValueType  # 0
-"""The same as NOISE_RULE_FIXED."""
-NOISE_RULE_FIXED: NoiseRule.ValueType  # 1
-"""One noise per step for all frames of the session: least flicker."""
-NOISE_RULE_FRESH: NoiseRule.ValueType  # 2
-"""A new noise per frame and step."""
-NOISE_RULE_FIRST: NoiseRule.ValueType  # 3
-"""One noise for all frames of the session, in the first step alone: more of the
-input is left.
-"""
-Global___NoiseRule: _TypeAlias = NoiseRule  # noqa: Y015
-
-class _Guidance:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _GuidanceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guidance.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    GUIDANCE_UNSPECIFIED: _Guidance.ValueType  # 0
-    """The same as GUIDANCE_NONE."""
-    GUIDANCE_NONE: _Guidance.ValueType  # 1
-    """Nothing."""
-    GUIDANCE_SELF: _Guidance.ValueType  # 2
-    """The frame as it came: costs nothing."""
-    GUIDANCE_INITIALIZE: _Guidance.ValueType  # 3
-    """What the negative prompt makes of the frame in its first step: one network
-    row more for every frame.
-    """
-    GUIDANCE_FULL: _Guidance.ValueType  # 4
-    """What the negative prompt makes of it in every step: twice the cost."""
-
-class Guidance(_Guidance, metaclass=_GuidanceEnumTypeWrapper):
-    """What the prediction of a denoising step is pushed away from."""
-
-GUIDANCE_UNSPECIFIED: Guidance.ValueType  # 0
-"""The same as GUIDANCE_NONE."""
-GUIDANCE_NONE: Guidance.ValueType  # 1
-"""Nothing."""
-GUIDANCE_SELF: Guidance.ValueType  # 2
-"""The frame as it came: costs nothing."""
-GUIDANCE_INITIALIZE: Guidance.ValueType  # 3
-"""What the negative prompt makes of the frame in its first step: one network
-row more for every frame.
-"""
-GUIDANCE_FULL: Guidance.ValueType  # 4
-"""What the negative prompt makes of it in every step: twice the cost."""
-Global___Guidance: _TypeAlias = Guidance  # noqa: Y015
 
 class _Method:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -328,274 +261,6 @@ class TranslateResponse(_message.Message):
 Global___TranslateResponse: _TypeAlias = TranslateResponse  # noqa: Y015
 
 @_typing.final
-class WeightedPrompt(_message.Message):
-    """One prompt of a mix."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PROMPT_FIELD_NUMBER: _builtins.int
-    WEIGHT_FIELD_NUMBER: _builtins.int
-    prompt: _builtins.str
-    """The description, as `Settings.prompt`."""
-    weight: _builtins.float
-    """Its weight beside those of the others, above 0 and at most 1000."""
-    def __init__(
-        self,
-        *,
-        prompt: _builtins.str = ...,
-        weight: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "weight", b"weight"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___WeightedPrompt: _TypeAlias = WeightedPrompt  # noqa: Y015
-
-@_typing.final
-class WeightedAdapters(_message.Message):
-    """One adapter set of a mix."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTERS_FIELD_NUMBER: _builtins.int
-    WEIGHT_FIELD_NUMBER: _builtins.int
-    adapters: _builtins.str
-    """The set's name."""
-    weight: _builtins.float
-    """How much of it, -4 to 4; 0 is as if it were not there. Default 1."""
-    def __init__(
-        self,
-        *,
-        adapters: _builtins.str = ...,
-        weight: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "adapters", b"adapters", "weight", b"weight"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
-    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
-
-Global___WeightedAdapters: _TypeAlias = WeightedAdapters  # noqa: Y015
-
-@_typing.final
-class WeightedControl(_message.Message):
-    """One ControlNet of the deployment, and how much of it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    WEIGHT_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """One of `Model.controls`."""
-    weight: _builtins.float
-    """0 to 2; 0 is as if it were not named. Default 1."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        weight: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "name", b"name", "weight", b"weight"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
-    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
-
-Global___WeightedControl: _TypeAlias = WeightedControl  # noqa: Y015
-
-@_typing.final
-class Controls(_message.Message):
-    """Those that act on a frame together. Empty: none."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CONTROLS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedControl]:
-        """At most 4, each at most once; their order is of no meaning."""
-
-    def __init__(
-        self,
-        *,
-        controls: _abc.Iterable[Global___WeightedControl] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Controls: _TypeAlias = Controls  # noqa: Y015
-
-@_typing.final
-class Settings(_message.Message):
-    """What a frame is translated under. In a control, an absent field keeps its value."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PROMPT_FIELD_NUMBER: _builtins.int
-    STRENGTH_FIELD_NUMBER: _builtins.int
-    STEPS_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    NOISE_RULE_FIELD_NUMBER: _builtins.int
-    GUIDANCE_FIELD_NUMBER: _builtins.int
-    GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
-    DELTA_FIELD_NUMBER: _builtins.int
-    NEGATIVE_PROMPT_FIELD_NUMBER: _builtins.int
-    PROMPTS_FIELD_NUMBER: _builtins.int
-    BLEND_FRAMES_FIELD_NUMBER: _builtins.int
-    ADAPTERS_FIELD_NUMBER: _builtins.int
-    JPEG_QUALITY_FIELD_NUMBER: _builtins.int
-    TIMESTEP_INDICES_FIELD_NUMBER: _builtins.int
-    ADAPTER_MIX_FIELD_NUMBER: _builtins.int
-    CONTROLS_FIELD_NUMBER: _builtins.int
-    prompt: _builtins.str
-    """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
-    Replaces `prompts`.
-    """
-    strength: _builtins.float
-    """How far the picture may leave the input, in (0, 1]. Default: the model's."""
-    steps: _builtins.int
-    """Denoising steps, 1 to the session's `max_steps`. Default: the model's."""
-    seed: _builtins.int
-    """Seed of the noise. Default 0."""
-    noise_rule: Global___NoiseRule.ValueType
-    """How noise is chosen. Default NOISE_RULE_FIXED."""
-    guidance: Global___Guidance.ValueType
-    """What predictions are pushed away from. Default GUIDANCE_NONE."""
-    guidance_scale: _builtins.float
-    """How far they are pushed, 1 to 20. Default 1: no guidance, of whatever kind."""
-    delta: _builtins.float
-    """For GUIDANCE_SELF and GUIDANCE_INITIALIZE, 0 to 10: the share of the frame's
-    noise that counts as negative. Less adds grain, more softens. Default 1.
-    """
-    negative_prompt: _builtins.str
-    """What the picture should not be, for GUIDANCE_INITIALIZE and GUIDANCE_FULL: at
-    most 2 KiB of UTF-8. Default: empty.
-    """
-    blend_frames: _builtins.int
-    """Translated frames over which a change of prompt is spread, at most 10000: the
-    first is 1/n on the way, the n-th is there. Holds for changes of prompt in the
-    same control and after it. Default 0: at once, as 1.
-    """
-    adapters: _builtins.str
-    """Name of one of the deployment's adapter sets (LoRA styles), from the next frame
-    on; the refusal of another name lists them. Default: none. Replaces `adapter_mix`.
-    """
-    jpeg_quality: _builtins.int
-    """JPEG quality of answers, 1 to 100: those to frames that are received after it.
-    No picture depends on it, so a frame may be left out as unchanged however it
-    changes. In `Open.settings` it goes before `Open.jpeg_quality`, its default.
-    """
-    @_builtins.property
-    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedPrompt]:
-        """Up to 8 prompts at a time, in any order, mixed by weight; one that comes twice has
-        both weights. Replaces `prompt`; to set both is refused. Empty: keeps its value.
-        """
-
-    @_builtins.property
-    def timestep_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The timesteps to visit, instead of those that `strength` gives: 1 to
-        `max_steps` entries of the 50-step grid, ascending, 0 the noisiest and 49 the
-        last. With it `steps` is their number, and naming another is refused. Empty:
-        keeps its value, until `strength` or `steps` is named without it.
-        """
-
-    @_builtins.property
-    def adapter_mix(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapters]:
-        """Up to 4 of those sets, each at a weight of its own. Replaces `adapters`; to set both
-        is refused. Empty: keeps its value. A set that comes twice has both weights. Only
-        another choice of sets, not another weight, counts as a change of prompt.
-        """
-
-    @_builtins.property
-    def controls(self) -> Global___Controls:
-        """ControlNets that hold the frame's shape in the picture, in place of those before.
-        The refusal of an unknown name lists those there are. Default: none.
-        """
-
-    def __init__(
-        self,
-        *,
-        prompt: _builtins.str | None = ...,
-        strength: _builtins.float | None = ...,
-        steps: _builtins.int | None = ...,
-        seed: _builtins.int | None = ...,
-        noise_rule: Global___NoiseRule.ValueType | None = ...,
-        guidance: Global___Guidance.ValueType | None = ...,
-        guidance_scale: _builtins.float | None = ...,
-        delta: _builtins.float | None = ...,
-        negative_prompt: _builtins.str | None = ...,
-        prompts: _abc.Iterable[Global___WeightedPrompt] | None = ...,
-        blend_frames: _builtins.int | None = ...,
-        adapters: _builtins.str | None = ...,
-        jpeg_quality: _builtins.int | None = ...,
-        timestep_indices: _abc.Iterable[_builtins.int] | None = ...,
-        adapter_mix: _abc.Iterable[Global___WeightedAdapters] | None = ...,
-        controls: Global___Controls | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
-    _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015
-    _WhichOneofReturnType__blend_frames: _TypeAlias = _typing.Literal["blend_frames"]  # noqa: Y015
-    _WhichOneofArgType__blend_frames: _TypeAlias = _typing.Literal["_blend_frames", b"_blend_frames"]  # noqa: Y015
-    _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
-    _WhichOneofArgType__delta: _TypeAlias = _typing.Literal["_delta", b"_delta"]  # noqa: Y015
-    _WhichOneofReturnType__guidance: _TypeAlias = _typing.Literal["guidance"]  # noqa: Y015
-    _WhichOneofArgType__guidance: _TypeAlias = _typing.Literal["_guidance", b"_guidance"]  # noqa: Y015
-    _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
-    _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
-    _WhichOneofReturnType__jpeg_quality: _TypeAlias = _typing.Literal["jpeg_quality"]  # noqa: Y015
-    _WhichOneofArgType__jpeg_quality: _TypeAlias = _typing.Literal["_jpeg_quality", b"_jpeg_quality"]  # noqa: Y015
-    _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
-    _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
-    _WhichOneofReturnType__noise_rule: _TypeAlias = _typing.Literal["noise_rule"]  # noqa: Y015
-    _WhichOneofArgType__noise_rule: _TypeAlias = _typing.Literal["_noise_rule", b"_noise_rule"]  # noqa: Y015
-    _WhichOneofReturnType__prompt: _TypeAlias = _typing.Literal["prompt"]  # noqa: Y015
-    _WhichOneofArgType__prompt: _TypeAlias = _typing.Literal["_prompt", b"_prompt"]  # noqa: Y015
-    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
-    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
-    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
-    _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
-    _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__adapters) -> _WhichOneofReturnType__adapters | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__blend_frames) -> _WhichOneofReturnType__blend_frames | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__delta) -> _WhichOneofReturnType__delta | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance) -> _WhichOneofReturnType__guidance | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__jpeg_quality) -> _WhichOneofReturnType__jpeg_quality | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_rule) -> _WhichOneofReturnType__noise_rule | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt) -> _WhichOneofReturnType__prompt | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
-
-Global___Settings: _TypeAlias = Settings  # noqa: Y015
-
-@_typing.final
 class Open(_message.Message):
     """Opens a session."""
 
@@ -641,7 +306,7 @@ class Open(_message.Message):
     method: Global___Method.ValueType
     """How frames relate to those before them."""
     @_builtins.property
-    def settings(self) -> Global___Settings:
+    def settings(self) -> _settings_pb2.Settings:
         """What frames are translated under, until a control changes it."""
 
     @_builtins.property
@@ -670,7 +335,7 @@ class Open(_message.Message):
         model: _builtins.str = ...,
         width: _builtins.int = ...,
         height: _builtins.int = ...,
-        settings: Global___Settings | None = ...,
+        settings: _settings_pb2.Settings | None = ...,
         drop_policy: Global___DropPolicy.ValueType = ...,
         frame_budget: _duration_pb2.Duration | None = ...,
         frame_rate: _builtins.float = ...,
@@ -1017,14 +682,14 @@ class Control(_message.Message):
     control_id: _builtins.int
     """The client's number for this control, echoed in its answer."""
     @_builtins.property
-    def settings(self) -> Global___Settings:
+    def settings(self) -> _settings_pb2.Settings:
         """The fields to change."""
 
     def __init__(
         self,
         *,
         control_id: _builtins.int = ...,
-        settings: Global___Settings | None = ...,
+        settings: _settings_pb2.Settings | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1110,7 +775,7 @@ class Opened(_message.Message):
     and after a reset of the cache. 1 with `instant_start` and without a warm-up.
     """
     @_builtins.property
-    def settings(self) -> Global___Settings:
+    def settings(self) -> _settings_pb2.Settings:
         """The settings in use, every field present."""
 
     @_builtins.property
@@ -1139,7 +804,7 @@ class Opened(_message.Message):
         model: _builtins.str = ...,
         width: _builtins.int = ...,
         height: _builtins.int = ...,
-        settings: Global___Settings | None = ...,
+        settings: _settings_pb2.Settings | None = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
         resume_grace: _duration_pb2.Duration | None = ...,
         continuity: Global___Continuity.ValueType = ...,
@@ -1330,14 +995,14 @@ class ControlApplied(_message.Message):
     next one is the first under the new settings.
     """
     @_builtins.property
-    def settings(self) -> Global___Settings:
+    def settings(self) -> _settings_pb2.Settings:
         """The settings in use after it, every field present."""
 
     def __init__(
         self,
         *,
         control_id: _builtins.int = ...,
-        settings: Global___Settings | None = ...,
+        settings: _settings_pb2.Settings | None = ...,
         rejected_reason: _error_reason_pb2.ErrorReason.ValueType = ...,
         advice: _builtins.str = ...,
         received_frames: _builtins.int = ...,
