@@ -34,6 +34,7 @@ from rearview_lab.training.budget import (
 from rearview_lab.training.losses import colour_loss, picture_loss, psnr
 from rearview_lab.training.model import LATENT_CHANNELS, REDUCTION, build_vae
 from rearview_lab.training.muon import Muon
+from rearview_lab.training.precision import mixed_precision
 from rearview_lab.training.threads import ThreadChoice
 
 CROP = 112  # pixels; both crops of a pair lie inside one scene
@@ -158,7 +159,7 @@ def _loss(
 ) -> tuple[Tensor, dict[str, float]]:
     num_pairs = first.shape[0]
     picture = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(picture.device.type, dtype=torch.bfloat16):
+    with mixed_precision(picture.device):
         latent = vae.encode(picture).latents.float()
         moved = _resample(latent[:num_pairs], torch.from_numpy(shift).to(latent) / REDUCTION)
         own = torch.rand(num_pairs, 1, 1, 1, device=latent.device) > _SHARE_RESAMPLED * noise

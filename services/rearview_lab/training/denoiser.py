@@ -43,6 +43,7 @@ from rearview_lab.training.export import Pocket
 from rearview_lab.training.losses import colour_loss, contrast_loss, mark_loss, picture_loss
 from rearview_lab.training.model import LATENT_STD, build_text_encoder, build_unet, noise_levels
 from rearview_lab.training.muon import Muon
+from rearview_lab.training.precision import mixed_precision
 from rearview_lab.training.sampling import FIRST_TIMESTEP, GRID, STRIDE, encode_prompts
 from rearview_lab.training.threads import ThreadChoice
 from rearview_lab.training.vocabulary import build_tokenizer
@@ -215,7 +216,7 @@ def _batch(
 def encode_clips(vae: AutoencoderTiny, clips: Clips) -> tuple[Tensor, Tensor]:
     """Latents at diffusion scale of the natural and of the styled frames."""
     pictures = torch.cat([clips.natural, clips.styled]).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(pictures.device.type, dtype=torch.bfloat16):
+    with mixed_precision(pictures.device):
         latent = vae.encode(pictures).latents
     natural, styled = (latent.float().contiguous() * LATENT_STD).chunk(2)
     return natural, styled
@@ -334,7 +335,7 @@ def _decoded(vae: AutoencoderTiny, last: Tensor, batch: Batch) -> tuple[Tensor, 
     rebuilt = torch.cat([batch.styled[chosen], batch.natural[chosen]])
     rebuilt = rebuilt + 0.1 * LATENT_STD * torch.rand(()) * torch.randn_like(rebuilt)
     latent = torch.cat([last, rebuilt]).contiguous(memory_format=torch.channels_last) / LATENT_STD
-    with torch.autocast(latent.device.type, dtype=torch.bfloat16):
+    with mixed_precision(latent.device):
         output = vae.decode(latent).sample
     clips = batch.clips
     target = torch.cat([clips.styled, clips.styled[chosen], clips.natural[chosen]])

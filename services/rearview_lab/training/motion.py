@@ -45,6 +45,7 @@ from rearview_lab.training.export import Pocket
 from rearview_lab.training.losses import contrast_loss, picture_loss
 from rearview_lab.training.model import LATENT_STD, noise_levels
 from rearview_lab.training.muon import Muon
+from rearview_lab.training.precision import mixed_precision
 from rearview_lab.training.sampling import encode_prompts
 from rearview_lab.training.threads import ThreadChoice
 
@@ -192,7 +193,7 @@ def _loss(
     }
     wavering = unsteadiness((last - styled) / LATENT_STD, clips.motion)
     losses["steady latent"] = STEADY_LATENT_WEIGHT * wavering
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with mixed_precision(device):
         latent = last.contiguous(memory_format=torch.channels_last) / LATENT_STD
         output = pocket.vae.decode(latent).sample
     output, target = output.float(), clips.styled.contiguous(memory_format=torch.channels_last)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rearview_lab.training.precision import multiplies_bfloat16
+
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 MUON_MOMENTUM = 0.95
 NUM_NEWTON_SCHULZ_STEPS = 5
@@ -21,7 +23,9 @@ NUM_NEWTON_SCHULZ_STEPS = 5
 def orthogonalise(matrix_BMN: Tensor) -> Tensor:
     """Approximate the nearest orthogonal matrix of each row by a quintic Newton-Schulz iteration."""
     a, b, c = _NEWTON_SCHULZ
-    x = (matrix_BMN / (matrix_BMN.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = matrix_BMN / (matrix_BMN.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if multiplies_bfloat16(x.device):
+        x = x.bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
