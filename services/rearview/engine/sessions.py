@@ -24,7 +24,7 @@ from rearview.engine.memory.compose import Memories
 from rearview.engine.memory.export import NO_STEP, Chunk
 from rearview.engine.retained import Retained
 from rearview.engine.rows import FrameInFlight
-from rearview.engine.windows import ShadowInput, Windows, WindowsState, new_windows, windows_from
+from rearview.engine.windows import ShadowInput, Windows, WindowsState, windows_from
 
 __all__ = [
     "InFlight",
@@ -322,5 +322,5 @@ def new_session(spec: SessionSpec, span: Span, memory: Memories, retained: Retai
         for operator in span.operators
         if operator.kind is OperatorKind.DENOISE or memory.keeps_order(spec, operator)
     )
-    windows = new_windows(memory.warm_up_frames(spec), spec, span.steps)
+    windows = memory.windows(spec, span.steps)
     return Session(spec, span, ordered, windows, InFlight(retained), {0: spec.settings})

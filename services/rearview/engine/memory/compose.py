@@ -17,6 +17,7 @@ from rearview.engine.memory.export import Chunk
 from rearview.engine.memory.protocol import AnyMemory, Updates, Views
 from rearview.engine.memory.slots import SlotPool
 from rearview.engine.rows import Row
+from rearview.engine.windows import Windows, new_windows
 from rearview.errors import InvalidRequest, Reason
 
 __all__ = ["Lacking", "Memories"]
@@ -101,6 +102,10 @@ class Memories:
     def warm_up_frames(self, spec: SessionSpec) -> int:
         """See `Memory.warm_up_frames`."""
         return max((memory.warm_up_frames(spec) for memory in self._kinds.values()), default=0)
+
+    def windows(self, spec: SessionSpec, steps: Sequence[int]) -> Windows:
+        """Which frames of a session that begins go together. `steps`: denoising steps of the span."""
+        return new_windows(self.warm_up_frames(spec), spec, steps)
 
     def keeps_order(self, spec: SessionSpec, operator: Operator) -> bool:
         """See `Memory.keeps_order`."""
