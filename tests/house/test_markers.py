@@ -22,7 +22,7 @@ def test_collection_fails_without_a_kind(root: Path, tmp_path: Path, mark: str, 
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
     environment = {**os.environ, "PYTHONPATH": str(root / "tests")}
     run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert (run.returncode == 0) is passes, run.stdout + run.stderr
     assert ("test_module.py" in run.stdout + run.stderr) is not passes

@@ -16,6 +16,7 @@ from rearview.contract.events import (
     Event,
     FileReloaded,
     FillerSent,
+    FirstPicture,
     FrameAnswered,
     FrameDropped,
     FrameLeftSpan,
@@ -23,6 +24,7 @@ from rearview.contract.events import (
     LinkBytes,
     OpenRefused,
     OutputsForgotten,
+    Played,
     ReplicaCondemned,
     SessionClosed,
     SessionMoved,
@@ -108,21 +110,47 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         [ReplicaCondemned("fused", Cause.HUNG)],
         {'replicas_condemned_total{span="fused",cause="hung"}': 1},
     ),
-    ([OpenRefused(Reason.NO_CAPACITY)], {'session_opens_refused_total{reason="no_capacity"}': 1}),
     (
-        [SlotsOffered("fused", 16), SlotsTaken("fused", 3), SlotsTaken("fused", 2)],
-        {'slots{span="fused"}': 16, 'slots_used{span="fused"}': 2},
+        [OpenRefused(Reason.NO_CAPACITY, "alpha", 2.5), Played("alpha", queued_s=0.5)],
+        {
+            'session_opens_refused_total{reason="no_capacity"}': 1,
+            'play_seconds_total{tenant="alpha",state="queued"}': 3.0,
+        },
     ),
     (
-        [BatchRun("fused", 3, 0.5), BatchRun("fused", 4, 0.25)],
-        {'batch_rows_sum{span="fused"}': 7, 'queue_age_seconds{span="fused"}': 0.25},
+        [Played("alpha", played_s=0.25), Played("alpha", played_s=0.5, stalled_s=0.125)],
+        {
+            'play_seconds_total{tenant="alpha",state="played"}': 0.75,
+            'play_seconds_total{tenant="alpha",state="stalled"}': 0.125,
+        },
+    ),
+    ([FirstPicture("pocket", 0.5)], {'first_picture_seconds_sum{model="pocket"}': 0.5}),
+    (
+        [FrameAnswered("pocket", 0.25, True, 0.125), FrameAnswered("pocket", 0.05)],
+        {
+            'frames_late_total{model="pocket"}': 1,
+            'frame_jitter_seconds_sum{model="pocket"}': 0.125,
+            'frame_jitter_seconds_count{model="pocket"}': 1,
+        },
+    ),
+    (
+        [SlotsOffered("fused", 16, 8), SlotsTaken("fused", 3), SlotsTaken("fused", 2)],
+        {'slots{span="fused"}': 16, 'slots_used{span="fused"}': 2, 'batch_rows_max{span="fused"}': 8},
+    ),
+    (
+        [BatchRun("fused", 3, 0.5, 0.03), BatchRun("fused", 4, 0.25, 0.04)],
+        {
+            'batch_rows_sum{span="fused"}': 7,
+            'queue_age_seconds{span="fused"}': 0.25,
+            'forward_seconds_sum{span="fused"}': 0.07,
+        },
     ),
     (
         [
-            SlotsOffered("one", 1),
-            BatchRun("one", 8, 0.0, Failure.NO_MEMORY),
-            BatchRun("one", 4, 0.0),
-            BatchRun("one", 4, 0.0, is_accelerated=True),
+            SlotsOffered("one", 1, 8),
+            BatchRun("one", 8, 0.0, 0.1, Failure.NO_MEMORY),
+            BatchRun("one", 4, 0.0, 0.1),
+            BatchRun("one", 4, 0.0, 0.1, is_accelerated=True),
         ],
         {
             'batch_rows_count{span="one"}': 3,

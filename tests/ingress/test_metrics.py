@@ -33,6 +33,9 @@ def used() -> Metrics:
     """Metrics with a value in every series."""
     metrics = Metrics(new_registry(), clock=Clock())
     metrics.frame_translated("pocket", 0.040)
+    metrics.frame_jitter_seconds.labels("pocket").observe(0.002)
+    metrics.first_picture_seconds.labels("pocket").observe(0.4)
+    metrics.play_seconds.labels("alpha", "played").inc(10)
     metrics.frame_dropped(DropReason.LATE)
     metrics.open_refused(Reason.NO_CAPACITY)
     metrics.calls_ended.labels("idle").inc()
@@ -40,9 +43,10 @@ def used() -> Metrics:
     metrics.span_queue_seconds.labels("fused").observe(0.001)
     metrics.span_compute_seconds.labels("fused").observe(0.030)
     metrics.batch_rows.labels("fused").observe(3)
+    metrics.forward_seconds.labels("fused").observe(0.03)
     metrics.queue_age_seconds.labels("fused").set(0.01)
     metrics.outputs_forgotten.labels("fused").inc(3)
-    metrics.replica_started("fused", 16)
+    metrics.replica_started("fused", 16, 8)
     metrics.slots_used.labels("fused").set(2)
     metrics.sessions.labels("alpha").set(2)
     metrics.streams_open.inc()
@@ -86,7 +90,7 @@ def test_every_metric_has_a_series_once_used() -> None:
 
 def test_labels_have_bounded_values() -> None:
     allowed = {"model", "span", "outcome", "reason", "tenant", "operation", "peer", "direction", "le"}
-    allowed |= {"kind", "continuity", "file", "cause"}
+    allowed |= {"kind", "continuity", "file", "cause", "state"}
     for family in families(used()).values():
         for sample in family.samples:
             assert set(sample.labels) <= allowed, sample

@@ -29,6 +29,7 @@ __all__ = [
     "Events",
     "FileReloaded",
     "FillerSent",
+    "FirstPicture",
     "FrameAnswered",
     "FrameDropped",
     "FrameLeftSpan",
@@ -36,6 +37,7 @@ __all__ = [
     "LinkBytes",
     "OpenRefused",
     "OutputsForgotten",
+    "Played",
     "ReplicaCondemned",
     "SessionClosed",
     "SessionMoved",
@@ -93,6 +95,9 @@ class OpenRefused:
     """A stream ended before a session was opened or resumed."""
 
     reason: Reason
+    tenant: str
+    waited_s: float = 0.0
+    """How long the client waited for room that there was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,34 @@ class FrameAnswered:
     model: str
     latency_s: float
     """From its receipt until the picture could be sent."""
+    is_late: bool = False
+    """Whether that was after its deadline."""
+    jitter_s: float | None = None
+    """How far the time since the picture before is from the time between the frames. None: there is none
+    before.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPicture:
+    """A session's first picture could be sent."""
+
+    model: str
+    seconds: float
+    """Since the session was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a viewer of one session saw of the time that an answer accounts for (`ingress/playout.py`)."""
+
+    tenant: str
+    played_s: float = 0.0
+    """The next picture was there when it was due."""
+    stalled_s: float = 0.0
+    """It was not."""
+    queued_s: float = 0.0
+    """There was no session yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +187,8 @@ class SlotsOffered:
 
     span: str
     slots: int
+    max_batch: int
+    """Samples in one of its forwards, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +208,8 @@ class BatchRun:
     rows: int
     queue_age_s: float
     """Age of the oldest row that waits now; 0 with none."""
+    seconds: float
+    """Of the forward."""
     failure: Failure | None = None
     """Why nothing came of it."""
     is_accelerated: bool = False
@@ -232,6 +269,8 @@ Event: TypeAlias = (
     | SessionOpened
     | SessionClosed
     | FrameAnswered
+    | FirstPicture
+    | Played
     | FrameDropped
     | FillerSent
     | ImageCoded

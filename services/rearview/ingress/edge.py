@@ -8,9 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from rearview.config import LimitsConfig
-from rearview.contract.events import Events, FrameAnswered, FrameDropped
-from rearview.errors import DropReason
-from rearview.ingress.book import Answer
+from rearview.contract.events import Events
 from rearview.ingress.budget import Budgets
 from rearview.ingress.feed import Sender
 
@@ -32,12 +30,3 @@ class Edge:
     clock: Callable[[], float] = time.monotonic
     budgets: Budgets = field(default_factory=Budgets)
     """The same, of all sessions of a tenant."""
-
-    def count(self, answer: Answer) -> None:
-        """Tell of a frame's outcome, unless another ingress has."""
-        if answer.receipt.is_counted:
-            return
-        if isinstance(answer.outcome, DropReason):
-            self.events(FrameDropped(answer.outcome))
-        else:
-            self.events(FrameAnswered(self.model, answer.answered_s - answer.receipt.received_s))

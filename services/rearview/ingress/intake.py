@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from rearview.config import LimitsConfig
 from rearview.contract.blending import is_blending, settings_under
 from rearview.contract.settings import Settings
-from rearview.contract.stream import DropPolicy, ImageFormat
+from rearview.contract.stream import ImageFormat
 from rearview.contract.warmup import LaneWarmUp
 from rearview.errors import DropReason
 from rearview.ingress.book import Receipt
@@ -25,10 +25,7 @@ from rearview.ingress.scene import SceneDetector
 from rearview.ingress.similarity import SimilarityFilter, Thumbnail
 from rearview.ingress.state import EdgeState
 
-__all__ = ["LIVE_TARGET_S", "Admitted", "FrameIn", "Intake", "Waiting"]
-
-LIVE_TARGET_S = 0.1
-"""Deadline of a live frame without a budget of its own: it orders sessions, nothing is dropped for it."""
+__all__ = ["Admitted", "FrameIn", "Intake", "Waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +159,7 @@ class Intake:
             self._state.in_force,
             self._state.lane_version,
             started_s=now,
-            deadline_s=waiting.receipt.received_s + self._budget_s,
+            deadline_s=waiting.receipt.received_s + self._options.budget_s,
         )
 
     def spoiled(self) -> None:
@@ -280,13 +277,6 @@ class Intake:
     def _is_in_force(self, settings: Settings) -> bool:
         # By value: a client that resumes goes back to former settings and forth again, which changes nothing.
         return settings == self._asked or settings.pictured == self._asked.pictured
-
-    @property
-    def _budget_s(self) -> float:
-        """From a frame's receipt to its deadline."""
-        if self._options.policy is DropPolicy.LOSSLESS:
-            return float("inf")
-        return self._options.frame_budget_s if self._options.policy is DropPolicy.DEADLINE else LIVE_TARGET_S
 
     def _pace(self) -> None:
         self._pacer.warm_up(0 if self._instant else self._ordinals.missing, self._warm_up.frames)

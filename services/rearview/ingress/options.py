@@ -14,6 +14,9 @@ from rearview.contract.stream import DropPolicy, ImageFormat
 
 __all__ = ["SessionOptions", "Terms", "token_sha256"]
 
+LIVE_TARGET_S = 0.1
+"""Deadline of a live frame without a budget of its own: it orders sessions, nothing is dropped for it."""
+
 
 def token_sha256(token: str) -> str:
     """Hash of a resume token, hex. Tokens are random, not passwords, so a fast one is enough."""
@@ -29,6 +32,13 @@ class SessionOptions:
     answer_format: ImageFormat
     similarity: SimilaritySettings | None = None
     """None: every frame is translated, however much it looks like the one before."""
+
+    @property
+    def budget_s(self) -> float:
+        """From a frame's receipt to its deadline."""
+        if self.policy is DropPolicy.LOSSLESS:
+            return float("inf")
+        return self.frame_budget_s if self.policy is DropPolicy.DEADLINE else LIVE_TARGET_S
 
     @classmethod
     def of(cls, request: OpenRequest) -> SessionOptions:
@@ -51,6 +61,8 @@ class Terms:
     """Whether old frames stop to matter: not with the chain model."""
     resume_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     """Who has it may resume."""
+    asked_s: float | None = None
+    """When a client asked for the session. None: it began at another ingress."""
 
     @property
     def token_sha256(self) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from rearview.contract.events import OpenRefused, StreamClosed, StreamOpened
 from rearview.control.offering import model_of
-from rearview.errors import InvalidRequest, RearviewError, Reason
+from rearview.errors import InvalidRequest, RearviewError, Reason, Refused
 from rearview.ingress.callers import Context, tenant_of
 from rearview.ingress.catalogue import Found, place_of
 from rearview.ingress.messages import session_message
@@ -37,7 +38,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
 
     async def Translate(self, request_iterator: AsyncIterator[Any], context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """One stream; messages are read and written through `context`."""
-        ingress, stream, tenant = self._ingress, None, tenant_of(context)
+        ingress, stream, tenant, asked_s = self._ingress, None, tenant_of(context), time.monotonic()
         try:
             await context.send_initial_metadata(())  # Says at once that this process is alive.
             stream = TranslateStream(ingress, context, tenant)
@@ -45,7 +46,9 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
             await stream.run()
         except RearviewError as error:
             if stream is None or not stream.opened:
-                ingress.events(OpenRefused(error.reason))
+                # Other ends than for want of room are no wait that room would have spared.
+                waited_s = time.monotonic() - asked_s if isinstance(error, Refused) else 0.0
+                ingress.events(OpenRefused(error.reason, tenant.name, waited_s))
             raise
         finally:
             if stream is not None:

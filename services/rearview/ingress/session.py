@@ -36,6 +36,7 @@ from rearview.ingress.lane import Lane
 from rearview.ingress.left import LeftAnswers
 from rearview.ingress.notes import Notes
 from rearview.ingress.options import Terms
+from rearview.ingress.outcomes import Outcomes
 from rearview.ingress.past import Checkpoint, Past
 from rearview.ingress.state import EdgeState
 from rearview.ingress.tasks import Tasks
@@ -72,6 +73,7 @@ class IngressSession:
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.past.begin(lane.kernels, inherited.kernels)
         self.notes = Notes(terms, self.feed, lambda: self.state)
+        self._outcomes = Outcomes(edge, self.book, terms)
         self._left = LeftAnswers(self.feed, self.book, dropped=inherited.dropped)
         self._coder = Coder(edge.executor, edge.events, edge.clock)
         self._changed, self._startable = asyncio.Event(), asyncio.Event()
@@ -283,5 +285,5 @@ class IngressSession:
 
     def _settle(self, place: int, outcome: Outcome, work: Work = NO_WORK) -> None:
         """Give a frame its one outcome, and tell."""
-        self._edge.count(self.book.settle(place, outcome, self._edge.clock(), work))
+        self._outcomes.settle(place, outcome, work)
         self.wake()

@@ -125,7 +125,7 @@ class Stage:
         self._address = str(await self._server.start())
         self._metrics_server = serve_metrics(self._metrics.registry, span.metrics_port, config.access.metrics)
         self._metrics_port = self._metrics_server.port
-        self._events(SlotsOffered(span.name, self.admitted.slots))
+        self._events(SlotsOffered(span.name, self.admitted.slots, span.max_batch))
 
     def describe(self) -> Mapping[str, Any]:
         """What placement and operators need to know of this replica."""

@@ -13,6 +13,7 @@ from rearview.contract.events import (
     Event,
     FileReloaded,
     FillerSent,
+    FirstPicture,
     FrameAnswered,
     FrameDropped,
     FrameLeftSpan,
@@ -20,6 +21,7 @@ from rearview.contract.events import (
     LinkBytes,
     OpenRefused,
     OutputsForgotten,
+    Played,
     ReplicaCondemned,
     SessionClosed,
     SessionMoved,
@@ -55,8 +57,9 @@ class MetricsListener:
             case FrameLeftSpan(Timing(span, queue_s, compute_s)):
                 counted(metrics.span_queue_seconds, span).observe(queue_s)
                 counted(metrics.span_compute_seconds, span).observe(compute_s)
-            case BatchRun(span, rows, queue_age_s, failure, is_accelerated):
+            case BatchRun(span, rows, queue_age_s, seconds, failure, is_accelerated):
                 counted(metrics.batch_rows, span).observe(rows)
+                counted(metrics.forward_seconds, span).observe(seconds)
                 if is_accelerated:
                     counted(metrics.forwards_accelerated, span).inc()
                 counted(metrics.queue_age_seconds, span).set(queue_age_s)
@@ -64,16 +67,20 @@ class MetricsListener:
                     metrics.forwards_failed.labels(span, failure.value).inc()
             case ImageCoded(coding, seconds):
                 counted(metrics.image_codec_seconds, coding.value).observe(seconds)
-            case FrameAnswered(model, latency_s):
-                metrics.frame_translated(model, latency_s)
+            case FrameAnswered(model, latency_s, is_late, jitter_s):
+                metrics.frame_translated(model, latency_s, is_late=is_late, jitter_s=jitter_s)
+            case Played(tenant, played_s, stalled_s, queued_s):
+                metrics.played(tenant, played=played_s, stalled=stalled_s, queued=queued_s)
+            case FirstPicture(model, seconds):
+                metrics.first_picture_seconds.labels(model).observe(seconds)
             case FrameDropped(drop_reason):
                 metrics.frame_dropped(drop_reason)
             case FillerSent():
                 metrics.filler_frames.inc()
             case OutputsForgotten(span, count):
                 metrics.outputs_forgotten.labels(span).inc(count)
-            case SlotsOffered(span, slots):
-                metrics.replica_started(span, slots)
+            case SlotsOffered(span, slots, max_batch):
+                metrics.replica_started(span, slots, max_batch)
             case SlotsTaken(span, slots):
                 metrics.slots_used.labels(span).set(slots)
             case SessionOpened(tenant):
@@ -88,8 +95,9 @@ class MetricsListener:
                 metrics.calls_ended.labels(reason.name.lower()).inc()
             case FileReloaded(name, is_good):
                 metrics.file_reloads.labels(name, "good" if is_good else "broken").inc()
-            case OpenRefused(reason):
+            case OpenRefused(reason, tenant, waited_s):
                 metrics.open_refused(reason)
+                metrics.played(tenant, queued=waited_s)
             case SessionMoved(continuity, seconds, planned):
                 kind = "move" if planned else "recovery"
                 metrics.session_move_seconds.labels(kind, continuity.value).observe(seconds)

@@ -28,10 +28,13 @@ _FRAME_BUCKETS_S = (
 _SPAN_BUCKETS_S = (
     0.001, 0.002, 0.005, 0.010, 0.015, 0.020, 0.033, 0.050, 0.066, 0.100, 0.200, 0.5, 1.0, 2.0,
 )  # fmt: skip
+_JITTER_BUCKETS_S = (0.001, 0.002, 0.005, 0.010, 0.020, 0.033, 0.050, 0.100, 0.200, 0.5, 1.0)
+_FIRST_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CODEC_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.010, 0.020, 0.050, 0.100)
 _MOVE_BUCKETS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0)
 _ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
 _RATE_WINDOW_S = 5.0
+PLAY_STATES = ("played", "stalled", "queued")
 
 
 class FrameRate:
@@ -71,6 +74,19 @@ class _FrameMetrics:
             buckets=_FRAME_BUCKETS_S,
             registry=registry,
         )
+        self.frame_jitter_seconds = Histogram(
+            "rearview_frame_jitter_seconds",
+            "How far the time between two pictures is from the time between their frames, either way.",
+            ["model"],
+            buckets=_JITTER_BUCKETS_S,
+            registry=registry,
+        )
+        self.frames_late = Counter(
+            "rearview_frames_late_total",
+            "Pictures that could be sent only after their frame's deadline.",
+            ["model"],
+            registry=registry,
+        )
         self.frames = Counter(
             "rearview_frames_total",
             "Frames answered, by outcome: translated or dropped.",
@@ -97,6 +113,31 @@ class _FrameMetrics:
         self.frames_per_second.set_function(self._rate.per_second)
 
 
+class _ViewerMetrics:
+    """Of what those who watch see."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.first_picture_seconds = Histogram(
+            "rearview_first_picture_seconds",
+            "From the request for a session until its first picture could be sent, queueing included.",
+            ["model"],
+            buckets=_FIRST_BUCKETS_S,
+            registry=registry,
+        )
+        self.play_seconds = Counter(
+            "rearview_play_seconds_total",
+            "Session time by what a viewer saw: played (the next picture was there when it was due), stalled"
+            " (it was not) or queued (there was no session yet).",
+            ["tenant", "state"],
+            registry=registry,
+        )
+
+    def played(self, tenant: str, **seconds: float) -> None:
+        """Session time by state; every state has a series once one has."""
+        for state in PLAY_STATES:
+            self.play_seconds.labels(tenant, state).inc(seconds.get(state, 0.0))
+
+
 class _SpanMetrics:
     """Of the replicas of a span."""
 
@@ -113,25 +154,6 @@ class _SpanMetrics:
             "Time that a frame spent in a span's networks, the rest of its batches included.",
             ["span"],
             buckets=_SPAN_BUCKETS_S,
-            registry=registry,
-        )
-        self.batch_rows = Histogram(
-            "rearview_batch_rows",
-            "Rows in one forward.",
-            ["span"],
-            buckets=_ROW_BUCKETS,
-            registry=registry,
-        )
-        self.forwards_failed = Counter(
-            "rearview_forwards_failed_total",
-            "Forwards of which nothing came, by cause: no_memory, not_finite or raised. Rows run again.",
-            ["span", "cause"],
-            registry=registry,
-        )
-        self.forwards_accelerated = Counter(
-            "rearview_forwards_accelerated_total",
-            "Forwards whose network was replayed from a graph, or ran compiled.",
-            ["span"],
             registry=registry,
         )
         self.queue_age_seconds = Gauge(
@@ -151,6 +173,41 @@ class _SpanMetrics:
         )
         self.slots_used = Gauge(
             "rearview_slots_used", "Sessions that the replica's memory holds.", ["span"], registry=registry
+        )
+
+
+class _ForwardMetrics:
+    """Of what the replicas of a span run."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.batch_rows = Histogram(
+            "rearview_batch_rows",
+            "Rows in one forward.",
+            ["span"],
+            buckets=_ROW_BUCKETS,
+            registry=registry,
+        )
+        self.batch_rows_max = Gauge(
+            "rearview_batch_rows_max", "Rows in one forward, at most.", ["span"], registry=registry
+        )
+        self.forward_seconds = Histogram(
+            "rearview_forward_seconds",
+            "Time of one forward with its writes to memory; the rate of its sum is how busy a replica is.",
+            ["span"],
+            buckets=_SPAN_BUCKETS_S,
+            registry=registry,
+        )
+        self.forwards_failed = Counter(
+            "rearview_forwards_failed_total",
+            "Forwards of which nothing came, by cause: no_memory, not_finite or raised. Rows run again.",
+            ["span", "cause"],
+            registry=registry,
+        )
+        self.forwards_accelerated = Counter(
+            "rearview_forwards_accelerated_total",
+            "Forwards whose network was replayed from a graph, or ran compiled.",
+            ["span"],
+            registry=registry,
         )
 
 
@@ -220,13 +277,15 @@ class _MoveMetrics:
         )
 
 
-class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics, _MoveMetrics):
+class Metrics(_FrameMetrics, _ViewerMetrics, _SpanMetrics, _ForwardMetrics, _SessionMetrics, _MoveMetrics):
     """The metrics of one process. Use the methods where there is one; else the attribute."""
 
     def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = registry
         _FrameMetrics.__init__(self, registry, clock)
+        _ViewerMetrics.__init__(self, registry)
         _SpanMetrics.__init__(self, registry)
+        _ForwardMetrics.__init__(self, registry)
         _SessionMetrics.__init__(self, registry)
         _MoveMetrics.__init__(self, registry)
         self.link_bytes = Counter(
@@ -237,16 +296,22 @@ class Metrics(_FrameMetrics, _SpanMetrics, _SessionMetrics, _MoveMetrics):
         )
         self._start_at_zero()
 
-    def replica_started(self, span: str, slots: int) -> None:
-        """A replica of that span holds so many sessions at most."""
+    def replica_started(self, span: str, slots: int, max_batch: int) -> None:
+        """A replica of that span holds so many sessions at most, and so many rows of them in one forward."""
         self.slots.labels(span).set(slots)
+        self.batch_rows_max.labels(span).set(max_batch)
         self.forwards_accelerated.labels(span)
         for failure in Failure:  # As in `_start_at_zero`: no other span is served here.
             self.forwards_failed.labels(span, failure.value)
 
-    def frame_translated(self, model: str, latency_s: float) -> None:
+    def frame_translated(
+        self, model: str, latency_s: float, *, is_late: bool = False, jitter_s: float | None = None
+    ) -> None:
         """A frame was answered with a picture, `latency_s` after its receipt."""
         self.frame_latency_seconds.labels(model).observe(latency_s)
+        self.frames_late.labels(model).inc(is_late)
+        if jitter_s is not None:
+            self.frame_jitter_seconds.labels(model).observe(jitter_s)
         self.frames.labels("translated").inc()
         self._rate.count()
 
