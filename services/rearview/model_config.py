@@ -28,8 +28,9 @@ class ControlConfig(BaseModel):
 
     path: str = Field(min_length=1)
     """Folder or hub id of a ControlNetModel in diffusers' format, for the checkpoint's base model."""
-    picture: Literal["canny", "soft_edges", "depth", "tile"]
-    """What it was trained to be shown: `canny`, `soft_edges`, `depth`, or `tile`, the frame itself."""
+    picture: Literal["canny", "soft_edges", "depth", "tile", "sent"]
+    """What it was trained to be shown: `canny`, `soft_edges`, `depth`, or `tile`, the frame itself; `sent`:
+    what clients send with their frames, since the service cannot draw it (poses)."""
     depth: str = ""
     """Folder or hub id of a DPTForDepthEstimation (`Intel/dpt-hybrid-midas`): for one that is shown
     depth, and only for that."""

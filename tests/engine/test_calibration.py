@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rearview.contract.chain import OperatorKind
-from rearview.contract.frame import CONTROL
+from rearview.contract.frame import control_plane
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.settings import Settings
 from rearview.engine import calibration
@@ -221,7 +221,7 @@ class Priced(NullModel):
 
     def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         self.now_s += sum(row.width + 0.3 * row.controls for row in rows)
-        assert all((CONTROL in row.planes) == bool(row.controls) for row in rows)
+        assert all((control_plane("edges") in row.planes) == bool(row.controls) for row in rows)
         return super().forward(rows, views)
 
 

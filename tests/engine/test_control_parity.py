@@ -26,6 +26,7 @@ from diffusers.pipelines.controlnet import pipeline_controlnet_img2img as pipeli
 from diffusers.schedulers import scheduling_lcm as lcm_module
 from rearview.contract.chain import Span, chain
 from rearview.contract.controls import ControlPicture, WeightedControl
+from rearview.contract.frame import control_plane
 from rearview.contract.sampler import Sampler
 from rearview.contract.settings import Guidance, NoiseRule, Settings
 from rearview.engine.engine import Engine
@@ -262,7 +263,8 @@ def test_a_weight_of_0_is_as_without(model: DiffusionModel) -> None:
 
 def test_what_is_shown_is_drawn_by_the_service() -> None:
     pictures = ControlPictures(PICTURES, {}, torch.float32)
-    shown = pictures.draw(torch.stack([frame()] * 2), [asked(1, CONTROLS["two"][::-1]), asked(1, [])])
-    assert shown[1] is None
-    assert shown[0] is not None
-    assert torch.equal(shown[0], torch.stack([shown_to(frame(), name) for name in PICTURES]))
+    under = [asked(1, CONTROLS["two"][::-1]), asked(1, [])]
+    shown = pictures.draw(torch.stack([frame()] * 2), under, [{}, {}])
+    assert shown[1] == {}
+    assert shown[0].keys() == {control_plane(name) for name in PICTURES}
+    assert all(torch.equal(shown[0][control_plane(name)], shown_to(frame(), name)) for name in PICTURES)

@@ -14,16 +14,16 @@ import torch
 from diffusers import ControlNetModel
 from rearview.contract.chain import Span
 from rearview.contract.controls import ControlPicture, WeightedControl
+from rearview.contract.frame import control_plane
 from rearview.contract.settings import Settings
 from rearview.engine.networks.control_pictures import MOST_ROUNDS, ControlPictures, canny, soft_edges
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.controls import check_control
 from rearview.engine.weights.formats import Additions, ControlFile
-from rearview.errors import ConfigError
+from rearview.errors import ConfigError, InvalidRequest
 from support.tiny import random_frames
 from support.tiny_control import write_tiny_control
 from support.tiny_depth import write_tiny_depth
-from torch import Tensor
 
 pytestmark = pytest.mark.unit
 
@@ -82,13 +82,13 @@ def test_depth_is_drawn_from_black_to_white(tmp_path: Path, checkpoint: Path) ->
     depth = str(write_tiny_depth(tmp_path / "depth"))
     files = {name: ControlFile("nowhere", ControlPicture.DEPTH, depth) for name in ("a", "b")}
     model: Any = load_model(str(checkpoint), ENCODE, CPU, torch.float32, Additions(controls=files))
-    pictures: ControlPictures = model._pictures
+    pictures: ControlPictures = model._drawing
     assert pictures.depths["a"] is pictures.depths["b"]
     assert model.depth is None
     under = Settings(controls=(WeightedControl("a"),))
-    (shown,) = pictures.draw(random_frames(1)[0][None], [under])
-    assert shown is not None
-    assert shown.shape == (1, 64, 64, 3)
+    (drawn,) = pictures.draw(random_frames(1)[0][None], [under], [{}])
+    shown = drawn[control_plane("a")]
+    assert shown.shape == (64, 64, 3)
     assert int(shown.min()) < 10
     assert int(shown.max()) > 245
     assert torch.equal(shown[..., 0], shown[..., 2])
@@ -100,11 +100,36 @@ def test_frames_of_one_batch_are_shown_what_each_is_alone() -> None:
     images = torch.from_numpy(np.stack([scene(64, 64, seed) for seed in range(4)]))
     asked = [("t", "c"), (), ("s",), ("c", "s", "t")]
     under = [Settings(controls=tuple(WeightedControl(name) for name in names)) for names in asked]
-    together = pictures.draw(images, under)
+    together = pictures.draw(images, under, [{}] * 4)
     for image, settings, shown, names in zip(images, under, together, asked, strict=True):
-        (alone,) = pictures.draw(image[None], [settings])
-        assert (shown is None) == (not names)
-        assert shown is None or (isinstance(alone, Tensor) and torch.equal(shown, alone))
+        (alone,) = pictures.draw(image[None], [settings], [{}])
+        assert alone.keys() == shown.keys() == {control_plane(name) for name in names}
+        assert all(torch.equal(shown[plane], alone[plane]) for plane in shown)
+
+
+def test_what_was_sent_is_shown_and_what_nobody_has_is_left_out() -> None:
+    kinds = {"c": ControlPicture.CANNY, "p": ControlPicture.SENT}
+    pictures = ControlPictures(kinds, {}, torch.float32)
+    images, sent = torch.from_numpy(np.stack([scene(64, 64, 0)] * 4)), random_frames(4, 1)
+    under = [
+        Settings(controls=tuple(WeightedControl(name) for name in names)) for names in ("cp", "cp", "c", "")
+    ]
+    came = [{}, {control_plane("p"): sent[1]}, {control_plane(name): sent[2] for name in "cp"}, {}]
+    came[3] = {control_plane("p"): sent[3], "picture": sent[0]}
+    drawn = canny(images[:1])[0]
+    expected = [{"c": drawn}, {"c": drawn, "p": sent[1]}, {"c": sent[2]}, {}]
+    for shown, wanted in zip(pictures.draw(images, under, came), expected, strict=True):
+        assert shown.keys() == {control_plane(name) for name in wanted}
+        assert all(torch.equal(shown[control_plane(name)], each) for name, each in wanted.items())
+
+
+def test_a_span_that_only_encodes_refuses_a_control_that_is_not_there(checkpoint: Path) -> None:
+    """Where settings come, not where a frame does."""
+    files = {"edges": ControlFile("nowhere", ControlPicture.CANNY)}
+    model = load_model(str(checkpoint), ENCODE, CPU, torch.float32, Additions(controls=files))
+    model.prepare(Settings(controls=(WeightedControl("edges"),)))
+    with pytest.raises(InvalidRequest, match="there are: edges"):
+        model.prepare(Settings(controls=(WeightedControl("pose"),)))
 
 
 @pytest.fixture(scope="module")

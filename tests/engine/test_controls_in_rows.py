@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from rearview.contract.chain import Operator, OperatorKind, Span, chain
-from rearview.contract.frame import CONTROL, HINT, LATENT, Frame
+from rearview.contract.frame import HINT, LATENT, PICTURE, Frame, control_plane
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Guidance, Settings
@@ -63,12 +63,13 @@ EDGES, TILE, BOTH = (
     controlled(("tile", 1.2)),
     controlled(("tile", 0.5), ("edges", 1.0)),
 )
+SENT = controlled(("pose", 1.0), ("edges", 0.5))
 FULL = {"guidance": Guidance.FULL, "guidance_scale": 2.0, "negative_prompt": "zebra"}
 
 
 @lru_cache
 def tiny_model(motion: bool) -> DiffusionModel:
-    """With two ControlNets; self-attention made sharp, since flat attention would hide a bank."""
+    """With three ControlNets; self-attention made sharp, since flat attention would hide a bank."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -113,10 +114,20 @@ def mixed() -> list[Stream]:
         spec_of("turned on", bank=True, prompt="b"),
     ]
     changes = {"turned on": {2: replace(specs[-1].settings, controls=EDGES)}}
-    return [
+    streams = [
         Stream(spec, random_frames(4, seed), changes.get(spec.session_id, {}))
         for seed, spec in enumerate(specs)
     ]
+    return [*streams, Stream(spec_of("sent", bank=True, controls=SENT), sending(4))]
+
+
+def sending(count: int) -> list[Mapping[str, Tensor]]:
+    """Frames of which the second comes without a pose, and the third with edges of its own."""
+    frames, poses = random_frames(count, 11), random_frames(count, 12)
+    found = [{PICTURE: frame, control_plane("pose"): pose} for frame, pose in zip(frames, poses, strict=True)]
+    del found[1][control_plane("pose")]
+    found[2][control_plane("edges")] = poses[0]
+    return list(found)
 
 
 def by_reference(stream: Stream) -> list[Tensor | None]:
@@ -125,10 +136,10 @@ def by_reference(stream: Stream) -> list[Tensor | None]:
     denoiser, found = model.denoisers[""], []
     assert denoiser.bank_layout is not None
     bank = None if stream.spec.bank is None else PlainBank(stream.spec.bank, denoiser.bank_layout)
-    for n, image in enumerate(stream.latents):
-        under = stream.settings(n)
+    for n, came in enumerate(stream.latents):
+        under, planes = stream.settings(n), came if isinstance(came, Mapping) else {PICTURE: came}
         with torch.inference_mode():
-            z, shown = encode(model.vae, image[None], DTYPE), shown_to(under, image)
+            z, shown = encode(model.vae, planes[PICTURE][None], DTYPE), shown_to(under, planes)
             found.append(denoise_latent(denoiser, z, under, n, DTYPE, bank, shown)[0])
     return list(found)
 
@@ -207,17 +218,20 @@ def assert_equal(found: Sequence[Frame[Tensor]], expected: Sequence[Frame[Tensor
 
 
 def clip_of(spec: SessionSpec, frames: int, turned: Mapping[int, Settings]) -> Clip:
-    return Clip(spec, [{"picture": image} for image in random_frames(frames)], turned)
+    """All frames but the fifth come with a pose."""
+    images = random_frames(frames)
+    sent = [{PICTURE: image, control_plane("pose"): image.flip(1)} for image in images]
+    return Clip(spec, [*sent[:4], {PICTURE: images[4]}, *sent[5:]], turned)
 
 
 def clips() -> list[tuple[Clip, bool]]:
-    """With a bank, and with a cache: the control comes, changes and goes."""
+    """With a bank, and with a cache: the control comes, changes and goes, and is sent with some frames."""
     found = []
     for motion in (False, True):
         spec = spec_of("ab" * 16, bank=not motion, cached=motion, controls=EDGES)
         turned = {
             at: replace(spec.settings, controls=controls, prompt="b" if at == 6 else "a")
-            for at, controls in ((3, BOTH), (6, TILE), (8, ()))
+            for at, controls in ((3, SENT), (6, TILE), (8, ()))
         }
         found.append((clip_of(spec, 11, turned), motion))
     return found
@@ -242,8 +256,8 @@ def test_whole_equals_pieces_and_hints_never_leave_a_span(clip: Clip, motion: bo
         engines = [engine_of(span, 1, motion=motion) for span in spans]
         line = Player(*engines, clock=lambda: 0.0, link=noting(crossing))
         found.append(line.play(clip)[clip.spec.session_id])
-        assert not any(HINT in names for names in crossing)
-        assert any(CONTROL in names for names in crossing) == (len(cut) > 1)
+        assert not any(name.startswith(HINT) for names in crossing for name in names)
+        assert any(control_plane("edges") in names for names in crossing) == (len(cut) > 1)
     for pieces in found[1:]:
         assert_equal(pieces, found[0])
 
@@ -257,14 +271,15 @@ def test_moved_equals_never_moved(clip: Clip, motion: bool) -> None:
 
 def test_a_cache_with_controls_is_the_plain_path() -> None:
     (clip, _) = clips()[1]
-    model, images = tiny_model(True), random_frames(11)
+    model = tiny_model(True)
     versions = {0: clip.spec.settings, **clip.changes}
     under = [versions[max(at for at in versions if at <= n)] for n in range(11)]
     entering = []
     with torch.inference_mode():
-        for image, settings in zip(images, under, strict=True):
-            z = encode(model.vae, image[None], DTYPE)
-            entering.append(Carried(z, z, shown=shown_to(settings, image)))
+        for planes, settings in zip(clip.frames, under, strict=True):
+            assert planes is not None
+            z = encode(model.vae, planes[PICTURE][None], DTYPE)
+            entering.append(Carried(z, z, shown=shown_to(settings, planes)))
         run = step_function(model.denoisers[""], DTYPE, PlainCache(WINDOW.sink_frames, WINDOW.ring_frames))
         assert clip.spec.cache is not None
         left = denoise_clip(run, entering, under, clip.spec.cache, WINDOW.sink_frames)
@@ -288,9 +303,26 @@ def test_a_change_is_seen_in_the_first_frame_under_it_and_in_none_before() -> No
     assert gap(live[3:5], always[3:5]) == 0.0
 
 
+def test_a_sent_control_without_its_picture_is_as_with_weight_0() -> None:
+    """And with it, it acts; what is sent for a control that does not act, does not."""
+    frames = [{**planes, control_plane("tile"): planes[PICTURE].flip(0)} for planes in sending(4)]
+    asked = {"sent": (("pose", 1.0),), "never": (("pose", 0.0),), "none": ()}
+    found = {}
+    for name, controls in asked.items():
+        clip = Clip(spec_of(name, controls=controlled(*controls)), frames)
+        found[name] = [content(each) for each in player(engine_of(max_batch=1)).play(clip)[name]]
+    assert gap(found["never"], found["none"]) == 0.0
+    assert [gap([a], [b]) == 0.0 for a, b in zip(found["sent"], found["none"], strict=True)] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_a_control_that_is_not_there_is_refused_when_settings_come() -> None:
-    with pytest.raises(InvalidRequest, match="there are: edges, tile"):
-        tiny_model(False).prepare(Settings("a", controls=controlled(("pose", 1.0))))
+    with pytest.raises(InvalidRequest, match="there are: edges, pose, tile"):
+        tiny_model(False).prepare(Settings("a", controls=controlled(("lines", 1.0))))
 
 
 def test_captured_and_flat_calls_give_the_same_pictures() -> None:
@@ -310,6 +342,6 @@ def test_captured_and_flat_calls_give_the_same_pictures() -> None:
     assert max(gap(flat[name], eager[name]) for name in eager) == 0.0
     counts = capture(model, StandInRecorder())
     captured = [pictures(), pictures()][1]
-    assert len(counts) == 4
+    assert len(counts) == 5
     assert all(each.accelerated for each in counts)
     assert max(gap(captured[name], eager[name]) for name in eager) == 0.0

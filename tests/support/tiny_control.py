@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from rearview.contract.controls import ControlPicture, WeightedControl
+from rearview.contract.frame import CONTROL, PICTURE
 from rearview.contract.settings import Settings
 from rearview.engine.networks.control_pictures import ControlPictures
 from rearview.engine.weights.formats import ControlFile
@@ -43,11 +44,11 @@ def filled(network: Any, gain: float = GAIN) -> Any:
     return network
 
 
-PICTURES = {"edges": ControlPicture.SOFT_EDGES, "tile": ControlPicture.TILE}
+PICTURES = {"edges": ControlPicture.SOFT_EDGES, "pose": ControlPicture.SENT, "tile": ControlPicture.TILE}
 
 
 def control_files(folder: Path, checkpoint: Path) -> Mapping[str, ControlFile]:
-    """Two ControlNets of a deployment, written into `folder`."""
+    """Three ControlNets of a deployment, written into `folder`."""
     return {
         name: ControlFile(str(write_tiny_control(folder / name, checkpoint, seed)), picture)
         for seed, (name, picture) in enumerate(PICTURES.items())
@@ -59,9 +60,8 @@ def controlled(*controls: tuple[str, float]) -> tuple[WeightedControl, ...]:
     return tuple(WeightedControl(name, weight) for name, weight in controls)
 
 
-def shown_to(settings: Settings, image_HWC: Tensor) -> Mapping[str, Tensor]:
-    """By name, what the acting controls are shown of a frame."""
-    (drawn,) = ControlPictures(PICTURES, {}, torch.float64).draw(image_HWC[None], [settings])
-    return (
-        {} if drawn is None else dict(zip((one.name for one in settings.acting_controls), drawn, strict=True))
-    )
+def shown_to(settings: Settings, planes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """By name, what the acting controls are shown of a frame that came with these planes."""
+    pictures = ControlPictures(PICTURES, {}, torch.float64)
+    (drawn,) = pictures.draw(planes[PICTURE][None], [settings], [planes])
+    return {name.removeprefix(CONTROL): each for name, each in drawn.items()}

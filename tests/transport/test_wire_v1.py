@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rearview.contract.frame import ANCHOR, CONTROL, DEPTH, LATENT, NO_PLACE, PICTURE, Frame, Timing
+from rearview.contract.frame import ANCHOR, DEPTH, LATENT, NO_PLACE, PICTURE, Frame, Timing, control_plane
 from rearview.transport.codec import FrameCodec
 from rearview.transport.wire import Ack, WireError, decode_ack, encode_ack, frame_head
 
@@ -76,7 +76,7 @@ def test_the_bytes_are_those_of_the_release_before() -> None:
 def test_a_frame_with_controls_goes_as_lost() -> None:
     """The release before has none: its client is told, and nobody gets a picture without them."""
     codec = FrameCodec(1, SPANS)
-    shown = {CONTROL: np.zeros((1, 64, 64, 3), np.uint8)}
+    shown = {control_plane("edges"): np.zeros((64, 64, 3), np.uint8)}
     received = codec.decode(sent(codec, {**latents(LATENT), **shown}), NOW_S)
     assert received.is_lost
     assert (received.ordinal, received.settings_version) == (9, 7)

@@ -8,7 +8,14 @@ from enum import Enum
 
 from rearview.errors import out_of_range
 
-__all__ = ["MAX_CONTROLS", "ControlPicture", "WeightedControl", "acting", "are_allowed", "check_controls"]
+__all__ = [
+    "MAX_CONTROLS",
+    "ControlPicture",
+    "WeightedControl",
+    "acting",
+    "are_allowed",
+    "check_controls",
+]
 
 MAX_CONTROLS = 4
 """At a time."""
@@ -26,6 +33,8 @@ class ControlPicture(Enum):
     """Relative inverse depth: near is white."""
     TILE = "tile"
     """The frame itself."""
+    SENT = "sent"
+    """What the client sends with the frame: the service cannot draw it (poses)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ __all__ = [
     "UNSEEN",
     "Frame",
     "Timing",
+    "control_plane",
+    "hint_plane",
+    "is_for_controls",
 ]
 
 PICTURE = "picture"
@@ -35,11 +38,12 @@ DEPTH = "depth"
 """(C, h, w): the latent of the frame's depth map, the same in every step."""
 ANCHOR = "anchor"
 """(C, h, w): the clean latent that guidance gets away from."""
-CONTROL = "control"
-"""(K, H, W, 3) uint8: what the K acting controls are shown, in the order of their names, the same in every
-step. A frame without any has no such plane."""
-HINT = "hint"
-"""(K, C, h, w): what the ControlNets have made of `CONTROL`. It never leaves a span, which makes it again."""
+CONTROL = "control."
+"""Begins names of planes (H, W, 3) uint8, one for each control: what it is shown, the same in every step. A
+control of which a frame has no plane does not act on it."""
+HINT = "hint."
+"""Begins names of planes (C, h, w), one for each control: what the ControlNet has made of its picture. They
+never leave a span, which makes them again."""
 
 ANSWER = "answer"
 """(N,) uint8: the picture, encoded as its client gets it."""
@@ -52,6 +56,21 @@ memory counts, and nobody takes what comes of it."""
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+def control_plane(name: str) -> str:
+    """Name of the plane with what that control is shown."""
+    return CONTROL + name
+
+
+def hint_plane(name: str) -> str:
+    """Name of the plane with what that control's network has made of its picture."""
+    return HINT + name
+
+
+def is_for_controls(plane: str) -> bool:
+    """Whether a plane of that name is one of these two."""
+    return plane.startswith((CONTROL, HINT))
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ import torch
 from rearview.contract.chain import Operator, OperatorKind, Span
 from rearview.contract.controls import WeightedControl
 from rearview.contract.failure import Failure
-from rearview.contract.frame import CONTROL, DEPTH, LATENT, PICTURE, Frame
+from rearview.contract.frame import DEPTH, LATENT, PICTURE, Frame, control_plane
 from rearview.contract.session import SessionSpec
 from rearview.engine.course import Course
 from rearview.engine.device_memory import Counter
@@ -285,8 +285,8 @@ class _Bench:
     def _control_seconds(self, row: Row, control: str, plain_s: float) -> float:
         """What the row's forward takes more than `plain_s` with a control."""
         settings = replace(self._spec.settings, controls=(WeightedControl(control),))
-        shown = torch.full((1, self._spec.height, self._spec.width, 3), 128, dtype=torch.uint8)
-        planes = {**self._payload, CONTROL: shown}
+        shown = torch.full((self._spec.height, self._spec.width, 3), 128, dtype=torch.uint8)
+        planes = {**self._payload, control_plane(control): shown}
         course, came = Course(settings, [self._operator]), Frame("", row.ordinal, planes)
         frame = FrameInFlight(self._spec, settings, came, planes, course)
         controlled = Row((frame,), self._operator, self._group, float("inf"))

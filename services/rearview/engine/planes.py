@@ -46,7 +46,8 @@ def on_host(samples: Sequence[Planes]) -> Sequence[Planes]:
     is needed. Waits for the device once.
     """
     found = [
-        {name: _to_host(tensor) for name, tensor in planes.items() if name != HINT} for planes in samples
+        {name: _to_host(tensor) for name, tensor in planes.items() if not name.startswith(HINT)}
+        for planes in samples
     ]
     for device in {tensor.device for planes in samples for tensor in planes.values()}:
         if device.type in PINS:
@@ -58,7 +59,7 @@ def kept(planes: Planes) -> Planes:
     """Where they are, none a part of something larger: a frame that stays must not keep its whole batch. Nor
     what can be made again.
     """
-    return {name: _whole(tensor) for name, tensor in planes.items() if name != HINT}
+    return {name: _whole(tensor) for name, tensor in planes.items() if not name.startswith(HINT)}
 
 
 def _to_host(tensor: Tensor) -> Tensor:

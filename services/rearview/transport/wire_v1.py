@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearview.contract.frame import ANCHOR, CONTROL, DEPTH, LATENT, PICTURE, Frame, Timing
+from rearview.contract.frame import ANCHOR, DEPTH, LATENT, PICTURE, Frame, Timing, is_for_controls
 from rearview.transport.wire import Body, WireError
 
 __all__ = ["decode_frame_v1", "encode_frame_v1"]
@@ -39,7 +39,8 @@ def encode_frame_v1(
     frame: Frame[NDArray[Any]], now: float, spans: Sequence[str]
 ) -> Sequence[bytes | memoryview]:
     """The body in parts. `spans`: names of the topology's. Raises WireError for what version 1 cannot say."""
-    payload = None if frame.planes is None or CONTROL in frame.planes else _stacked(frame.planes)
+    planes = frame.planes
+    payload = None if planes is None or any(map(is_for_controls, planes)) else _stacked(planes)
     shape = () if payload is None else payload.shape
     header = _HEADER.pack(
         bytes.fromhex(frame.session_id),

@@ -4,7 +4,8 @@ A ControlNet runs once over the samples that use it, those under negative prompt
 are summed into tensors for the whole batch, which are zero for samples without any: such a sample is what it
 would be in a batch of its like. What embeds a picture runs once a frame and span: the result goes with the
 frame from step to step (`HINT`).
-Shape legend: B samples, N of them that use a ControlNet, K controls of a frame, h x w latent size.
+A control acts on a frame that has its picture, and on no other.
+Shape legend: B samples, N of them that use a ControlNet, h x w latent size.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rearview.contract.frame import CONTROL, HINT
+from rearview.contract.frame import control_plane, hint_plane
 from rearview.contract.settings import Settings
 from rearview.engine.devices import memory_format, upload
 from rearview.engine.networks.call import DOWN_RESIDUALS, MID_RESIDUAL, UNetInputs
 from rearview.engine.planes import Planes
 from rearview.engine.rows import Row
 
-__all__ = ["ControlBranch", "ControlNets", "residual_names"]
+__all__ = ["ControlBranch", "ControlNets", "Hints", "residual_names"]
+
+Hints = Mapping[str, Tensor]
+"""Of one sample, by name of the control: what its ControlNet has made of the picture, (C, h, w)."""
 
 Residuals = Sequence[Tensor]
 """Of the skips from the first on, then of the middle: (B, C, h, w) each."""
@@ -69,38 +73,33 @@ class ControlNets:
     def __init__(self, branches: Mapping[str, ControlBranch], dtype: torch.dtype) -> None:
         self.branches, self._dtype = branches, dtype
 
-    def hints(self, samples: Sequence[Planes], rows: Sequence[Row]) -> list[Tensor | None]:
-        """Of each sample, (K, C, h, w), in the order of its acting controls; None: it has none. Those that
-        lack theirs have their pictures embedded, all of a ControlNet together.
+    def hints(self, samples: Sequence[Planes], rows: Sequence[Row]) -> list[Hints]:
+        """Of each sample, those of its acting controls that have a picture. Those that lack theirs have their
+        pictures embedded, all of a ControlNet together.
         """
-        users: dict[str, list[Tensor]] = {}
-        lacking = [
-            [] if HINT in planes else [one.name for one in row.settings.acting_controls]
-            for planes, row in zip(samples, rows, strict=True)
-        ]
-        for planes, names in zip(samples, lacking, strict=True):
-            for place, name in enumerate(names):
-                users.setdefault(name, []).append(planes[CONTROL][place])
-        embedded = {
-            name: iter(self.branches[name].embed(torch.stack(pictures), self._dtype).unbind(0))
-            for name, pictures in users.items()
-        }
-        return [
-            torch.stack([next(embedded[name]) for name in names]) if names else planes.get(HINT)
-            for planes, names in zip(samples, lacking, strict=True)
-        ]
+        found: list[dict[str, Tensor]] = []
+        lacking: dict[str, list[int]] = {}
+        for at, (planes, row) in enumerate(zip(samples, rows, strict=True)):
+            names = [one.name for one in row.settings.acting_controls if control_plane(one.name) in planes]
+            found.append({name: planes[hint_plane(name)] for name in names if hint_plane(name) in planes})
+            for name in names:
+                if name not in found[at]:
+                    lacking.setdefault(name, []).append(at)
+        for name, users in lacking.items():
+            pictures = torch.stack([samples[at][control_plane(name)] for at in users])
+            for at, hint_CHW in zip(users, self.branches[name].embed(pictures, self._dtype), strict=True):
+                found[at][name] = hint_CHW
+        return list(found)
 
-    def steer(
-        self, inputs: UNetInputs, settings: Sequence[Settings], hints: Sequence[Tensor | None]
-    ) -> UNetInputs:
+    def steer(self, inputs: UNetInputs, settings: Sequence[Settings], hints: Sequence[Hints]) -> UNetInputs:
         """The call with residuals for samples under these settings, and with these hints; as it is if no
         sample has a control.
         """
         uses: dict[str, list[tuple[int, Tensor, float]]] = {}
-        for at, (under, hint_KCHW) in enumerate(zip(settings, hints, strict=True)):
-            if hint_KCHW is not None:
-                for one, hint_CHW in zip(under.acting_controls, hint_KCHW, strict=True):
-                    uses.setdefault(one.name, []).append((at, hint_CHW, one.weight))
+        for at, (under, of_it) in enumerate(zip(settings, hints, strict=True)):
+            for one in under.acting_controls if of_it else ():
+                if one.name in of_it:
+                    uses.setdefault(one.name, []).append((at, of_it[one.name], one.weight))
         if not uses:
             return inputs
         # By name, since sums depend on their order: alone or in company it is the same.

@@ -1,4 +1,5 @@
-"""What ControlNets are shown of a frame, drawn on the frame's device: edges, depth, or the frame itself.
+"""What ControlNets are shown of a frame, drawn on the frame's device: edges, depth, or the frame itself. What
+came with the frame is shown as it is.
 
 Canny's edges are OpenCV's, pixel by pixel. Nothing here knows a past: the range of depth is the frame's own.
 Shape legend: B frames, H W of the frame, C channels (3).
@@ -6,13 +7,14 @@ Shape legend: B frames, H W of the frame, C channels (3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rearview.contract.controls import ControlPicture
+from rearview.contract.frame import control_plane
 from rearview.contract.settings import Settings
 from rearview.engine.networks.depth import DepthEstimator, depth_picture, range_of
 
@@ -41,20 +43,32 @@ class ControlPictures:
         """`kinds`: by name of the control; `depths`: of those that are shown depth, estimators by name."""
         self._kinds, self.depths, self._dtype = kinds, depths, dtype
 
-    def draw(self, images_BHWC: Tensor, settings: Sequence[Settings]) -> list[Tensor | None]:
-        """What the acting controls of each frame are shown, (K, H, W, 3) uint8, in the order of their names;
-        None: it has none. `images_BHWC`: uint8; `settings`: those of each.
+    @property
+    def names(self) -> Collection[str]:
+        """Of all controls."""
+        return self._kinds.keys()
+
+    def draw(
+        self, images_BHWC: Tensor, settings: Sequence[Settings], sent: Sequence[Mapping[str, Tensor]]
+    ) -> list[dict[str, Tensor]]:
+        """What the acting controls of each frame are shown, (H, W, 3) uint8, by plane (`control_plane`).
+        `images_BHWC`: uint8; `settings`: those of each; `sent`: its planes, of which those that are for a
+        control are taken in place of what would be drawn. A control of which nothing can be drawn, and whose
+        picture was not sent, is left out.
         """
-        asked = [[one.name for one in under.acting_controls] for under in settings]
-        drawn: dict[str, dict[int, Tensor]] = {}
-        for name in sorted({name for names in asked for name in names}):
-            at = [index for index, names in enumerate(asked) if name in names]
-            chosen = images_BHWC if len(at) == len(asked) else images_BHWC[at]
-            drawn[name] = dict(zip(at, self._draw(name, chosen).unbind(0), strict=True))
-        return [
-            torch.stack([drawn[name][index] for name in names]) if names else None
-            for index, names in enumerate(asked)
-        ]
+        found: list[dict[str, Tensor]] = [{} for _ in settings]
+        users: dict[str, list[int]] = {}
+        for at, (under, planes) in enumerate(zip(settings, sent, strict=True)):
+            for one in under.acting_controls:
+                if (came := planes.get(control_plane(one.name))) is not None:
+                    found[at][control_plane(one.name)] = came
+                elif self._kinds[one.name] is not ControlPicture.SENT:
+                    users.setdefault(one.name, []).append(at)
+        for name, ats in sorted(users.items()):
+            chosen = images_BHWC if len(ats) == len(settings) else images_BHWC[ats]
+            for at, drawn in zip(ats, self._draw(name, chosen).unbind(0), strict=True):
+                found[at][control_plane(name)] = drawn
+        return found
 
     def _draw(self, name: str, images_BHWC: Tensor) -> Tensor:
         kind = self._kinds[name]

@@ -15,14 +15,22 @@ from torch import Tensor
 
 from rearview.contract.blending import mix_at
 from rearview.contract.controls import check_controls
-from rearview.contract.frame import ANCHOR, CONTROL, DEPTH, HINT, LATENT
+from rearview.contract.frame import (
+    ANCHOR,
+    CONTROL,
+    DEPTH,
+    LATENT,
+    control_plane,
+    hint_plane,
+    is_for_controls,
+)
 from rearview.contract.settings import AdapterMix, Settings, WeightedPrompt, check_guidance
 from rearview.engine.devices import memory_format, upload
 from rearview.engine.memory.bank.layers import BankLayout
 from rearview.engine.memory.protocol import Updates, Views
 from rearview.engine.networks.call import DEPTH_LATENT, SCALE, EagerCall, UNetCall, UNetInputs
 from rearview.engine.networks.conditioning import Conditioning
-from rearview.engine.networks.control import ControlNets
+from rearview.engine.networks.control import ControlNets, Hints
 from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guide, negative_rows
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.networks.pooled import PlainText
@@ -133,7 +141,7 @@ class Denoiser:
         negative: Sequence[int],
         plan: _Plan,
         anchors: Anchors,
-        hints: Sequence[Tensor | None],
+        hints: Sequence[Hints],
         views: Views,
     ) -> tuple[Tensor, Updates]:
         """Clean predictions (B, C, h, w). Those under negative prompts, of the rows `negative`, ride in the
@@ -256,14 +264,17 @@ def _left(
     return outputs
 
 
-def _staying(planes: Mapping[str, Tensor], hint_KCHW: Tensor | None) -> Mapping[str, Tensor]:
-    found = {name: planes[name] for name in (DEPTH, CONTROL) if name in planes}
-    return found if hint_KCHW is None else {**found, HINT: hint_KCHW}
+def _staying(planes: Mapping[str, Tensor], hints: Hints) -> Mapping[str, Tensor]:
+    found = {name: each for name, each in planes.items() if name == DEPTH or name.startswith(CONTROL)}
+    return {**found, **{hint_plane(name): hint for name, hint in hints.items()}} if hints else found
 
 
 def _check_planes(planes: Mapping[str, Tensor], row: Row, *, has_depth: bool) -> None:
     has_anchor = row.operator.step > 0 and anchored(row.settings)
-    has_control = bool(row.settings.acting_controls)
-    named = {LATENT: True, DEPTH: has_depth, ANCHOR: has_anchor, CONTROL: has_control}
+    named = {LATENT: True, DEPTH: has_depth, ANCHOR: has_anchor}
     expected = {name for name, is_there in named.items() if is_there}
-    assert planes.keys() - {HINT} == expected, f"step {row.operator.step} got {sorted(planes)}"
+    others = {name for name in planes if not is_for_controls(name)}
+    assert others == expected, f"step {row.operator.step} got {sorted(planes)}"
+    shown = {name for name in planes if name.startswith(CONTROL)}
+    acting = {control_plane(one.name) for one in row.settings.acting_controls}
+    assert shown <= acting, f"step {row.operator.step} got {sorted(planes)}"

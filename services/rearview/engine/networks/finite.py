@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rearview.contract.frame import CONTROL, HINT
+from rearview.contract.frame import is_for_controls
 
 __all__ = ["broken_planes", "broken_samples", "is_finite"]
-
-
-GIVEN = frozenset({CONTROL, HINT})
-"""Planes that a sample only takes along: what is not finite there is not finite in its latent."""
 
 
 def is_finite(values: Tensor) -> bool:
@@ -33,8 +29,10 @@ def broken_samples(values: Tensor) -> frozenset[int]:
 
 
 def broken_planes(samples: Sequence[Mapping[str, Tensor]]) -> frozenset[int]:
-    """Which samples have a plane with a value that is not. The device is asked once."""
-    made = [[plane for name, plane in planes.items() if name not in GIVEN] for planes in samples]
+    """Which samples have a plane with a value that is not. The device is asked once. What a sample only takes
+    along for its controls is left out: what is not finite there is not finite in its latent.
+    """
+    made = [[plane for name, plane in planes.items() if not is_for_controls(name)] for planes in samples]
     sums = [plane.sum() for planes in made for plane in planes]
     if not sums or bool(torch.stack(sums).isfinite().all()):
         return frozenset()

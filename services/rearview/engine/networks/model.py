@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
-from rearview.contract.frame import CONTROL, DEPTH, LATENT, PICTURE
+from rearview.contract.controls import check_controls
+from rearview.contract.frame import DEPTH, LATENT, PICTURE
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings, check_adapters
 from rearview.engine.memory.build import Layouts
@@ -102,7 +103,7 @@ class DiffusionModel:
     ) -> None:
         """`adapted`: the denoiser under each merged adapter set; `denoiser` is that of all others. `depth`:
         what frames of sessions with a temporal cache are also conditioned on; None: nothing. `pictures`:
-        draws what controls are shown, where frames are encoded.
+        draws what controls are shown, where frames are encoded; None: there are no controls, or no frames.
         """
         self.vae: Any = vae
         """None if the span has neither encode nor decode. Whatever has `encode`, `decode` and `config` may
@@ -111,7 +112,7 @@ class DiffusionModel:
         self._denoiser = denoiser
         self._adapted = {} if denoiser is None else {"": denoiser, **(adapted or {})}
         self._sets = {*self._adapted, *(() if denoiser is None else denoiser.conditioning.stacks.names)}
-        self._depth, self._pictures = depth, pictures or ControlPictures({}, {}, dtype)
+        self._depth, self._pictures = depth, pictures
         self._device, self._dtype = device, dtype
 
     @property
@@ -138,7 +139,7 @@ class DiffusionModel:
     @property
     def weight_bytes(self) -> int:
         """Of all networks, each tensor once, and of what adapter sets keep beside them."""
-        depths = filter(None, [self._depth, *self._pictures.depths.values()])
+        depths = filter(None, [self._depth, *self._drawing.depths.values()])
         networks = [self.vae, *(depth.network for depth in depths)]
         for denoiser in self._adapted.values():
             networks += [denoiser.unet, *denoiser.conditioning.text_encoders]
@@ -157,9 +158,11 @@ class DiffusionModel:
         return (*size, *self._apart(settings)) if operator.kind is OperatorKind.DENOISE else size
 
     def prepare(self, settings: Settings) -> None:
-        """Encode the prompts of `settings`, if the span denoises. Raises InvalidRequest for an adapter set
-        that is not there.
+        """Encode the prompts of `settings`, if the span denoises. Raises InvalidRequest for an adapter set or
+        a control that is not there.
         """
+        if self._pictures is not None:
+            check_controls(settings.controls, self._pictures.names)
         if self._adapted:
             self._denoiser_under(settings).prepare(settings)
 
@@ -188,11 +191,16 @@ class DiffusionModel:
         assert self.vae is not None, "this span owns no VAE"
         if kind is OperatorKind.ENCODE:
             images_BHWC = stacked(planes, PICTURE, self._device)
-            drawn = self._pictures.draw(images_BHWC, [row.settings for row in rows])
+            here = moved(planes, self._device)
+            drawn = self._drawing.draw(images_BHWC, [row.settings for row in rows], here)
             return _with_control(self._encode(images_BHWC, views.of(DEPTH_RANGE)), drawn)
         levels_BCHW = decode_levels(self.vae, stacked(planes, LATENT, self._device), self._dtype)
         broken = broken_samples(levels_BCHW)  # Pictures are bytes: there it would no longer be seen.
         return Forward(_split(**{PICTURE: pictures_of(levels_BCHW)}), broken=broken)
+
+    @property
+    def _drawing(self) -> ControlPictures:
+        return self._pictures or ControlPictures({}, {}, self._dtype)
 
     def _encode(self, images_BHWC: Tensor, ranges: DepthView | None) -> Forward:
         """With ranges of depth frames also get the latents of their depth."""
@@ -221,11 +229,10 @@ def _forward(samples: Sequence[Planes], updates: Updates | None = None) -> Forwa
     return Forward(samples, updates or Updates(), broken_planes(samples))
 
 
-def _with_control(forward: Forward, drawn: Sequence[Tensor | None]) -> Forward:
-    """`drawn`: what the controls of each sample are shown; None: it has none."""
+def _with_control(forward: Forward, drawn: Sequence[Planes]) -> Forward:
+    """`drawn`: what the controls of each sample are shown, as planes."""
     pairs = zip(forward.outputs, drawn, strict=True)
-    outputs = [planes if shown is None else {**planes, CONTROL: shown} for planes, shown in pairs]
-    return replace(forward, outputs=outputs)
+    return replace(forward, outputs=[{**planes, **shown} if shown else planes for planes, shown in pairs])
 
 
 def _planes(rows: Sequence[Row]) -> list[Planes]:

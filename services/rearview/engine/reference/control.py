@@ -25,10 +25,10 @@ Added = Mapping[str, Any]
 
 def added(denoiser: Denoiser, settings: Settings, shown: Shown, x: Tensor, at: Tensor, text: Tensor) -> Added:
     """What the frame's controls add to the prediction of x (1, C, h, w), in the type of the networks. `at`:
-    its timestep, (1,).
+    its timestep, (1,). One that is shown nothing adds nothing.
     """
     total: list[Tensor] = []
-    for one in settings.acting_controls:
+    for one in [each for each in settings.acting_controls if each.name in shown]:
         branch = denoiser.controls.branches[one.name]
         hint = branch.embed(shown[one.name][None], x.dtype)
         weight = torch.tensor([one.weight]).to(x)
