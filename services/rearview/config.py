@@ -212,9 +212,9 @@ class LimitsConfig(_Section):
     """Frames of one session that may wait at the ingress (policies `lossless` and `deadline`)."""
 
     @property
-    def max_message_bytes(self) -> int:
-        """The largest message that carries a frame: encoded, raw RGB, or opaque."""
-        return max(self.max_image_bytes, 3 * self.max_pixels) + MESSAGE_OVERHEAD_BYTES
+    def max_picture_bytes(self) -> int:
+        """The largest picture: encoded, raw RGB, or opaque."""
+        return max(self.max_image_bytes, 3 * self.max_pixels)
 
 
 class DirectoryConfig(_Section):
@@ -305,8 +305,7 @@ class ServiceConfig(_Section):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        shown = min(len(self.model.controls), MAX_CONTROLS)  # Pictures beside what a frame has anyway.
-        needed = self.limits.max_message_bytes + shown * 3 * self.limits.max_pixels
+        needed = self.max_message_bytes
         if self.link.max_frame_bytes < needed:
             raise ValueError(
                 f"link.max_frame_bytes {self.link.max_frame_bytes} < {needed}, which frames may take by "
@@ -314,6 +313,12 @@ class ServiceConfig(_Section):
                 f"limits.max_pixels {self.limits.max_pixels} and {len(self.model.controls)} model.controls"
             )
         return self
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message that carries a frame, with a picture for each of its controls."""
+        shown = min(len(self.model.controls), MAX_CONTROLS)
+        return (1 + shown) * self.limits.max_picture_bytes + MESSAGE_OVERHEAD_BYTES
 
     @property
     def operators(self) -> tuple[str, ...]:

@@ -24,15 +24,17 @@ from rearview.client import (
     SettingsChange,
     SimilarityOptions,
     Translated,
+    WeightedControl,
 )
 from rearview.client.aio import Frame
 from rearview.client.options import OpenOptions
 from rearview.config import load_config
 from rearview.errors import DropReason
 from rearview.ingress.coder import Coder, Decoded
-from rearview.ingress.intake import FrameIn
+from rearview.ingress.intake import Waiting
 from support.ingresses import crash, cut_at, several
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
+from support.tiny_control import write_tiny_control
 from support.tiny_motion_files import original_motion, write_motion_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -56,12 +58,15 @@ LIVE2DIFF: OpenOptions = {
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of a config: a tiny random model with motion modules, in two spans."""
+    """Of a config: a tiny random model with motion modules and a control, in two spans."""
     torch.set_num_threads(1)
     folder: Path = tmp_path_factory.mktemp("tiny")
+    checkpoint = write_tiny_checkpoint(folder / "checkpoint")
+    control = write_tiny_control(folder / "pose", checkpoint)
     return {
         "model": {
-            "checkpoint": str(write_tiny_checkpoint(folder / "checkpoint")),
+            "checkpoint": str(checkpoint),
+            "controls": {"pose": {"path": str(control), "picture": "sent"}},
             "motion": str(write_motion_file(folder / "motion.safetensors", original_motion())),
             "dtype": "float64",
             "width": SIZE,
@@ -77,7 +82,9 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def items() -> list[Frame | SettingsChange]:
-    """A video that cuts to other scenes and stands still in between, under changing settings."""
+    """A video that cuts to other scenes and stands still in between, under changing settings. Some scenes are
+    sent with a pose.
+    """
     scenes = [frame.numpy().tobytes() for frame in random_frames(6)]
     shown = (0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 5, 0, 0, 1)
     changes = {5: SettingsChange(prompt="b", blend_frames=4), 10: SettingsChange(seed=7)}
@@ -85,7 +92,8 @@ def items() -> list[Frame | SettingsChange]:
     for number, scene in enumerate(shown):
         if number in changes:
             items.append(changes[number])
-        items.append(Frame(scenes[scene], index=number, format=ImageFormat.RGB))
+        pose = {"pose": scenes[scene - 1]} if scene % 2 else {}
+        items.append(Frame(scenes[scene], index=number, format=ImageFormat.RGB, controls=pose))
     return items
 
 
@@ -103,6 +111,7 @@ async def outcomes(
             prompt="a",
             drop_policy=DropPolicy.LOSSLESS,
             answer_format=ImageFormat.RGB,
+            controls=(WeightedControl("pose"),),
             **options,
         )
         async for answer in answers:
@@ -156,11 +165,11 @@ async def test_settings_that_have_overtaken_frames_are_found_where_they_stood(
         doomed, decode = await service.add(), Coder.decode
         is_there, died = asyncio.Event(), asyncio.Event()
 
-        async def decode_until(coder: Coder, frame: FrameIn, *args: Any, **kwargs: Any) -> Decoded:
-            if coder._executor is doomed._ingress._executor and frame.frame_index >= waits:
+        async def decode_until(coder: Coder, waiting: Waiting, *args: Any, **kwargs: Any) -> Decoded:
+            if coder._executor is doomed._ingress._executor and waiting.frame.frame_index >= waits:
                 is_there.set()
                 await died.wait()
-            return await decode(coder, frame, *args, **kwargs)
+            return await decode(coder, waiting, *args, **kwargs)
 
         async def die() -> None:
             await is_there.wait()

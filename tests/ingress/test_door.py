@@ -128,7 +128,7 @@ async def test_bytes_of_no_message_end_an_open_stream_and_its_session_with_a_rea
 async def small() -> AsyncIterator[tuple[InProcessService, int]]:
     """A service of small messages, and their limit."""
     async with running(limits={"max_image_bytes": 4096, "max_pixels": 64 * 64}) as service:
-        yield service, service.config.limits.max_message_bytes
+        yield service, service.config.max_message_bytes
 
 
 @pytest.mark.parametrize("times", [1.01, 2.5, OVERSIZE - 0.1])

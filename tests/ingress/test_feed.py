@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from rearview.contract.events import Direction, FillerSent, LinkBytes
-from rearview.contract.frame import NO_PLACE, UNSEEN
+from rearview.contract.frame import NO_PLACE, PICTURE, UNSEEN
 from rearview.contract.memories import CacheSettings, Rewarm
 from rearview.contract.settings import SettingsChange
 from rearview.contract.similarity import SimilaritySettings
@@ -132,7 +132,7 @@ def test_pictures_that_the_client_has_are_not_made_once_more_for_a_lane_that_rep
     core.feed.detach()
     core.feed.attach(lane(2), 0)
     for kept in core.feed.inputs.since(0):
-        core.feed.send_again(kept, picture(kept.ordinal), 1.0)
+        core.feed.send_again(kept, {PICTURE: picture(kept.ordinal)}, 1.0)
     again = core.sender.frames[5:]
     assert [frame.ordinal for frame in again] == [0, 1, 2, 3, 4]
     assert [frame.place for frame in again] == [UNSEEN, UNSEEN, 2, 3, 4], "2 and 3 may be asked for again"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rearview.contract.settings import Settings
 from rearview.contract.stream import ImageFormat
 from rearview.ingress.book import Receipt
 from rearview.ingress.inputs import Input, Inputs
-from rearview.ingress.intake import Admitted, FrameIn, Waiting
+from rearview.ingress.intake import Admitted, ControlIn, FrameIn, Waiting
 from rearview.ingress.ordinals import Numbers
 
 pytestmark = pytest.mark.unit
@@ -33,6 +35,16 @@ def test_what_was_sent_is_kept_until_it_is_forgotten() -> None:
     assert inputs.since(9) == ()
     inputs.add(sent(9))
     assert inputs.first == 9
+
+
+def test_what_came_for_controls_counts_too() -> None:
+    """Whether it acts or not: it is kept."""
+    kept = sent(0)
+    frame = replace(kept.admitted.waiting.frame, controls=(ControlIn("pose", ImageFormat.JPEG, b"y" * 7),))
+    waiting = replace(kept.admitted.waiting, frame=frame)
+    inputs = Inputs(0, max_bytes=100)
+    inputs.add(replace(kept, admitted=replace(kept.admitted, waiting=waiting)))
+    assert inputs.num_bytes == 17
 
 
 def test_a_gap_is_a_fault() -> None:

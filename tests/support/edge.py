@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rearview.config import LimitsConfig, TenantConfig
 from rearview.contract.events import Event
-from rearview.contract.frame import NO_PLACE, Frame
+from rearview.contract.frame import NO_PLACE, PICTURE, Frame
 from rearview.contract.memories import CacheSettings
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
@@ -148,7 +148,7 @@ class EdgeCore:
             if admitted is None:
                 self._settle(taken.receipt.place, DropReason.UNCHANGED)
                 continue
-            self.feed.send(admitted, pixels, 0.0, may_repeat=self.intake.may_repeat)
+            self.feed.send(admitted, {PICTURE: pixels}, 0.0, may_repeat=self.intake.may_repeat)
 
     def comes_back(self, frame: Frame[NDArray[Any]], *, lost: bool = False) -> None:
         """The lane answers."""

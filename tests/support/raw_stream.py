@@ -125,7 +125,13 @@ class RawStream:
         self.opened = response.opened
         return self.opened
 
-    async def frame(self, index: int, image: bytes = b"frame", format: int = pb.IMAGE_FORMAT_OPAQUE) -> None:
+    async def frame(
+        self,
+        index: int,
+        image: bytes = b"frame",
+        format: int = pb.IMAGE_FORMAT_OPAQUE,
+        controls: Sequence[pb.ControlPicture] = (),
+    ) -> None:
         offset = duration_pb2.Duration(seconds=index % 1000, nanos=index % 1000)
         await self.write(
             pb.TranslateRequest(
@@ -134,6 +140,7 @@ class RawStream:
                     presentation_offset=offset,
                     format=pb.ImageFormat.ValueType(format),
                     image=image,
+                    controls=controls,
                 )
             )
         )

@@ -45,8 +45,8 @@ from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 
 __all__ = ["Client", "Frame", "Tls"]
 
-MAX_MESSAGE_BYTES = 8 << 20
-"""A raw frame of 1024² pixels is 3 MiB."""
+MAX_MESSAGE_BYTES = 16 << 20
+"""A raw frame of 1024² pixels is 3 MiB, and so is the picture of each of its four controls."""
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -6,8 +6,8 @@ An item of the source is an image, a `Frame` where more is to be said of it, or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from rearview.client.answers import Answer, Image
@@ -29,6 +29,8 @@ class Frame:
     index: int | None = None
     format: ImageFormat = ImageFormat.JPEG
     """How `image` is to be read if it is bytes."""
+    controls: Mapping[str, Image | bytes] = field(default_factory=dict)
+    """By name of a ControlNet, what it is shown of this frame, as `image` is given."""
 
 
 Item = Image | Frame | SettingsChange
@@ -63,7 +65,11 @@ async def _send_all(session: Session, frames: Iterable[Item] | AsyncIterable[Ite
             await session.control(**item.named())
         elif isinstance(item, Frame):
             await session.send(
-                item.image, index=item.index, presentation_s=item.presentation_s, format=item.format
+                item.image,
+                index=item.index,
+                presentation_s=item.presentation_s,
+                format=item.format,
+                controls=item.controls,
             )
         else:
             await session.send(item)

@@ -177,17 +177,22 @@ class Machine:
         return self._opened is not None
 
     def frame(
-        self, image: Image | bytes, index: int | None, presentation_s: float, format: ImageFormat
+        self,
+        image: Image | bytes,
+        index: int | None,
+        presentation_s: float,
+        format: ImageFormat,
+        controls: wire.Controls = wire.NO_CONTROLS,
     ) -> Input:
         """A frame to send, in its place; `is_sent` says when it was. Raises as `Session.send` does."""
         self._check_open()
         index = self._last_index + 1 if index is None else index
         if index <= self._last_index:
             raise ValueError(f"frame index {index} is not greater than {self._last_index}")
-        if not isinstance(image, bytes):
-            image, format = wire.encode_frame(image, self.opened, self._send_quality)
+        how = format, self.opened, self._send_quality
+        shown = {name: wire.encoded(picture, *how) for name, picture in controls.items()}
+        message = wire.frame_request(index, presentation_s, wire.encoded(image, *how), shown)
         self._last_index = index
-        message = wire.frame_request(index, presentation_s, image, format)
         return self._ledger.submit(Input(message, index, True))
 
     def control(self, change: SettingsChange) -> Input:

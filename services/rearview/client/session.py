@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -24,6 +24,7 @@ from rearview.client.ledger import Input
 from rearview.client.machine import Connect, HalfClose, Machine, Phase, Wait
 from rearview.client.options import OpenOptions, SettingOptions, change_of
 from rearview.client.reconnect import Reconnect
+from rearview.client.wire import NO_CONTROLS
 from rearview.contract.stream import ImageFormat
 from rearview.errors import Fault, RearviewError, Reason, StreamEnded
 from rearview.v1 import translation_service_pb2 as pb
@@ -92,14 +93,16 @@ class Session:
         index: int | None = None,
         presentation_s: float = 0.0,
         format: ImageFormat = ImageFormat.JPEG,
+        controls: Mapping[str, Image | bytes] = NO_CONTROLS,
     ) -> int:
         """Send one frame; returns its index when it was handed to gRPC, which waits for credit.
 
         `frame` is (height, width, 3) uint8 of the session's size, or bytes in `format`. `index` must grow
-        from frame to frame; default: the one after the last. Raises ValueError for an array that cannot
-        be a frame, and the session's error if it has ended.
+        from frame to frame; default: the one after the last. `controls`: by name of a ControlNet, what it is
+        shown of this frame, as the frame is given. Raises ValueError for an array that cannot be a frame, and
+        the session's error if it has ended.
         """
-        return await self._sent(self._machine.frame(frame, index, presentation_s, format))
+        return await self._sent(self._machine.frame(frame, index, presentation_s, format, controls))
 
     async def control(self, **changes: Unpack[SettingOptions]) -> int:
         """Change settings (the fields of `SettingsChange`) from the next frame on.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -27,6 +27,7 @@ from rearview.client.options import OpenOptions, SettingOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.sessions import SessionInfo
 from rearview.client.tokens import Token
+from rearview.client.wire import NO_CONTROLS
 from rearview.contract.model import Model
 from rearview.contract.stream import ImageFormat
 
@@ -158,11 +159,12 @@ class Session:
         index: int | None = None,
         presentation_s: float = 0.0,
         format: ImageFormat = ImageFormat.JPEG,
+        controls: Mapping[str, Image | bytes] = NO_CONTROLS,
     ) -> int:
         """Send one frame, waiting for credit; returns its index."""
         session = self._open_session()
         return self._thread.run(
-            session.send(frame, index=index, presentation_s=presentation_s, format=format)
+            session.send(frame, index=index, presentation_s=presentation_s, format=format, controls=controls)
         )
 
     def control(self, **changes: Unpack[SettingOptions]) -> int:

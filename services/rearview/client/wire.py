@@ -7,7 +7,9 @@ a stream must not break because a reason was added.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 import simplejpeg
@@ -41,12 +43,16 @@ from rearview.v1 import translation_service_pb2 as pb
 
 __all__ = [
     "MAX_JPEG_BYTES",
+    "NO_CONTROLS",
+    "Controls",
+    "Encoded",
     "control_applied",
     "control_request",
     "credit_request",
     "dropped",
     "encode_frame",
     "encode_jpeg",
+    "encoded",
     "frame_request",
     "notice",
     "open_request",
@@ -55,6 +61,11 @@ __all__ = [
     "translated",
 ]
 
+Controls: TypeAlias = Mapping[str, Image | bytes]
+"""By name of a ControlNet, what it is shown of a frame."""
+NO_CONTROLS: Controls = MappingProxyType({})
+Encoded: TypeAlias = tuple[bytes, ImageFormat]
+"""An image as it is sent."""
 MAX_JPEG_BYTES = 1 << 20
 """The largest JPEG that the service takes."""
 
@@ -78,16 +89,23 @@ def resume_request(
 
 
 def frame_request(
-    index: int, presentation_s: float, image: bytes, format: ImageFormat
+    index: int,
+    presentation_s: float,
+    image: Encoded,
+    controls: Mapping[str, Encoded],
 ) -> pb.TranslateRequest:
-    return pb.TranslateRequest(
+    data, format = image
+    request = pb.TranslateRequest(
         frame=pb.Frame(
             frame_index=index,
             presentation_offset=duration(presentation_s),
             format=IMAGE_FORMATS.number(format),
-            image=image,
+            image=data,
         )
     )
+    for name, (shown, how) in controls.items():
+        request.frame.controls.add(name=name, format=IMAGE_FORMATS.number(how), image=shown)
+    return request
 
 
 def control_request(control_id: int, change: SettingsChange) -> pb.TranslateRequest:
@@ -101,7 +119,12 @@ def credit_request(answer_credit: int, received_answers: int) -> pb.TranslateReq
     )
 
 
-def encode_frame(image: Image, session: Opened, quality: int) -> tuple[bytes, ImageFormat]:
+def encoded(image: Image | bytes, format: ImageFormat, session: Opened, quality: int) -> Encoded:
+    """A frame, or what a control is shown of it: bytes, which are in `format`, or as `encode_frame` does."""
+    return (image, format) if isinstance(image, bytes) else encode_frame(image, session, quality)
+
+
+def encode_frame(image: Image, session: Opened, quality: int) -> Encoded:
     """A frame's bytes: JPEG, or raw RGB where `quality` is 0. Raises ValueError for one of another size."""
     shape = (session.height, session.width, 3)
     if image.shape != shape or image.dtype != np.uint8:

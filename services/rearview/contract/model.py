@@ -84,6 +84,8 @@ class Model:
     """Of one prompt, in UTF-8."""
     controls: tuple[str, ...] = ()
     """Names of the ControlNets that a session may ask for."""
+    sent_controls: tuple[str, ...] = ()
+    """Those of them that act on frames alone that bring a picture for them (`send(frame, controls=…)`)."""
     merged_adapters: tuple[str, ...] = ()
     """Those of `adapters` that are merged into weights: each is taken alone, and at weight 1."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearview.contract.events import Coding, Events, ImageCoded
-from rearview.contract.frame import ANSWER, PICTURE, Frame
+from rearview.contract.frame import ANSWER, PICTURE, Frame, control_plane
 from rearview.contract.stream import ImageFormat
-from rearview.ingress.codec import decode_image, encode_image
-from rearview.ingress.intake import FrameIn
+from rearview.errors import DropReason
+from rearview.ingress.codec import BadImage, decode_image, encode_image
+from rearview.ingress.intake import ControlIn, Waiting
 from rearview.ingress.similarity import Thumbnail, thumbnail
 
 __all__ = ["Coder", "Decoded"]
@@ -28,8 +29,8 @@ T = TypeVar("T")
 class Decoded:
     """What the bytes of an image hold."""
 
-    picture: NDArray[np.uint8]
-    """(H, W, 3); opaque bytes (N,)."""
+    planes: Mapping[str, NDArray[np.uint8]]
+    """What goes into the lane: the picture (H, W, 3), or opaque bytes (N,), and what controls are shown."""
     seen: Thumbnail | None
     """None if nobody asked, or there is no image."""
     seconds: float
@@ -41,15 +42,14 @@ class Coder:
     def __init__(self, executor: Executor, events: Events, clock: Callable[[], float]) -> None:
         self._executor, self._events, self._clock = executor, events, clock
 
-    async def decode(self, frame: FrameIn, width: int, height: int, *, look: bool) -> Decoded:
-        """The pixels, and with `look` their thumbnail. Raises BadImage."""
+    async def decode(self, waiting: Waiting, width: int, height: int, *, look: bool) -> Decoded:
+        """The pixels, those of controls that act among them, and with `look` a thumbnail. Raises BadImage."""
+        frame = waiting.frame
         if frame.format is ImageFormat.OPAQUE:
-            return Decoded(np.frombuffer(frame.image, np.uint8), None, 0.0)
-        picture, seconds = await self._timed(
-            Coding.DECODE, partial(decode_image, frame.image, frame.format, width, height)
-        )
-        seen = await self._in_thread(partial(thumbnail, picture)) if look else None
-        return Decoded(picture, seen, seconds)
+            return Decoded({PICTURE: np.frombuffer(frame.image, np.uint8)}, None, 0.0)
+        planes, seconds = await self._timed(Coding.DECODE, partial(_decoded, waiting, width, height))
+        seen = await self._in_thread(partial(thumbnail, planes[PICTURE])) if look else None
+        return Decoded(planes, seen, seconds)
 
     async def encode(
         self, frame: Frame[NDArray[Any]], format: ImageFormat, jpeg_quality: int
@@ -74,3 +74,20 @@ class Coder:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _decoded(waiting: Waiting, width: int, height: int) -> dict[str, NDArray[np.uint8]]:
+    frame = waiting.frame
+    planes = {PICTURE: decode_image(frame.image, frame.format, width, height)}
+    for one in waiting.shown:
+        planes[control_plane(one.name)] = _decoded_control(one, width, height)
+    return planes
+
+
+def _decoded_control(sent: ControlIn, width: int, height: int) -> NDArray[np.uint8]:
+    assert sent.format is not None, "it was not checked"
+    try:
+        return decode_image(sent.image, sent.format, width, height)
+    except BadImage as error:
+        is_size = error.reason is DropReason.IMAGE_SIZE_MISMATCH
+        raise BadImage(DropReason.CONTROL_SIZE_MISMATCH if is_size else DropReason.CONTROL_INVALID) from None

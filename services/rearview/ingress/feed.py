@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearview.contract.events import Direction, Events, FillerSent, LinkBytes
-from rearview.contract.frame import NO_PLACE, PICTURE, UNSEEN, Frame
+from rearview.contract.frame import NO_PLACE, UNSEEN, Frame
 from rearview.contract.settings import Settings
 from rearview.errors import DropReason
 from rearview.ingress.inputs import Input, Inputs
@@ -29,7 +29,8 @@ from rearview.transport.links import LinkClosed
 
 __all__ = ["SENT_AGAIN", "Feed", "Sender", "Sent"]
 
-Picture: TypeAlias = NDArray[np.uint8]
+Pictures: TypeAlias = Mapping[str, NDArray[np.uint8]]
+"""A frame's planes as they enter the lane: the picture, and what came for its controls."""
 
 
 class Sender(Protocol):
@@ -69,7 +70,7 @@ class Sent:
 
 SENT_AGAIN = 64
 """Frames on their way that were sent before, to another lane; more than any warm-up waits for."""
-NO_PICTURE = np.empty(0, np.uint8)
+NO_PICTURES: Pictures = MappingProxyType({})
 NOTHING: Mapping[int, Sent] = MappingProxyType({})
 
 
@@ -156,11 +157,11 @@ class Feed:
         """The lane is lost: what it still sends is ignored."""
         self._is_attached = False
 
-    def send(self, admitted: Admitted, picture: Picture, codec_s: float, *, may_repeat: bool) -> None:
+    def send(self, admitted: Admitted, pictures: Pictures, codec_s: float, *, may_repeat: bool) -> None:
         """An admitted frame into the lane, with its fillers. `may_repeat`: a later filler may show it too."""
         numbers = admitted.numbers
         self.repeat(numbers.completing, admitted.started_s)
-        frame = self._frame(admitted, numbers.ordinal, picture, admitted.deadline_s)
+        frame = self._frame(admitted, numbers.ordinal, pictures, admitted.deadline_s)
         self._last = _Repeated(frame, admitted)
         self._announce(admitted.settings_version, admitted.settings)
         self.repeat(numbers.fillers, admitted.started_s)
@@ -177,12 +178,12 @@ class Feed:
         """
         return kept.ordinal - self._returned <= SENT_AGAIN or not self.is_in(lane)
 
-    def send_again(self, kept: Input, picture: Picture, now: float) -> None:
+    def send_again(self, kept: Input, pictures: Pictures, now: float) -> None:
         """What was sent to a lane that is lost, under its ordinal and settings and with its budget anew. Of
         what the client has, and of fillers, the picture is not made once more.
         """
         self._announce(kept.admitted.settings_version, kept.admitted.settings)
-        frame = self._frame(kept.admitted, kept.ordinal, picture, now + kept.admitted.budget_s)
+        frame = self._frame(kept.admitted, kept.ordinal, pictures, now + kept.admitted.budget_s)
         is_awaited = not kept.is_filler and kept.ordinal >= self._first_awaited
         self._send(frame if is_awaited else replace(frame, place=UNSEEN))
 
@@ -191,7 +192,7 @@ class Feed:
         again: those of another ingress, whose images are not here.
         """
         return [
-            replace(self._frame(sent.admitted, ordinal, NO_PICTURE, 0.0), planes=None)
+            replace(self._frame(sent.admitted, ordinal, NO_PICTURES, 0.0), planes=None)
             for ordinal, sent in sorted(self._in_lane.items())
             if ordinal < start
         ]
@@ -256,13 +257,13 @@ class Feed:
                 self._sender.leave_answer(self._lane, frame.carrying(frame.planes, epoch=self._lane.epoch))
 
     def _frame(
-        self, admitted: Admitted, ordinal: int, picture: Picture, deadline_s: float
+        self, admitted: Admitted, ordinal: int, pictures: Pictures, deadline_s: float
     ) -> Frame[NDArray[Any]]:
         receipt = admitted.waiting.receipt
         return Frame(
             self.session_id,
             ordinal,
-            {PICTURE: picture},
+            pictures,
             settings_version=admitted.settings_version,
             deadline_s=deadline_s,
             place=receipt.place,

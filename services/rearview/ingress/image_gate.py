@@ -9,13 +9,16 @@ to the strict decoder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from rearview.config import LimitsConfig
+from rearview.contract.controls import MAX_CONTROLS
 from rearview.contract.stream import ImageFormat
 from rearview.errors import DropReason
+from rearview.ingress.intake import ControlIn, FrameIn
 
-__all__ = ["check_image"]
+__all__ = ["check_frame", "check_image"]
 
 _MAX_SEGMENTS = 256
 """Before the first scan. Cameras write up to 40; without a bound 1 MiB of empty ones takes 0.2 s to walk."""
@@ -46,6 +49,34 @@ def check_image(
     if format is ImageFormat.OPAQUE:
         return None
     return _check_jpeg(data, width, height, limits.max_pixels)
+
+
+def check_frame(
+    frame: FrameIn, width: int, height: int, limits: LimitsConfig, controls: Set[str]
+) -> DropReason | None:
+    """The same of a frame's image and of what came with it for its controls, of which there are these."""
+    refusal = check_image(frame.image, frame.format, width, height, limits)
+    if refusal is not None or not frame.controls:
+        return refusal
+    return _check_shown(frame.controls, controls, width, height, limits)
+
+
+def _check_shown(
+    sent: Sequence[ControlIn], known: Set[str], width: int, height: int, limits: LimitsConfig
+) -> DropReason | None:
+    names = {one.name for one in sent}
+    if len(sent) > MAX_CONTROLS or len(names) < len(sent):
+        return DropReason.CONTROLS_TOO_MANY
+    if not known >= names:
+        return DropReason.CONTROL_UNKNOWN
+    for one in sent:
+        if one.format is None or one.format is ImageFormat.OPAQUE:
+            return DropReason.CONTROL_INVALID
+        reason = check_image(one.image, one.format, width, height, limits)
+        if reason is not None:
+            is_size = reason is DropReason.IMAGE_SIZE_MISMATCH
+            return DropReason.CONTROL_SIZE_MISMATCH if is_size else DropReason.CONTROL_INVALID
+    return None
 
 
 def _check_jpeg(data: bytes, width: int, height: int, max_pixels: int) -> DropReason | None:

@@ -28,8 +28,8 @@ class Input:
 
     @property
     def num_bytes(self) -> int:
-        """Of the image; a filler shares its own with the frame that it shows."""
-        return 0 if self.is_filler else len(self.admitted.waiting.frame.image)
+        """Of the images; a filler shares its own with the frame that it shows."""
+        return 0 if self.is_filler else self.admitted.waiting.frame.num_bytes
 
 
 class Inputs:

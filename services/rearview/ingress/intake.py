@@ -8,6 +8,7 @@ the book keeps it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,10 +23,21 @@ from rearview.ingress.options import Terms
 from rearview.ingress.ordinals import Numbers, Ordinals
 from rearview.ingress.pacing import Pacer
 from rearview.ingress.scene import SceneDetector
-from rearview.ingress.similarity import SimilarityFilter, Thumbnail
+from rearview.ingress.similarity import SimilarityFilter, Thumbnail, Under
 from rearview.ingress.state import EdgeState
 
-__all__ = ["Admitted", "FrameIn", "Intake", "Waiting"]
+__all__ = ["Admitted", "ControlIn", "FrameIn", "Intake", "Waiting"]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlIn:
+    """What a control is shown of a frame, as it came with it."""
+
+    name: str
+    """Of the control."""
+    format: ImageFormat | None
+    """None: it is not known."""
+    image: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,12 @@ class FrameIn:
     image: bytes
     received_s: float
     """Monotonic."""
+    controls: tuple[ControlIn, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its images."""
+        return len(self.image) + sum(len(one.image) for one in self.controls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +66,24 @@ class Waiting:
     frame: FrameIn
     receipt: Receipt
     settings: Settings
+
+    @property
+    def shown(self) -> tuple[ControlIn, ...]:
+        """What came with it for controls that act on it, in the order of their names."""
+        if not self.frame.controls:
+            return ()
+        sent = {one.name: one for one in self.frame.controls}
+        return tuple(sent[one.name] for one in self.settings.acting_controls if one.name in sent)
+
+    @property
+    def shown_digest(self) -> int | None:
+        """A number for what came with it and acts; None if nothing did."""
+        if not self.shown:
+            return None
+        digest = hashlib.blake2b(digest_size=6)
+        for one in self.shown:
+            digest.update(f"{one.name}/{len(one.image)}/".encode() + one.image)
+        return int.from_bytes(digest.digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +298,9 @@ class Intake:
         ordinal = self._ordinals.next
         alone = is_blending(self._state.in_force, ordinal) or self._ordinals.missing > 0
         version = self._state.lane_version + (not self._is_in_force(settings))
-        under = (version, ordinal if alone else None)
+        under: Under = (version, ordinal if alone else None)
+        if (shown := waiting.shown_digest) is not None:  # Its picture follows from them, too.
+            under = (*under, shown)
         return self._filter.is_unchanged(seen, waiting.frame.frame_index, settings.seed, under)
 
     def _put_in_force(self, settings: Settings, ordinal: int) -> None:

@@ -18,7 +18,7 @@ from rearview.errors import DropReason, Reason, out_of_range
 from rearview.ingress.adoption import Resumption
 from rearview.ingress.book import Answer
 from rearview.ingress.catalogue import Found
-from rearview.ingress.intake import FrameIn
+from rearview.ingress.intake import ControlIn, FrameIn
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record
 from rearview.schema import duration, from_message, to_message, write_duration
@@ -78,7 +78,12 @@ def resumption(message: pb.Resume) -> Resumption:
 def frame_in(message: pb.Frame, now: float) -> FrameIn | None:
     """The frame as it came; None if its format is not known."""
     format = IMAGE_FORMATS.member(message.format)
-    return None if format is None else FrameIn(*_numbers(message), format, message.image, now)
+    if format is None:
+        return None
+    controls = tuple(
+        ControlIn(one.name, IMAGE_FORMATS.member(one.format), one.image) for one in message.controls
+    )
+    return FrameIn(*_numbers(message), format, message.image, now, controls)
 
 
 def frame_without_image(message: pb.Frame, now: float) -> FrameIn:

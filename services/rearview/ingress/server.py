@@ -61,7 +61,7 @@ class IngressServer:
         door = Door(
             self._running,
             self._config.access.peers,
-            self._config.limits.max_message_bytes,
+            self._config.max_message_bytes,
             ingress.events,
         )
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(door,), options=_options(self._config))
@@ -144,7 +144,7 @@ class IngressServer:
 
 
 def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
-    largest, peers = config.limits.max_message_bytes, config.access.peers
+    largest, peers = config.max_message_bytes, config.access.peers
     keepalive_s = max(MIN_KEEPALIVE_S, KEEPALIVE_SHARE * config.ingress.idle_timeout_s)
     keepalive_ms = round(1000 * min(MAX_KEEPALIVE_S, keepalive_s))
     return [

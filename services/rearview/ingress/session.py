@@ -189,12 +189,12 @@ class IngressSession:
         told = self.past.goes_on(continuity, lane.kernels)
         self.wake()
         for kept in again:
-            frame = kept.admitted.waiting.frame
-            decoded = await self._coder.decode(frame, self.spec.width, self.spec.height, look=False)
+            waiting = kept.admitted.waiting
+            decoded = await self._coder.decode(waiting, self.spec.width, self.spec.height, look=False)
             await self.gate.wait(partial(self.feed.takes_again, kept, lane))
             if not self.feed.is_in(lane):
                 return told  # Lost meanwhile.
-            self.feed.send_again(kept, decoded.picture, self._edge.clock())
+            self.feed.send_again(kept, decoded.planes, self._edge.clock())
         self.gate.open()
         self._startable.set()
         return told
@@ -242,7 +242,7 @@ class IngressSession:
     async def _start(self, waiting: Waiting) -> None:
         place, spec = waiting.receipt.place, self.spec
         try:
-            decoded = await self._coder.decode(waiting.frame, spec.width, spec.height, look=self.intake.looks)
+            decoded = await self._coder.decode(waiting, spec.width, spec.height, look=self.intake.looks)
         except BadImage as error:
             self.intake.spoiled()
             self._drop([(place, error.reason)])
@@ -253,7 +253,7 @@ class IngressSession:
             self._drop([(place, DropReason.UNCHANGED)], Work(codec_s=decoded.seconds))
             return
         self.notes.admitted(admitted)
-        self.feed.send(admitted, decoded.picture, decoded.seconds, may_repeat=self.intake.may_repeat)
+        self.feed.send(admitted, decoded.planes, decoded.seconds, may_repeat=self.intake.may_repeat)
 
     def keep(self, checkpoint: Checkpoint | None, *, expects: bool = True) -> None:
         """Go on from the checkpoint if the lane is lost: frames up to it need not be sent again. None: there

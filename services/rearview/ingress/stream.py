@@ -22,7 +22,7 @@ from rearview.errors import DropReason, Fault, InvalidRequest, RearviewError, Re
 from rearview.failpoints import reach
 from rearview.ingress.book import Outcome
 from rearview.ingress.idle import Activity, idle_error, idle_in
-from rearview.ingress.image_gate import check_image
+from rearview.ingress.image_gate import check_frame
 from rearview.ingress.intake import FrameIn
 from rearview.ingress.messages import (
     answer_response,
@@ -57,6 +57,10 @@ BAD_FRAME_REASONS = frozenset(
         DropReason.IMAGE_NOT_BASELINE,
         DropReason.IMAGE_SIZE_MISMATCH,
         DropReason.IMAGE_TOO_LARGE,
+        DropReason.CONTROLS_TOO_MANY,
+        DropReason.CONTROL_UNKNOWN,
+        DropReason.CONTROL_INVALID,
+        DropReason.CONTROL_SIZE_MISMATCH,
     }
 )
 
@@ -75,6 +79,7 @@ class TranslateStream:
         self._clock, self._voice = clock, Voice(context, clock)
         self._limits = ingress.config.limits
         self._opaque = is_opaque(ingress.config.model.checkpoint)
+        self._controls = frozenset(() if self._opaque else ingress.config.model.controls)
         self._throttle = Throttle(context, ingress.admission, tenant, clock)
         self._outgoing: deque[pb.TranslateResponse] = deque()
         """Answers to controls, and notices: not bound to the order of frames."""
@@ -241,7 +246,7 @@ class TranslateStream:
         if (frame.format is ImageFormat.OPAQUE) != self._opaque:
             return DropReason.IMAGE_INVALID
         spec = record.session.spec
-        return check_image(frame.image, frame.format, spec.width, spec.height, self._limits)
+        return check_frame(frame, spec.width, spec.height, self._limits, self._controls)
 
     def _take_control(self, record: Record, message: pb.Control) -> None:
         rejected, advice = None, ""

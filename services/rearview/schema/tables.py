@@ -172,6 +172,7 @@ MODEL = Table(
         Row("max_prompt_bytes", "max_prompt_bytes", PLAIN),
         Row("controls", "controls", Listed(PLAIN)),
         Row("merged_adapters", "merged_adapters", Listed(PLAIN)),
+        Row("sent_controls", "sent_controls", Listed(PLAIN)),
     ),
 )
 

@@ -317,6 +317,16 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     """The frame index is not greater than the one before it."""
     DROP_REASON_RATE_LIMITED: _DropReason.ValueType  # 11
     """The tenant's frames per second are used up."""
+    DROP_REASON_CONTROLS_TOO_MANY: _DropReason.ValueType  # 12
+    """`Frame.controls` has more than four pictures, or two of one name."""
+    DROP_REASON_CONTROL_UNKNOWN: _DropReason.ValueType  # 13
+    """`Frame.controls` names a control that the model does not have."""
+    DROP_REASON_CONTROL_INVALID: _DropReason.ValueType  # 14
+    """A control's picture is not a baseline JPEG or RGB as frames are: empty, damaged,
+    of another kind, or of more bytes than a frame may have.
+    """
+    DROP_REASON_CONTROL_SIZE_MISMATCH: _DropReason.ValueType  # 15
+    """A control's picture does not have the session's width and height."""
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
     """Why a frame was not translated. The stream goes on."""
@@ -347,4 +357,14 @@ DROP_REASON_INDEX_NOT_INCREASING: DropReason.ValueType  # 10
 """The frame index is not greater than the one before it."""
 DROP_REASON_RATE_LIMITED: DropReason.ValueType  # 11
 """The tenant's frames per second are used up."""
+DROP_REASON_CONTROLS_TOO_MANY: DropReason.ValueType  # 12
+"""`Frame.controls` has more than four pictures, or two of one name."""
+DROP_REASON_CONTROL_UNKNOWN: DropReason.ValueType  # 13
+"""`Frame.controls` names a control that the model does not have."""
+DROP_REASON_CONTROL_INVALID: DropReason.ValueType  # 14
+"""A control's picture is not a baseline JPEG or RGB as frames are: empty, damaged,
+of another kind, or of more bytes than a frame may have.
+"""
+DROP_REASON_CONTROL_SIZE_MISMATCH: DropReason.ValueType  # 15
+"""A control's picture does not have the session's width and height."""
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015

@@ -86,6 +86,7 @@ class Model(_message.Message):
     MAX_PROMPT_BYTES_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
     MERGED_ADAPTERS_FIELD_NUMBER: _builtins.int
+    SENT_CONTROLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as `Open.model`."""
     width: _builtins.int
@@ -144,6 +145,12 @@ class Model(_message.Message):
         weight 1.
         """
 
+    @_builtins.property
+    def sent_controls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `controls` whose pictures the service cannot draw: they act on frames
+        that bring them (`Frame.controls`).
+        """
+
     def __init__(
         self,
         *,
@@ -167,10 +174,11 @@ class Model(_message.Message):
         max_prompt_bytes: _builtins.int = ...,
         controls: _abc.Iterable[_builtins.str] | None = ...,
         merged_adapters: _abc.Iterable[_builtins.str] | None = ...,
+        sent_controls: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "controls", b"controls", "default_method", b"default_method", "formats", b"formats", "height", b"height", "max_image_bytes", b"max_image_bytes", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_steps", b"max_steps", "merged_adapters", b"merged_adapters", "methods", b"methods", "min_side", b"min_side", "motion_side_multiple", b"motion_side_multiple", "name", b"name", "side_multiple", b"side_multiple", "steps", b"steps", "strength", b"strength", "styles", b"styles", "takes_any_prompt", b"takes_any_prompt", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "controls", b"controls", "default_method", b"default_method", "formats", b"formats", "height", b"height", "max_image_bytes", b"max_image_bytes", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_steps", b"max_steps", "merged_adapters", b"merged_adapters", "methods", b"methods", "min_side", b"min_side", "motion_side_multiple", b"motion_side_multiple", "name", b"name", "sent_controls", b"sent_controls", "side_multiple", b"side_multiple", "steps", b"steps", "strength", b"strength", "styles", b"styles", "takes_any_prompt", b"takes_any_prompt", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -645,6 +645,7 @@ class Frame(_message.Message):
     PRESENTATION_OFFSET_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
     frame_index: _builtins.int
     """The client's number for this frame, echoed in its answer. Must increase."""
     format: Global___ImageFormat.ValueType
@@ -655,6 +656,14 @@ class Frame(_message.Message):
     def presentation_offset(self) -> _duration_pb2.Duration:
         """Time of the frame from the start of the video, echoed in its answer."""
 
+    @_builtins.property
+    def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ControlPicture]:
+        """What controls of `Settings.controls` are shown of this frame, instead of what the
+        service draws; at most 4, each name at most once. A control of
+        `Model.sent_controls` acts on frames alone that bring its picture. Of one that
+        does not act they are of no meaning.
+        """
+
     def __init__(
         self,
         *,
@@ -662,14 +671,45 @@ class Frame(_message.Message):
         presentation_offset: _duration_pb2.Duration | None = ...,
         format: Global___ImageFormat.ValueType = ...,
         image: _builtins.bytes = ...,
+        controls: _abc.Iterable[Global___ControlPicture] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["presentation_offset", b"presentation_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "frame_index", b"frame_index", "image", b"image", "presentation_offset", b"presentation_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls", "format", b"format", "frame_index", b"frame_index", "image", b"image", "presentation_offset", b"presentation_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Frame: _TypeAlias = Frame  # noqa: Y015
+
+@_typing.final
+class ControlPicture(_message.Message):
+    """What one ControlNet is shown of a frame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """One of `Model.controls`."""
+    format: Global___ImageFormat.ValueType
+    """How `image` is to be read."""
+    image: _builtins.bytes
+    """The picture, of the session's width and height."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        format: Global___ImageFormat.ValueType = ...,
+        image: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "image", b"image", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ControlPicture: _TypeAlias = ControlPicture  # noqa: Y015
 
 @_typing.final
 class Control(_message.Message):

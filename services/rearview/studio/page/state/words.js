@@ -57,6 +57,10 @@ const DROPS = {
   IMAGE_TOO_LARGE: "too many bytes",
   INDEX_NOT_INCREASING: "out of order",
   RATE_LIMITED: "over the rate",
+  CONTROLS_TOO_MANY: "too many pictures for controls",
+  CONTROL_UNKNOWN: "for a control that is not there",
+  CONTROL_INVALID: "its control's picture is not readable",
+  CONTROL_SIZE_MISMATCH: "its control's picture is of another size",
 };
 
 /** @param {string} reason */

@@ -162,7 +162,9 @@ function Fine() {
   const merged = /** @type {string[]} */ (store.model.value.merged_adapters ?? []);
   const adapters = (store.model.value.adapters ?? []).filter((/** @type {string} */ name) => !merged.includes(name));
   const weights = weightsOf(settings);
-  const controls = store.model.value.controls ?? [];
+  // A camera's frames bring no pictures for controls.
+  const sent = /** @type {string[]} */ (store.model.value.sent_controls ?? []);
+  const controls = (store.model.value.controls ?? []).filter((/** @type {string} */ name) => !sent.includes(name));
   const held = heldBy(settings.controls);
   return html`<details class="card">
     <summary><h2>Fine tuning</h2></summary>
