@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import simplejpeg
 import typer
 from client.clips import audio_packets, picture, times_ms, video_times, write_clip
 from rearview.cli.choices import parse_adapters
@@ -57,6 +58,32 @@ def test_the_pictures_are_those_of_the_service(server: FakeServer, tmp_path: Pat
     assert translate(server, clip, tmp_path / "out.mp4").exit_code == 0
     for before, after in zip(frames_of(clip), frames_of(tmp_path / "out.mp4"), strict=True):
         assert np.abs((255 - before.astype(int)) - after).mean() < 12
+
+
+def test_controls_are_shown_videos_of_their_own_as_long_as_they_last(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    """In the size of the frames; a control that is not named is turned on, at weight 1."""
+    clip = write_clip(tmp_path / "in.mp4", count=5, width=SIZE, height=SIZE)
+    pose = write_clip(tmp_path / "pose.mp4", count=3, width=2 * SIZE, height=4 * SIZE)
+    sent = ["--control-video", f"pose={pose}", "--control-video", f"edges={pose}", "--control", "edges=0.5"]
+    result = translate(server, clip, tmp_path / "out.mp4", *sent)
+    assert result.exit_code == 0, result.output
+    assert [sorted(server.log.shown[n]) for n in range(5)] == [["edges", "pose"]] * 3 + [[]] * 2
+    assert simplejpeg.decode_jpeg(server.log.shown[0]["pose"]).shape == (SIZE, SIZE, 3)
+    controls = server.log.received_under[0].controls.controls
+    assert [(one.name, one.weight) for one in controls] == [("edges", 0.5), ("pose", 1.0)]
+
+
+def test_a_video_for_a_control_is_named_once_and_not_written_over(server: FakeServer, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", count=2, width=SIZE, height=SIZE)
+    for wrong in (["pose"], ["=x.mp4"], ["pose=a.mp4", "pose=b.mp4"], ["pose=nowhere.mp4"]):
+        options = [word for each in wrong for word in ("--control-video", each)]
+        assert translate(server, clip, tmp_path / "out.mp4", *options).exit_code != 0
+    pose = write_clip(tmp_path / "pose.mp4", count=2, width=SIZE, height=SIZE)
+    result = translate(server, clip, pose, "--control-video", f"pose={pose}")
+    assert result.exit_code != 0
+    assert "is the input" in result.output
 
 
 def test_a_lost_connection_costs_no_frame(server: FakeServer, tmp_path: Path) -> None:

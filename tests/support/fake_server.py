@@ -84,6 +84,8 @@ class Log:
     """frame_index of every frame that came, also when it came again."""
     received_under: dict[int, settings_pb2.Settings] = field(default_factory=dict)
     """frame_index -> the session's settings when it came last."""
+    shown: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    """frame_index -> by name of the control, what came for it."""
     max_unanswered: int = 0
     """The most frames that were received and not answered at a time."""
     max_unread_answers: int = 0
@@ -347,6 +349,7 @@ class _Stream:
         session.held.append(frame)
         self._log.received.append(frame.frame_index)
         self._log.received_under[frame.frame_index] = session.settings
+        self._log.shown[frame.frame_index] = {one.name: one.image for one in frame.controls}
         self._log.max_unanswered = max(self._log.max_unanswered, session.received - self._sent)
         self._release(self._faults.depth)
 

@@ -6,7 +6,7 @@ be quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import starmap
@@ -35,10 +35,12 @@ __all__ = [
     "check_started_here",
     "one_of",
     "parse_adapters",
+    "parse_control_videos",
     "parse_controls",
     "parse_size",
     "parse_timesteps",
     "spelled",
+    "with_sent",
 ]
 
 MODEL_HELP = "Folder, .safetensors or .ckpt file, hub id, or an id of `rearview models list`."
@@ -92,6 +94,28 @@ def parse_controls(texts: Sequence[str]) -> tuple[WeightedControl, ...]:
     if not are_allowed(found):
         raise typer.BadParameter("up to 4, each once, with weights of 0 to 2", param_hint="--control")
     return found
+
+
+def parse_control_videos(texts: Sequence[str]) -> Mapping[str, str]:
+    """`pose=pose.mp4` each, as name to place. Raises BadParameter."""
+    pairs = [text.partition("=")[::2] for text in texts]
+    if not all(name and place for name, place in pairs) or len(dict(pairs)) < len(pairs):
+        said = "write a control and its pictures, each control once: pose=pose.mp4"
+        raise typer.BadParameter(said, param_hint="--control-video")
+    return dict(pairs)
+
+
+def with_sent(
+    controls: tuple[WeightedControl, ...] | None, sent: Iterable[str]
+) -> tuple[WeightedControl, ...] | None:
+    """The controls, and at weight 1 those of which pictures are sent and that are not named. Raises
+    BadParameter for too many.
+    """
+    known = {one.name for one in controls or ()}
+    found = (*(controls or ()), *(WeightedControl(name) for name in sent if name not in known))
+    if not are_allowed(found):
+        raise typer.BadParameter("up to 4 controls in all", param_hint="--control-video")
+    return found or controls
 
 
 def _weighted(texts: Sequence[str], option: str) -> Iterator[tuple[str, float]]:

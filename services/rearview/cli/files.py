@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +37,8 @@ class Files:
     camera: str | None
     fps: float | None
     cues: tuple[Cue, ...]
+    control_videos: Mapping[str, str]
+    """By name of the control."""
     score: Path | None
     overwrite: bool
     report: Path | None
@@ -48,12 +51,14 @@ class Files:
         from rearview.cli.translation import Job, options_for
         from rearview.client import DropPolicy
         from rearview.client.media import Fit, open_source
-        from rearview.client.targets import open_target
+        from rearview.client.targets import check_not_read, open_target
 
         score = self._score(look)
         rate = Fraction(self.fps).limit_denominator(1001) if self.fps else None
         source = open_source(self.source, device=self.camera, frame_rate=rate)
         target = open_target(self.out, source, overwrite=self.overwrite)
+        controls = {name: open_source(place, frame_rate=rate) for name, place in self.control_videos.items()}
+        check_not_read(self.out, [path for each in controls.values() for path in each.paths])
         self._check_report(source)
         options: OpenOptions = {}
         if score is not None:
@@ -64,7 +69,7 @@ class Files:
             options["width"], options["height"] = self.size
         events = () if score is None else cues_of(score, float(source.frame_rate))
         cues = (*events, *self.cues)
-        return Job(source, target, options, Fit(self.fit), self.compare, self.max_frames, cues)
+        return Job(source, target, options, Fit(self.fit), self.compare, self.max_frames, cues, controls)
 
     def _score(self, look: Look) -> Score | None:
         from rearview.client.scores import read_score

@@ -18,9 +18,11 @@ from rearview.cli.choices import (
     check_started_here,
     one_of,
     parse_adapters,
+    parse_control_videos,
     parse_controls,
     parse_size,
     parse_timesteps,
+    with_sent,
 )
 from rearview.cli.cues import parse_cue
 from rearview.cli.failure import fails_in_one_line
@@ -135,6 +137,13 @@ def translate(
             metavar="<name[=weight]>",
         ),
     ] = None,
+    control_video: Annotated[
+        list[str] | None,
+        _picture(
+            "What a ControlNet is shown: pose=pose.mp4, or an image, or a folder; a picture for each frame.",
+            metavar="<name=video>",
+        ),
+    ] = None,
     size: Annotated[
         str | None, _picture("WIDTHxHEIGHT. Default: IN's shape, and as many pixels as the model is for.")
     ] = None,
@@ -190,6 +199,7 @@ def translate(
     check_started_here(server, model, device)
     if server is None:
         begin_imports()
+    sent = parse_control_videos(control_video or ())
     look = Look(
         prompt=prompt,
         strength=strength,
@@ -202,7 +212,7 @@ def translate(
         negative_prompt=negative_prompt,
         adapters=parse_adapters(adapters) if adapters else None,
         blend_frames=blend_frames,
-        controls=parse_controls(control) if control else None,
+        controls=with_sent(parse_controls(control) if control else None, sent),
     )
     past = Past(
         method=method,
@@ -224,6 +234,7 @@ def translate(
         camera=camera,
         fps=fps,
         cues=tuple(at or ()),
+        control_videos=sent,
         score=score,
         overwrite=overwrite,
         report=report,

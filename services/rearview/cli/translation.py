@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
@@ -71,6 +71,8 @@ class Job:
     max_frames: int | None = None
     cues: Sequence[Cue] = ()
     """When settings change; of those at one frame the later ones win."""
+    controls: Mapping[str, Source] = field(default_factory=dict)
+    """By name of a ControlNet, where its pictures come from: one for each frame, as long as there are any."""
 
 
 class PictureSink:
@@ -204,10 +206,12 @@ def _feed(
     job: Job, width: int, height: int, waiting: dict[int, Picture], schedule: Schedule
 ) -> Iterator[Frame | SettingsChange]:
     """The source's frames with the changes between them; runs in a thread."""
+    sent = {name: source.pictures(width, height, job.fit) for name, source in job.controls.items()}
     for number, picture in enumerate(job.source.pictures(width, height, job.fit)):
         yield from schedule.due(number, picture.presentation_s)
         waiting[number] = picture
-        yield Frame(picture.image, picture.presentation_s, number)
+        shown = {name: found.image for name, each in sent.items() if (found := next(each, None)) is not None}
+        yield Frame(picture.image, picture.presentation_s, number, controls=shown)
         if number + 1 == job.max_frames:
             return
 

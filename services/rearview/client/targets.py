@@ -19,7 +19,7 @@ from rearview.client.media import IMAGE_SUFFIXES, ImagesSource, images_in
 from rearview.client.media_writer import Film, FolderWriter, ImageWriter, VideoWriter, Writer
 from rearview.client.pictures import MediaError, Source, scheme_of, without_secrets
 
-__all__ = ["Target", "check_writable", "open_target", "whole_file"]
+__all__ = ["Target", "check_not_read", "check_writable", "open_target", "whole_file"]
 
 WRITTEN_IMAGES = (".png", ".jpg", ".jpeg")
 _FRAME = re.compile(r"frame-\d{6}\.png")
@@ -188,6 +188,14 @@ def _check_image(name: str, suffix: str, source: Source) -> None:
     if not isinstance(source, ImagesSource) or source.num_frames != 1:
         text = f"is one image, and {source.name} is more than one"
         raise MediaError(f"{name}: {text}: write to {', '.join(CONTAINERS)}, or to a folder")
+
+
+def check_not_read(name: str, inputs: Sequence[Path]) -> None:
+    """Raises MediaError if writing to `name`, a file, a folder or an address, would write to one of `inputs`,
+    by whatever name.
+    """
+    if scheme_of(name) is None:
+        _check_other(name, Path(name), inputs)
 
 
 def _check_other(name: str, path: Path, inputs: Sequence[Path]) -> None:
