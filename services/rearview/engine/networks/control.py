@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rearview.contract.frame import control_plane, hint_plane
 from rearview.contract.settings import Settings
 from rearview.engine.devices import memory_format, upload
-from rearview.engine.networks.call import DOWN_RESIDUALS, MID_RESIDUAL, UNetInputs
+from rearview.engine.networks.call import DOWN_RESIDUALS, MID_RESIDUAL, SIZES, TEXT, UNetInputs, arguments_of
 from rearview.engine.planes import Planes
 from rearview.engine.rows import Row
 
@@ -42,6 +42,9 @@ class ControlBranch(nn.Module):
         self.embedding = network.controlnet_cond_embedding
         network.controlnet_cond_embedding = nn.Identity()
         self.network = network
+        pools = getattr(network.config, "addition_embed_type", None) == "text_time"
+        self.given: tuple[str, ...] = (TEXT, SIZES) if pools else ()
+        """What else it is given of the UNet's further inputs, by their names: of Stable Diffusion XL."""
         self.call: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda given: self(*given)
         """Stands between rows and the network, as `Denoiser.call` does."""
 
@@ -53,9 +56,15 @@ class ControlBranch(nn.Module):
         return embedded
 
     def forward(
-        self, latent_NCHW: Tensor, timestep_N: Tensor, prompt_NTC: Tensor, hint_NCHW: Tensor, weight_N: Tensor
+        self,
+        latent_NCHW: Tensor,
+        timestep_N: Tensor,
+        prompt_NTC: Tensor,
+        hint_NCHW: Tensor,
+        weight_N: Tensor,
+        *given: Tensor,
     ) -> tuple[Tensor, ...]:
-        """The residuals, times `weight_N`."""
+        """The residuals, times `weight_N`. `given`: in the order of `self.given`."""
         down, middle = self.network(
             latent_NCHW,
             timestep_N,
@@ -63,6 +72,7 @@ class ControlBranch(nn.Module):
             controlnet_cond=hint_NCHW,
             conditioning_scale=weight_N.view(-1, 1, 1, 1),
             return_dict=False,
+            **arguments_of(dict(zip(self.given, given, strict=True))),
         )
         return (*down, middle)
 
@@ -119,11 +129,13 @@ class ControlNets:
         weight_N = upload(torch.tensor([weight for *_, weight in uses]), latent_BCHW.device).to(self._dtype)
         hint_NCHW = torch.stack([hint for _, hint, _ in uses])
         first_three = (latent_BCHW, inputs.timestep_B, inputs.prompt_BTC)
+        given = [inputs.more[name] for name in branch.given]
         if len(uses) == samples:
-            return branch.call((*first_three, hint_NCHW, weight_N))
+            return branch.call((*first_three, hint_NCHW, weight_N, *given))
         at_N = upload(torch.tensor([at for at, *_ in uses]), latent_BCHW.device)
         chosen = [each.index_select(0, at_N) for each in first_three]
-        residuals = branch.call((*chosen, hint_NCHW, weight_N))
+        given = [each.index_select(0, at_N) for each in given]
+        residuals = branch.call((*chosen, hint_NCHW, weight_N, *given))
         return [each.new_zeros(samples, *each.shape[1:]).index_copy(0, at_N, each) for each in residuals]
 
 

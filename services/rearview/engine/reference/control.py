@@ -28,11 +28,12 @@ def added(denoiser: Denoiser, settings: Settings, shown: Shown, x: Tensor, at: T
     its timestep, (1,). One that is shown nothing adds nothing.
     """
     total: list[Tensor] = []
+    prompt, more = denoiser.text(text, x)
     for one in [each for each in settings.acting_controls if each.name in shown]:
         branch = denoiser.controls.branches[one.name]
         hint = branch.embed(shown[one.name][None], x.dtype)
         weight = torch.tensor([one.weight]).to(x)
-        residuals = branch(x, at, text, hint, weight)
+        residuals = branch(x, at, prompt, hint, weight, *(more[name] for name in branch.given))
         total = [a + b for a, b in zip(total, residuals, strict=True)] if total else [*residuals]
     return {DOWN_RESIDUALS: total[:-1], MID_RESIDUAL: total[-1]} if total else {}
 

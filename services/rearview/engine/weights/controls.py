@@ -24,11 +24,14 @@ SHARED: Mapping[str, Any] = {
     "cross_attention_dim": 1280,
     "block_out_channels": [320, 640, 1280, 1280],
     "layers_per_block": 2,
-    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "addition_embed_type": None,
+    "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
 }
-"""Settings that must be those of the UNet, with the default of both."""
+"""Settings that must be those of the UNet, with the default of both. Whether a block has attention, and how
+much, changes no residual's shape: small ControlNets of Stable Diffusion XL have none."""
+BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
 OTHERS = (
-    ("addition_embed_type", None, "takes embeddings of Stable Diffusion XL"),
     ("class_embed_type", None, "takes classes"),
     ("num_class_embeds", None, "takes classes"),
     ("encoder_hid_dim_type", None, "projects prompts in its own way"),
@@ -76,6 +79,8 @@ def check_control(control: Mapping[str, Any], unet: Mapping[str, Any], latent_sc
         if _plain(mine) != _plain(its):
             text = f"{name} is {_told(mine)}, the UNet's {_told(its)}: is it of another base model?"
             raise ConfigError(text)
+    if others := {*control.get("down_block_types", BLOCKS)} - BLOCKS:
+        raise ConfigError(f"its blocks are {_told(sorted(others))}, which are not supported")
     widths = control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
     if (scale := 2 ** (len(widths) - 1)) != latent_scale:
         raise ConfigError(f"it makes a latent cell of {scale} pixels, the VAE of {latent_scale}")
