@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -207,6 +208,24 @@ def test_controls_count_in_each_step_and_prediction_of_theirs() -> None:
     load = Load(10.0, 10 * PIXELS)
     shares = [cost.share(load, 2, is_cached=False, settings=under) for under in (one, two, guided)]
     assert shares == pytest.approx([0.29, 0.37, 0.73])
+
+
+def test_what_is_drawn_for_controls_counts_once_a_frame() -> None:
+    """Of each that acts its own, whatever the steps; and it is told, where there is any."""
+    cost = FrameCost(int(PIXELS), 0.001, 0.010, 0.030, (0, 1), 0.004, {"edges": 0.002, "depth": 0.05})
+    asked = (("edges", 1.0),), (("edges", 1.0), ("depth", 0.5)), (("depth", 0.0),), (("pose", 1.0),)
+    shares = [
+        cost.share(
+            Load(10.0, 10 * PIXELS),
+            2,
+            is_cached=False,
+            settings=Settings(controls=tuple(WeightedControl(*one) for one in controls)),
+        )
+        for controls in asked
+    ]
+    assert shares == pytest.approx([0.31, 0.89, 0.21, 0.29])
+    assert FrameCost.of(json.loads(json.dumps(cost.described()))) == cost
+    assert "draw_s" not in replace(cost, draw_s={}).described()
 
 
 def test_a_session_that_goes_on_counts_by_its_newest_settings() -> None:

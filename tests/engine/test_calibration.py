@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -14,7 +15,7 @@ from rearview.contract.chain import OperatorKind
 from rearview.contract.frame import control_plane
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.settings import Settings
-from rearview.engine import calibration
+from rearview.engine.bench import TimedControls
 from rearview.engine.calibration import cost_table, example_payloads, measure, measure_costs, row_seconds
 from rearview.engine.memory.bank.write import compute_writes
 from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
@@ -120,7 +121,7 @@ def test_beside_a_cache_which_every_row_writes_a_write_is_the_banks(
     interval: int | None, write_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed = Timed()
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: timed.now_s)
+    monkeypatch.setattr(time, "perf_counter", lambda: timed.now_s)
     memory, span = timed.memory(monkeypatch), denoise_span()
     settings = BankSettings(interval=interval) if interval else None
     spec = replace(
@@ -139,7 +140,7 @@ def test_where_a_forward_takes_seconds_it_is_timed_once_and_alone(
     row_s: float, samples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed, told = Timed(row_s), list[tuple[OperatorKind, float]]()
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: timed.now_s)
+    monkeypatch.setattr(time, "perf_counter", lambda: timed.now_s)
     memory, span = timed.memory(monkeypatch), denoise_span()
     spec = replace(banked("calibration", BankSettings(interval=3)), settings=Settings("a", 0.6, MAX_STEPS))
     spec = replace(spec, cache=CacheSettings())
@@ -206,36 +207,47 @@ def test_a_cheap_forward_is_timed_up_to_five_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Disturbed(seconds)
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: model.now_s)
+    monkeypatch.setattr(time, "perf_counter", lambda: model.now_s)
     spec = session("calibration", Settings("a", 0.4, 2))
     found = time_it(model, Memoryless(1), denoise_span([1]), spec, [planes_of(video(1)[0])])
     assert found == pytest.approx(row_s)
     assert len(seconds) - len(model.left) == num_runs
 
 
+DRAWING_S = {"edges": 0.2, "depth": 0.5}
+
+
 class Priced(NullModel):
-    """A sample takes 1 s, and 0.3 s more for each of its controls, which is shown something."""
+    """A sample takes 1 s, 0.3 s more for each of its controls, which is shown something, and where it is
+    encoded what drawing takes.
+    """
 
     def __init__(self) -> None:
         self.now_s = 0.0
 
     def forward(self, rows: Sequence[Row], views: Views) -> Forward:
         self.now_s += sum(row.width + 0.3 * row.controls for row in rows)
+        self.now_s += sum(DRAWING_S.get(name, 0.0) for row in rows for name in row.draws)
         assert all((control_plane("edges") in row.planes) == bool(row.controls) for row in rows)
         return super().forward(rows, views)
 
 
-@pytest.mark.parametrize(("control", "control_s"), [("edges", 0.3), ("", 0.0)])
-def test_a_control_is_timed_where_there_are_any(
-    control: str, control_s: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("names", "control_s"), [(("edges", "depth", "pose"), 0.3), ((), 0.0)])
+def test_controls_and_what_is_drawn_for_them_are_timed_where_there_are_any(
+    names: tuple[str, ...], control_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One in a step, which stands for all; of each that is drawn, its picture."""
+    drawn = {name: seconds for name, seconds in DRAWING_S.items() if name in names}
     priced, span, spec = Priced(), whole_chain(), session("calibration")
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: priced.now_s)
+    monkeypatch.setattr(time, "perf_counter", lambda: priced.now_s)
     payloads = [planes_of(random_frames(1)[0])] * len(span.operators)
     memory = composed(Memoryless(1))
-    found = measure(priced, memory, span, spec, payloads, (1, 2), control=control)
+    found = measure(priced, memory, span, spec, payloads, (1, 2), controls=TimedControls(names, set(drawn)))
     assert found[OperatorKind.DENOISE].control_s == pytest.approx(control_s)
     assert found[OperatorKind.ENCODE].control_s == found[OperatorKind.DECODE].control_s == 0.0
+    assert found[OperatorKind.ENCODE].draw_s == pytest.approx(drawn)
+    assert not found[OperatorKind.DENOISE].draw_s
     table = cost_table(found, priced, memory, span, spec)
     assert table.control_s == pytest.approx(control_s)
+    assert table.draw_s == pytest.approx(drawn)
     assert table.seconds(OperatorKind.DENOISE, 2, controls=3) == pytest.approx(2 + 3 * control_s)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rearview.contract.chain import OperatorKind
 from rearview.contract.memory_plan import Budget
+from rearview.engine.bench import TimedControls
 from rearview.engine.calibration import Timings, example_payloads, measure
 from rearview.engine.device_memory import budget_of, counter_of, is_counted
 from rearview.engine.memory.build import MemoryOptions, build_memories
@@ -129,6 +130,22 @@ def test_calibration_learns_what_forwards_take_by_their_samples() -> None:
     assert counter.resets > 9
     unknown = measure(model, memory, whole_chain(2), spec, payloads, (1, 2))
     assert unknown[OperatorKind.ENCODE].row_bytes == {}
+
+
+def test_rows_with_controls_are_counted_apart_at_every_size() -> None:
+    """Else a full batch of them would have to do with the workspace of one."""
+    model, spec, span = ToyModel(), session(""), whole_chain(2)
+    memory = build_memories(
+        span, model.layouts, MemoryOptions(num_slots=1, height=64, width=64, dtype=torch.float32)
+    )
+    payloads = example_payloads("null", span, spec)
+    controls = TimedControls(("edges", "pose"), {"edges"})
+    found = measure(model, memory, span, spec, payloads, (1, 2, 4), None, Counted(model), controls)
+    by_samples = {1: 60, 2: 70, 4: 90}
+    assert found[OperatorKind.DENOISE].control_bytes == found[OperatorKind.ENCODE].control_bytes == by_samples
+    assert found[OperatorKind.DECODE].control_bytes == {}
+    plain = measure(model, memory, span, spec, payloads, (1, 2), None, Counted(model))
+    assert plain[OperatorKind.DENOISE].control_bytes == {}
 
 
 def test_windows_are_counted_apart() -> None:

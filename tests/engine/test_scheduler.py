@@ -189,6 +189,24 @@ def test_a_tenant_pays_for_its_own_controls() -> None:
     assert scheduler._served["t"] - scheduler._served["u"] == pytest.approx(CONTROLLED.control_s)
 
 
+DRAWN = CostTable({"g": {1: 0.006, 2: 0.007}}, draw_s={"c0": 0.010, "c1": 0.020})
+
+
+def test_what_is_drawn_for_controls_counts_where_frames_are_encoded() -> None:
+    """Towards deadlines, and charged to the tenant whose frame it is for."""
+    encoded = row("a", operator="encode", controls=3)
+    assert (encoded.draws, row("a", controls=3).draws) == (("c0", "c1", "c2"), ())
+    assert DRAWN.drawing_s([encoded, row("b", operator="encode", controls=1)]) == pytest.approx(0.040)
+    for table, expected in ((DRAWN, ["a"]), (PLAN, ["a", "b"])):
+        ready = [row("a", operator="encode", due_s=0.008)]
+        ready.append(row("b", operator="encode", due_s=1.0, controls=1))
+        assert names(choose(Scheduler(table, 8), ready, 0.0)) == expected
+    scheduler = Scheduler(DRAWN, 8)
+    both = [row("a", operator="encode", tenant="t", controls=2), row("b", operator="encode", tenant="u")]
+    assert names(choose(scheduler, both)) == ["a", "b"]
+    assert scheduler._served["t"] - scheduler._served["u"] == pytest.approx(0.030)
+
+
 # Rows with guidance, which are wider.
 
 

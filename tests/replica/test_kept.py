@@ -11,7 +11,7 @@ import pytest
 import torch
 from rearview.config import ServiceConfig, load_config
 from rearview.contract.chain import OperatorKind
-from rearview.engine.calibration import Timing
+from rearview.engine.bench import Timing
 from rearview.replica import build, kept
 from rearview.replica.build import build_engine
 from rearview.replica.kept import MAX_AGE_S, KeptTimings, key_of
@@ -22,8 +22,10 @@ pytestmark = pytest.mark.unit
 KEY = {"model": "m", "threads": 1}
 TIMINGS = [
     {
-        OperatorKind.ENCODE: Timing({1: 0.02, 2: 0.03}, {}, 0.0),
-        OperatorKind.DENOISE: Timing({1: 0.04, 2: 0.07}, {8: 0.3}, 0.001, {1: 10, 2: 15}, {8: 70}, 0.013),
+        OperatorKind.ENCODE: Timing({1: 0.02, 2: 0.03}, {}, 0.0, draw_s={"edges": 0.004}),
+        OperatorKind.DENOISE: Timing(
+            {1: 0.04, 2: 0.07}, {8: 0.3}, 0.001, {1: 10, 2: 15}, {8: 70}, 0.013, {1: 20, 2: 25}
+        ),
     },
     {OperatorKind.DECODE: Timing({1: 0.5}, {}, 0.0)},
 ]
@@ -83,6 +85,8 @@ def broken(text: str) -> list[str]:
         text.replace("0.02", '"fast"'),
         text.replace('"row_s": {"1"', '"row_s": {"3"', 1),
         text.replace('"row_bytes": {"1": 10', '"row_bytes": {"1": -10'),
+        text.replace('"edges": 0.004', '"edges": -0.004'),
+        text.replace('"control_bytes": {"1": 20', '"control_bytes": {"1": -20'),
         "\x00" * 100,
     ]
 

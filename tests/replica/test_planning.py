@@ -13,16 +13,19 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from rearview.config import ServiceConfig, load_config
+from rearview.contract.chain import OperatorKind
 from rearview.contract.memory_plan import Budget, MemoryPlan
 from rearview.engine import device_memory
+from rearview.engine.bench import TimedControls, Timing
 from rearview.engine.memory.compose import Memories
 from rearview.errors import ConfigError
 from rearview.machine import this_machine
 from rearview.model_config import ControlConfig
 from rearview.replica import build
-from rearview.replica.build import build_engine, parts_of
+from rearview.replica.build import build_engine, controls_to_time, parts_of
 from rearview.replica.memories import memories_of
 from rearview.replica.needs import known_plan, sharing
+from rearview.replica.planning import Planning
 from rearview.replica.stage import Stage
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import RawStream, quickly_stopped, running
@@ -242,6 +245,34 @@ async def test_a_service_with_slots_auto_serves() -> None:
         (stage,) = service.stages
         assert stage.describe()["slots"] == 16
         assert stage.describe()["free_slots"] == 15
+
+
+def test_the_workspace_of_controls_is_planned_for_the_batch(folder: Path, tmp_path: Path) -> None:
+    """It grows with the samples as measured, where one that is not controlled takes less."""
+    control = write_tiny_control(tmp_path / "control", folder)
+    config = config_of(folder)
+    named = {"edges": ControlConfig(path=str(control), picture="canny")}
+    config = config.model_copy(update={"model": config.model.model_copy(update={"controls": named})})
+    rows = Timing({1: 0.1}, {}, 0.0, {1: 10 * MIB, 2: 12 * MIB}, {}, 0.05, {1: 20 * MIB, 2: 35 * MIB})
+    plan = Planning(config, config.spans[0], torch.device("cpu")).plan([{OperatorKind.DENOISE: rows}])
+    assert plan.parts[-1].name == "forwards of 16"
+    assert plan.parts[-1].num_bytes == (20 + 15 * 15) * MIB
+
+
+def test_all_controls_are_timed_the_largest_first(folder: Path, tmp_path: Path) -> None:
+    """One that is only sent is not drawn."""
+    whole, small = (write_tiny_control(tmp_path / name, folder) for name in ("b", "a"))
+    network = ControlNetModel.from_pretrained(small)
+    config = {**network.config, "down_block_types": ["DownBlock2D"] * 2, "mid_block_type": "UNetMidBlock2D"}
+    ControlNetModel.from_config(config).save_pretrained(small)
+    found = config_of(folder)
+    named = {
+        "b": ControlConfig(path=str(whole), picture="canny"),
+        "a": ControlConfig(path=str(small), picture="sent"),
+    }
+    found = found.model_copy(update={"model": found.model.model_copy(update={"controls": named})})
+    model = parts_of(found, found.spans[0], 1).model
+    assert controls_to_time(found.model, model) == TimedControls(["b", "a"], {"b"})
 
 
 def test_pools_are_made_once_the_number_of_slots_is_known(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 from rearview.contract.chain import Operator
-from rearview.contract.frame import ANCHOR, DEPTH, LATENT, PICTURE, Frame
+from rearview.contract.frame import ANCHOR, DEPTH, LATENT, PICTURE, Frame, is_for_controls
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.course import Course
@@ -37,7 +37,10 @@ def planes_of(given: Content) -> Mapping[str, Tensor]:
 
 
 def stacked(planes: Mapping[str, Tensor]) -> Tensor:
-    """The only plane, or several in the order of latent, depth and anchor, one above the other."""
+    """The only plane, or several in the order of latent, depth and anchor, one above the other. What is for
+    controls is left out.
+    """
+    planes = {name: each for name, each in planes.items() if not is_for_controls(name)}
     parts = list(planes.values()) if len(planes) == 1 else [planes[name] for name in ORDER if name in planes]
     assert len(parts) == len(planes), f"no order is known of {sorted(planes)}"
     return parts[0] if len(parts) == 1 else torch.stack(parts)

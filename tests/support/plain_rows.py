@@ -152,7 +152,8 @@ class PlainScheduler:
         joining = sum(row.later[0].width for row in fed)
         if here + joining > self._max_batch:
             return False
-        encode_s, together_s = cost(feeders[0].group, len(fed)), cost(head.group, here + joining)
+        encode_s = cost(feeders[0].group, len(fed), drawing_s=self.costs.drawing_s(fed))
+        together_s = cost(head.group, here + joining)
         apart_s = cost(head.group, here) + cost(head.group, joining)
         is_late = now + cost(head.group, head.width) > head.due_s
         return encode_s < apart_s - together_s and (is_late or now + encode_s + together_s <= head.due_s)
@@ -169,13 +170,15 @@ class PlainScheduler:
         candidates = self._in_turn(rows, self.costs.service(group, room) / room)
         head = next(candidates)
         batch, width, writes, controls = [head], head.width, head.writes, head.controls
-        if now + self.costs.seconds(group, width, writes, controls) > head.due_s:
+        drawing_s = self.costs.drawing_s(batch)
+        if now + self.costs.seconds(group, width, writes, controls, drawing_s) > head.due_s:
             return [head, *_fitting(candidates, self._best_throughput(group, room) - width)]
         deadlines = {head.later: head.frame.deadline_s}
         wider = Counter(_wider_later(head))
         for row in _fitting(candidates, room - width):
             writes, controls = writes + row.writes, controls + row.controls
-            done_s = now + self.costs.seconds(group, width + row.width, writes, controls)
+            drawing_s += self.costs.drawing_s([row])
+            done_s = now + self.costs.seconds(group, width + row.width, writes, controls, drawing_s)
             if done_s > self._earliest_due(deadlines, len(batch), wider):
                 break
             batch.append(row)
@@ -225,7 +228,7 @@ class PlainScheduler:
         writes, width = sum(row.writes for row in batch), _width(batch)
         share_s = self.costs.service(batch[0].group, width, writes) / width
         for row in batch:
-            row_s = share_s * row.width + row.controls * self.costs.control_s
+            row_s = share_s * row.width + row.controls * self.costs.control_s + self.costs.drawing_s([row])
             self._served[row.frame.spec.tenant] += row_s / row.frame.spec.weight
         taken = {id(row) for row in batch}
         waiting = {row.frame.spec.tenant for row in ready if id(row) not in taken}

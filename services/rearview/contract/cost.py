@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from rearview.contract.lease import Load
@@ -35,6 +35,8 @@ class FrameCost:
     """Indices of the denoising steps that are here."""
     control_s: float = 0.0
     """Of each ControlNet in each of them."""
+    draw_s: Mapping[str, float] = field(default_factory=dict)
+    """By name of a control, of drawing what it is shown, where frames are encoded."""
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> FrameCost:
@@ -44,8 +46,8 @@ class FrameCost:
 
     def described(self) -> dict[str, Any]:
         """What `of` reads. What is of no use is left out: versions before do not know it."""
-        said = asdict(self)
-        return said if self.control_s else {name: said[name] for name in said if name != "control_s"}
+        of_no_use = {name for name in ("control_s", "draw_s") if not getattr(self, name)}
+        return {name: value for name, value in asdict(self).items() if name not in of_no_use}
 
     def share(self, load: Load, max_steps: int, *, is_cached: bool, settings: Settings = DEFAULT) -> float:
         """What a session of `load` takes of the replica's time, 1.0 being all of it. It counts with all the
@@ -53,8 +55,10 @@ class FrameCost:
         the controls of `settings`.
         """
         rows = sum(settings.rows_at(step) for step in self.steps if step < max_steps)
-        controls_s = len(settings.acting_controls) * self.control_s
-        frame_s = self.once_s + rows * ((self.cached_step_s if is_cached else self.step_s) + controls_s)
+        acting = settings.acting_controls
+        controls_s = len(acting) * self.control_s
+        once_s = self.once_s + sum(self.draw_s.get(one.name, 0.0) for one in acting)
+        frame_s = once_s + rows * ((self.cached_step_s if is_cached else self.step_s) + controls_s)
         return frame_s * load.pixels_per_s / self.pixels
 
     def most(self, pixels_per_s: float) -> float:

@@ -28,6 +28,7 @@ __all__ = [
     "Running",
     "StepResult",
     "row_controls",
+    "row_draws",
     "row_width",
     "window_group",
 ]
@@ -123,6 +124,13 @@ def row_controls(operator: Operator, settings: Settings) -> int:
     )
 
 
+def row_draws(operator: Operator, settings: Settings) -> tuple[str, ...]:
+    """The controls for which something may be drawn where a frame is encoded."""
+    if operator.kind is not OperatorKind.ENCODE:
+        return ()
+    return tuple(one.name for one in settings.acting_controls)
+
+
 def window_group(group: Hashable) -> Hashable:
     """The group of window rows over frames whose rows alone would be in `group`: its own cost entry."""
     return "window", group
@@ -157,10 +165,13 @@ class Row:
     """Samples that it takes in its network's batch."""
     controls: int = field(init=False)
     """Samples that it takes in those of all ControlNets."""
+    draws: tuple[str, ...] = field(init=False)
+    """Names of the controls for which it may draw something."""
 
     def __post_init__(self) -> None:
         self.frame = self.frames[-1]
         self.controls = sum(row_controls(self.operator, frame.settings) for frame in self.frames)
+        self.draws = row_draws(self.operator, self.frame.settings)
         if len(self.frames) == 1:
             self.width = row_width(self.operator, self.frame.settings)
         else:

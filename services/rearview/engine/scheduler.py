@@ -31,7 +31,7 @@ __all__ = ["CostTable", "Scheduler"]
 
 @dataclass(frozen=True)
 class CostTable:
-    """t(group, rows, writes, controls), seconds, measured at start-up; piecewise linear in rows.
+    """t(group, rows, writes, controls, drawing), seconds, measured at start-up; piecewise linear in rows.
 
     Measured with rows of width 1, or with windows: a wider row counts as so many.
     """
@@ -49,13 +49,23 @@ class CostTable:
     does. None: each runs as large as it is."""
     frame: FrameCost | None = None
     """The same of a whole frame, for placement: nothing here depends on it."""
+    draw_s: Mapping[str, float] = field(default_factory=dict)
+    """Extra seconds of drawing what a control is shown of a frame, by its name (`Row.draws`)."""
 
-    def seconds(self, group: Hashable, rows: int, writes: int = 0, controls: int = 0) -> float:
-        """Cost of a forward. An unknown group is free, so that nothing is held back for it."""
+    def seconds(
+        self, group: Hashable, rows: int, writes: int = 0, controls: int = 0, drawing_s: float = 0.0
+    ) -> float:
+        """Cost of a forward. An unknown group is free, so that nothing is held back for it. `drawing_s`: see
+        the method of that name.
+        """
         points = self._points.get(group)
         if points is None:
             return 0.0
-        return points.seconds(rows) + writes * self.write_s + controls * self.control_s
+        return points.seconds(rows) + writes * self.write_s + controls * self.control_s + drawing_s
+
+    def drawing_s(self, rows: Iterable[Row]) -> float:
+        """What the rows' forward takes more because it draws pictures for their controls."""
+        return sum(self.draw_s.get(name, 0.0) for row in rows for name in row.draws)
 
     def service(self, group: Hashable, rows: int, writes: int = 0) -> float:
         """What tenants are charged together, but for controls: the cost, for an unknown group that of the
@@ -169,7 +179,8 @@ class Scheduler:
         joining = sum(row.later[0].width for row in fed)
         if here.width + joining > most:
             return False
-        encode_s, together_s = cost(fed[0].group, len(fed)), cost(head.group, here.width + joining)
+        encode_s = cost(fed[0].group, len(fed), drawing_s=self.costs.drawing_s(fed))
+        together_s = cost(head.group, here.width + joining)
         apart_s = cost(head.group, here.width) + cost(head.group, joining)
         is_late = now + cost(head.group, head.width) > head.due_s
         return encode_s < apart_s - together_s and (is_late or now + encode_s + together_s <= head.due_s)
@@ -188,14 +199,16 @@ class Scheduler:
         candidates = rows.in_turn(self._served, self.costs.service(group, room) / room)
         head = next(candidates)
         batch, width, writes, controls = [head], head.width, head.writes, head.controls
-        if now + self.costs.seconds(group, width, writes, controls) > head.due_s:
+        drawing_s = self.costs.drawing_s(batch)
+        if now + self.costs.seconds(group, width, writes, controls, drawing_s) > head.due_s:
             return [head, *_fitting(candidates, self._best_throughput(group, room) - width)]
         deadlines = {head.later: head.frame.deadline_s}
         wider: dict[Hashable, int] = {}
         _widen(wider, head)
         for row in _fitting(candidates, room - width):
             writes, controls = writes + row.writes, controls + row.controls
-            done_s = now + self.costs.seconds(group, width + row.width, writes, controls)
+            drawing_s += self.costs.drawing_s([row])
+            done_s = now + self.costs.seconds(group, width + row.width, writes, controls, drawing_s)
             if done_s > self._earliest_due(deadlines, len(batch), wider):
                 break
             batch.append(row)
@@ -236,7 +249,7 @@ class Scheduler:
         writes, width = sum(row.writes for row in batch), sum(row.width for row in batch)
         share_s = self.costs.service(batch[0].group, width, writes) / width
         for row in batch:
-            row_s = share_s * row.width + row.controls * self.costs.control_s
+            row_s = share_s * row.width + row.controls * self.costs.control_s + self.costs.drawing_s([row])
             self._served[row.frame.spec.tenant] += row_s / row.frame.spec.weight
         # Where nobody waits nobody was served at another's cost: all are level again.
         waiting = map(self._served.__getitem__, ready.waiting(batch))

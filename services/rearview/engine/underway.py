@@ -40,5 +40,5 @@ class Underway:
         if group not in self._costs.forward_s or group not in self._done:
             return None
         writes, controls = sum(row.writes for row in rows), sum(row.controls for row in rows)
-        cost_s = self._costs.seconds(group, samples, writes, controls)
+        cost_s = self._costs.seconds(group, samples, writes, controls, self._costs.drawing_s(rows))
         return cost_s if samples in self._done[group] else max(cost_s, NEW_SHAPE_S)

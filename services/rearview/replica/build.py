@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rearview.config import ServiceConfig, SpanConfig
+from rearview.config import ModelConfig, ServiceConfig, SpanConfig
 from rearview.contract.card import ModelCard, is_opaque
 from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.cost import FrameCost
@@ -18,6 +18,7 @@ from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
 from rearview.engine.acceleration.graphs import CudaRecorder
 from rearview.engine.ahead import Ahead
+from rearview.engine.bench import TimedControls
 from rearview.engine.calibration import Timings, cost_table, example_payloads, measure, row_seconds
 from rearview.engine.device_memory import counter_of
 from rearview.engine.devices import draws_ahead, make_current, pick_device, pick_dtype
@@ -42,6 +43,7 @@ __all__ = [
     "Parts",
     "bare",
     "build_engine",
+    "controls_to_time",
     "costs_of",
     "examples",
     "kernels_in",
@@ -155,8 +157,10 @@ def costs_of(
     ]
     forward_s = {group: times for table in tables for group, times in table.forward_s.items()}
     ran = {group: sizes for table in tables for group, sizes in table.ran.items()}
-    write_s = max(table.write_s for table in tables)
-    costs = CostTable(forward_s, write_s, max(table.control_s for table in tables), ran)
+    write_s, control_s = (max(getattr(table, kind) for table in tables) for kind in ("write_s", "control_s"))
+    names = {name for table in tables for name in table.draw_s}
+    draw_s = {name: max(table.draw_s.get(name, 0.0) for table in tables) for name in sorted(names)}
+    costs = CostTable(forward_s, write_s, control_s, ran, draw_s=draw_s)
     return replace(costs, frame=_frame_cost(costs, model, memory, span, [spec for spec, _ in measured]))
 
 
@@ -206,12 +210,19 @@ class Measuring:
         offered = BATCH_SIZES[parts.device.type != "cpu"]
         sizes = [size for size in offered if size <= self.span_config.max_batch]
         counter = counter_of(parts.device)
-        control = min(self.config.model.controls, default="")
-        payloads = self._payloads(spec)
-        return measure(parts.model, parts.memory, parts.span, spec, payloads, sizes, tell, counter, control)
+        controls, payloads = controls_to_time(self.config.model, parts.model), self._payloads(spec)
+        return measure(parts.model, parts.memory, parts.span, spec, payloads, sizes, tell, counter, controls)
 
     def _payloads(self, spec: SessionSpec) -> Sequence[Planes]:
         return payloads(self.config, self.parts.span, spec)
+
+
+def controls_to_time(config: ModelConfig, model: Model) -> TimedControls:
+    """All of them, the largest first where their weights are here."""
+    plain = model.denoisers.get("") if isinstance(model, DiffusionModel) else None
+    sizes = {} if plain is None else {name: each.num_bytes for name, each in plain.controls.branches.items()}
+    names = sorted(config.controls, key=lambda name: (-sizes.get(name, 0), name))
+    return TimedControls(names, {name for name, one in config.controls.items() if one.picture != "sent"})
 
 
 def payloads(config: ServiceConfig, span: Span, spec: SessionSpec) -> Sequence[Planes]:
@@ -271,4 +282,5 @@ def _frame_cost(
     plain, cached = examples[0], examples[-1]
     once_s = seconds(plain, OperatorKind.ENCODE, OperatorKind.DECODE)
     steps_s = step_seconds(plain), step_seconds(cached)
-    return FrameCost(plain.width * plain.height, once_s, *steps_s, span.steps, costs.control_s)
+    pixels = plain.width * plain.height
+    return FrameCost(pixels, once_s, *steps_s, span.steps, costs.control_s, costs.draw_s)

@@ -24,7 +24,8 @@ import torch
 import rearview
 from rearview.config import ServiceConfig, SpanConfig
 from rearview.contract.chain import OperatorKind
-from rearview.engine.calibration import Timing, Timings
+from rearview.engine.bench import Timing
+from rearview.engine.calibration import Timings
 from rearview.engine.devices import device_name
 from rearview.environment import cache_folder
 from rearview.replica.fingerprint import origin_of
@@ -33,7 +34,7 @@ __all__ = ["KeptTimings", "digest_of", "kernels_of", "key_of"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 MAX_AGE_S = 7 * 86400.0
 """Drivers, libraries and machines change."""
 DOUBT = 3.0
@@ -147,6 +148,8 @@ def _plain(timings: Timings) -> Mapping[str, Any]:
             "control_s": timing.control_s,
             "row_bytes": {str(size): number for size, number in timing.row_bytes.items()},
             "window_bytes": {str(size): number for size, number in timing.window_bytes.items()},
+            "control_bytes": {str(size): number for size, number in timing.control_bytes.items()},
+            "draw_s": dict(timing.draw_s),
         }
         for kind, timing in timings.items()
     }
@@ -162,6 +165,8 @@ def _timings(content: Mapping[str, Any]) -> Timings:
             _bytes(timing["row_bytes"]),
             _bytes(timing["window_bytes"]),
             _second(timing["control_s"]),
+            _bytes(timing["control_bytes"]),
+            {str(name): _second(seconds) for name, seconds in timing["draw_s"].items()},
         )
         for kind, timing in content.items()
     }

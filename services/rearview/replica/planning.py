@@ -64,7 +64,10 @@ class Planning:
         """
         parts = list(self._parts)
         measured = [
-            each for times in timings for one in times.values() for each in (one.row_bytes, one.window_bytes)
+            each
+            for times in timings
+            for one in times.values()
+            for each in (one.row_bytes, one.window_bytes, one.control_bytes)
         ]
         if any(measured):
             samples = self._span.max_batch

@@ -48,6 +48,11 @@ class ControlBranch(nn.Module):
         self.call: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda given: self(*given)
         """Stands between rows and the network, as `Denoiser.call` does."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Of its weights."""
+        return sum(each.nbytes for each in self.parameters())
+
     def embed(self, pictures_BHWC: Tensor, dtype: torch.dtype) -> Tensor:
         """Embeddings (B, C, h, w) of pictures (B, H, W, 3) uint8."""
         levels = pictures_BHWC.permute(0, 3, 1, 2).to(torch.promote_types(dtype, torch.float32))
@@ -113,10 +118,11 @@ class ControlNets:
         if not uses:
             return inputs
         # By name, since sums depend on their order: alone or in company it is the same.
-        found = [self._run(self.branches[name], inputs, uses[name]) for name in sorted(uses)]
-        total = found[0]
-        for others in found[1:]:
-            total = [mine + other for mine, other in zip(total, others, strict=True)]
+        first, *others = sorted(uses)
+        total = self._run(self.branches[first], inputs, uses[first])
+        for name in others:  # One after another, so that residuals of two are there at most.
+            found = self._run(self.branches[name], inputs, uses[name])
+            total = [mine + other for mine, other in zip(total, found, strict=True)]
         return replace(
             inputs, more={**inputs.more, **dict(zip(residual_names(len(total)), total, strict=True))}
         )
