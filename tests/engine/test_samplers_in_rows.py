@@ -162,6 +162,34 @@ def test_leading_spacing_is_a_grid_of_its_own_but_for_lcm() -> None:
         Schedule({**leading, "steps_offset": 20})
 
 
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"])
+def test_trailing_steps_of_euler_are_those_of_diffusers(name: str) -> None:
+    """As an img2img pipeline takes the last `steps` of `count`: Lightning's four are not on the grid. Clients
+    send strength in single precision.
+    """
+    kind = {each.__name__: each for each in (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler)}[name]
+    schedule, theirs = Schedule({**TURBO_SCHEDULER, "_class_name": name}), kind.from_config(TURBO_SCHEDULER)
+    assert schedule.timesteps(Settings(strength=1.0, steps=4)) == (999, 749, 499, 249)
+    for count in (*range(1, 17), 20, 25, 30, 40, 50):
+        theirs.set_timesteps(count)
+        for steps in range(1, min(count, 8) + 1):
+            strength = torch.tensor(steps / count, dtype=torch.float32).item()
+            found = schedule.timesteps(Settings(strength=strength, steps=steps))
+            assert list(found) == [int(each) for each in theirs.timesteps[count - steps :]], (count, steps)
+            listed = Settings(steps=1, timestep_indices=(12,))
+            assert schedule.timesteps(listed) == (759,), "a list names entries of the grid"
+    assert schedule.timesteps(Settings(strength=1e-4, steps=2)) == (0, 0)
+
+
+@pytest.mark.parametrize("config", [SCHEDULER, {**TURBO_SCHEDULER, "timestep_spacing": "leading"}])
+def test_lcm_and_leading_spacing_keep_to_the_grid(config: dict[str, object]) -> None:
+    schedule = Schedule(config)
+    for strength in (0.05, 0.4, 0.5, 0.75, 0.8, 1.0):
+        for steps in range(1, 5):
+            settings = Settings(strength=strength, steps=steps)
+            assert schedule.timesteps(settings) == tuple(map(schedule.timestep, settings.visited))
+
+
 def test_without_noise_between_steps_the_clean_latent_alone_goes_on() -> None:
     """StreamDiffusion's do_add_noise=False; noise still enters the first step, the same for every frame."""
     settings = Settings(steps=2, timestep_indices=(32, 45), noise_rule=NoiseRule.FIRST)

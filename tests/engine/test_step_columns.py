@@ -9,7 +9,6 @@ import pytest
 import torch
 from rearview.contract.sampler import Sampler
 from rearview.contract.settings import NoiseRule, Settings
-from rearview.contract.timesteps import LCM_GRID
 from rearview.engine.networks.sampling import Schedule, StepColumns, noise
 from support.stand_in_graphs import NoHostSync
 from support.tiny import SCHEDULER
@@ -26,18 +25,17 @@ ROWS = list(product(RULES, (0, 1, 2)))
 """Each rule, going on from each step."""
 
 
-def columns_of(schedule: Schedule, entries: Sequence[int], dtype: torch.dtype) -> StepColumns:
-    (columns,) = schedule.columns(torch.tensor(entries), dtype, [len(entries)])
+def columns_of(schedule: Schedule, timesteps: Sequence[int], dtype: torch.dtype) -> StepColumns:
+    (columns,) = schedule.columns(torch.tensor(timesteps), dtype, [len(timesteps)])
     return columns
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("sampler", Sampler)
-def test_the_table_has_the_constants_of_every_entry(sampler: Sampler, dtype: torch.dtype) -> None:
+def test_the_table_has_the_constants_of_every_timestep(sampler: Sampler, dtype: torch.dtype) -> None:
     schedule = Schedule(SCHEDULER, sampler)
-    entries = [*range(LCM_GRID), 7, 7, 0]
-    found = columns_of(schedule, entries, dtype)
-    steps = [schedule.coefficients(schedule.timestep(entry)) for entry in entries]
+    found = columns_of(schedule, timesteps := [*range(1000), 7, 7, 0], dtype)
+    steps = [schedule.coefficients(timestep) for timestep in timesteps]
     assert found.timestep_B.tolist() == [step.timestep for step in steps]
     assert found.timestep_B.dtype is torch.int64
     for name in ("alpha", "beta", "c_skip", "c_out"):
@@ -49,12 +47,12 @@ def test_the_table_has_the_constants_of_every_entry(sampler: Sampler, dtype: tor
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_predictions_by_the_table_are_those_of_each_row(prediction: str, dtype: torch.dtype) -> None:
     schedule = Schedule({**SCHEDULER, "prediction_type": prediction})
-    entries = [0, 12, 49, 30]
-    x, output = _random(2, len(entries), dtype)
-    at = columns_of(schedule, entries, dtype)
+    timesteps = [999, 749, 19, 399]
+    x, output = _random(2, len(timesteps), dtype)
+    at = columns_of(schedule, timesteps, dtype)
     together = schedule.bound(schedule.clean(x, output, at), x, at)
-    for row, entry in enumerate(entries):
-        step = schedule.coefficients(schedule.timestep(entry))
+    for row, timestep in enumerate(timesteps):
+        step = schedule.coefficients(timestep)
         alone = schedule.predict(x[row : row + 1], output[row : row + 1], [step])
         assert torch.equal(together[row : row + 1], alone)
 
@@ -65,8 +63,8 @@ def test_rows_of_every_rule_go_on_together_as_each_alone(sampler: Sampler, dtype
     schedule = Schedule(SCHEDULER, sampler)
     rows = [(settings, step) for settings, step in ROWS if step]
     clean, before = _random(2, len(rows), dtype)
-    at = columns_of(schedule, [settings.visited[step - 1] for settings, step in rows], dtype)
-    to = columns_of(schedule, [settings.visited[step] for settings, step in rows], dtype)
+    at = columns_of(schedule, [schedule.timesteps(settings)[step - 1] for settings, step in rows], dtype)
+    to = columns_of(schedule, [schedule.timesteps(settings)[step] for settings, step in rows], dtype)
     drawn = torch.stack(
         [
             noise(settings, 5, step, SHAPE).to(dtype)
@@ -83,10 +81,10 @@ def test_rows_of_every_rule_go_on_together_as_each_alone(sampler: Sampler, dtype
 
 def test_columns_come_in_parts() -> None:
     schedule = Schedule(SCHEDULER)
-    entries = [5, 0, 49, 12, 12]
-    parts = schedule.columns(torch.tensor(entries), torch.float32, [3, 2])
-    wanted = [columns_of(schedule, part, torch.float32) for part in (entries[:3], entries[3:])]
-    wanted[0] = columns_of(schedule, entries, torch.float32).first(3)
+    timesteps = [899, 999, 19, 759, 759]
+    parts = schedule.columns(torch.tensor(timesteps), torch.float32, [3, 2])
+    wanted = [columns_of(schedule, part, torch.float32) for part in (timesteps[:3], timesteps[3:])]
+    wanted[0] = columns_of(schedule, timesteps, torch.float32).first(3)
     for part, each in zip(parts, wanted, strict=True):
         assert torch.equal(part.timestep_B, each.timestep_B)
         assert torch.equal(part.c_out_B111, each.c_out_B111)
@@ -99,16 +97,16 @@ def test_where_nothing_is_drawn_no_noise_is_needed() -> None:
     assert [schedule.draws(first, step) for step in range(3)] == [True, False, False]
     assert [Schedule(SCHEDULER, Sampler.EULER).draws(RULES[0], step) for step in (0, 1)] == [True, False]
     clean, before = _random(2, 1, torch.float32)
-    at, to = (columns_of(schedule, [first.visited[step]], torch.float32) for step in (0, 1))
+    at, to = (columns_of(schedule, [schedule.timesteps(first)[step]], torch.float32) for step in (0, 1))
     found = schedule.noisy_rows(clean, before, at, to, None)
     assert torch.equal(found[0], schedule.noisy(clean[0], before[0], first, 5, 1))
 
 
 def test_reading_constants_waits_for_no_device() -> None:
-    schedule, entries = Schedule(SCHEDULER), torch.tensor([3, 4])
-    schedule.columns(entries, torch.float32, [2])  # The first one makes the table.
+    schedule, timesteps = Schedule(SCHEDULER), torch.tensor([3, 4])
+    schedule.columns(timesteps, torch.float32, [2])  # The first one makes the table.
     with NoHostSync():
-        schedule.columns(entries, torch.float32, [1, 1])
+        schedule.columns(timesteps, torch.float32, [1, 1])
 
 
 def _random(count: int, rows: int, dtype: torch.dtype) -> Tensor:

@@ -157,6 +157,33 @@ def test_every_input_and_latent_equals_diffusers(
     torch.testing.assert_close(final, left[-1], rtol=CLOSE, atol=CLOSE)
 
 
+@pytest.mark.parametrize("case", ["lightning", "turbo"], indirect=True)
+@pytest.mark.parametrize(
+    ("steps", "timesteps"), [(4, (999, 749, 499, 249)), (3, (749, 499, 249)), (1, (249,))]
+)
+def test_the_last_of_four_steps_equal_diffusers(
+    case: Any, monkeypatch: pytest.MonkeyPatch, steps: int, timesteps: tuple[int, ...]
+) -> None:
+    """By strength and steps, at Lightning's own timesteps, two of which no entry of the grid has."""
+    _, pipeline, vae, denoiser = case
+    (image,) = random_frames(1)
+    settings = Settings("a boat", steps / 4, steps, 7, NoiseRule.FRESH)
+    assert tuple(step.timestep for step in denoiser.schedule.steps(settings)) == timesteps
+    hand_out(monkeypatch, settings, 0, (4, 8, 8))
+    how = {"num_inference_steps": 4, "strength": steps / 4}
+    with watched(pipeline.unet) as theirs:
+        left = their_latents(pipeline, image, settings, guidance_scale=1.0, **how)
+    with torch.inference_mode(), watched(denoiser.unet) as ours:
+        z = encode(vae, image[None], torch.float32)
+        final = denoise_latent(denoiser, z, settings, 0, torch.float32)
+    for one, other in zip(ours, theirs, strict=True):
+        for key, value in one.items():
+            torch.testing.assert_close(value, other[key], rtol=CLOSE, atol=CLOSE, msg=key)
+    for given, after, step in zip(ours[1:], left[:-1], denoiser.schedule.steps(settings)[1:], strict=True):
+        torch.testing.assert_close(given["sample"] / step.alpha, after, rtol=CLOSE, atol=CLOSE)
+    torch.testing.assert_close(final, left[-1], rtol=CLOSE, atol=CLOSE)
+
+
 @pytest.mark.parametrize("case", [name for name in SCHEDULERS if name != "lcm"], indirect=True)
 def test_full_guidance_equals_diffusers(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative prompt is pooled, too. Diffusers' LCM is never guided so."""

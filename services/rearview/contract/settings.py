@@ -173,7 +173,9 @@ class Settings:
 
     @property
     def visited(self) -> tuple[int, ...]:
-        """Which entries of the 50-step grid a frame visits, noisiest first."""
+        """Which entries of the 50-step grid a frame visits, noisiest first. A sampler with timesteps of its
+        own (`Schedule.timesteps`) visits those nearby: to memories these stand for them.
+        """
         return self.timestep_indices or timestep_indices(self.strength, self.steps)
 
     @property

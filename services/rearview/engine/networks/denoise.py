@@ -179,16 +179,16 @@ class Denoiser:
         away = (rows[i].settings for i in negative)
         asked += [Worded(_negative(settings), self._in_text(settings)) for settings in away]
         places = self.prompts.places(asked)
-        at: list[int] = []
+        at: list[int] = []  # Timesteps, as are those of `to`.
         to: list[int | None] = []
         for row in rows:
-            visited, step = row.settings.visited, row.operator.step
+            visited, step = self.schedule.timesteps(row.settings), row.operator.step
             at.append(visited[step])
             to.append(visited[step + 1] if step + 1 < row.settings.steps else None)
         at += [at[i] for i in negative]
-        indices = upload(torch.tensor([*places, *at, *(entry or 0 for entry in to)]), like_BCHW.device)
-        place_B, entries = indices.split([len(at), len(at) + len(to)])
-        called, following = self.schedule.columns(entries, like_BCHW.dtype, [len(at), len(to)])
+        indices = upload(torch.tensor([*places, *at, *(each or 0 for each in to)]), like_BCHW.device)
+        place_B, timesteps = indices.split([len(at), len(at) + len(to)])
+        called, following = self.schedule.columns(timesteps, like_BCHW.dtype, [len(at), len(to)])
         return _Plan(place_B, called, called.first(len(to)) if negative else called, following, to)
 
     def _enter(self, latent_BCHW: Tensor, rows: Sequence[Row], plan: _Plan) -> Tensor:
@@ -207,12 +207,13 @@ class Denoiser:
         """What enters the next steps, (B, C, h, w), of no meaning for a sample that has none before it.
         None: no sample has.
         """
-        if all(entry is None for entry in plan.entries):
+        if all(each is None for each in plan.following):
             return None
         drawn: list[int | None] = []
-        for row, entry in zip(rows, plan.entries, strict=True):
+        for row, timestep in zip(rows, plan.following, strict=True):
             step = row.operator.step + 1
-            drawn.append(step if entry is not None and self.schedule.draws(row.settings, step) else None)
+            draws = timestep is not None and self.schedule.draws(row.settings, step)
+            drawn.append(step if draws else None)
         is_drawn = any(step is not None for step in drawn)
         noise_BCHW = self._noise.rows(rows, drawn, x_BCHW) if is_drawn else None
         return self.schedule.noisy_rows(clean_BCHW, x_BCHW, plan.at, plan.to, noise_BCHW)
@@ -230,8 +231,8 @@ class _Plan:
     """Of those that are no negative ones."""
     to: StepColumns
     """Of the steps that come next for them."""
-    entries: Sequence[int | None]
-    """Those steps in the grid; None after the last, where `to` has whatever."""
+    following: Sequence[int | None]
+    """The timesteps of those; None after the last, where `to` has whatever."""
 
 
 def _negative(settings: Settings) -> tuple[WeightedPrompt, ...]:

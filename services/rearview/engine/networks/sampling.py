@@ -85,10 +85,16 @@ class Schedule:
         num_train = int(scheduler_config.get("num_train_timesteps", 1000))
         betas = _betas(scheduler_config, num_train)
         self._alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
-        self._stride = num_train // LCM_GRID
-        self._last = LCM_GRID * self._stride - 1 - _lead(scheduler_config, self.sampler, self._stride)
+        self._num_train, self._stride = num_train, num_train // LCM_GRID
+        lead = _lead(scheduler_config, self.sampler, self._stride)
+        self._last = LCM_GRID * self._stride - 1 - lead
+        self._is_spaced = (
+            self.sampler is not Sampler.LCM and scheduler_config.get("timestep_spacing") != "leading"
+        )
+        """Whether strength and steps give timesteps of their own, beside the grid."""
         self.prediction_type: str = scheduler_config.get("prediction_type", "epsilon")
-        self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        """Constants of every timestep, (4, T)."""
 
     def timestep(self, index: int) -> int:
         """Timestep of a grid entry: t(k) = 999 - 20 k for 1000 train steps; with `leading` spacing, and if
@@ -102,29 +108,43 @@ class Schedule:
         c_skip, c_out = _boundary(timestep) if self.sampler is Sampler.LCM else (0.0, 1.0)
         return StepCoefficients(timestep, math.sqrt(abar), math.sqrt(1.0 - abar), c_skip, c_out)
 
+    def timesteps(self, settings: Settings) -> tuple[int, ...]:
+        """The timesteps that a frame visits, noisiest first: entries of the grid, if `settings` name them, if
+        LCM samples, and with `leading` spacing; else those of diffusers' `trailing` spacing.
+        """
+        if self._is_spaced and not settings.timestep_indices:
+            return self._spaced(settings.strength, settings.steps)
+        return self._listed(settings.visited)
+
     def steps(self, settings: Settings) -> tuple[StepCoefficients, ...]:
         """The denoising steps that `settings` ask for, noisiest first."""
-        return self._steps(settings.visited)
+        return self._steps(self.timesteps(settings))
 
     @lru_cache(maxsize=256)  # noqa: B019 - one schedule lives as long as its process
-    def _steps(self, indices: tuple[int, ...]) -> tuple[StepCoefficients, ...]:
-        return tuple(self.coefficients(self.timestep(index)) for index in indices)
+    def _listed(self, indices: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(map(self.timestep, indices))
 
-    def columns(self, entries_N: Tensor, dtype: torch.dtype, sizes: Sequence[int]) -> list[StepColumns]:
-        """The constants of steps at these entries of the grid (int64), read from a table on their device: so
-        many samples each.
+    @lru_cache(maxsize=256)  # noqa: B019 - one schedule lives as long as its process
+    def _spaced(self, strength: float, steps: int) -> tuple[int, ...]:
+        """The last so many timesteps of a schedule in steps / strength of them."""
+        share = self._num_train * strength
+        return tuple(max(0, round(share * (steps - at) / steps) - 1) for at in range(steps))
+
+    @lru_cache(maxsize=256)  # noqa: B019 - one schedule lives as long as its process
+    def _steps(self, timesteps: tuple[int, ...]) -> tuple[StepCoefficients, ...]:
+        return tuple(map(self.coefficients, timesteps))
+
+    def columns(self, timestep_N: Tensor, dtype: torch.dtype, sizes: Sequence[int]) -> list[StepColumns]:
+        """The constants of steps at these timesteps (int64), read from a table on their device: so many
+        samples each.
         """
-        key = dtype, entries_N.device
+        key = dtype, timestep_N.device
         if key not in self._tables:
-            grid = [self.coefficients(self.timestep(index)) for index in range(LCM_GRID)]
-            whole = StepColumns.of(grid, torch.empty(0, dtype=dtype, device=entries_N.device))
+            every = [self.coefficients(timestep) for timestep in range(self._num_train)]
+            whole = StepColumns.of(every, torch.empty(0, dtype=dtype, device=timestep_N.device))
             constants = (whole.alpha_B111, whole.beta_B111, whole.c_skip_B111, whole.c_out_B111)
-            self._tables[key] = whole.timestep_B, torch.stack(constants).flatten(1)
-        timesteps, constants_4G = self._tables[key]
-        timestep_N, constants_4N = (
-            timesteps.index_select(0, entries_N),
-            constants_4G.index_select(1, entries_N),
-        )
+            self._tables[key] = torch.stack(constants).flatten(1)
+        constants_4N = self._tables[key].index_select(1, timestep_N)
         parts = zip(timestep_N.split(sizes), constants_4N.split(sizes, dim=1), strict=True)
         return [StepColumns._of(*part) for part in parts]
 
