@@ -9,10 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from rearview.config import LimitsConfig
+from rearview.contract.controls import WeightedControl
 from rearview.contract.events import Event, FrameAnswered, FrameDropped, ImageCoded
+from rearview.contract.frame import control_plane
 from rearview.contract.memories import CacheSettings
+from rearview.contract.settings import Settings
 from rearview.contract.stream import Continuity, DropPolicy, ImageFormat
 from rearview.directory.protocol import Lease
 from rearview.errors import DropReason, Reason, Refused
@@ -20,7 +24,7 @@ from rearview.ingress.budget import Budgets
 from rearview.ingress.edge import Edge
 from rearview.ingress.feed import SENT_AGAIN
 from rearview.ingress.inherited import Inherited
-from rearview.ingress.intake import FrameIn
+from rearview.ingress.intake import ControlIn, FrameIn
 from rearview.ingress.past import Checkpoint
 from rearview.ingress.session import IngressSession
 from rearview.ingress.state import EdgeState
@@ -255,6 +259,30 @@ async def test_what_is_sent_again_waits_at_the_ingress(executor: ThreadPoolExecu
         assert [frame.ordinal for frame in one.sender.frames[sent:]] == list(range(frames))
         assert 1 <= most <= SENT_AGAIN
         assert session.book.translated == frames
+
+
+async def test_what_came_for_controls_goes_into_another_lane_with_its_frame(
+    executor: ThreadPoolExecutor,
+) -> None:
+    """Of what acts under the settings of each; a filler shows it too."""
+    poses = [picture(50 + index) for index in range(3)]
+    async with stage(executor, cache=CacheSettings(), warm_up_frames=4) as one:
+        for index, (pose, weight) in enumerate(zip(poses, (1.0, 0.0, 0.5), strict=True)):
+            one.session.apply(Settings("a", controls=(WeightedControl("pose", weight),)))
+            sent = ControlIn("pose", ImageFormat.RGB, pose.tobytes())
+            shown = FrameIn(index, (0, 0), ImageFormat.RGB, picture(index).tobytes(), one.clock.now, (sent,))
+            one.session.receive(shown, None)
+        one.session.finish()
+        await eventually(lambda: len(one.sender.frames) == 4)
+        one.session.lose_lane()
+        await one.session.resume(lane(2), 0, Continuity.EXACT)
+        first, again = one.sender.frames[:4], one.sender.frames[4:]
+        assert [frame.ordinal for frame in again] == [0, 1, 2, 3]
+        for frames in (first, again):
+            found = [(frame.planes or {}).get(control_plane("pose")) for frame in frames]
+            for index, at in ((0, 0), (2, 2), (3, 2)):
+                assert np.array_equal(found[index], poses[at]), index
+            assert found[1] is None
 
 
 async def test_a_lane_that_answers_nothing_is_sent_no_more_than_a_bound(executor: ThreadPoolExecutor) -> None:
