@@ -81,6 +81,26 @@ def test_a_session_is_sent_to_and_read_from_by_two_threads(server: FakeServer) -
     assert session.opened.width == SIZE
 
 
+def test_what_controls_are_shown_is_sent_as_the_frame_is(server: FakeServer) -> None:
+    """And again, where a lost connection took it."""
+    server.faults.cut_after_answers = [1]
+    server.faults.unreceived_on_cut = 2
+    poses = [np.flip(image) for image in FRAMES[:4]]
+    with (
+        Client(server.address, reconnect=QUICK) as client,
+        client.open(prompt="clay", send_quality=0, drop_policy=DropPolicy.LOSSLESS) as session,
+    ):
+        for image, pose in zip(FRAMES, poses, strict=False):
+            session.send(image, controls={"pose": pose})
+        session.send(FRAMES[4])
+        with pytest.raises(ValueError, match="must be uint8"):
+            session.send(FRAMES[5], controls={"pose": FRAMES[5][:8]})
+        session.finish()
+        assert [answer.frame_index for answer in session if isinstance(answer, Translated)] == list(range(5))
+    assert len(server.log.received) > 5
+    assert server.log.shown == {**{n: {"pose": pose.tobytes()} for n, pose in enumerate(poses)}, 4: {}}
+
+
 def test_leaving_the_iteration_early_ends_the_session(server: FakeServer) -> None:
     with Client(server.address, reconnect=QUICK) as client:
         answers = client.translate_frames([*FRAMES, SettingsChange(prompt="x")])
