@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
-from rearview.v1 import settings_pb2
+from rearview.v1 import settings_pb2, translation_service_pb2_grpc
 from rearview.v1 import translation_service_pb2 as pb
-from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 
 SILENCE_S, TRIES = 3.0, 300  # A server speaks every 2 s. So many tries without an answer take 30 s or more.
 LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
@@ -25,7 +24,7 @@ async def translate(addresses: Sequence[str], start: pb.Open, frames: Sequence[p
         resume = pb.Resume(received_answers=received, **mine)
         first = pb.TranslateRequest(resume=resume) if opened.session_id else pb.TranslateRequest(open=start)
         async with grpc.aio.insecure_channel(addresses[attempt % len(addresses)]) as channel:
-            call = TranslationServiceStub(channel).Translate()
+            call = translation_service_pb2_grpc.TranslationServiceStub(channel).Translate()
             try:
                 await call.write(first)
                 while received < len(frames):
