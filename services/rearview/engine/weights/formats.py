@@ -23,6 +23,7 @@ from torch import Tensor
 from rearview.contract.card import checkpoint_folder, is_hub_id, is_single_file, own_motion, settings_in
 from rearview.contract.controls import ControlPicture
 from rearview.contract.family import check_checkpoint, check_folder, check_whole, is_xl, is_xl_file
+from rearview.engine.weights.places import existing_file, find_file, folder_with_config, hub_folder
 from rearview.engine.weights.vae_formats import SingleVae, find_single_vae
 from rearview.errors import ConfigError
 
@@ -166,7 +167,7 @@ def find_checkpoint(checkpoint: str, parts: Sequence[str] = (), additions: Addit
     others = vae, single_vae, motion
     parts = [part for part in parts if part != "vae" or not additions.vae]
     if is_single_file(checkpoint):
-        file = _existing_file("model.checkpoint", Path(checkpoint))
+        file = existing_file("model.checkpoint", Path(checkpoint))
         check_checkpoint(checkpoint)
         settings = additions.single_file_config
         settings = XL_CONFIG if settings == SD15_CONFIG and is_xl_file(file) else settings
@@ -190,8 +191,8 @@ def find_lora(option: str, path: str) -> Path:
     if place.is_dir():
         return _lora_in(option, place)
     if is_hub_id(path):
-        return _lora_in(option, _hub_folder(option, path, ("*.safetensors", "adapter_config.json")))
-    return _find_file(option, path)
+        return _lora_in(option, hub_folder(option, path, ("*.safetensors", "adapter_config.json")))
+    return find_file(option, path)
 
 
 def find_motion(checkpoint: str, motion: str) -> Path | None:
@@ -204,20 +205,20 @@ def find_motion(checkpoint: str, motion: str) -> Path | None:
     if is_hub_id(motion):
         names = ("config.json", f"{WEIGHT_NAMES['motion_adapter']}.safetensors")
         wanted = (*names, *(f"motion_adapter/{name}" for name in names))
-        place = _hub_folder("model.motion", motion, wanted)
+        place = hub_folder("model.motion", motion, wanted)
     elif not place.is_dir():
-        return _find_file("model.motion", motion)
-    return _folder_with_config("model.motion", motion, (place, place / "motion_adapter"), "a MotionAdapter")
+        return find_file("model.motion", motion)
+    return folder_with_config("model.motion", motion, (place, place / "motion_adapter"), "a MotionAdapter")
 
 
 def find_depth(depth: str, option: str = "model.depth") -> Path:
     """Folder of a depth model in transformers' format. Raises ConfigError that names the option."""
     place = Path(depth)
     if is_hub_id(depth):
-        place = _hub_folder(option, depth, ("config.json", "model.safetensors"))
+        place = hub_folder(option, depth, ("config.json", "model.safetensors"))
         if not _has_safetensors(place):
-            place = _hub_folder(option, depth, ("config.json", "pytorch_model.bin"))
-    return _folder_with_config(option, depth, (place,), "a DPTForDepthEstimation")
+            place = hub_folder(option, depth, ("config.json", "pytorch_model.bin"))
+    return folder_with_config(option, depth, (place,), "a DPTForDepthEstimation")
 
 
 def find_control(option: str, control: str) -> Path:
@@ -225,10 +226,10 @@ def find_control(option: str, control: str) -> Path:
     place, name = Path(control), WEIGHT_NAMES["unet"]
     if is_hub_id(control):
         for ending in (".safetensors", ".fp16.safetensors", ".bin"):
-            place = _hub_folder(option, control, ("config.json", f"{name}{ending}"))
+            place = hub_folder(option, control, ("config.json", f"{name}{ending}"))
             if any(place.glob(f"{name}*")):
                 break
-    return _folder_with_config(option, control, (place,), "a ControlNetModel")
+    return folder_with_config(option, control, (place,), "a ControlNetModel")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -311,28 +312,8 @@ def _find_vae(vae: str) -> Path:
     folder = Path(vae)
     if is_hub_id(vae):
         names = ("config.json", "diffusion_pytorch_model.safetensors")
-        folder = _hub_folder("model.vae", vae, (*names, *(f"vae/{name}" for name in names)))
-    return _folder_with_config("model.vae", vae, (folder, folder / "vae"), "a VAE")
-
-
-def _folder_with_config(option: str, name: str, places: Sequence[Path], what: str) -> Path:
-    for place in places:
-        if (place / "config.json").is_file():
-            return place
-    raise ConfigError(f"{option} {name!r} is neither a folder with {what} (config.json) nor a hub id")
-
-
-def _find_file(option: str, path: str) -> Path:
-    """A file on this machine, or one in a repository on the hub."""
-    names = path.split("/")
-    if Path(path).is_file():
-        return Path(path)
-    if len(names) > 2 and is_hub_id("/".join(names[:2])):
-        name = "/".join(names[2:])
-        return _existing_file(option, _hub_folder(option, "/".join(names[:2]), (name,)) / name)
-    raise ConfigError(
-        f"{option} {path!r} is neither a file, nor a folder, nor on the hub (owner/name[/file])"
-    )
+        folder = hub_folder("model.vae", vae, (*names, *(f"vae/{name}" for name in names)))
+    return folder_with_config("model.vae", vae, (folder, folder / "vae"), "a VAE")
 
 
 def _lora_in(option: str, folder: Path) -> Path:
@@ -344,17 +325,11 @@ def _lora_in(option: str, folder: Path) -> Path:
     return found[0]
 
 
-def _existing_file(option: str, path: Path) -> Path:
-    if not path.is_file():
-        raise ConfigError(f"{option} {str(path)!r} is not a file")
-    return path
-
-
 def _hub_checkpoint(option: str, repo: str, parts: Sequence[str]) -> Path:
     """Settings, and once they are of a supported family the weights of `parts`: as safetensors, in full
     precision or else in half, else pickled.
     """
-    folder = _hub_folder(option, repo, SETTINGS_FILES)
+    folder = hub_folder(option, repo, SETTINGS_FILES)
     check_folder(folder)
     missing = list(parts)
     if "text_encoder" in missing and (folder / "text_encoder_2").is_dir():
@@ -362,24 +337,11 @@ def _hub_checkpoint(option: str, repo: str, parts: Sequence[str]) -> Path:
     for endings in HUB_ENDINGS:
         if missing:
             names = [f"{part}/{WEIGHT_NAMES[part]}{end}" for part in missing for end in endings]
-            folder = _hub_folder(option, repo, names)
+            folder = hub_folder(option, repo, names)
             missing = [part for part in missing if not _has_safetensors(folder / part)]
     pickled = [f"{part}/{PICKLE_NAMES[part]}{end}" for part in missing for end in PICKLE_ENDINGS]
-    return _hub_folder(option, repo, pickled) if pickled else folder
+    return hub_folder(option, repo, pickled) if pickled else folder
 
 
 def _has_safetensors(folder: Path) -> bool:
     return any(folder.glob("*.safetensors"))
-
-
-def _hub_folder(option: str, repo: str, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
-    except Exception as error:  # Whatever its client raises (httpx's errors change), nothing was found.
-        reason = type(error).__name__
-        text = "is not on this machine, and the Hugging Face hub did not give it"
-        raise ConfigError(
-            f"{option} {repo!r} {text} ({reason}): name a folder, or check the network"
-        ) from None
