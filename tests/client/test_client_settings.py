@@ -17,6 +17,7 @@ from rearview.client import (
     Dropped,
     Guidance,
     Image,
+    ImageFile,
     Method,
     NoiseRule,
     OpenOptions,
@@ -59,6 +60,9 @@ EVERY = SettingsChange(
     jpeg_quality=70,
     timestep_indices=(22, 32, 45),
     controls=(WeightedControl("edges", 0.6), WeightedControl("depth")),
+    reference=ImageFile.of(b"a face"),
+    reference_scale=0.7,
+    reference_mask=ImageFile.of(b"a mask"),
 )
 MIX = (WeightedPrompt("clay", 0.3), WeightedPrompt("neon", 1.1))
 ADAPTER_MIX = (WeightedAdapters("ink", 0.6), WeightedAdapters("oil", -0.2))

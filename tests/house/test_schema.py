@@ -28,7 +28,7 @@ from rearview.contract.similarity import SimilarityOptions, SimilaritySettings
 from rearview.errors import InvalidRequest
 from rearview.schema import EnumMap, Row, Table, duration, from_message, seconds
 from rearview.schema.enums import DROP_POLICIES, ENUMS, GUIDANCES, NOTICE_KINDS, SESSION_STATES
-from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Held, Listed, Nested
+from rearview.schema.table import FLOAT32, IMAGE_FILE, PLAIN, SECONDS, Held, Listed, Nested
 from rearview.schema.tables import FEATURE_BANK, OPEN, SETTINGS, TABLES, TEMPORAL_CACHE
 from rearview.v1 import error_reason_pb2, model_service_pb2, session_service_pb2, settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
@@ -81,7 +81,8 @@ def fits(row: Row, field: Field) -> bool:
         if isinstance(convert, Nested):
             return convert.table.message.DESCRIPTOR is field.message_type
         return convert is SECONDS
-    return convert is (FLOAT32 if field.type == Field.TYPE_FLOAT else PLAIN)
+    special = {Field.TYPE_FLOAT: FLOAT32, Field.TYPE_BYTES: IMAGE_FILE}
+    return convert is special.get(field.type, PLAIN)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.message.DESCRIPTOR.name)

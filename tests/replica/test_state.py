@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearview.contract.chain import Operator
 from rearview.contract.memories import BankSettings, CacheSettings
+from rearview.contract.reference import MAX_MASK_BYTES, MAX_PICTURE_BYTES, ImageFile
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Blend, Guidance, Settings, WeightedPrompt
 from rearview.contract.warmup import Changes, StepWarmUp, WarmUpPlan
@@ -35,6 +36,8 @@ UNDER = Settings(
     negative_prompt="dull",
     prompts=(WeightedPrompt("a", 1 / 3), WeightedPrompt("ü", 2.0)),
     blend=Blend((WeightedPrompt("z", 1.0),), 4, 9),
+    reference=ImageFile.of(bytes(MAX_PICTURE_BYTES)),
+    reference_mask=ImageFile.of(bytes(MAX_MASK_BYTES)),
 )
 
 

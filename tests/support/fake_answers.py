@@ -27,6 +27,9 @@ def first_settings(jpeg_quality: int) -> settings_pb2.Settings:
         blend_frames=0,
         adapters="",
         jpeg_quality=jpeg_quality or 85,
+        reference=b"",
+        reference_scale=1.0,
+        reference_mask=b"",
     )
 
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rearview.contract.frame import NO_PLACE, Frame, Timing
 from rearview.contract.memories import BankPolicy, BankSettings, CacheSettings, PromptChange, Rewarm
+from rearview.contract.reference import ImageFile
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import NoiseRule, Settings
 from rearview.transport.wire import (
@@ -201,7 +202,12 @@ def test_a_control_message_that_is_no_object_is_an_error(junk: bytes) -> None:
 
 def test_a_session_and_its_settings_come_out_as_they_went_in() -> None:
     settings = Settings(
-        prompt="é\0\U0001f600", strength=0.1 + 0.2, steps=3, seed=(1 << 64) - 1, noise_rule=NoiseRule.FRESH
+        prompt="é\0\U0001f600",
+        strength=0.1 + 0.2,
+        steps=3,
+        seed=(1 << 64) - 1,
+        noise_rule=NoiseRule.FRESH,
+        reference=ImageFile.of(bytes(range(256))),
     )
     bank = BankSettings(BankPolicy.QUEUE, interval=2, max_frames=3, prompt_change=PromptChange.FADE)
     spec = SessionSpec(SESSION, 64, 72, 4, settings, "alpha", 2.5, bank, CacheSettings(scene_cut=Rewarm.KEEP))

@@ -35,6 +35,7 @@ from rearview.contract.memories import (
 )
 from rearview.contract.methods import Method
 from rearview.contract.model import Model, Style
+from rearview.contract.reference import ImageFile
 from rearview.contract.settings import (
     Guidance,
     NoiseRule,
@@ -61,6 +62,7 @@ __all__ = [
     "Frame",
     "Guidance",
     "Image",
+    "ImageFile",
     "ImageFormat",
     "Method",
     "Model",

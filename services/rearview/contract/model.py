@@ -88,6 +88,8 @@ class Model:
     """Those of them that act on frames alone that bring a picture for them (`send(frame, controls=…)`)."""
     merged_adapters: tuple[str, ...] = ()
     """Those of `adapters` that are merged into weights: each is taken alone, and at weight 1."""
+    takes_reference: bool = False
+    """Whether a session may have a reference image."""
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         """The words of a prompt that the model was never taught, as they are written, each once.

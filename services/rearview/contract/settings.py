@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from rearview.contract.change import Change
 from rearview.contract.controls import WeightedControl, acting, are_allowed
+from rearview.contract.reference import MAX_REFERENCE_SCALE, NO_IMAGE, ImageFile
 from rearview.contract.timesteps import LCM_GRID, timestep_indices
 from rearview.errors import out_of_range
 
@@ -147,6 +148,12 @@ class Settings:
     those that `strength` gives. Empty: those of `strength`."""
     controls: tuple[WeightedControl, ...] = ()
     """Up to 4 ControlNets of the deployment, which hold the frame's shape in the picture. Empty: none."""
+    reference: ImageFile = NO_IMAGE
+    """A picture whose face, style or look is followed, at most 64 KiB. Empty: none."""
+    reference_scale: float = 1.0
+    """How much it is followed, 0 to 2. At 0 it is as if there were none."""
+    reference_mask: ImageFile = NO_IMAGE
+    """Where in the frame: bright is where, at most 16 KiB, stretched over the frame. Empty: everywhere."""
 
     def __post_init__(self) -> None:
         # Comparisons with NaN are false, so NaN is never allowed.
@@ -166,6 +173,7 @@ class Settings:
             "timestep_indices": not self.timestep_indices
             or (len(self.timestep_indices) == self.steps and _ascends(self.timestep_indices)),
             "controls": are_allowed(self.controls),
+            "reference_scale": 0.0 <= self.reference_scale <= MAX_REFERENCE_SCALE,
         }
         for name, is_allowed in allowed.items():
             if not is_allowed:
@@ -199,6 +207,11 @@ class Settings:
     def acting_controls(self) -> tuple[WeightedControl, ...]:
         """The controls that change anything, in the order of their names."""
         return acting(self.controls) if self.controls else ()
+
+    @property
+    def refers(self) -> bool:
+        """Whether a reference image changes anything."""
+        return bool(self.reference) and self.reference_scale > 0.0
 
     def rows_at(self, step: int) -> int:
         """Samples that a frame is in that denoising step: 2 where the UNet also predicts under the negative
@@ -248,11 +261,13 @@ class Settings:
 
     @property
     def style(self) -> str:
-        """Stands for the mix and for which adapter sets there are: what a session's memory calls a change of
-        prompt. The weights of sets may move with every frame, and are none.
+        """Stands for the mix, for which adapter sets there are and for the reference image: what a session's
+        memory calls a change of prompt. Weights and scales may move with every frame, and are none.
         """
-        names = self.adapter_names
-        return f"{' '.join(names)}\n{self.wording}" if names else self.wording
+        parts = [self.reference.digest] if self.refers else []
+        if names := self.adapter_names:
+            parts.append(" ".join(names))
+        return "\n".join([*parts, self.wording])
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +293,9 @@ class SettingsChange(Change[Settings]):
     timestep_indices: tuple[int, ...] | None = None
     adapter_mix: AdapterMix | None = None
     controls: tuple[WeightedControl, ...] | None = None
+    reference: ImageFile | None = None
+    reference_scale: float | None = None
+    reference_mask: ImageFile | None = None
 
     def apply(self, settings: Settings) -> Settings:
         """`settings` with the named fields changed. Raises InvalidRequest for both kinds of prompt, or of
@@ -325,6 +343,9 @@ class SettingOptions(TypedDict, total=False):
     timestep_indices: Sequence[int] | None
     adapter_mix: Sequence[WeightedAdapters] | None
     controls: Sequence[WeightedControl] | None
+    reference: ImageFile | None
+    reference_scale: float | None
+    reference_mask: ImageFile | None
 
 
 def check_adapters(settings: Settings, known: Collection[str], merged: Collection[str] = ()) -> None:

@@ -8,11 +8,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from google.protobuf.message import Message
 
+from rearview.contract.reference import ImageFile
 from rearview.errors import InvalidRequest
 from rearview.schema.durations import duration, seconds
 
 __all__ = [
     "FLOAT32",
+    "IMAGE_FILE",
     "PLAIN",
     "SECONDS",
     "Converter",
@@ -119,7 +121,15 @@ class _Seconds:
         return seconds(value)
 
 
-PLAIN, FLOAT32, SECONDS = _Plain(), _Float32(), _Seconds()
+class _ImageFile:
+    def write(self, value: ImageFile) -> bytes:
+        return value.data
+
+    def read(self, value: bytes, field: str, *, refuses: bool) -> ImageFile:
+        return ImageFile.of(value)
+
+
+PLAIN, FLOAT32, SECONDS, IMAGE_FILE = _Plain(), _Float32(), _Seconds(), _ImageFile()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rearview.schema.enums import (
     PROMPT_CHANGES,
     REWARMS,
 )
-from rearview.schema.table import FLOAT32, PLAIN, SECONDS, Held, Listed, Nested, Row, Table
+from rearview.schema.table import FLOAT32, IMAGE_FILE, PLAIN, SECONDS, Held, Listed, Nested, Row, Table
 from rearview.v1 import model_service_pb2 as models_pb
 from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
@@ -77,6 +77,9 @@ SETTINGS = Table(
             "controls",
             Held(settings_pb2.Controls, "controls", Listed(Nested(WEIGHTED_CONTROL, WeightedControl))),
         ),
+        Row("reference", "reference", IMAGE_FILE),
+        Row("reference_scale", "reference_scale", FLOAT32),
+        Row("reference_mask", "reference_mask", IMAGE_FILE),
         Row("jpeg_quality", "jpeg_quality", PLAIN),
     ),
     inside=frozenset({"blend", "scene"}),
@@ -173,6 +176,7 @@ MODEL = Table(
         Row("controls", "controls", Listed(PLAIN)),
         Row("merged_adapters", "merged_adapters", Listed(PLAIN)),
         Row("sent_controls", "sent_controls", Listed(PLAIN)),
+        Row("takes_reference", "takes_reference", PLAIN),
     ),
 )
 

@@ -149,6 +149,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     back empty and is being told again. Live streams go on.
     Example: `open` while Redis is restarted.
     """
+    ERROR_REASON_REFERENCE_UNSUPPORTED: _ErrorReason.ValueType  # 33
+    """[INVALID_ARGUMENT] A reference image was sent to a deployment that cannot follow any.
+    Example: `reference` where `Model.takes_reference` is false.
+    """
+    ERROR_REASON_REFERENCE_INVALID: _ErrorReason.ValueType  # 34
+    """[INVALID_ARGUMENT] A reference image or its mask cannot be decoded; metadata has the
+    field. Example: a progressive JPEG, or a file that is cut short.
+    """
+    ERROR_REASON_REFERENCE_TOO_LARGE: _ErrorReason.ValueType  # 35
+    """[INVALID_ARGUMENT] A reference image or its mask has too many bytes or pixels;
+    metadata has the field and the limit. Example: a photo of 3 MB, sent as it is.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or ended. The enum value's name is the `reason` of the
@@ -282,6 +294,18 @@ ERROR_REASON_DIRECTORY_UNAVAILABLE: ErrorReason.ValueType  # 29
 """[UNAVAILABLE, with RetryInfo] The directory of sessions does not answer, or has come
 back empty and is being told again. Live streams go on.
 Example: `open` while Redis is restarted.
+"""
+ERROR_REASON_REFERENCE_UNSUPPORTED: ErrorReason.ValueType  # 33
+"""[INVALID_ARGUMENT] A reference image was sent to a deployment that cannot follow any.
+Example: `reference` where `Model.takes_reference` is false.
+"""
+ERROR_REASON_REFERENCE_INVALID: ErrorReason.ValueType  # 34
+"""[INVALID_ARGUMENT] A reference image or its mask cannot be decoded; metadata has the
+field. Example: a progressive JPEG, or a file that is cut short.
+"""
+ERROR_REASON_REFERENCE_TOO_LARGE: ErrorReason.ValueType  # 35
+"""[INVALID_ARGUMENT] A reference image or its mask has too many bytes or pixels;
+metadata has the field and the limit. Example: a photo of 3 MB, sent as it is.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

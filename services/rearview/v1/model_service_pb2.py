@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rearview.v1 import translation_service_pb2 as rearview_dot_v1_dot_translation__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frearview/v1/model_service.proto\x12\x0brearview.v1\x1a%rearview/v1/translation_service.proto\"\x16\n\x14\x44\x65scribeModelRequest\":\n\x15\x44\x65scribeModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.rearview.v1.Model\"\x86\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x15\n\rside_multiple\x18\x04 \x01(\r\x12\x1c\n\x14motion_side_multiple\x18\x05 \x01(\r\x12\x10\n\x08min_side\x18\x06 \x01(\r\x12\x10\n\x08strength\x18\x07 \x01(\x02\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x11\n\tmax_steps\x18\t \x01(\r\x12$\n\x07methods\x18\n \x03(\x0e\x32\x13.rearview.v1.Method\x12+\n\x0e\x64\x65\x66\x61ult_method\x18\x0b \x01(\x0e\x32\x13.rearview.v1.Method\x12)\n\x07\x66ormats\x18\x0c \x03(\x0e\x32\x18.rearview.v1.ImageFormat\x12\"\n\x06styles\x18\r \x03(\x0b\x32\x12.rearview.v1.Style\x12\x18\n\x10takes_any_prompt\x18\x0e \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x0f \x03(\t\x12\x17\n\x0fmax_image_bytes\x18\x10 \x01(\r\x12\x12\n\nmax_pixels\x18\x11 \x01(\r\x12\x18\n\x10max_prompt_bytes\x18\x12 \x01(\r\x12\x10\n\x08\x63ontrols\x18\x13 \x03(\t\x12\x17\n\x0fmerged_adapters\x18\x14 \x03(\t\x12\x15\n\rsent_controls\x18\x15 \x03(\t\"6\n\x05Style\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07phrases\x18\x03 \x03(\t2f\n\x0cModelService\x12V\n\rDescribeModel\x12!.rearview.v1.DescribeModelRequest\x1a\".rearview.v1.DescribeModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frearview/v1/model_service.proto\x12\x0brearview.v1\x1a%rearview/v1/translation_service.proto\"\x16\n\x14\x44\x65scribeModelRequest\":\n\x15\x44\x65scribeModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.rearview.v1.Model\"\x9f\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x15\n\rside_multiple\x18\x04 \x01(\r\x12\x1c\n\x14motion_side_multiple\x18\x05 \x01(\r\x12\x10\n\x08min_side\x18\x06 \x01(\r\x12\x10\n\x08strength\x18\x07 \x01(\x02\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x11\n\tmax_steps\x18\t \x01(\r\x12$\n\x07methods\x18\n \x03(\x0e\x32\x13.rearview.v1.Method\x12+\n\x0e\x64\x65\x66\x61ult_method\x18\x0b \x01(\x0e\x32\x13.rearview.v1.Method\x12)\n\x07\x66ormats\x18\x0c \x03(\x0e\x32\x18.rearview.v1.ImageFormat\x12\"\n\x06styles\x18\r \x03(\x0b\x32\x12.rearview.v1.Style\x12\x18\n\x10takes_any_prompt\x18\x0e \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x0f \x03(\t\x12\x17\n\x0fmax_image_bytes\x18\x10 \x01(\r\x12\x12\n\nmax_pixels\x18\x11 \x01(\r\x12\x18\n\x10max_prompt_bytes\x18\x12 \x01(\r\x12\x10\n\x08\x63ontrols\x18\x13 \x03(\t\x12\x17\n\x0fmerged_adapters\x18\x14 \x03(\t\x12\x15\n\rsent_controls\x18\x15 \x03(\t\x12\x17\n\x0ftakes_reference\x18\x19 \x01(\x08\"6\n\x05Style\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07phrases\x18\x03 \x03(\t2f\n\x0cModelService\x12V\n\rDescribeModel\x12!.rearview.v1.DescribeModelRequest\x1a\".rearview.v1.DescribeModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEMODELRESPONSE']._serialized_start=111
   _globals['_DESCRIBEMODELRESPONSE']._serialized_end=169
   _globals['_MODEL']._serialized_start=172
-  _globals['_MODEL']._serialized_end=690
-  _globals['_STYLE']._serialized_start=692
-  _globals['_STYLE']._serialized_end=746
-  _globals['_MODELSERVICE']._serialized_start=748
-  _globals['_MODELSERVICE']._serialized_end=850
+  _globals['_MODEL']._serialized_end=715
+  _globals['_STYLE']._serialized_start=717
+  _globals['_STYLE']._serialized_end=771
+  _globals['_MODELSERVICE']._serialized_start=773
+  _globals['_MODELSERVICE']._serialized_end=875
 # @@protoc_insertion_point(module_scope)

@@ -87,6 +87,7 @@ class Model(_message.Message):
     CONTROLS_FIELD_NUMBER: _builtins.int
     MERGED_ADAPTERS_FIELD_NUMBER: _builtins.int
     SENT_CONTROLS_FIELD_NUMBER: _builtins.int
+    TAKES_REFERENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as `Open.model`."""
     width: _builtins.int
@@ -117,6 +118,8 @@ class Model(_message.Message):
     """The most pixels of one frame, width times height, for the tenant that asks."""
     max_prompt_bytes: _builtins.int
     """The most bytes of one prompt, in UTF-8."""
+    takes_reference: _builtins.bool
+    """Whether sessions may have a reference image (`Settings.reference`)."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_translation_service_pb2.Method.ValueType]:
         """The methods that are served."""
@@ -175,10 +178,11 @@ class Model(_message.Message):
         controls: _abc.Iterable[_builtins.str] | None = ...,
         merged_adapters: _abc.Iterable[_builtins.str] | None = ...,
         sent_controls: _abc.Iterable[_builtins.str] | None = ...,
+        takes_reference: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "controls", b"controls", "default_method", b"default_method", "formats", b"formats", "height", b"height", "max_image_bytes", b"max_image_bytes", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_steps", b"max_steps", "merged_adapters", b"merged_adapters", "methods", b"methods", "min_side", b"min_side", "motion_side_multiple", b"motion_side_multiple", "name", b"name", "sent_controls", b"sent_controls", "side_multiple", b"side_multiple", "steps", b"steps", "strength", b"strength", "styles", b"styles", "takes_any_prompt", b"takes_any_prompt", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "controls", b"controls", "default_method", b"default_method", "formats", b"formats", "height", b"height", "max_image_bytes", b"max_image_bytes", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_steps", b"max_steps", "merged_adapters", b"merged_adapters", "methods", b"methods", "min_side", b"min_side", "motion_side_multiple", b"motion_side_multiple", "name", b"name", "sent_controls", b"sent_controls", "side_multiple", b"side_multiple", "steps", b"steps", "strength", b"strength", "styles", b"styles", "takes_any_prompt", b"takes_any_prompt", "takes_reference", b"takes_reference", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

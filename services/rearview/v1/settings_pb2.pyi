@@ -215,6 +215,9 @@ class Settings(_message.Message):
     TIMESTEP_INDICES_FIELD_NUMBER: _builtins.int
     ADAPTER_MIX_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    REFERENCE_SCALE_FIELD_NUMBER: _builtins.int
+    REFERENCE_MASK_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The picture's description, at most 2 KiB of UTF-8; it may not be blank.
     Replaces `prompts`.
@@ -252,6 +255,18 @@ class Settings(_message.Message):
     """JPEG quality of answers, 1 to 100: those to frames that are received after it.
     No picture depends on it, so a frame may be left out as unchanged however it
     changes. In `Open.settings` it goes before `Open.jpeg_quality`, its default.
+    """
+    reference: _builtins.bytes
+    """A picture whose face, style or look is followed, where `Model.takes_reference`: a
+    baseline JPEG or a PNG of at most 64 KiB and 262144 pixels. The largest square in
+    its middle counts, seen at 224 by 224 or so. Empty: none. Default: none.
+    """
+    reference_scale: _builtins.float
+    """How much it is followed, 0 to 2; 0 is as if there were none. Default 1."""
+    reference_mask: _builtins.bytes
+    """Where in the frame it is followed: a picture of the same kinds, of at most 16 KiB,
+    stretched over the frame; white is where, black where not. Empty: everywhere.
+    Default: everywhere.
     """
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedPrompt]:
@@ -299,10 +314,13 @@ class Settings(_message.Message):
         timestep_indices: _abc.Iterable[_builtins.int] | None = ...,
         adapter_mix: _abc.Iterable[Global___WeightedAdapters] | None = ...,
         controls: Global___Controls | None = ...,
+        reference: _builtins.bytes | None = ...,
+        reference_scale: _builtins.float | None = ...,
+        reference_mask: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_reference", b"_reference", "_reference_mask", b"_reference_mask", "_reference_scale", b"_reference_scale", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "reference", b"reference", "reference_mask", b"reference_mask", "reference_scale", b"reference_scale", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_reference", b"_reference", "_reference_mask", b"_reference_mask", "_reference_scale", b"_reference_scale", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "reference", b"reference", "reference_mask", b"reference_mask", "reference_scale", b"reference_scale", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
     _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015
@@ -322,6 +340,12 @@ class Settings(_message.Message):
     _WhichOneofArgType__noise_rule: _TypeAlias = _typing.Literal["_noise_rule", b"_noise_rule"]  # noqa: Y015
     _WhichOneofReturnType__prompt: _TypeAlias = _typing.Literal["prompt"]  # noqa: Y015
     _WhichOneofArgType__prompt: _TypeAlias = _typing.Literal["_prompt", b"_prompt"]  # noqa: Y015
+    _WhichOneofReturnType__reference: _TypeAlias = _typing.Literal["reference"]  # noqa: Y015
+    _WhichOneofArgType__reference: _TypeAlias = _typing.Literal["_reference", b"_reference"]  # noqa: Y015
+    _WhichOneofReturnType__reference_mask: _TypeAlias = _typing.Literal["reference_mask"]  # noqa: Y015
+    _WhichOneofArgType__reference_mask: _TypeAlias = _typing.Literal["_reference_mask", b"_reference_mask"]  # noqa: Y015
+    _WhichOneofReturnType__reference_scale: _TypeAlias = _typing.Literal["reference_scale"]  # noqa: Y015
+    _WhichOneofArgType__reference_scale: _TypeAlias = _typing.Literal["_reference_scale", b"_reference_scale"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
@@ -346,6 +370,12 @@ class Settings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_rule) -> _WhichOneofReturnType__noise_rule | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt) -> _WhichOneofReturnType__prompt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference) -> _WhichOneofReturnType__reference | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_mask) -> _WhichOneofReturnType__reference_mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_scale) -> _WhichOneofReturnType__reference_scale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
