@@ -76,6 +76,7 @@ OTHER_FILES = (
     (("down_blocks.0.motion_", "module.down_blocks.0.motion_"), "motion modules: name them in model.motion"),
     (("encoder.", "decoder.", "first_stage_model."), "a VAE: name it in model.vae"),
     (("control_model.", "controlnet_"), "a ControlNet: name its folder in model.controls"),
+    (("image_proj.", "ip_adapter."), "an IP-Adapter: name it in model.reference"),
 )
 UNET_PREFIX = "model.diffusion_model."
 FIRST_LAYER = f"{UNET_PREFIX}input_blocks.0.0.weight"

@@ -35,6 +35,7 @@ from rearview.engine.networks.guidance import Anchors, anchor_of, anchored, guid
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.networks.pooled import PlainText
 from rearview.engine.networks.prompts import PromptTable, Worded
+from rearview.engine.networks.reference_image import NoReferences
 from rearview.engine.networks.sampling import Schedule, StepColumns
 from rearview.engine.networks.scale_embedding import embed_scales
 from rearview.engine.rows import Row
@@ -55,10 +56,12 @@ class Denoiser:
         noise: NoiseStore | None = None,
         controls: ControlNets | None = None,
         text: PlainText | None = None,
+        references: NoReferences | None = None,
     ) -> None:
         """`bank_layout`: what `install_processors(unet)` returned; None: the UNet takes no feature bank.
         `noise`, `controls`: those of all denoisers over this UNet, whatever their adapters; None: noise of
         its own, no controls. `text`: what the UNet is given of embeddings; None: they are its prompts.
+        `references`: the adapter for reference images; None: there is none.
         """
         self.unet = unet
         self.call: UNetCall = EagerCall(unet)
@@ -69,6 +72,7 @@ class Denoiser:
         """Of the plain path."""
         self.prompts = PromptTable(conditioning)
         self.controls = controls or ControlNets({}, dtype)
+        self.references = references or NoReferences()
         self.text = text or PlainText()
         """Embeddings to what the UNet is given of them."""
         self._dtype, self._noise = dtype, noise or NoiseStore()
@@ -113,12 +117,13 @@ class Denoiser:
         return bool(getattr(self.unet, "has_depth", False))
 
     def prepare(self, settings: Settings) -> None:
-        """Encode the prompts of new settings ahead. Raises InvalidRequest for guidance that cannot be and for
-        controls that are not there.
+        """Encode the prompts and the reference of new settings ahead. Raises InvalidRequest for guidance that
+        cannot be and for controls that are not there.
         """
         check_controls(settings.controls, self.controls.branches)
         check_guidance(settings, embeds_scale=self._scale_channels is not None)
         self.prompts.prepare(settings, self._in_text(settings))
+        self.references.prepare(settings)
 
     def embedded_scales(self, scales: Sequence[float]) -> dict[str, Tensor]:
         """The UNet's further input if it is conditioned on the scale of guidance: one scale per row."""
@@ -153,7 +158,9 @@ class Denoiser:
             views = views.beside(negative)
         prompt_BTC, more = self.text(self.prompts.read(plan.place_B), x_BCHW)
         more |= self.embedded_scales([row.settings.guidance_scale for row in rows])
-        more |= self.adapter_rows([row.settings for row in (*rows, *(rows[i] for i in negative))])
+        under = [row.settings for row in (*rows, *(rows[i] for i in negative))]
+        more |= self.adapter_rows(under)
+        more |= self.references.inputs(under, [False] * len(rows) + [True] * len(negative), x_BCHW)
         if depth_BCHW is not None:
             more[DEPTH_LATENT] = depth_BCHW.to(self._dtype)
         inputs = UNetInputs(
@@ -163,7 +170,7 @@ class Denoiser:
             more,
         )
         doubled = [*range(len(rows)), *negative]
-        inputs = self.controls.steer(inputs, [rows[i].settings for i in doubled], [hints[i] for i in doubled])
+        inputs = self.controls.steer(inputs, under, [hints[i] for i in doubled])
         output_BCHW, updates = self.call(inputs, views)
         clean_BCHW = self.schedule.clean(x_BCHW, output_BCHW.to(x_BCHW.dtype), plan.called)
         if negative:

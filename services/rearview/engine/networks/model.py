@@ -143,7 +143,7 @@ class DiffusionModel:
         networks = [self.vae, *(depth.network for depth in depths)]
         for denoiser in self._adapted.values():
             networks += [denoiser.unet, *denoiser.conditioning.text_encoders]
-            networks += denoiser.controls.branches.values()
+            networks += [*denoiser.controls.branches.values(), *denoiser.references.networks]
         own: dict[int, int] = {}
         for network in filter(None, networks):
             own |= {each.data_ptr(): each.nbytes for each in (*network.parameters(), *network.buffers())}

@@ -99,14 +99,17 @@ def step_function(denoiser: Denoiser, dtype: torch.dtype, cache: PlainCache) -> 
             return added(denoiser, sample.settings, sample.payload.shown or {}, x, at, text)
 
         controls = side_by_side([control(place, text) for place, text in enumerate(embeds)])
-        given = {**_given(denoiser, [each.settings for each in samples], depth, dtype), **controls}
+        settings_S = [each.settings for each in samples]
+        seen = denoiser.references.inputs(settings_S, [False] * len(samples), entering[0])
+        given = {**_given(denoiser, settings_S, depth, dtype), **controls, **seen}
         outputs = _predict(denoiser, torch.cat(entering), constants, texts, dtype, view.attend, given)
         left = []
         for place, (sample, x, at) in enumerate(zip(samples, entering, constants, strict=True)):
             settings, (_, negative, depth, _, shown) = sample.settings, sample.payload
             if predicts_negative(settings, step):
                 text = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
-                given = {**_given(denoiser, [settings], depth, dtype), **control(place, text)}
+                unseen = denoiser.references.inputs([settings], [True], x)
+                given = {**_given(denoiser, [settings], depth, dtype), **control(place, text), **unseen}
                 away = _predict(denoiser, x, [at], text, dtype, view.beside(place).attend, given)
                 negative = clean_of(denoiser, x, away, at)
             clean = guided(denoiser, settings, at, x, outputs[place : place + 1], negative)

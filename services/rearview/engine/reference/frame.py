@@ -44,18 +44,19 @@ def denoise_latent(
     """All steps of an encoded frame: its clean latent. Reads and writes `bank`. `shown`: to its controls."""
     unet = steered(denoiser, settings, shown or {})
     more = {**denoiser.embedded_scales([settings.guidance_scale]), **denoiser.adapter_rows([settings])}
+    seen, unseen = (denoiser.references.inputs([settings], [away], z) for away in (False, True))
     prompt = denoiser.conditioning.embed_frame(settings, ordinal)
     clean = away = x = z
     for index, step in enumerate(denoiser.schedule.steps(settings)):
         x = denoiser.schedule.noisy(clean[0], x[0], settings, ordinal, index)[None]
         view = None if bank is None else bank.view(settings, ordinal, index)
         past = {} if view is None else {"cross_attention_kwargs": {"memory": view}}
-        output = _predict(unet, x, step, prompt, dtype, **more, **past)
+        output = _predict(unet, x, step, prompt, dtype, **more, **seen, **past)
         if view is not None:
             view.commit()
         if predicts_negative(settings, index):
             negative = denoiser.conditioning.embed(settings.negative_prompt, settings.acting_adapters)
-            away = clean_of(denoiser, x, _predict(unet, x, step, negative, dtype, **more), step)
+            away = clean_of(denoiser, x, _predict(unet, x, step, negative, dtype, **more, **unseen), step)
         clean = guided(denoiser, settings, step, x, output, away)
     return clean
 

@@ -24,6 +24,7 @@ from rearview.engine.networks.low_rank import take_choices
 from rearview.engine.networks.model import DiffusionModel, Model, NullModel
 from rearview.engine.networks.noise import NoiseStore
 from rearview.engine.networks.pooled import PooledText
+from rearview.engine.networks.reference_image import take_references
 from rearview.engine.networks.sampling import Schedule
 from rearview.engine.weights.adapters import NO_ADAPTERS, AdapterSets, Switched, merge_adapters
 from rearview.engine.weights.controls import load_controls
@@ -39,6 +40,7 @@ from rearview.engine.weights.formats import (
 )
 from rearview.engine.weights.loading import assigned, checked, load_network, local, quiet_libraries, ready
 from rearview.engine.weights.motion_formats import is_motion, is_table, read_motion
+from rearview.engine.weights.reference_images import load_references
 from rearview.engine.weights.stacks import stack_adapters
 from rearview.engine.weights.text_encoders import load_text_encoders
 from rearview.engine.weights.vae_formats import SingleVae
@@ -207,6 +209,9 @@ def load_denoisers(
     fused = [LoraFile(additions.lcm_lora)] if additions.lcm_lora else []
     sets = merge_adapters(unet, texts.networks, fused, additions.merged)
     stacks, choice, text_choice = stack_adapters(unet, texts.networks, additions.adapters)
+    references = given = None
+    if additions.reference is not None:
+        references, given = load_references(additions.reference, unet, device, dtype)
     layout = install_processors(unet)
     if additions.depth and source.motion is None:
         raise ConfigError("model.depth is for motion modules, and there are none: name them in model.motion")
@@ -220,6 +225,8 @@ def load_denoisers(
         take_choices(unet, choice)
         for network in texts.networks:
             take_choices(network, text_choice)
+    if given is not None:
+        take_references(unet, given)
     cell = _cell(source.config("vae"))
     controls = load_controls(additions.controls, source.config("unet"), cell, device, dtype)
     text = PooledText(unet.config, cell) if source.is_xl else None
@@ -227,7 +234,7 @@ def load_denoisers(
     def under(name: str) -> Denoiser:
         conditioning = texts.conditioning(lambda network: _switched(network, sets, name), stacks)
         network = _switched(unet, sets, name)
-        return Denoiser(network, schedule, conditioning, dtype, layout, noise, controls, text)
+        return Denoiser(network, schedule, conditioning, dtype, layout, noise, controls, text, references)
 
     return {name: under(name) for name in sets.names}
 

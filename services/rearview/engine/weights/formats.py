@@ -31,6 +31,7 @@ __all__ = [
     "Additions",
     "ControlFile",
     "LoraFile",
+    "ReferenceFile",
     "Source",
     "find_checkpoint",
     "find_control",
@@ -39,6 +40,7 @@ __all__ = [
     "find_motion",
     "from_original",
     "read_config",
+    "read_pickle",
     "read_weights",
 ]
 
@@ -89,6 +91,16 @@ class ControlFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceFile:
+    """An adapter for reference images."""
+
+    path: str
+    """File, or on the hub owner/name/file."""
+    image_encoder: str
+    """Folder, or on the hub owner/name[/folder]."""
+
+
+@dataclass(frozen=True, slots=True)
 class Additions:
     """What replaces parts of a checkpoint or is added to it."""
 
@@ -112,6 +124,8 @@ class Additions:
     """ControlNets by the names by which sessions ask for them."""
     clip_skip: int = 0
     """Last layers of the text encoder that are left out."""
+    reference: ReferenceFile | None = None
+    """None: sessions have no reference images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,22 +262,31 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
 
     Raises ConfigError: a pickle with anything but weights in it could run code, and is not read.
     """
-    try:
-        check_whole(path)
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
+            check_whole(path)
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except READING_ERRORS as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except pickle.UnpicklingError:
-        raise ConfigError(f"{path} holds more than weights: convert it to .safetensors") from None
+        except READING_ERRORS as error:
+            raise ConfigError(f"{path}: {error}") from None
+    content = read_pickle(path)
     content = content.get("state_dict", content) if isinstance(content, dict) else None
     items = content.items() if isinstance(content, dict) else ()
     weights = {str(key): value for key, value in items if isinstance(value, Tensor)}
     if not weights:
         raise ConfigError(f"{path} holds no weights")
     return weights, {}
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle of weights holds, on the CPU. Raises ConfigError as `read_weights` does."""
+    try:
+        check_whole(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except READING_ERRORS as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except pickle.UnpicklingError:
+        raise ConfigError(f"{path} holds more than weights: convert it to .safetensors") from None
 
 
 def from_original(part: str, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
+from torch.nn import functional as F
 
 from rearview.engine.memory.bank.layers import BankLayout, read_layout
 from rearview.engine.networks.attention.extended import Attend, attend_concatenated
@@ -44,8 +45,10 @@ def install_processors(unet: Any, attend: Attend = attend_concatenated) -> BankL
     for name, module in modules.items():
         _check(name, module, banked=name in number)
     for name, module in modules.items():
-        is_banked = name in number
-        module.set_processor(BankProcessor(number[name], attend) if is_banked else PlainProcessor())
+        if name in number:
+            module.set_processor(BankProcessor(number[name], attend))
+        else:
+            module.set_processor(ReferenceProcessor() if hasattr(module, "reference") else PlainProcessor())
     return layout
 
 
@@ -62,6 +65,35 @@ class PlainProcessor(AttnProcessor2_0):
         memory: AttentionMemory | None = None,
     ) -> Any:
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+class ReferenceProcessor(PlainProcessor):
+    """Cross-attention that attends to a reference image as well, by the layer's own `reference` (a
+    `ReferenceAttention`). In a forward without any it is diffusers' own.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        memory: AttentionMemory | None = None,
+    ) -> Any:
+        reference: Any = attn.reference
+        if not reference.is_given:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        assert encoder_hidden_states is not None, "a cross-attention without a prompt"
+        assert attention_mask is None, "prompts have no mask"
+        query = attn.to_q(hidden_states)
+        attended = F.scaled_dot_product_attention(
+            _split(query, attn.heads),
+            _split(attn.to_k(encoder_hidden_states), attn.heads),
+            _split(attn.to_v(encoder_hidden_states), attn.heads),
+        )
+        added = reference(query, _join(attended))
+        return attn.to_out[1](attn.to_out[0](added))
 
 
 class BankProcessor(AttnProcessor2_0):
@@ -112,11 +144,14 @@ def _join(tokens_BHND: Tensor) -> Tensor:
 
 
 def _check(name: str, attn: Attention, banked: bool) -> None:
-    stock = (AttnProcessor, AttnProcessor2_0, BankProcessor, PlainProcessor)
+    stock = (AttnProcessor, AttnProcessor2_0, BankProcessor, PlainProcessor, ReferenceProcessor)
     if type(attn.processor) not in stock:
         kind = type(attn.processor).__name__
         raise ValueError(f"{name} has a {kind}: install the bank's processors before other ones")
     norms = (attn.norm_q, attn.norm_k, attn.group_norm, attn.spatial_norm)
     plain = not (attn.residual_connection or attn.fused_projections) and attn.rescale_output_factor == 1.0
-    if banked and not (plain and all(norm is None for norm in norms)):
+    is_plain = plain and all(norm is None for norm in norms)
+    if banked and not is_plain:
         raise ValueError(f"{name} is not plain self-attention: it cannot have a feature bank")
+    if hasattr(attn, "reference") and not (is_plain and attn.norm_cross is None):
+        raise ValueError(f"{name} is not plain cross-attention: it cannot have a reference image")
