@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["AdapterConfig", "ControlConfig", "ModelConfig"]
+__all__ = ["AdapterConfig", "ControlConfig", "ModelConfig", "ReferenceConfig"]
 
 
 class AdapterConfig(BaseModel):
@@ -40,6 +40,19 @@ class ControlConfig(BaseModel):
         if (self.picture == "depth") != bool(self.depth):
             raise ValueError("depth is needed with the picture depth, and only with that")
         return self
+
+
+class ReferenceConfig(BaseModel):
+    """An adapter for reference images (IP-Adapter), and the image encoder that it was trained with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1)
+    """A file in the original layout, .safetensors or .bin, here or on the hub
+    (`h94/IP-Adapter/models/ip-adapter_sd15.safetensors`): the plain one, `light` or `plus`."""
+    image_encoder: str = Field(min_length=1)
+    """Folder of a CLIPVisionModelWithProjection, here or on the hub
+    (`h94/IP-Adapter/models/image_encoder`)."""
 
 
 class ModelConfig(BaseModel):
@@ -82,6 +95,9 @@ class ModelConfig(BaseModel):
     controls: dict[str, ControlConfig] = Field(default_factory=dict)
     """Named ControlNets: a session may ask for several (`Settings.controls`). Each adds about a third to what
     the denoising steps of its frames cost, and its weights to the memory."""
+    reference: ReferenceConfig | None = None
+    """An adapter for reference images: with it a session may have one (`Settings.reference`). Its image
+    encoder is in every replica with denoising steps. Empty: none."""
     device: str = "auto"
     """`auto`: the first that there is of CUDA, MPS (Apple), XPU (Intel) and CPU. Or a torch device."""
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"

@@ -59,6 +59,9 @@ def test_what_is_added_to_a_checkpoint_makes_it_another_model(folder: Path, tmp_
         model(folder, controls={"edges": {"path": "owner/it", "picture": "canny"}}),
         model(folder, controls={"edges": {"path": "owner/it", "picture": "soft_edges"}}),
         model(folder, controls={"lines": {"path": "owner/it", "picture": "canny"}}),
+        model(folder, reference={"path": str(lora), "image_encoder": "owner/it"}),
+        model(folder, reference={"path": str(lora), "image_encoder": "owner/other"}),
+        model(folder, reference={"path": "owner/it/file.bin", "image_encoder": "owner/it"}),
     ]
     assert len(set(found)) == len(found)
     lora.write_bytes(b"blue")

@@ -20,7 +20,7 @@ from rearview.engine.bench import TimedControls, Timing
 from rearview.engine.memory.compose import Memories
 from rearview.errors import ConfigError
 from rearview.machine import this_machine
-from rearview.model_config import ControlConfig
+from rearview.model_config import ControlConfig, ReferenceConfig
 from rearview.replica import build
 from rearview.replica.build import build_engine, controls_to_time, parts_of
 from rearview.replica.memories import memories_of
@@ -32,6 +32,7 @@ from support.raw_stream import RawStream, quickly_stopped, running
 from support.tiny import SIZE, write_tiny_checkpoint
 from support.tiny_control import write_tiny_control
 from support.tiny_depth import write_tiny_depth
+from support.tiny_reference import reference_file
 from transformers import DPTForDepthEstimation
 
 pytestmark = pytest.mark.integration
@@ -307,3 +308,23 @@ def test_the_weights_of_controls_are_known_before_they_are_loaded(
     nets, draws = int("denoise-0" in operators), int("encode" in operators)
     assert found[1] - found[0] == 4 * (nets * network + draws * drawing)
     assert found[2] - found[1] == 4 * nets * network
+
+
+@pytest.mark.parametrize("operators", [OPERATORS, ["encode", "decode"]])
+def test_the_weights_of_a_reference_adapter_are_known_before_they_are_loaded(
+    operators: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """Where there are denoising steps: what the adapter adds to the UNet, and its image encoder."""
+    file = reference_file(tmp_path, folder, "plus")
+    found = []
+    for reference in (None, ReferenceConfig(path=file.path, image_encoder=file.image_encoder)):
+        config = config_of(folder)
+        model = config.model.model_copy(update={"reference": reference})
+        span = config.spans[0].model_copy(update={"operators": operators})
+        config = config.model_copy(update={"model": model, "spans": [span]})
+        (known,) = known_plan(config, span, "float32", Budget("this machine", 0, 0)).parts
+        loaded: Any = parts_of(config, span, 1).model
+        assert known.num_bytes == pytest.approx(loaded.weight_bytes, rel=0.02)
+        found.append((known.num_bytes, loaded.weight_bytes))
+    assert (found[1][0] > found[0][0]) == ("denoise-0" in operators)
+    assert found[1][0] - found[0][0] == pytest.approx(found[1][1] - found[0][1], rel=0.001)

@@ -52,6 +52,7 @@ class Checked:
     ways: tuple[Way, ...]
     adapters: tuple[str, ...]
     controls: tuple[str, ...]
+    takes_reference: bool
     frames_per_s: float | None
     """Expected of one stream, per frame. None: it has not run here yet."""
 
@@ -106,6 +107,7 @@ def checked(config: ServiceConfig) -> Checked:
         ways=tuple(_ways(config)),
         adapters=tuple(sorted(model.adapters)),
         controls=tuple(sorted(model.controls)),
+        takes_reference=model.reference is not None,
         frames_per_s=expected_rate(config),
     )
 
@@ -193,4 +195,5 @@ def _lines(found: Checked) -> Iterator[str]:
         yield f"{way.method:11} {remembers(way)}"
     yield f"adapters    {', '.join(found.adapters) or 'none named; LoRAs fit (model.adapters)'}"
     yield f"controls    {', '.join(found.controls) or 'none named (model.controls)'}"
+    yield f"reference   {'yes' if found.takes_reference else 'no adapter named (model.reference)'}"
     yield f"frames      {rate}"

@@ -14,6 +14,7 @@ from rearview.contract.card import ModelCard
 from rearview.contract.controls import check_controls
 from rearview.contract.lease import Quota
 from rearview.contract.opening import OpenRequest
+from rearview.contract.reference import check_reference
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import (
     DEFAULT_JPEG_QUALITY,
@@ -192,6 +193,8 @@ class Admission:
         check_guidance(settings, embeds_scale=self.served.card.embeds_scale)
         check_adapters(settings, model.adapters, model.merged_adapters)
         check_controls(settings.controls, model.controls)
+        has_adapter = model.reference is not None
+        check_reference(settings.reference, settings.reference_mask, has_adapter=has_adapter)
         for text in settings.texts:
             self.check_prompt(text)
 

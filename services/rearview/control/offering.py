@@ -37,6 +37,7 @@ def model_of(served: Served, tenant: TenantConfig) -> Model:
         merged_adapters=tuple(sorted(model.merged_adapters)),
         controls=tuple(sorted(model.controls)),
         sent_controls=tuple(sorted(name for name, one in model.controls.items() if one.picture == "sent")),
+        takes_reference=model.reference is not None,
         max_image_bytes=limits.max_image_bytes,
         max_pixels=min(tenant.max_pixels, limits.max_pixels),
         max_prompt_bytes=limits.max_prompt_bytes,

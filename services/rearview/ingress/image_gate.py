@@ -18,7 +18,7 @@ from rearview.contract.stream import ImageFormat
 from rearview.errors import DropReason
 from rearview.ingress.intake import ControlIn, FrameIn
 
-__all__ = ["check_frame", "check_image"]
+__all__ = ["check_frame", "check_image", "check_jpeg"]
 
 _MAX_SEGMENTS = 256
 """Before the first scan. Cameras write up to 40; without a bound 1 MiB of empty ones takes 0.2 s to walk."""
@@ -48,7 +48,7 @@ def check_image(
         return DropReason.IMAGE_TOO_LARGE
     if format is ImageFormat.OPAQUE:
         return None
-    return _check_jpeg(data, width, height, limits.max_pixels)
+    return check_jpeg(data, limits.max_pixels, (width, height))
 
 
 def check_frame(
@@ -79,13 +79,14 @@ def _check_shown(
     return None
 
 
-def _check_jpeg(data: bytes, width: int, height: int, max_pixels: int) -> DropReason | None:
+def check_jpeg(data: bytes, max_pixels: int, size: tuple[int, int] | None = None) -> DropReason | None:
+    """The same of a JPEG. `size`: the width and height that it must have; None: any."""
     header = _walk(data)
     if isinstance(header, DropReason):
         return header
     if header.width * header.height > max_pixels:
         return DropReason.IMAGE_TOO_LARGE
-    if (header.width, header.height) != (width, height):
+    if size is not None and (header.width, header.height) != size:
         return DropReason.IMAGE_SIZE_MISMATCH
     # In entropy-coded data 0xFF is never followed by these, so counting bytes finds every further scan.
     # Too many are counted at worst (in a table between scans), never too few.

@@ -47,6 +47,7 @@ from rearview.ingress.parking import Parking
 from rearview.ingress.placing import Placing
 from rearview.ingress.rebalancing import Rebalancing
 from rearview.ingress.recovery import Recovery
+from rearview.ingress.references import check_pictures
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record, Sessions
 from rearview.ingress.spares import Spares
@@ -176,6 +177,7 @@ class Ingress:
         if self.draining:
             raise Refused(Reason.DRAINING, "the service is draining", retry_after_s=RETRY_AFTER_S)
         spec = self.admission.session(uuid.uuid4().hex, tenant, request)
+        check_pictures(request.settings)
         warm_up_frames = self.admission.served.offer.warm_up_frames(spec)
         lasting, now = is_chain(self.config.model.checkpoint), self._edge.clock()
         terms = Terms(spec, SessionOptions.of(request), tenant, warm_up_frames, not lasting, asked_s=now)
@@ -212,6 +214,7 @@ class Ingress:
     def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
         """Apply a change from the next frame on; returns advice. Raises InvalidRequest, changing nothing."""
         settings = self.admission.change(session.settings, change, session.spec.max_steps)
+        check_pictures(change)
         session.apply(settings)
         return self.advice(session)
 

@@ -13,6 +13,7 @@ from rearview.contract.card import ModelCard, is_opaque
 from rearview.contract.chain import OperatorKind, Span
 from rearview.contract.cost import FrameCost
 from rearview.contract.memory_plan import MemoryPlan
+from rearview.contract.reference import GREY, NO_IMAGE
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.methods import default_bank, default_cache
@@ -239,13 +240,14 @@ def _nobody_told(parts: Parts, compiled: str) -> None:
 
 
 def examples(config: ServiceConfig, memory: Memories) -> Iterator[SessionSpec]:
-    """A session of each kind whose rows cost differently: under an adapter set, which costs a little, where
-    there are such that rows may differ in.
+    """A session of each kind whose rows cost differently: under an adapter set and with a reference image,
+    which cost a little, where there are such that rows may differ in.
     """
     model = config.model
     stacked = next((name for name in model.adapters if name not in model.merged_adapters), "")
     strength = ModelCard.read(model.checkpoint).strength
-    settings = Settings("warm-up", strength, steps=model.max_steps, adapters=stacked)
+    reference = NO_IMAGE if model.reference is None else GREY
+    settings = Settings("warm-up", strength, steps=model.max_steps, adapters=stacked, reference=reference)
     plain = SessionSpec("", model.width, model.height, model.max_steps, settings)
     banked = (
         replace(plain, bank=default_bank(config.bank)) if config.bank and "bank" in memory.names else plain
@@ -261,8 +263,8 @@ def _plain(spec: SessionSpec) -> SessionSpec:
 
 
 def bare(spec: SessionSpec) -> SessionSpec:
-    """The same of a session without adapters."""
-    return replace(spec, settings=replace(spec.settings, adapters=""))
+    """The same of a session without adapters and reference."""
+    return replace(spec, settings=replace(spec.settings, adapters="", reference=NO_IMAGE))
 
 
 def _frame_cost(

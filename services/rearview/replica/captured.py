@@ -2,7 +2,8 @@
 
 What is captured is what most sessions run: those of each method, as they are configured. Forwards of other
 sizes are filled up to the next; those under several adapter sets or a merged one, or with controls, are
-captured when they come for the second time.
+captured when they come for the second time. Where there is an adapter for reference images they are captured
+with one and without.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _kinds(config: ServiceConfig, parts: Parts) -> Iterator[SessionSpec]:
     kinds = [first] if first.bank is None else [first, replace(first, bank=None)]
     yield from dict.fromkeys(each for kind in kinds for each in (kind, bare(kind)))
     for name in config.model.merged_adapters:
-        yield replace(first, settings=replace(first.settings, adapters=name))
+        yield replace(first, settings=replace(bare(first).settings, adapters=name))
 
 
 def _play(parts: Parts, spec: SessionSpec, planes: Planes, span_config: SpanConfig) -> None:

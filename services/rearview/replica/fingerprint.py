@@ -42,6 +42,10 @@ def _parts(config: ModelConfig) -> Iterator[bytes]:
         yield f"control {name} {control.picture}".encode()
         yield from _source(control.path)
         yield from _source(control.depth)
+    if config.reference is not None:
+        yield b"reference"
+        yield from _source(config.reference.path)
+        yield from _source(config.reference.image_encoder)
     for name, files in sorted(config.adapters.items()):
         for one in files:
             kind = "merged" if name in config.merged_adapters else "stacked"

@@ -16,7 +16,7 @@ from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.compose import Memories
 from rearview.engine.networks.model import Model
 from rearview.engine.weights.checkpoint import latent_shape
-from rearview.engine.weights.formats import Additions, ControlFile, LoraFile
+from rearview.engine.weights.formats import Additions, ControlFile, LoraFile, ReferenceFile
 from rearview.errors import ConfigError
 
 __all__ = ["additions", "memories_of"]
@@ -32,6 +32,7 @@ STORAGE = {
 def additions(model: ModelConfig) -> Additions:
     """What the configuration replaces or adds to the checkpoint."""
     sets = {name: [LoraFile(one.path, one.scale) for one in files] for name, files in model.adapters.items()}
+    given = model.reference
     return Additions(
         vae=model.vae,
         lcm_lora=model.lcm_lora,
@@ -46,6 +47,7 @@ def additions(model: ModelConfig) -> Additions:
             for name, one in model.controls.items()
         },
         clip_skip=model.clip_skip,
+        reference=None if given is None else ReferenceFile(given.path, given.image_encoder),
     )
 
 

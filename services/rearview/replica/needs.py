@@ -88,7 +88,9 @@ def _weights(model: ModelConfig, span: SpanConfig) -> int:
         texts = (shapes_of(model.checkpoint, part) for part in ("text_encoder", "text_encoder_2"))
         elements += sum(map(elements_of, (shapes.unet, shapes.motion, *texts)))
         controls = [control.path for control in model.controls.values()]
-        elements += sum(elements_of(shapes_in(Path(path), "")) for path in controls if not is_hub_id(path))
+        others = [] if (one := model.reference) is None else [one.path, one.image_encoder]
+        here = [path for path in (*controls, *others) if not is_hub_id(path)]
+        elements += sum(elements_of(shapes_in(Path(path), "")) for path in here)
     return elements
 
 
