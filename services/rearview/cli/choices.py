@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import starmap
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
@@ -17,6 +18,7 @@ import typer
 from rearview.contract.controls import WeightedControl, are_allowed
 from rearview.contract.memories import BankOptions, BankPolicy, CacheOptions, Rewarm
 from rearview.contract.methods import Method
+from rearview.contract.reference import MAX_REFERENCE_SCALE, ImageFile
 from rearview.contract.settings import Guidance, Settings, SettingsChange, WeightedAdapters
 from rearview.contract.similarity import SimilarityOptions
 from rearview.contract.timesteps import LCM_GRID
@@ -37,6 +39,8 @@ __all__ = [
     "parse_adapters",
     "parse_control_videos",
     "parse_controls",
+    "parse_mask",
+    "parse_reference",
     "parse_size",
     "parse_timesteps",
     "spelled",
@@ -118,6 +122,36 @@ def with_sent(
     return found or controls
 
 
+def parse_reference(text: str) -> tuple[ImageFile, float | None]:
+    """`face.jpg` or `face.jpg=0.6`: the picture, and how much it is followed. Raises BadParameter."""
+    from rearview.client.pictures import MediaError
+    from rearview.client.references import read_reference
+
+    name, equals, number = text.rpartition("=")
+    if not equals or Path(text).is_file():
+        name, number = text, ""
+    try:
+        scale = float(number) if number else None
+        if scale is not None and not 0.0 <= scale <= MAX_REFERENCE_SCALE:
+            raise typer.BadParameter(f"{number}: scales are 0 to 2", param_hint="--reference")
+        return read_reference(Path(name)), scale
+    except MediaError as error:
+        raise typer.BadParameter(str(error), param_hint="--reference") from None
+    except ValueError:
+        raise typer.BadParameter(f"{number!r} is no scale", param_hint="--reference") from None
+
+
+def parse_mask(path: Path) -> ImageFile:
+    """Raises BadParameter."""
+    from rearview.client.pictures import MediaError
+    from rearview.client.references import read_reference_mask
+
+    try:
+        return read_reference_mask(path)
+    except MediaError as error:
+        raise typer.BadParameter(str(error), param_hint="--reference-mask") from None
+
+
 def _weighted(texts: Sequence[str], option: str) -> Iterator[tuple[str, float]]:
     """Names with their weights, 1 where none is said."""
     for text in texts:
@@ -146,6 +180,9 @@ class Look:
     adapters: tuple[WeightedAdapters, ...] | None
     blend_frames: int | None
     controls: tuple[WeightedControl, ...] | None
+    reference: tuple[ImageFile, float | None] | None
+    """With its scale."""
+    reference_mask: ImageFile | None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():
@@ -180,6 +217,7 @@ class Look:
         guidance, scale = self.guidance, self.guidance_scale
         if guidance not in (None, Guidance.NONE) and scale is None:
             scale = DEFAULT_GUIDANCE_SCALE
+        picture, how_much = self.reference or (None, None)
         change = SettingsChange(
             prompt=self.prompt,
             strength=self.strength,
@@ -192,6 +230,9 @@ class Look:
             negative_prompt=self.negative_prompt,
             blend_frames=self.blend_frames,
             controls=self.controls,
+            reference=picture,
+            reference_scale=how_much,
+            reference_mask=self.reference_mask,
             adapter_mix=self.adapters,
         )
         return cast("OpenOptions", change.named())

@@ -20,6 +20,8 @@ from rearview.cli.choices import (
     parse_adapters,
     parse_control_videos,
     parse_controls,
+    parse_mask,
+    parse_reference,
     parse_size,
     parse_timesteps,
     with_sent,
@@ -144,6 +146,16 @@ def translate(
             metavar="<name=video>",
         ),
     ] = None,
+    reference: Annotated[
+        str | None,
+        _picture(
+            "A picture whose face, style or look is followed: face.jpg, or face.jpg=0.6, from 0 to 2.",
+            metavar="<file[=scale]>",
+        ),
+    ] = None,
+    reference_mask: Annotated[
+        Path | None, _picture("Where in the frame it is followed: a picture, white there.")
+    ] = None,
     size: Annotated[
         str | None, _picture("WIDTHxHEIGHT. Default: IN's shape, and as many pixels as the model is for.")
     ] = None,
@@ -213,6 +225,8 @@ def translate(
         adapters=parse_adapters(adapters) if adapters else None,
         blend_frames=blend_frames,
         controls=with_sent(parse_controls(control) if control else None, sent),
+        reference=parse_reference(reference) if reference else None,
+        reference_mask=parse_mask(reference_mask) if reference_mask else None,
     )
     past = Past(
         method=method,
