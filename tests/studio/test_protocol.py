@@ -27,6 +27,7 @@ from rearview.client import (
     WeightedPrompt,
 )
 from rearview.contract.opening import OpenRequest
+from rearview.contract.reference import ImageFile
 from rearview.errors import RearviewError, Reason
 from rearview.studio.protocol import (
     MAX_FRAME_BYTES,
@@ -75,6 +76,8 @@ CHANGES = st.builds(
     adapters=maybe(TEXT),
     adapter_mix=maybe(st.lists(st.builds(WeightedAdapters, TEXT, NUMBERS), max_size=3).map(tuple)),
     controls=maybe(st.lists(st.builds(WeightedControl, TEXT, NUMBERS), max_size=3).map(tuple)),
+    reference=maybe(st.builds(ImageFile.of, st.binary(max_size=40))),
+    reference_scale=maybe(NUMBERS),
 )
 SESSIONS = st.builds(
     OpenRequest,
@@ -294,3 +297,8 @@ def test_what_the_gateway_says_is_plain_json_with_its_type_first() -> None:
 def test_every_word_of_the_gateway_has_a_type_of_its_own() -> None:
     types = [kind.type for kind in Said.__subclasses__()]
     assert len(types) == len(set(types)) > 10
+
+
+def test_a_reference_that_is_no_base64_is_refused_by_its_own_reason() -> None:
+    message = {"type": "control", "tile": 0, "id": 1, "settings": {"reference": {"base64": "no!"}}}
+    assert reason_of(read_message, json.dumps(message)) is Reason.REFERENCE_INVALID

@@ -139,6 +139,8 @@ export function eventWords(settings) {
       if (name === "prompts") return /** @type {any[]} */ (value).map((one) => `${one.prompt} ${Number(one.weight).toFixed(2)}`).join(" + ");
       if (name === "adapter_mix") return /** @type {any[]} */ (value).map((one) => `${one.adapters} ${Number(one.weight).toFixed(2)}`).join(" + ");
       if (name === "controls") return /** @type {any[]} */ (value).map((one) => `${one.name} ${Number(one.weight).toFixed(2)}`).join(" + ") || "no controls";
+      if (name === "reference") return /** @type {any} */ (value).base64 ? "a reference" : "no reference";
+      if (name === "reference_mask") return /** @type {any} */ (value).base64 ? "masked" : "no mask";
       return `${name.replaceAll("_", " ")} ${typeof value === "number" && !Number.isInteger(value) ? value.toFixed(2) : value}`;
     })
     .join(", ");

@@ -5,11 +5,12 @@ import { noGaps, withCause } from "./gaps.js";
 /** @typedef {import("./prompts.js").Weighted} Weighted */
 /** @typedef {import("./adapters.js").WeightedSet} WeightedSet */
 /** @typedef {import("./controls.js").WeightedControl} WeightedControl */
+/** @typedef {import("./reference.js").ImageFile} ImageFile */
 /**
  * @typedef {{prompt?: string, prompts?: Weighted[], strength?: number, steps?: number, seed?: number,
  *   noise_rule?: string, guidance?: string, guidance_scale?: number, delta?: number, negative_prompt?: string,
  *   blend_frames?: number, adapters?: string, adapter_mix?: WeightedSet[], jpeg_quality?: number,
- *   controls?: WeightedControl[]}} Settings
+ *   controls?: WeightedControl[], reference?: ImageFile, reference_scale?: number, reference_mask?: ImageFile}} Settings
  * @typedef {{width: number, height: number, frame_rate: number, drop_policy: string, method: string, max_steps: number,
  *   jpeg_quality?: number, settings: Settings, feature_bank?: Record<string, unknown>,
  *   temporal_cache?: Record<string, unknown>, similarity_filter?: Record<string, unknown>}} Options

@@ -8,6 +8,7 @@ import { explain, manyWord } from "../state/words.js";
 import * as store from "../store.js";
 import { control } from "../tiles.js";
 import { Button, Choice, Effect, Select, Slider } from "./parts.js";
+import { Reference } from "./reference.js";
 
 /** @typedef {import("../state/prompts.js").Weighted} Weighted */
 
@@ -17,6 +18,7 @@ export function Look() {
   return html`<div class="stack">
     <${Prompts} key=${store.focus.value} />
     <${Strength} />
+    ${store.model.value.takes_reference && html`<${Reference} />`}
     <${Fine} />
   </div>`;
 }
