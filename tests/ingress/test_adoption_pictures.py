@@ -36,6 +36,7 @@ from support.ingresses import crash, cut_at, several
 from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_control import write_tiny_control
 from support.tiny_motion_files import original_motion, write_motion_file
+from support.tiny_reference import pixels, png, reference_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -58,15 +59,17 @@ LIVE2DIFF: OpenOptions = {
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of a config: a tiny random model with motion modules and a control, in two spans."""
+    """Of a config: a tiny random model with motion modules, a control and a reference adapter, in two spans."""
     torch.set_num_threads(1)
     folder: Path = tmp_path_factory.mktemp("tiny")
     checkpoint = write_tiny_checkpoint(folder / "checkpoint")
     control = write_tiny_control(folder / "pose", checkpoint)
+    reference = reference_file(folder, checkpoint)
     return {
         "model": {
             "checkpoint": str(checkpoint),
             "controls": {"pose": {"path": str(control), "picture": "sent"}},
+            "reference": {"path": reference.path, "image_encoder": reference.image_encoder},
             "motion": str(write_motion_file(folder / "motion.safetensors", original_motion())),
             "dtype": "float64",
             "width": SIZE,
@@ -87,7 +90,10 @@ def items() -> list[Frame | SettingsChange]:
     """
     scenes = [frame.numpy().tobytes() for frame in random_frames(6)]
     shown = (0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 5, 0, 0, 1)
-    changes = {5: SettingsChange(prompt="b", blend_frames=4), 10: SettingsChange(seed=7)}
+    changes = {
+        5: SettingsChange(prompt="b", blend_frames=4, reference=png(pixels(1))),
+        10: SettingsChange(seed=7, reference_scale=0.6),
+    }
     items: list[Frame | SettingsChange] = []
     for number, scene in enumerate(shown):
         if number in changes:
