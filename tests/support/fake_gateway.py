@@ -158,6 +158,7 @@ class FakeGateway:
             "default_method": "streamv2v",
             "methods": ["per_frame", "streamv2v", "live2diff"],
             "takes_any_prompt": False,
+            "takes_reference": True,
             "styles": [{"name": name, **style} for name, style in styles.items()],
             "adapters": ["ink"],
         }
