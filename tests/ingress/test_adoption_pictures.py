@@ -59,7 +59,7 @@ LIVE2DIFF: OpenOptions = {
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of a config: a tiny random model with motion modules, a control and a reference adapter, in two spans."""
+    """Of a config: a tiny model with motion modules, a control and a reference adapter, in two spans."""
     torch.set_num_threads(1)
     folder: Path = tmp_path_factory.mktemp("tiny")
     checkpoint = write_tiny_checkpoint(folder / "checkpoint")
