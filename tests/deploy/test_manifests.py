@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -233,12 +234,23 @@ def test_variables_that_pods_get_are_read_by_the_service(objects: list[Manifest]
     assert {name for name in given if f'environment("{name}"' not in source} == set()
 
 
-def test_leases_and_ray_share_one_redis_or_have_none(objects: list[Manifest]) -> None:
+def test_leases_and_ray_have_a_redis_each_or_none(objects: list[Manifest]) -> None:
     tolerance = service(objects)["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions")
     leases = config(objects).directory.redis_url
     assert (tolerance is None) == (leases is None)
     if tolerance is not None:
-        assert leases == f"{tolerance['redisAddress']}/1"
+        assert leases is not None
+        hosts = [urlsplit(url).hostname for url in (leases, tolerance["redisAddress"])]
+        assert len(set(hosts)) == 2, hosts
+
+
+def test_nodes_outlive_a_head_that_is_brought_back(objects: list[Manifest]) -> None:
+    """Every pod waits as long, where there is state to come back with."""
+    if "gcsFaultToleranceOptions" not in service(objects)["spec"]["rayClusterConfig"]:
+        return
+    for role, template in templates(objects).items():
+        given = {each["name"]: each.get("value") for each in template["spec"]["containers"][0]["env"]}
+        assert float(given["RAY_gcs_rpc_server_reconnect_timeout_s"]) >= 600, role
 
 
 def test_pods_are_restricted_and_bounded(objects: list[Manifest]) -> None:
