@@ -22,9 +22,9 @@ class OpenRequest:
     model: str = ""
     """Empty: the one that the service serves."""
     width: int = 0
-    """Pixels, a multiple of 8. 0: the model's."""
+    """Pixels, a multiple of 8, where `settings` say nothing of it. 0: the model's."""
     height: int = 0
-    """Pixels, a multiple of 8. 0: the model's."""
+    """Pixels, as the width."""
     drop_policy: DropPolicy = DropPolicy.LATEST
     """LATEST for live video; LOSSLESS for files."""
     frame_budget_s: float = 0.5
@@ -55,8 +55,6 @@ class RequestOptions(SettingOptions, total=False):
     """
 
     model: str
-    width: int
-    height: int
     drop_policy: DropPolicy
     frame_budget_s: float
     frame_rate: float

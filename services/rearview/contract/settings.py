@@ -10,6 +10,7 @@ from typing import TypedDict
 from rearview.contract.change import Change
 from rearview.contract.controls import WeightedControl, acting, are_allowed
 from rearview.contract.reference import MAX_REFERENCE_SCALE, NO_IMAGE, ImageFile
+from rearview.contract.size import Size
 from rearview.contract.timesteps import LCM_GRID, timestep_indices
 from rearview.errors import out_of_range
 
@@ -148,6 +149,10 @@ class Settings:
     those that `strength` gives. Empty: those of `strength`."""
     controls: tuple[WeightedControl, ...] = ()
     """Up to 4 ControlNets of the deployment, which hold the frame's shape in the picture. Empty: none."""
+    width: int = 0
+    """Pixels of the frame, and of its picture. 0: as the session was opened."""
+    height: int = 0
+    """Pixels, as the width."""
     reference: ImageFile = NO_IMAGE
     """A picture whose face, style or look is followed, at most 64 KiB. Empty: none."""
     reference_scale: float = 1.0
@@ -173,11 +178,18 @@ class Settings:
             "timestep_indices": not self.timestep_indices
             or (len(self.timestep_indices) == self.steps and _ascends(self.timestep_indices)),
             "controls": are_allowed(self.controls),
+            "width": self.width >= 0,
+            "height": self.height >= 0,
             "reference_scale": 0.0 <= self.reference_scale <= MAX_REFERENCE_SCALE,
         }
         for name, is_allowed in allowed.items():
             if not is_allowed:
                 raise out_of_range(name, f"{name} is out of range")
+
+    @property
+    def size(self) -> Size:
+        """Of the frame, as far as it is said here: `SessionSpec.size_under` knows the rest."""
+        return Size(self.width, self.height)
 
     @property
     def visited(self) -> tuple[int, ...]:
@@ -194,7 +206,8 @@ class Settings:
     def as_change(self) -> SettingsChange:
         """The change that leads here from anywhere: settings that were read, to be sent again."""
         named = {one.name: getattr(self, one.name) for one in fields(SettingsChange)}
-        named["timestep_indices"] = self.timestep_indices or None
+        for name in ("timestep_indices", "width", "height"):
+            named[name] = named[name] or None
         unnamed = [single if named[several] else several for several, single in SINGLE_OF.items()]
         return SettingsChange(**{**named, **dict.fromkeys(unnamed)})
 
@@ -293,6 +306,8 @@ class SettingsChange(Change[Settings]):
     timestep_indices: tuple[int, ...] | None = None
     adapter_mix: AdapterMix | None = None
     controls: tuple[WeightedControl, ...] | None = None
+    width: int | None = None
+    height: int | None = None
     reference: ImageFile | None = None
     reference_scale: float | None = None
     reference_mask: ImageFile | None = None
@@ -343,6 +358,8 @@ class SettingOptions(TypedDict, total=False):
     timestep_indices: Sequence[int] | None
     adapter_mix: Sequence[WeightedAdapters] | None
     controls: Sequence[WeightedControl] | None
+    width: int | None
+    height: int | None
     reference: ImageFile | None
     reference_scale: float | None
     reference_mask: ImageFile | None

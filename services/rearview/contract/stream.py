@@ -51,6 +51,8 @@ class NoticeKind(Enum):
     CREDIT = "credit"
     """`frame_credit` has grown while no answer could carry it. The client acts on it, its user does not
     see it."""
+    RESIZED = "resized"
+    """The next picture is the first one of another size."""
     RESUMED = "resumed"
     """Made by the client, never sent: the connection was lost and the session continued."""
 

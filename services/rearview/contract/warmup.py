@@ -55,7 +55,7 @@ class Changes:
 
 def rewarms(before: Settings, after: Settings, cache: CacheSettings) -> Iterable[Rewarm]:
     """What a change of settings asks of a session's cache, change by change; none if nothing has changed."""
-    if before.visited != after.visited:
+    if before.visited != after.visited or before.size != after.size:
         yield Rewarm.RESET
     if before.style != after.style:
         yield cache.prompt_change

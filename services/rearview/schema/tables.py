@@ -77,6 +77,8 @@ SETTINGS = Table(
             "controls",
             Held(settings_pb2.Controls, "controls", Listed(Nested(WEIGHTED_CONTROL, WeightedControl))),
         ),
+        Row("width", "width", PLAIN),
+        Row("height", "height", PLAIN),
         Row("reference", "reference", IMAGE_FILE),
         Row("reference_scale", "reference_scale", FLOAT32),
         Row("reference_mask", "reference_mask", IMAGE_FILE),

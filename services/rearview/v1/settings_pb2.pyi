@@ -215,6 +215,8 @@ class Settings(_message.Message):
     TIMESTEP_INDICES_FIELD_NUMBER: _builtins.int
     ADAPTER_MIX_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     REFERENCE_SCALE_FIELD_NUMBER: _builtins.int
     REFERENCE_MASK_FIELD_NUMBER: _builtins.int
@@ -256,6 +258,15 @@ class Settings(_message.Message):
     No picture depends on it, so a frame may be left out as unchanged however it
     changes. In `Open.settings` it goes before `Open.jpeg_quality`, its default.
     """
+    width: _builtins.int
+    """Width of frames and pictures in pixels, from the next frame on: that one has this
+    size already, and what the session remembers begins anew with it. Frames that came
+    before are translated at theirs. Limits as of `Open.width`; a size is also refused
+    for which the session's memory has no room or the tenant no pixels per second left.
+    In `Open.settings` it goes before `Open.width`, its default.
+    """
+    height: _builtins.int
+    """Height in pixels, as the width. To name one of the two keeps the other."""
     reference: _builtins.bytes
     """A picture whose face, style or look is followed, where `Model.takes_reference`: a
     baseline JPEG or a PNG of at most 64 KiB and 262144 pixels. The largest square in
@@ -314,13 +325,15 @@ class Settings(_message.Message):
         timestep_indices: _abc.Iterable[_builtins.int] | None = ...,
         adapter_mix: _abc.Iterable[Global___WeightedAdapters] | None = ...,
         controls: Global___Controls | None = ...,
+        width: _builtins.int | None = ...,
+        height: _builtins.int | None = ...,
         reference: _builtins.bytes | None = ...,
         reference_scale: _builtins.float | None = ...,
         reference_mask: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_reference", b"_reference", "_reference_mask", b"_reference_mask", "_reference_scale", b"_reference_scale", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "reference", b"reference", "reference_mask", b"reference_mask", "reference_scale", b"reference_scale", "seed", b"seed", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_reference", b"_reference", "_reference_mask", b"_reference_mask", "_reference_scale", b"_reference_scale", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "height", b"height", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "reference", b"reference", "reference_mask", b"reference_mask", "reference_scale", b"reference_scale", "seed", b"seed", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_reference", b"_reference", "_reference_mask", b"_reference_mask", "_reference_scale", b"_reference_scale", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "reference", b"reference", "reference_mask", b"reference_mask", "reference_scale", b"reference_scale", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_blend_frames", b"_blend_frames", "_delta", b"_delta", "_guidance", b"_guidance", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_jpeg_quality", b"_jpeg_quality", "_negative_prompt", b"_negative_prompt", "_noise_rule", b"_noise_rule", "_prompt", b"_prompt", "_reference", b"_reference", "_reference_mask", b"_reference_mask", "_reference_scale", b"_reference_scale", "_seed", b"_seed", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "adapter_mix", b"adapter_mix", "adapters", b"adapters", "blend_frames", b"blend_frames", "controls", b"controls", "delta", b"delta", "guidance", b"guidance", "guidance_scale", b"guidance_scale", "height", b"height", "jpeg_quality", b"jpeg_quality", "negative_prompt", b"negative_prompt", "noise_rule", b"noise_rule", "prompt", b"prompt", "prompts", b"prompts", "reference", b"reference", "reference_mask", b"reference_mask", "reference_scale", b"reference_scale", "seed", b"seed", "steps", b"steps", "strength", b"strength", "timestep_indices", b"timestep_indices", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
     _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015
@@ -332,6 +345,8 @@ class Settings(_message.Message):
     _WhichOneofArgType__guidance: _TypeAlias = _typing.Literal["_guidance", b"_guidance"]  # noqa: Y015
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
+    _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
     _WhichOneofReturnType__jpeg_quality: _TypeAlias = _typing.Literal["jpeg_quality"]  # noqa: Y015
     _WhichOneofArgType__jpeg_quality: _TypeAlias = _typing.Literal["_jpeg_quality", b"_jpeg_quality"]  # noqa: Y015
     _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
@@ -352,6 +367,8 @@ class Settings(_message.Message):
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__adapters) -> _WhichOneofReturnType__adapters | None: ...
     @_typing.overload
@@ -362,6 +379,8 @@ class Settings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance) -> _WhichOneofReturnType__guidance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__jpeg_quality) -> _WhichOneofReturnType__jpeg_quality | None: ...
     @_typing.overload
@@ -382,5 +401,7 @@ class Settings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___Settings: _TypeAlias = Settings  # noqa: Y015

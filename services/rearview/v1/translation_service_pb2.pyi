@@ -33,7 +33,9 @@ class _ImageFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageForm
     IMAGE_FORMAT_JPEG: _ImageFormat.ValueType  # 1
     """Baseline JPEG, at most 1 MiB."""
     IMAGE_FORMAT_RGB: _ImageFormat.ValueType  # 2
-    """Rows of R, G, B bytes from the top left: exactly width * height * 3 bytes."""
+    """Rows of R, G, B bytes from the top left: exactly width * height * 3 bytes. Which
+    size that is, is decided by the last control that was applied before the frame.
+    """
     IMAGE_FORMAT_OPAQUE: _ImageFormat.ValueType  # 3
     """Any bytes. Only with a model that does no image work (`null`)."""
 
@@ -45,7 +47,9 @@ IMAGE_FORMAT_UNSPECIFIED: ImageFormat.ValueType  # 0
 IMAGE_FORMAT_JPEG: ImageFormat.ValueType  # 1
 """Baseline JPEG, at most 1 MiB."""
 IMAGE_FORMAT_RGB: ImageFormat.ValueType  # 2
-"""Rows of R, G, B bytes from the top left: exactly width * height * 3 bytes."""
+"""Rows of R, G, B bytes from the top left: exactly width * height * 3 bytes. Which
+size that is, is decided by the last control that was applied before the frame.
+"""
 IMAGE_FORMAT_OPAQUE: ImageFormat.ValueType  # 3
 """Any bytes. Only with a model that does no image work (`null`)."""
 Global___ImageFormat: _TypeAlias = ImageFormat  # noqa: Y015
@@ -285,7 +289,8 @@ class Open(_message.Message):
     """The model's name. Default: the one that the server serves."""
     width: _builtins.int
     """Width of every frame in pixels, a multiple of 8; with METHOD_LIVE2DIFF of 64
-    for Stable Diffusion 1.5 (the refusal says of what). Default: the model's.
+    for Stable Diffusion 1.5 (the refusal says of what), until a control changes it.
+    Default: the model's.
     """
     height: _builtins.int
     """Height of every frame in pixels, as the width. Default: the model's."""
@@ -797,9 +802,11 @@ class Opened(_message.Message):
     model: _builtins.str
     """The model in use."""
     width: _builtins.int
-    """Width of every frame in pixels."""
+    """Width in pixels of the frames that are received from here on, until a control
+    changes it.
+    """
     height: _builtins.int
-    """Height of every frame in pixels."""
+    """Height in pixels, as the width."""
     continuity: Global___Continuity.ValueType
     """How the past survived: always EXACT for a new session."""
     received_frames: _builtins.int
@@ -874,12 +881,18 @@ class TranslatedFrame(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
     frame_index: _builtins.int
     """The client's number of the frame."""
     format: Global___ImageFormat.ValueType
     """How `image` is to be read."""
     image: _builtins.bytes
     """The picture."""
+    width: _builtins.int
+    """Width of the picture in pixels. 0: that of the picture before it."""
+    height: _builtins.int
+    """Height in pixels, as the width."""
     @_builtins.property
     def presentation_offset(self) -> _duration_pb2.Duration:
         """The client's presentation time of the frame."""
@@ -896,10 +909,12 @@ class TranslatedFrame(_message.Message):
         format: Global___ImageFormat.ValueType = ...,
         image: _builtins.bytes = ...,
         timings: Global___Timings | None = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["presentation_offset", b"presentation_offset", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "frame_index", b"frame_index", "image", b"image", "presentation_offset", b"presentation_offset", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "frame_index", b"frame_index", "height", b"height", "image", b"image", "presentation_offset", b"presentation_offset", "timings", b"timings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1077,6 +1092,8 @@ class Notice(_message.Message):
         """`frame_credit` has grown while no answer could carry it (answers wait for the
         first ones of a warm-up), or nothing was sent for the time of `Opened.heartbeat`.
         """
+        KIND_RESIZED: Notice._Kind.ValueType  # 4
+        """The next picture is the first one of another size."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What has happened."""
@@ -1091,14 +1108,21 @@ class Notice(_message.Message):
     """`frame_credit` has grown while no answer could carry it (answers wait for the
     first ones of a warm-up), or nothing was sent for the time of `Opened.heartbeat`.
     """
+    KIND_RESIZED: Notice.Kind.ValueType  # 4
+    """The next picture is the first one of another size."""
 
     KIND_FIELD_NUMBER: _builtins.int
     GRACE_FIELD_NUMBER: _builtins.int
     CONTINUITY_FIELD_NUMBER: _builtins.int
+    GAP_FRAMES_FIELD_NUMBER: _builtins.int
     kind: Global___Notice.Kind.ValueType
     """What has happened."""
     continuity: Global___Continuity.ValueType
     """What a moved session still knows of its past."""
+    gap_frames: _builtins.int
+    """Of KIND_RESIZED: frames between the last picture of the old size and the first one
+    of the new size that have none, those apart that were left out as unchanged.
+    """
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
         """How long the client has to act."""
@@ -1109,10 +1133,11 @@ class Notice(_message.Message):
         kind: Global___Notice.Kind.ValueType = ...,
         grace: _duration_pb2.Duration | None = ...,
         continuity: Global___Continuity.ValueType = ...,
+        gap_frames: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuity", b"continuity", "grace", b"grace", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuity", b"continuity", "gap_frames", b"gap_frames", "grace", b"grace", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
