@@ -133,9 +133,11 @@ class Engine:
         self._resume(begun_at(spec, self.span, warm_up_frames, ordinal, settings), None)
 
     def update(self, session_id: str, version: int, settings: Settings) -> None:
-        """Frames admitted with `version` from now on are translated under `settings`."""
-        if session_id in self._sessions:
-            self._sessions[session_id].settings[version] = settings
+        """Frames admitted with `version` from now on are translated under `settings`. Those of a size for
+        which the session has no room are lost.
+        """
+        session = self._sessions.get(session_id)
+        if session is not None and session.takes(version, settings, self._memory):
             self._prepare(settings)
 
     def flush(self, session_id: str) -> None:
@@ -223,6 +225,8 @@ class Engine:
         self._memory.allocate(spec)
         session = new_session(spec, self.span, self._memory, self.retained.open(spec))
         try:
+            for under in state.settings.values():
+                self._memory.check_fits(spec, spec.size_under(under))
             session.resume(state)
             if past is not None:
                 self._memory.import_(spec.session_id, past)

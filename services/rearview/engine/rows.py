@@ -17,6 +17,7 @@ from rearview.contract.failure import Failure
 from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
+from rearview.contract.size import Size
 from rearview.contract.warmup import Changes
 from rearview.engine.course import Course, LaterRow
 
@@ -65,6 +66,11 @@ class FrameInFlight:
     @property
     def ordinal(self) -> int:
         return self.came.ordinal
+
+    @property
+    def size(self) -> Size:
+        """Pixels of its picture."""
+        return self.spec.size_under(self.settings)
 
     @property
     def deadline_s(self) -> float:
@@ -199,6 +205,11 @@ class Row:
     @property
     def settings(self) -> Settings:
         return self.frame.settings
+
+    @property
+    def size(self) -> Size:
+        """Pixels of its frames' pictures."""
+        return self.frame.size
 
     @property
     def planes(self) -> Mapping[str, Tensor]:

@@ -25,6 +25,7 @@ from rearview.engine.memory.export import NO_STEP, Chunk
 from rearview.engine.retained import Retained
 from rearview.engine.rows import FrameInFlight
 from rearview.engine.windows import ShadowInput, Windows, WindowsState, windows_from
+from rearview.errors import InvalidRequest
 
 __all__ = [
     "InFlight",
@@ -133,7 +134,7 @@ def begun_at(
 
     `settings`: by version, at least one: the lowest is that of the frame at `ordinal`. `warm_up_frames`: W.
     """
-    first = settings[min(settings)]
+    first = spec.sized(settings[min(settings)])
     return SessionState(
         operators=frozenset(span.operators),
         spec=spec,
@@ -168,6 +169,18 @@ class Session:
     flushing: bool = False
     _courses: dict[bool, Course] = field(default_factory=dict)
     """Of the newest frames, those whose picture somebody takes and the others: settings seldom change."""
+
+    def takes(self, version: int, settings: Settings, memory: Memories) -> bool:
+        """Frames of that version are under `settings`. False, and a word in the log: they are of a size for
+        which there is no room, and will be lost.
+        """
+        try:
+            memory.check_fits(self.spec, self.spec.size_under(settings))
+        except InvalidRequest as error:
+            logger.error("settings of version %d are not taken: %s", version, error.message)
+            return False
+        self.settings[version] = self.spec.sized(settings)
+        return True
 
     @property
     def frames(self) -> OrderedDict[int, FrameInFlight]:
@@ -250,7 +263,8 @@ class Session:
         """Go on from `state`. Raises ValueError if it lacks operators of this span."""
         if lacking := [each.name for each in self.span.operators if each not in state.operators]:
             raise ValueError(f"the session was exported without {', '.join(lacking)}")
-        self.settings, self.flushing = dict(state.settings), state.flushing
+        self.settings = {version: self.spec.sized(under) for version, under in state.settings.items()}
+        self.flushing = state.flushing
         self.expected, self.place = state.expected, state.place
         self.committed = {step: last for step, last in state.committed.items() if step in self.span.steps}
         self.windows.resume(state.windows, self._kept)
@@ -323,4 +337,4 @@ def new_session(spec: SessionSpec, span: Span, memory: Memories, retained: Retai
         if operator.kind is OperatorKind.DENOISE or memory.keeps_order(spec, operator)
     )
     windows = memory.windows(spec, span.steps)
-    return Session(spec, span, ordered, windows, InFlight(retained), {0: spec.settings})
+    return Session(spec, span, ordered, windows, InFlight(retained), {0: spec.sized(spec.settings)})

@@ -335,7 +335,7 @@ def new_windows(frames: int, spec: SessionSpec, steps: Sequence[int]) -> Windows
     if not frames:
         return NoWindows()
     assert spec.cache is not None, "a warm-up without a temporal cache"
-    plan = WarmUpPlan(frames, spec.cache, spec.settings)
+    plan = WarmUpPlan(frames, spec.cache, spec.sized(spec.settings))
     return WarmUps(plan, {step: StepWindows(StepWarmUp(frames)) for step in steps})
 
 

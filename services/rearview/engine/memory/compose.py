@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
+from rearview.contract.size import Size
 from rearview.engine.ahead import Ahead
 from rearview.engine.memory.export import Chunk
 from rearview.engine.memory.protocol import AnyMemory, Updates, Views
@@ -79,6 +80,11 @@ class Memories:
         except BaseException:
             self.free(spec.session_id)
             raise
+
+    def check_fits(self, spec: SessionSpec, size: Size) -> None:
+        """Raises InvalidRequest if the session's slots have no room for frames of that size."""
+        for memory in self._kinds.values():
+            memory.check_fits(spec, size)
 
     def free(self, session_id: str) -> None:
         """Give the slots back; what they held can no longer be read. Unknown sessions are ignored."""
@@ -156,7 +162,11 @@ class Memories:
         known = [name for name in self._kinds if name in found]
         if not known and (self._kinds or found):
             raise ValueError(f"the export is of {sorted(found)}, here there are {sorted(self._kinds)}")
-        for write in [self._kinds[name].prepare_import(session_id, found[name]) for name in known]:
+        try:
+            writes = [self._kinds[name].prepare_import(session_id, found[name]) for name in known]
+        except InvalidRequest as error:
+            raise ValueError(f"the export is of frames for which there is no room: {error.message}") from None
+        for write in writes:
             write()
 
     def bytes_per_session(self, spec: SessionSpec) -> int:

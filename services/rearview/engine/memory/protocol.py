@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
+from rearview.contract.size import Size
 from rearview.engine.memory.export import Chunk
 from rearview.engine.rows import Row
 
@@ -126,6 +127,10 @@ class Memory(ABC, Generic[ViewT_co, UpdateT_contra]):
         """Take a slot, with room for all `spec.max_steps` steps. Raises Refused(NO_CAPACITY), and
         InvalidRequest for a session that does not fit; changes nothing then.
         """
+
+    def check_fits(self, spec: SessionSpec, size: Size) -> None:
+        """Raises InvalidRequest if a slot has no room for frames of another size in that session."""
+        return
 
     @abstractmethod
     def free(self, session_id: str) -> None:

@@ -154,8 +154,9 @@ class DiffusionModel:
         """By operator and size, and in denoising by merged adapter set: a forward has one set of weights.
         Timesteps, prompts, guidance, seeds and sets that are not merged may differ in it.
         """
-        size = operator.kind, spec.height, spec.width
-        return (*size, *self._apart(settings)) if operator.kind is OperatorKind.DENOISE else size
+        size = spec.size_under(settings)
+        key = operator.kind, size.height, size.width
+        return (*key, *self._apart(settings)) if operator.kind is OperatorKind.DENOISE else key
 
     def prepare(self, settings: Settings) -> None:
         """Encode the prompts of `settings`, if the span denoises. Raises InvalidRequest for an adapter set or

@@ -19,6 +19,7 @@ from torch import Tensor
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.memories import BankSettings, MergeMetric
 from rearview.contract.session import SessionSpec
+from rearview.contract.size import Size
 from rearview.engine.ahead import Ahead
 from rearview.engine.memory.bank.export import check_layers, export_header
 from rearview.engine.memory.bank.layers import BankLayer, BankLayout, KeptOutputs, capacity_tokens
@@ -104,7 +105,7 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         """Take a slot. Raises InvalidRequest if the session's bank or size does not fit this pool, and
         Refused(NO_CAPACITY).
         """
-        self._check_fits(spec)
+        self.check_fits(spec, Size(spec.width, spec.height))
         self._slots.allocate(spec.session_id)
         self._specs[spec.session_id] = spec
 
@@ -116,10 +117,8 @@ class FeatureBank(Memory[BankView, BankUpdate]):
 
     def reset(self, session_id: str) -> None:
         rows = self._rows_of(session_id)
-        for storage in self._storage:
-            for pool in storage.tensors:
-                pool[rows.start : rows.stop].zero_()
         for row in rows:
+            self._clear(row)
             self._records[row] = BankRecord()
 
     def group(self, spec: SessionSpec, operator: Operator) -> Hashable:
@@ -139,12 +138,11 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         if all(row.frame.spec.bank is None for row in rows):
             return None
         samples = [sample for row in rows for sample in self._samples(row)]
-        spec = rows[0].frame.spec
         return plan_view(
             self._layout.layers,
             self._storage,
             [self._plan(row) for row, _ in samples],
-            self._latent_size(spec.height, spec.width),
+            self._latent_size(rows[0].size),
             leaves=any(sample.writes for sample in samples),
         )
 
@@ -185,9 +183,11 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         incoming.check_headers(export_header(spec, self._dtype, self._shape.kept_outputs))
         check_layers(incoming, self._layout)
         steps = incoming.of_steps(self._shape.steps)
-        records = {rows[step]: read_record(values) for step, values in steps.items()}
+        opened = Size(spec.width, spec.height)
+        records = {rows[step]: read_record(values, opened) for step, values in steps.items()}
         contents = []
         for step in steps:
+            self.check_fits(spec, records[rows[step]].size)
             for layer, storage in self._layers:
                 held = self._held(spec, layer, records[rows[step]])
                 shapes = [(held, pool.shape[2]) for pool in storage.tensors]
@@ -198,7 +198,7 @@ class FeatureBank(Memory[BankView, BankUpdate]):
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         """The same for every session of a pool: places are of one size."""
-        height, width = self._latent_size(self._shape.height, self._shape.width)
+        height, width = self._latent_size(self._shape)
         per_row = self._layout.bytes_per_row(
             height,
             width,
@@ -239,7 +239,7 @@ class FeatureBank(Memory[BankView, BankUpdate]):
         outputs = pool(layer.output_channels) if keeps_outputs else None
         return LayerStorage(pool(layer.key_channels), pool(layer.key_channels), outputs)
 
-    def _check_fits(self, spec: SessionSpec) -> None:
+    def check_fits(self, spec: SessionSpec, size: Size) -> None:
         settings = spec.bank
         if settings is None:
             return
@@ -252,22 +252,22 @@ class FeatureBank(Memory[BankView, BankUpdate]):
                 raise _refused("layers", "a path in bank.layers leads to no self-attention of this UNet")
         for layer in self._layout.layers:
             room = capacity_tokens(self._layer_tokens(layer, self._shape), self._shape.size_frames)
-            if max_bank_tokens(settings, self._layer_tokens(layer, spec)) > room:
-                asked = f"{settings.size_frames:g} frames of {spec.width}x{spec.height}"
+            if max_bank_tokens(settings, self._layer_tokens(layer, size)) > room:
+                asked = f"{settings.size_frames:g} frames of {size.width}x{size.height}"
                 has = f"{self._shape.size_frames:g} of {self._shape.width}x{self._shape.height}"
                 raise _refused("max_frames", f"a bank of {asked} exceeds this pool's {has}")
 
-    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // self._shape.latent_scale, width // self._shape.latent_scale
+    def _latent_size(self, size: BankShape | BankRecord | Size) -> tuple[int, int]:
+        return size.height // self._shape.latent_scale, size.width // self._shape.latent_scale
 
-    def _layer_tokens(self, layer: BankLayer, size: BankShape | SessionSpec) -> int:
-        return layer.tokens(*self._latent_size(size.height, size.width))
+    def _layer_tokens(self, layer: BankLayer, size: BankShape | BankRecord | Size) -> int:
+        return layer.tokens(*self._latent_size(size))
 
     def _held(self, spec: SessionSpec, layer: BankLayer, record: BankRecord) -> int:
         """Tokens of a layer that a record stands for."""
         if spec.bank is None or not layer.is_below(spec.bank.layers):
             return 0
-        return bank_tokens(spec.bank, self._layer_tokens(layer, spec), record.writes)
+        return bank_tokens(spec.bank, self._layer_tokens(layer, record), record.writes)
 
     def _rows_of(self, session_id: str) -> range:
         steps = len(self._shape.steps)
@@ -298,10 +298,19 @@ class FeatureBank(Memory[BankView, BankUpdate]):
 
     @torch.inference_mode()
     def _commit(self, records: dict[int, BankRecord], writes: Sequence[LayerWrite]) -> None:
+        for pool_row, record in records.items():
+            if (
+                record.size != self._records[pool_row].size
+            ):  # Larger frames leave more than smaller ones fill.
+                self._clear(pool_row)
+            self._records[pool_row] = record
         for write in writes:
             write.copy()
-        for pool_row, record in records.items():
-            self._records[pool_row] = record
+
+    def _clear(self, row: int) -> None:
+        for storage in self._storage:
+            for pool in storage.tensors:
+                pool[row].zero_()
 
     @torch.inference_mode()
     def _replace(

@@ -1,6 +1,6 @@
 """What is known of one bank besides its tokens, as values and pure functions.
 
-A bank can count as empty though it holds tokens: when the frame's timestep or (by policy) prompt is not
+A bank can count as empty though it holds tokens: when the frame's size, timestep or (by policy) prompt is not
 the one that they were written under. The next write then replaces them. Everything here depends on the
 frame and on what was committed before it, never on load, so that any order of rows gives the same.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rearview.contract.memories import BankSettings, PromptChange
+from rearview.contract.size import Size
 from rearview.engine.memory.export import Json, check_number
 from rearview.engine.rows import Row
 
@@ -41,6 +42,20 @@ class BankRecord:
     """Digest of the prompt of the last frame; empty: there was none."""
     changed_at: int | None = None
     """Ordinal of the first frame under that prompt; None: it has always been this one."""
+    width: int = 0
+    """Pixels of the last frame. 0: there was none."""
+    height: int = 0
+    """Pixels, as the width."""
+
+    @property
+    def size(self) -> Size:
+        """Of the last frame: all that the bank holds is of this size."""
+        return Size(self.width, self.height)
+
+    def at_size(self, size: Size) -> BankRecord:
+        """The record as frames of that size find it: where it is another, there is no past."""
+        known = self if self.size == size else BankRecord()
+        return replace(known, width=size.width, height=size.height)
 
 
 class BankSample(NamedTuple):
@@ -52,12 +67,14 @@ class BankSample(NamedTuple):
 
 def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRecord:
     """The record as this frame finds it: its bank may count as empty, its prompt as new."""
+    record = record.at_size(row.size)
     prompt = _digest(row.settings.style)
     timestep_index = row.settings.visited[row.operator.step]
     is_changed = record.prompt not in ("", prompt)
     is_cleared = is_changed and settings.prompt_change is PromptChange.CLEAR
     is_moved = timestep_index != record.timestep_index and not settings.keep_on_timestep_change
-    return BankRecord(
+    return replace(
+        record,
         writes=0 if is_cleared or is_moved else record.writes,
         timestep_index=timestep_index,
         prompt=prompt,
@@ -66,7 +83,8 @@ def record_seen(record: BankRecord, settings: BankSettings, row: Row) -> BankRec
 
 
 def record_after(record: BankRecord, settings: BankSettings, samples: Sequence[BankSample]) -> BankRecord:
-    """The record once a row of these samples has committed, of which at most one writes."""
+    """The record once a row of these samples, all of one size, has committed; at most one of them writes."""
+    record = record.at_size(samples[0].row.size)
     prompt, changed_at = record.prompt, record.changed_at
     for row, _ in samples:
         digest = _digest(row.settings.style)
@@ -113,15 +131,19 @@ def fusion_strength(seen: BankRecord, settings: BankSettings, ordinal: int) -> f
     return settings.fusion_strength * min(1.0, (ordinal - seen.changed_at) / settings.fade_frames)
 
 
-def read_record(values: Mapping[str, Json]) -> BankRecord:
-    """A record from an export. Raises ValueError for what is none."""
+def read_record(values: Mapping[str, Json], opened: Size) -> BankRecord:
+    """A record from an export. `opened`: the size with which the session began, which releases before took to
+    be that of its bank. Raises ValueError for what is none.
+    """
     writes = check_number(values, "writes", 0)
     timestep_index = check_number(values, "timestep_index", -1)
     changed_at = None if values.get("changed_at") is None else check_number(values, "changed_at", 0)
     prompt = values.get("prompt")
+    sized = {**opened._asdict(), **values}
+    width, height = (check_number(sized, name, 0) for name in ("width", "height"))
     if not isinstance(prompt, str):
         raise ValueError("the export's prompt is no digest")
-    return BankRecord(writes, timestep_index, prompt, changed_at)
+    return BankRecord(writes, timestep_index, prompt, changed_at, width, height)
 
 
 def _digest(prompt: str) -> str:

@@ -20,7 +20,13 @@ from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
-from rearview.engine.memory.cache.export import check_layers, export_header, streamed_frames
+from rearview.contract.size import NO_SIZE, Size
+from rearview.engine.memory.cache.export import (
+    check_layers,
+    export_header,
+    held_sizes,
+    streamed_frames,
+)
 from rearview.engine.memory.cache.indexed import plan_indexed, plan_indexed_windows
 from rearview.engine.memory.cache.layers import CacheLayer, CacheLayout
 from rearview.engine.memory.cache.view import (
@@ -65,6 +71,20 @@ class CacheShape:
     latent_scale: int = 8
     """Pixels per latent cell."""
 
+    def pixels(self, layer: CacheLayer, size: Size | None = None) -> int:
+        """Of a layer, for frames of that size; None: for the largest."""
+        width, height = size or (self.width, self.height)
+        return layer.pixels(height // self.latent_scale, width // self.latent_scale)
+
+    def check_fits(self, layout: CacheLayout, size: Size) -> None:
+        """Raises InvalidRequest(RESOLUTION_UNSUPPORTED) for frames that fit no slot."""
+        multiple = layout.size_multiple * self.latent_scale
+        if size.height % multiple or size.width % multiple:
+            text = f"with a temporal cache width and height must be multiples of {multiple}"
+            raise _refused(size, text, multiple=str(multiple))
+        if any(self.pixels(layer, size) > self.pixels(layer) for layer in layout.layers):
+            raise _refused(size, f"the temporal cache has room for {self.width}x{self.height}")
+
 
 class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
     """Keys and values of past frames. Sessions without `SessionSpec.cache` take a slot too, and leave it
@@ -106,13 +126,14 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
             for step, first in self._first.items()
         }
         self._streamed: dict[int, list[int | None]] = {step: [None] * shape.num_slots for step in shape.steps}
+        self._sizes = {step: [NO_SIZE] * shape.num_slots for step in shape.steps}
+        """Of the frames that slots hold."""
 
     def allocate(self, spec: SessionSpec) -> None:
         """Take a slot. Raises InvalidRequest if the size of a session with a cache does not fit, and
         Refused(NO_CAPACITY).
         """
-        if spec.cache is not None:
-            self._check_fits(spec)
+        self.check_fits(spec, Size(spec.width, spec.height))
         self._slots.allocate(spec.session_id)
         self._specs[spec.session_id] = spec
 
@@ -126,10 +147,8 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
         slot = self._slots.slot(session_id)
         if self._specs[session_id].cache is None:  # Nothing was ever written.
             return
-        for step, _, pool in self._all_pools():
-            self._streamed[step][slot] = None
-            for tensor in pool.tensors:
-                tensor[slot].zero_()
+        for step in self._streamed:
+            self._clear(step, slot)
 
     def group(self, spec: SessionSpec, operator: Operator) -> Hashable:
         """Of the rows of a forward all have a cache or none has."""
@@ -181,7 +200,7 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
             ]
             writes = list(frame_writes(frames, update, self._pools))
         numbers = {self._place(row): 0 if row.window else self._number(row) + 1 for row in rows}
-        return partial(self._commit, writes, numbers)
+        return partial(self._commit, writes, numbers, rows[0].size)
 
     def export(self, session_id: str) -> Iterator[Chunk]:
         """See `cache.export` for what the chunks hold."""
@@ -189,11 +208,12 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
         numbers = {step: streamed[slot] for step, streamed in self._streamed.items()}
         yield Chunk(CACHE.name, values=export_header(spec, self._window, self._dtype))
         for step, n in numbers.items():
-            yield Chunk(CACHE.name, step, values={"streamed": n})
+            size = self._sizes[step][slot]
+            yield Chunk(CACHE.name, step, values={"streamed": n, **size._asdict()})
             for layer, pool in zip(self._layout.layers, self._pools[step], strict=True):
                 assert self._streamed[step][slot] == n, "the session ran while it was exported"
                 if n is not None:
-                    held = self._held(pool, spec, layer, slot, n)
+                    held = _held(pool, self._shape, size, layer, slot, n)
                     content = tuple(each.cpu().clone(memory_format=torch.contiguous_format) for each in held)
                     yield Chunk(CACHE.name, step, layer.name, tensors=content)
 
@@ -203,22 +223,25 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
         incoming = Incoming.sort(chunks)
         incoming.check_headers(export_header(spec, self._window, self._dtype))
         check_layers(incoming, [layer.name for layer in self._layout.layers])
-        numbers = streamed_frames(incoming.of_steps(self._shape.steps))
+        steps = incoming.of_steps(self._shape.steps)
+        numbers, sizes = streamed_frames(steps), held_sizes(steps, Size(spec.width, spec.height))
         if spec.cache is None and any(n is not None for n in numbers.values()):
             raise ValueError("the session has no temporal cache, the export has one")
         contents = []
         for step, layer, pool in self._all_pools():
             n = numbers.get(step)
             if n is not None:
-                shape = layer.shape(self._pixels(spec, layer), self._window.filled(n))
+                self.check_fits(spec, sizes[step])
+                shape = layer.shape(self._shape.pixels(layer, sizes[step]), self._window.filled(n))
                 found = incoming.layers.get((step, layer.name), ())
                 tensors = check_tensors(found, step, layer.name, [shape, shape], self._dtype)
-                contents.append((self._held(pool, spec, layer, slot, n), tensors))
-        return partial(self._replace, slot, numbers, contents)
+                contents.append((_held(pool, self._shape, sizes[step], layer, slot, n), tensors))
+        return partial(self._replace, slot, numbers, sizes, contents)
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         """The same for every session of a pool: places are of one size."""
-        size = self._latent_size(self._shape.height, self._shape.width)
+        scale = self._shape.latent_scale
+        size = self._shape.height // scale, self._shape.width // scale
         per_step = self._layout.bytes_per_step(*size, self._window.frames, self._dtype)
         return len(self._shape.steps) * per_step
 
@@ -234,40 +257,32 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
     def check_integrity(self) -> None:
         """Also asserts that slots hold nothing but the frames that their numbers stand for."""
         self._slots.check_integrity()
-        owned = {self._slots.slot(name): spec for name, spec in self._specs.items()}
+        owned = set(map(self._slots.slot, self._specs))
         for step, streamed in self._streamed.items():
             for slot, n in enumerate(streamed):
                 assert n is None or slot in owned, f"slot {slot} of step {step} is free and has {n}"
+                size = self._sizes[step][slot]
+                assert (n is None) == (size == NO_SIZE), (
+                    f"slot {slot} of step {step} has {n} frames of {size}"
+                )
         for step, layer, pool in self._all_pools():
             for slot, n in enumerate(self._streamed[step]):
                 filled = 0 if n is None else self._window.filled(n)
-                pixels = self._pixels(owned[slot], layer) if n is not None else 0
+                pixels = self._shape.pixels(layer, self._sizes[step][slot])
                 for tensor in pool.tensors:
                     beyond = tensor[slot, :, :, filled:].float().any() or tensor[slot, pixels:].float().any()
                     assert not beyond, f"slot {slot} of {layer.name} holds more than {filled} frames"
 
     def _new_pool(self, layer: CacheLayer) -> LayerPool:
-        pixels = layer.pixels(*self._latent_size(self._shape.height, self._shape.width))
+        pixels = self._shape.pixels(layer)
         slots = len(self._shape.steps) * self._shape.num_slots
         shape = (slots, *layer.shape(pixels, self._window.frames))
         keys, values = (torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(2))
         return LayerPool(keys, values)
 
-    def _check_fits(self, spec: SessionSpec) -> None:
-        multiple = self._layout.size_multiple * self._shape.latent_scale
-        if spec.height % multiple or spec.width % multiple:
-            text = f"with a temporal cache width and height must be multiples of {multiple}"
-            raise _refused(spec, text, multiple=str(multiple))
-        size = self._latent_size(spec.height, spec.width)
-        room = self._latent_size(self._shape.height, self._shape.width)
-        if any(layer.pixels(*size) > layer.pixels(*room) for layer in self._layout.layers):
-            raise _refused(spec, f"the temporal cache has room for {self._shape.width}x{self._shape.height}")
-
-    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // self._shape.latent_scale, width // self._shape.latent_scale
-
-    def _pixels(self, spec: SessionSpec, layer: CacheLayer) -> int:
-        return layer.pixels(*self._latent_size(spec.height, spec.width))
+    def check_fits(self, spec: SessionSpec, size: Size) -> None:
+        if spec.cache is not None:
+            self._shape.check_fits(self._layout, size)
 
     def _all_pools(self) -> Iterator[tuple[int, CacheLayer, LayerPool]]:
         for step, pools in self._pools.items():
@@ -288,36 +303,46 @@ class TemporalKVCache(Memory[AnyCacheView, CacheUpdate]):
         return self._first[place.step] + place.slot
 
     @torch.inference_mode()
-    def _commit(self, writes: Sequence[CacheWrite], numbers: dict[Place, int]) -> None:
+    def _commit(self, writes: Sequence[CacheWrite], numbers: dict[Place, int], size: Size) -> None:
+        for step, slot in numbers:
+            if self._sizes[step][slot] != size:  # Larger frames leave more than smaller ones fill.
+                self._clear(step, slot)
         for write in writes:
             write.copy()
         for (step, slot), n in numbers.items():
-            self._streamed[step][slot] = n
+            self._streamed[step][slot], self._sizes[step][slot] = n, size
+
+    def _clear(self, step: int, slot: int) -> None:
+        self._streamed[step][slot], self._sizes[step][slot] = None, NO_SIZE
+        for pool in self._pools[step]:
+            for tensor in pool.tensors:
+                tensor[slot].zero_()
 
     @torch.inference_mode()
     def _replace(
         self,
         slot: int,
         numbers: dict[int, int | None],
+        sizes: dict[int, Size],
         contents: Sequence[tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]],
     ) -> None:
         for step, n in numbers.items():
-            self._streamed[step][slot] = n
-            for pool in self._pools[step]:
-                for tensor in pool.tensors:
-                    tensor[slot].zero_()
+            self._clear(step, slot)
+            if n is not None:
+                self._streamed[step][slot], self._sizes[step][slot] = n, sizes[step]
         for places, tensors in contents:
             for place, content in zip(places, tensors, strict=True):
                 place.copy_(content)
 
-    def _held(
-        self, pool: LayerPool, spec: SessionSpec, layer: CacheLayer, slot: int, n: int
-    ) -> tuple[Tensor, Tensor]:
-        """The part of a slot that holds frames; views."""
-        pixels, filled = self._pixels(spec, layer), self._window.filled(n)
-        return pool.keys[slot, :pixels, :, :filled], pool.values[slot, :pixels, :, :filled]
+
+def _held(
+    pool: LayerPool, shape: CacheShape, size: Size, layer: CacheLayer, slot: int, n: int
+) -> tuple[Tensor, Tensor]:
+    """The part of a slot that holds frames; views."""
+    pixels, filled = shape.pixels(layer, size), shape.window.filled(n)
+    return pool.keys[slot, :pixels, :, :filled], pool.values[slot, :pixels, :, :filled]
 
 
-def _refused(spec: SessionSpec, text: str, **metadata: str) -> InvalidRequest:
-    size = {"width": str(spec.width), "height": str(spec.height)}
-    return InvalidRequest(Reason.RESOLUTION_UNSUPPORTED, text, metadata={**size, **metadata})
+def _refused(size: Size, text: str, **metadata: str) -> InvalidRequest:
+    asked = {"width": str(size.width), "height": str(size.height)}
+    return InvalidRequest(Reason.RESOLUTION_UNSUPPORTED, text, metadata={**asked, **metadata})

@@ -3,20 +3,23 @@
 A depth map is relative, so it is scaled to [0, 1] before it conditions anything. Scaling the warm-up frames
 by their joint range and every later one by its own, as the original does (methods 3.9), jumps after the
 warm-up and flickers whenever an outlier enters. Here every frame, those of the warm-up too, is scaled by a
-running range: it widens at once, so that no map leaves [0, 1], and narrows slowly. Another scene begins with
-a range of its own. What surprises: encode rows of a session then have an order, as denoising rows do.
+running range: it widens at once, so that no map leaves [0, 1], and narrows slowly. Another scene, or another
+size of frames, begins with a range of its own. What surprises: encode rows of a session then have an order,
+as denoising rows do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.session import SessionSpec
+from rearview.contract.size import Size
 from rearview.engine.memory.depth.view import DEPTH_RANGE, DepthUpdate, DepthView
 from rearview.engine.memory.export import NO_STEP, Chunk, Json, check_fields, check_number, check_tensors
 from rearview.engine.memory.protocol import Memory, Write
@@ -29,6 +32,19 @@ NARROWING_PER_FRAME = 0.02
 """Share of the way to a frame's own range that a wider running range goes back per frame: half of it in 34
 frames, so that an outlier fades over more than a second instead of flickering."""
 EXPORT_FORMAT = 2
+
+
+class _Of(NamedTuple):
+    """What a range is of."""
+
+    scene: int
+    size: Size
+
+    @classmethod
+    def row(cls, row: Row) -> _Of:
+        return cls(row.settings.scene, row.size)
+
+
 UNKNOWN = (float("inf"), float("-inf"))
 """The range of nothing: any frame's widens it to its own."""
 
@@ -58,19 +74,19 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         self._slots = SlotPool(num_slots)
         self._device = device or torch.device("cpu")
         self._ranges = torch.tensor([UNKNOWN] * num_slots, dtype=dtype, device=self._device)
-        self._scenes: list[int | None] = [None] * num_slots
+        self._of: list[_Of | None] = [None] * num_slots
         """Per slot that of the last frame. None: there was no frame, and the range is not known."""
-        self._sessions: set[str] = set()
+        self._sessions: dict[str, SessionSpec] = {}
 
     def allocate(self, spec: SessionSpec) -> None:
         """Take a slot. Raises Refused(NO_CAPACITY)."""
         self._slots.allocate(spec.session_id)
-        self._sessions.add(spec.session_id)
+        self._sessions[spec.session_id] = spec
 
     def free(self, session_id: str) -> None:
         slot = self._slots.free(session_id)
         if slot is not None:
-            self._sessions.remove(session_id)
+            del self._sessions[session_id]
             self._forget(slot)
 
     def reset(self, session_id: str) -> None:
@@ -96,7 +112,7 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         slots = [self._slots.slot(row.session_id) for row in rows]
         ranges = self._ranges[torch.tensor(slots, device=self._device)]
         for index, (row, slot) in enumerate(zip(rows, slots, strict=True)):
-            if self._scenes[slot] != row.settings.scene:
+            if self._of[slot] != _Of.row(row):
                 ranges[index] = ranges.new_tensor(UNKNOWN)
         return DepthView(ranges)
 
@@ -106,13 +122,15 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         slots = [self._slots.slot(row.session_id) for row in rows]
         assert len(set(slots)) == len(slots), "two frames of a session in one forward"
         assert update.range_B2.shape == (len(slots), 2), f"{update.range_B2.shape} of {len(slots)} frames"
-        scenes = {slot: row.settings.scene for row, slot in zip(rows, slots, strict=True)}
-        return partial(self._commit, scenes, update.range_B2.to(self._ranges))
+        of = {slot: _Of.row(row) for row, slot in zip(rows, slots, strict=True)}
+        return partial(self._commit, of, update.range_B2.to(self._ranges))
 
     def export(self, session_id: str) -> Iterator[Chunk]:
-        """One chunk: the range, and the scene that it is of (None: nothing is known)."""
+        """One chunk: the range, and the scene (None: nothing is known) and size that it is of."""
         slot = self._slots.slot(session_id)
-        values = {**self._header(), "scene": self._scenes[slot]}
+        of = self._of[slot]
+        known = {"scene": None} if of is None else {"scene": of.scene, **of.size._asdict()}
+        values: dict[str, Json] = {**self._header(), **known}
         yield Chunk(DEPTH_RANGE.name, values=values, tensors=(self._ranges[slot].cpu().clone(),))
 
     def prepare_import(self, session_id: str, chunks: Iterable[Chunk]) -> Write:
@@ -125,10 +143,13 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         (content,) = check_tensors(chunk.tensors, NO_STEP, "the depth range", [(2,)], self._ranges.dtype)
         if chunk.values.get("scene", "") is None:
             return partial(self._forget, slot)
-        scene = check_number(chunk.values, "scene", 0)
+        spec = self._sessions[session_id]
+        sized = {"width": spec.width, "height": spec.height, **chunk.values}  # Releases before say no size.
+        size = Size(*(check_number(sized, name, 0) for name in Size._fields))
+        of = _Of(check_number(chunk.values, "scene", 0), size)
         if not (content.isfinite().all() and content[0] <= content[1]):
             raise ValueError("the export's depth range is not one")
-        return partial(self._commit, {slot: scene}, content[None])
+        return partial(self._commit, {slot: of}, content[None])
 
     def bytes_per_session(self, spec: SessionSpec) -> int:
         """The same for every session."""
@@ -143,7 +164,7 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         self._slots.check_integrity()
         owned = {self._slots.slot(name) for name in self._sessions}
         for slot, (low, high) in enumerate(self._ranges.tolist()):
-            known = self._scenes[slot] is not None
+            known = self._of[slot] is not None
             assert (low, high) != UNKNOWN if known else (low, high) == UNKNOWN, f"slot {slot}: {low}, {high}"
             assert not known or low <= high, f"slot {slot} has the range {low} to {high}"
             assert not known or slot in owned, f"slot {slot} is free and has a range"
@@ -152,12 +173,12 @@ class DepthRange(Memory[DepthView, DepthUpdate]):
         return {"format": EXPORT_FORMAT, "dtype": str(self._ranges.dtype)}
 
     @torch.inference_mode()
-    def _commit(self, scenes: dict[int, int], ranges_B2: Tensor) -> None:
-        """`scenes`: by slot, in the order of the ranges."""
-        self._ranges[torch.tensor(list(scenes), device=self._device)] = ranges_B2.to(self._device)
-        for slot, scene in scenes.items():
-            self._scenes[slot] = scene
+    def _commit(self, of: dict[int, _Of], ranges_B2: Tensor) -> None:
+        """`of`: by slot, in the order of the ranges."""
+        self._ranges[torch.tensor(list(of), device=self._device)] = ranges_B2.to(self._device)
+        for slot, what in of.items():
+            self._of[slot] = what
 
     def _forget(self, slot: int) -> None:
         self._ranges[slot] = self._ranges.new_tensor(UNKNOWN)
-        self._scenes[slot] = None
+        self._of[slot] = None
