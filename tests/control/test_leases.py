@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rearview.contract.lease import Lease
+from rearview.contract.lease import Lease, Load
 from rearview.control.leases import (
     Action,
     EndSession,
@@ -22,6 +22,8 @@ from rearview.control.leases import (
     Tick,
     Unanswered,
     after,
+    as_charged,
+    charged,
     held,
 )
 from rearview.errors import Reason
@@ -242,3 +244,13 @@ def test_whatever_happens_a_session_ends_only_when_another_has_it_and_leaves_no_
     assert world.holding.is_over
     if not world.missed:
         assert world.stored is None or world.stored.ingress != LEASE.ingress, "a lease without a session"
+
+
+def test_what_was_charged_stays_though_an_older_answer_says_less() -> None:
+    more = Load(30.0, 1e6)
+    holding = charged(renewing(), more)
+    holding, _ = after(holding, Granted(replace(LEASE, expiry_s=120.0)), 5.5)
+    assert after(holding, Tick(), 10.5)[1] == Renew(replace(LEASE, expiry_s=120.0, load=more))
+    moved = replace(LEASE, epoch=8)
+    assert as_charged(moved, holding) == replace(moved, load=more)
+    assert as_charged(moved, None) == moved

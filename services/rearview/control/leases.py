@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
-from rearview.contract.lease import Lease
+from rearview.contract.lease import Lease, Load
 from rearview.errors import RearviewError, Reason, Refused, StreamEnded
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "Tick",
     "Unanswered",
     "after",
+    "as_charged",
+    "charged",
     "held",
     "is_taken",
     "not_renewed",
@@ -66,6 +68,18 @@ def held(lease: Lease, lease_s: float, now: float) -> Holding:
     """A lease that was granted now. `lease_s`: how long one lasts."""
     interval_s = lease_s / RENEWALS_PER_LEASE
     return Holding(lease, interval_s, now + interval_s)
+
+
+def charged(holding: Holding, load: Load) -> Holding:
+    """The directory has taken another load for the session."""
+    return replace(holding, lease=replace(holding.lease, load=load))
+
+
+def as_charged(lease: Lease, holding: Holding | None) -> Lease:
+    """A lease as it was asked for or granted, with the load of the one that is held: that was charged while
+    the other was on its way.
+    """
+    return lease if holding is None else replace(lease, load=holding.lease.load)
 
 
 # What happens.
@@ -202,7 +216,7 @@ def _tick(holding: Holding, now: float) -> Outcome:
 def _granted(holding: Holding, lease: Lease, now: float) -> Outcome:
     # The session may have been moved while the renewal was under way.
     if lease.epoch >= holding.lease.epoch:
-        holding = replace(holding, lease=lease)
+        holding = replace(holding, lease=as_charged(lease, holding))
     granted = _wait(holding, now, holding.interval_s)
     return granted, Release(granted.lease) if holding.released else None
 

@@ -87,6 +87,17 @@ class MemoryDirectory:
         epoch = max(lease.epoch, min_epoch) + 1
         return self._store(replace(lease, lane=lane, ingress=ingress, epoch=epoch))
 
+    async def charge(self, lease: Lease, load: Load, quota: Quota) -> Lease:
+        """See Directory.charge."""
+        now, held = self._ask(), self._entry(lease.session_id).lease
+        if held is None or held.ingress not in (lease.ingress, ""):
+            raise LeaseLost(held)
+        if load.frames_per_s > held.load.frames_per_s or load.pixels_per_s > held.load.pixels_per_s:
+            _check_quota(
+                (each for each in self._counting(lease.tenant, now) if each is not held), load, quota
+            )
+        return self._store(replace(held, load=load))
+
     async def release(self, lease: Lease) -> None:
         """See Directory.release."""
         if not _is_lost(self._entry(lease.session_id), lease):

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
-from rearview.contract.lease import Claim, Lease, LeaseRequest, Owner, Quota, Usage
+from rearview.contract.lease import Claim, Lease, LeaseRequest, Load, Owner, Quota, Usage
 from rearview.errors import Reason, Refused, StreamEnded
 
 __all__ = [
@@ -176,6 +176,15 @@ class Directory(Claims, Protocol):
 
         For moves of a session, and for its takeover by another ingress, which passes the highest epoch that
         replicas hold. Raises LeaseLost, and changes nothing, if the store knows a newer epoch or none.
+        """
+        ...
+
+    async def charge(self, lease: Lease, load: Load, quota: Quota) -> Lease:
+        """The session's lease in force, whatever its epoch, with another load; its expiry is pushed.
+
+        Raises QuotaExceeded if the load is more than that lease has and the tenant's other leases that count
+        leave no room for it in the quota, and LeaseLost if another ingress has the session, or nobody.
+        Nothing has changed then.
         """
         ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -94,6 +95,14 @@ class RedisDirectory:
     async def move(self, lease: Lease, *, lane: tuple[str, ...], ingress: str, min_epoch: int = 0) -> Lease:
         """See Directory.move."""
         return _in_force(await self._run("move", *_told(lease), json.dumps(lane), ingress, min_epoch))
+
+    async def charge(self, lease: Lease, load: Load, quota: Quota) -> Lease:
+        """See Directory.charge."""
+        answer = await self._run("charge", *_told(replace(lease, load=load)), *_limits(quota))
+        status, rest = answer
+        if status == "over":
+            raise QuotaExceeded(Limit(rest[0]), quota)
+        return _in_force(answer)
 
     async def release(self, lease: Lease) -> None:
         """See Directory.release."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 
-from rearview.contract.lease import Lease, LeaseRequest, Owner, Usage
+from rearview.contract.lease import Lease, LeaseRequest, Load, Owner, Quota, Usage
 from rearview.control import leases as decide
 from rearview.control.leases import Holding
 from rearview.directory.protocol import Directory, DirectoryEmpty, DirectoryUnavailable, LeaseLost
@@ -44,12 +44,10 @@ class Leases:
         self._directory, self._id = directory, ingress_id
         self._lease_s, self._interval_s = lease_s, lease_s / decide.RENEWALS_PER_LEASE
         self._on_granted, self._on_taken, self._held = on_granted, on_taken, held
-        self._usage = Shared(directory.usage_by_replica)
+        self._usage, self._woken = Shared(directory.usage_by_replica), asyncio.Event()
         self._address, self._announce_due_s = "", 0.0
-        self._serves = True
-        """Whether the directory served when it was last asked."""
+        self._serves = True  # Whether the directory did when it was last asked.
         self._holdings: dict[str, Holding] = {}
-        self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._releasing: set[asyncio.Task[None]] = set()
 
@@ -80,14 +78,21 @@ class Leases:
         """
         return await asyncio.shield(self._spawn(self._move(lease, replicas)))
 
+    async def charge(self, session_id: str, load: Load, quota: Quota) -> None:
+        """Another load of a kept session counts. Raises QuotaExceeded, LeaseLost, DirectoryUnavailable."""
+        await self._noticing(self._directory.charge(self._holdings[session_id].lease, load, quota))
+        if session_id in self._holdings:  # Else it has ended meanwhile.
+            self._set(decide.charged(self._holdings[session_id], load))
+            self._on_granted(self._holdings[session_id].lease)
+
     async def _move(self, lease: Lease, replicas: tuple[str, ...]) -> Lease:
+        lease = decide.as_charged(lease, self._holdings.get(lease.session_id))
         try:
             moved = await self._noticing(self._directory.move(lease, lane=replicas, ingress=self._id))
         except LeaseLost as error:
             if error.current is None or error.current.ingress != self._id:
                 raise
-            # Moved before, by a call whose answer was lost.
-            return await self._move(error.current, replicas)
+            return await self._move(error.current, replicas)  # Moved before; the answer was lost.
         if lease.session_id in self._holdings:
             self.keep(moved)
         else:  # The session has ended meanwhile.
@@ -130,6 +135,7 @@ class Leases:
 
     def keep(self, lease: Lease) -> None:
         """Renew it from now on, until `let_go`."""
+        lease = decide.as_charged(lease, self._holdings.get(lease.session_id))
         self._holdings[lease.session_id] = decide.held(lease, self._lease_s, time.monotonic())
 
     def let_go(self, session_id: str, *, to_others: bool = False) -> None:
@@ -154,12 +160,9 @@ class Leases:
     async def run(self) -> None:
         """Renew and announce what is due, for ever."""
         while True:
-            due_s = min((each.due_s for each in self._holdings.values()), default=self._announce_due_s)
-            with contextlib.suppress(TimeoutError):
-                # A lease that comes meanwhile is due later.
-                await asyncio.wait_for(
-                    self._woken.wait(), min(due_s, self._announce_due_s) - time.monotonic()
-                )
+            due_s = min([self._announce_due_s, *(each.due_s for each in self._holdings.values())])
+            with contextlib.suppress(TimeoutError):  # A lease that comes meanwhile is due later.
+                await asyncio.wait_for(self._woken.wait(), due_s - time.monotonic())
             self._woken.clear()
             for session_id in tuple(self._holdings):
                 await self._tick(session_id)
@@ -209,14 +212,13 @@ class Leases:
             return decide.Unanswered()
 
     async def _announce(self) -> None:
+        after_s = decide.AGAIN_S
         try:
-            self._serves = await self._directory.announce(self._id, self._address) or await self._tell_again()
-            after_s = self._interval_s if self._serves else decide.AGAIN_S
-        except DirectoryUnavailable:
-            after_s = decide.AGAIN_S
+            with contextlib.suppress(DirectoryUnavailable):
+                told = await self._directory.announce(self._id, self._address) or await self._tell_again()
+                self._serves, after_s = told, self._interval_s if told else decide.AGAIN_S
         except Exception as error:  # The edge of a task that must not end.
             log_fault(logger, "the ingress could not be announced", error)
-            after_s = decide.AGAIN_S
         self._announce_due_s = time.monotonic() + min(after_s, self._interval_s)
 
     async def _tell_again(self) -> bool:

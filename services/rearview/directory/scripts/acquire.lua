@@ -2,21 +2,13 @@
 -- open_time unused; ARGV[14..16]: the tenant's quota of sessions, frames and pixels per second
 if is_empty() then return { 'empty' } end
 local session, lease = ARGV[5], given(6)
-local quota = { tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16]) }
-local LIMITS, ROUNDING = { 'sessions', 'frames', 'pixels' }, 1 + 1e-9
 local held = read(session)
 if held.nonce == nonce then return reply('ok', session, held) end
 if held.tenant and (held.tenant ~= lease.tenant or held.ingress ~= lease.ingress) then
   return reply('held', session, held)
 end
-local sessions, frames, pixels = usage(prefix .. ':tenant:' .. lease.tenant)
-if held.tenant and held.expiry > now then
-  sessions, frames, pixels = sessions - 1, frames - held.frames, pixels - held.pixels
-end
-local wanted = { sessions + 1, frames + lease.frames, pixels + lease.pixels }
-for place, limit in ipairs(LIMITS) do
-  if wanted[place] > quota[place] * ROUNDING then return { 'over', limit } end
-end
+local limit = over(held, lease, { tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16]) })
+if limit then return { 'over', limit } end
 lease.epoch = math.max(held.epoch, lease.epoch) + 1
 lease.open_time = held.open_time or whole(now)
 lease.nonce = nonce

@@ -87,6 +87,19 @@ local function usage(key)
   return #entries, frames, pixels
 end
 
+-- What of a tenant's quota (sessions, frames and pixels per second) would be exceeded by `row` in place of its
+-- session's lease `held`, if anything.
+local function over(held, row, quota)
+  local sessions, frames, pixels = usage(prefix .. ':tenant:' .. row.tenant)
+  if held.tenant and held.expiry > now then
+    sessions, frames, pixels = sessions - 1, frames - held.frames, pixels - held.pixels
+  end
+  local wanted, rounding = { sessions + 1, frames + row.frames, pixels + row.pixels }, 1 + 1e-9
+  for place, limit in ipairs({ 'sessions', 'frames', 'pixels' }) do
+    if wanted[place] > quota[place] * rounding then return limit end
+  end
+end
+
 -- Whether the owner of `row` has lost the session: somebody else has its epoch or a newer one, or it ended.
 local function is_lost(held, row)
   if held.epoch ~= row.epoch then return held.epoch > row.epoch end
