@@ -215,3 +215,21 @@ def test_what_was_sent_and_not_answered_is_known_by_number() -> None:
     assert ledger.sent_indices == [3, 7]
     ledger.answered(3)
     assert ledger.sent_indices == [7]
+
+
+def resize(number: int, width: int) -> Input:
+    return Input(wire.control_request(number, SettingsChange(width=width)), number, False)
+
+
+def test_the_size_of_the_next_frame_follows_controls_until_one_is_refused_and_after_a_loss() -> None:
+    ledger = filled(frame(0), resize(1, 64), frame(1), resize(2, 96))
+    ledger.settings = settings_pb2.Settings(width=128, height=128)
+    take_all(ledger)
+    assert ledger.size == (96, 128)
+    ledger.control_answered(1, settings_pb2.Settings(width=64, height=128))
+    assert ledger.size == (96, 128)
+    ledger.control_answered(2, settings_pb2.Settings(width=64, height=128))  # Refused.
+    assert ledger.size == (64, 128)
+    ledger.resume(0, 100)
+    assert take_all(ledger) == ["c0", "f0", "c1", "f1", "c2"]
+    assert ledger.size == (96, 128)  # It may be taken now.

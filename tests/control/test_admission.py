@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from rearview.config import LimitsConfig, ModelConfig, TenantConfig
+from rearview.config import BankConfig, CacheConfig, LimitsConfig, ModelConfig, TenantConfig
 from rearview.contract.card import ModelCard
 from rearview.contract.lease import Quota
+from rearview.contract.memories import BankPolicy, BankSettings, CacheSettings
+from rearview.contract.session import SessionSpec
+from rearview.contract.size import Size
 from rearview.control.admission import Admission, Served, check_settings, quota_of
 from rearview.control.methods import Offer
 from rearview.errors import InvalidRequest, Reason
@@ -173,3 +176,43 @@ def test_settings_at_both_ends_of_their_range_pass(top: bool) -> None:
 
 def test_absent_settings_are_not_looked_at() -> None:
     check_settings(max_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "fits"),
+    [
+        ("per-frame", Size(1024, 1024), True),
+        ("per-frame", Size(1032, 1024), False),
+        ("per-frame", Size(260, 192), False),
+        ("bank", Size(192, 256), True),
+        ("bank", Size(184, 256), False),
+        ("bank", Size(248, 184), True),
+        ("bank", Size(512, 192), False),
+        ("one frame", Size(384, 256), True),
+        ("one frame", Size(384, 320), False),
+        ("cache", Size(192, 256), True),
+        ("cache", Size(184, 256), False),
+        ("cache", Size(384, 256), False),
+    ],
+)
+def test_a_session_takes_the_sizes_for_which_its_memory_has_room(kind: str, size: Size, fits: bool) -> None:
+    """Of 256x192, with a bank of two frames: larger on one side only where no layer rounds."""
+    two = {"policy": "queue", "max_frames": 2}
+    offer = Offer(BankConfig.model_validate(two), CacheConfig(), has_motion=True)
+    model = ModelConfig(checkpoint="null", width=256, height=192)
+    served = Served(model, LimitsConfig(), ModelCard(), offer, motion_multiple=64, whole_multiple=64)
+    bank = BankSettings(policy=BankPolicy.QUEUE, max_frames=1 if kind == "one frame" else 2)
+    spec = SessionSpec(
+        "s",
+        64,
+        64,
+        2,
+        bank=bank if kind in ("bank", "one frame") else None,
+        cache=CacheSettings() if kind == "cache" else None,
+    )
+    if fits:
+        return Admission(served).check_resize(tenant(), spec, size)
+    with pytest.raises(InvalidRequest) as refused:
+        Admission(served).check_resize(tenant(), spec, size)
+    assert refused.value.reason is Reason.RESOLUTION_UNSUPPORTED
+    return None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from rearview.contract.frame import Timing
 from rearview.contract.share import Share
+from rearview.contract.size import Size
 from rearview.errors import DropReason, InvalidRequest, Reason, StreamEnded
 from rearview.ingress.book import RETAINED_ANSWERS, Answer, Book, Outcome, Receipt, Work
 
@@ -214,3 +215,32 @@ def test_a_book_is_rebuilt_where_nothing_is_kept() -> None:
     assert kept(book) == [(place, DropReason.FAULT) for place in range(3)]
     empty = Book.rebuilt(received=3, outcomes={}, received_answers=3, now=0.0)
     assert (empty.received, empty.released, empty.owes) == (3, 3, False)
+
+
+def test_the_first_picture_of_another_size_says_how_many_before_it_have_none() -> None:
+    book, large, small = Book(), Size(128, 128), Size(64, 128)
+    picture, late, unchanged = b"p", DropReason.LATE, DropReason.UNCHANGED
+    outcomes = [
+        (large, picture, None),
+        (large, late, None),
+        (large, picture, None),
+        (large, late, None),
+        (large, unchanged, None),
+        (small, DropReason.IMAGE_SIZE_MISMATCH, None),
+        (small, picture, 2),
+        (small, picture, None),
+        (large, picture, 0),
+    ]
+    for place, (size, _, _) in enumerate(outcomes):
+        book.receive(place, (0, 0), 0.0, size)
+    for place, (_, outcome, _) in reversed(list(enumerate(outcomes))):
+        book.settle(place, outcome, 1.0)
+    found = [book.answer(place) for place in range(len(outcomes))]
+    assert [answer and answer.gap_frames for answer in found] == [gap for _, _, gap in outcomes]
+
+
+def test_a_size_that_nobody_knows_is_no_other_one() -> None:
+    book = Book.rebuilt(received=2, outcomes={0: b"p", 1: b"p"}, received_answers=0, now=0.0)
+    book.receive(2, (0, 0), 0.0, Size(64, 64))
+    book.settle(2, b"p", 1.0)
+    assert [(answer := book.answer(place)) and answer.gap_frames for place in range(3)] == [None] * 3

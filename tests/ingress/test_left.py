@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rearview.contract.frame import ANSWER, NO_PLACE, PICTURE, UNSEEN
+from rearview.contract.frame import ANSWER, ANSWER_SIZE, NO_PLACE, PICTURE, UNSEEN
 from rearview.contract.retained import RETAINED_BYTES
 from rearview.errors import DropReason
 from rearview.ingress.left import LeftAnswers
@@ -65,7 +65,7 @@ def test_of_whoever_does_not_the_last_span_gets_the_answers() -> None:
     assert session.places == list(range(3, 10))
     frame = session.core.sender.left[0]
     assert frame.planes is not None
-    assert frame.planes.keys() == {ANSWER}
+    assert frame.planes.keys() == {ANSWER, ANSWER_SIZE}
     assert frame.planes[ANSWER].tobytes() == b"jpeg3"
     assert (frame.ordinal, frame.frame_index) == (3, 3)
     session.acknowledge(9)

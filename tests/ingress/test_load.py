@@ -10,6 +10,7 @@ import grpc
 import pytest
 from rearview.contract.cost import FrameCost
 from rearview.contract.lease import Usage
+from rearview.contract.size import Size
 from rearview.errors import Reason
 from rearview.ingress.service import Ingress
 from rearview.v1 import settings_pb2
@@ -77,7 +78,9 @@ async def test_what_a_frame_takes_of_a_replica_is_known_by_the_steps_that_it_may
     ):
         opened = [await two.start(frame_rate=2.0), await one.start(frame_rate=2.0, max_steps=1)]
         specs = [service.sessions[each.session_id].session.spec for each in opened]
-        longer_s, shorter_s = map(service.ingresses[0].choosing.frame_s, specs)
+        frame_s = service.ingresses[0].choosing.frame_s
+        longer_s, shorter_s = (frame_s(spec, Size(spec.width, spec.height)) for spec in specs)
+        assert frame_s(specs[0], Size(128, 64)) == 2 * frame_s(specs[0], Size(64, 64))
         assert 1 / 60 < longer_s < 1 / 30  # Of 30 frames a second one session fits, and not two.
         assert 0 < shorter_s < longer_s
 

@@ -97,3 +97,15 @@ def test_real_clips_are_one_scene_each_and_a_cut_between_them_is_found() -> None
         for other in clips:
             if other is not clip:
                 assert scenes(clip[:20] + other[:20]) == [0] * 20 + [1] * 20
+
+
+def test_frames_of_another_size_are_compared_with_none_before_them() -> None:
+    """They go on in the scene that was, and find cuts as a session does that begins with them."""
+    detector, fresh = SceneDetector(), SceneDetector()
+    for seed in (1, 2, 3, 4):
+        detector.see(thumbnail(texture(seed)))
+    before = detector.scene
+    for seed in (5, 5, 6, 6):
+        small = thumbnail(texture(seed, SIDE // 2))
+        assert detector.see(small) - before == fresh.see(small)
+    assert fresh.scene == 1

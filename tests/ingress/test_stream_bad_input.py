@@ -16,9 +16,9 @@ from rearview.client.call import Call
 from rearview.contract.session import SessionSpec
 from rearview.engine.engine import Engine
 from rearview.engine.networks.model import Model
-from rearview.errors import STATUS_OF_REASON, DropReason, Reason
+from rearview.errors import STATUS_OF_REASON, DropReason, InvalidRequest, Reason
+from rearview.ingress.bad_frames import BadFrames
 from rearview.ingress.session import IngressSession
-from rearview.ingress.stream import bad_in_a_row
 from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.planted import RefusesPrompt, Slow, SlowPrepare
@@ -308,8 +308,11 @@ def test_whether_a_picture_is_a_bad_frame_is_seen_without_looking_into_it() -> N
         def __hash__(self) -> int:
             raise AssertionError("it is hashed: a third of a millisecond for a megabyte")
 
-    assert bad_in_a_row(9, Picture(b"image"), 10) == 0
-    assert bad_in_a_row(8, DropReason.IMAGE_INVALID, 10) == 9
+    bad = BadFrames(2)
+    for outcome in (DropReason.IMAGE_INVALID, Picture(b"image"), DropReason.IMAGE_INVALID):
+        bad.answered(0, outcome)
+    with pytest.raises(InvalidRequest):
+        bad.answered(0, DropReason.IMAGE_INVALID)
 
 
 async def test_ten_bad_frames_in_a_row_end_the_stream_after_ten_drops() -> None:

@@ -81,9 +81,9 @@ def cut_at(server: IngressServer, number: int) -> Iterator[CutAt]:
     """With messages of gRPC counted, too."""
     cut, take, send = CutAt(server, number), TranslateStream._take, TranslateStream._send
 
-    def guarded_take(stream: TranslateStream, *args: Any) -> None:
+    async def guarded_take(stream: TranslateStream, *args: Any) -> None:
         if stream._ingress is not server._ingress or cut.passes():
-            take(stream, *args)
+            await take(stream, *args)
 
     async def guarded_send(stream: TranslateStream, response: Any) -> None:
         if stream._ingress is server._ingress and not cut.passes():

@@ -76,7 +76,14 @@ def parse_cue(words: Any) -> Cue:
 
 
 def cues_of(score: Score, frame_rate: float) -> Sequence[Cue]:
-    """The events of a score for a source of this rate: by number, or by time if the take had another rate."""
+    """The events of a score for a source of this rate: by number, or by time if the take had another rate.
+    Raises BadParameter for events that change the size of pictures: a film has one.
+    """
+    for number, event in enumerate(score.events):
+        if event.settings.width is not None or event.settings.height is not None:
+            raise typer.BadParameter(
+                f"events[{number}] changes the size of pictures, and a film has one size"
+            )
     is_same = abs(score.frame_rate - frame_rate) <= RATE_TOLERANCE * frame_rate
     return [
         Cue(change=event.settings, frame=event.frame)

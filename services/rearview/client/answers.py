@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rearview.contract.memories import CacheSettings
 from rearview.contract.methods import Method
 from rearview.contract.settings import Settings
+from rearview.contract.size import Size
 from rearview.contract.stream import Continuity, ImageFormat, NoticeKind
 from rearview.errors import DropReason, Reason
 
@@ -46,6 +47,7 @@ class Opened:
     session_id: str
     model: str
     width: int
+    """Pixels of the frames that were to follow, until a control changed that."""
     height: int
     settings: Settings
     """The settings in use. `Settings.as_change` makes of them what can be sent."""
@@ -61,6 +63,10 @@ class Opened:
     warm_up_frames: int = 1
     """Frames that are received before the first of them is answered."""
     resume_token: str = field(repr=False, default="")
+
+    def size_after(self, controls: Size) -> Size:
+        """Of a frame after controls that name this size, or nothing of it."""
+        return Size(controls.width or self.width, controls.height or self.height)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Translated:
     data: bytes = field(repr=False)
     """The picture as it came: JPEG, or rows of R, G, B."""
     width: int
+    """Pixels."""
     height: int
     timings: Timings
     round_trip_s: float
@@ -142,6 +149,10 @@ class Notice:
     kind: NoticeKind
     grace_s: float
     continuity: Continuity | None
+    gap_frames: int = 0
+    """Of NoticeKind.RESIZED: frames between the last picture of the old size and the first one of the new
+    size that have none, those apart that were left out as unchanged.
+    """
 
 
 Answer = Translated | Dropped | ControlApplied | Notice

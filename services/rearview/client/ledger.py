@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rearview.contract.settings import SINGLE_OF
+from rearview.contract.size import Size
 from rearview.errors import Fault, Reason
 from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
@@ -78,6 +79,18 @@ class Ledger:
     def sent_indices(self) -> list[int]:
         """Numbers of the frames that were sent and not answered, in order."""
         return [item.number for item in self._items if item.is_frame and item.taken_s is not None]
+
+    @property
+    def size(self) -> Size:
+        """That of the next frame to be submitted, if no control is refused whose answer is missing; zeros
+        where the server says none.
+        """
+        width, height = self.settings.width, self.settings.height
+        for item in self._items:
+            if not item.is_frame and not item.is_acknowledged:
+                asked = item.message.control.settings
+                width, height = asked.width or width, asked.height or height
+        return Size(width, height)
 
     @property
     def is_empty(self) -> bool:

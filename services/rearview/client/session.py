@@ -97,17 +97,19 @@ class Session:
     ) -> int:
         """Send one frame; returns its index when it was handed to gRPC, which waits for credit.
 
-        `frame` is (height, width, 3) uint8 of the session's size, or bytes in `format`. `index` must grow
-        from frame to frame; default: the one after the last. `controls`: by name of a ControlNet, what it is
-        shown of this frame, as the frame is given. Raises ValueError for an array that cannot be a frame, and
-        the session's error if it has ended.
+        `frame` is (height, width, 3) uint8 of the size that the controls before it have led to, or bytes in
+        `format`. `index` must grow from frame to frame; default: the one after the last. `controls`: by name
+        of a ControlNet, what it is shown of this frame, as the frame is given. Raises ValueError for an array
+        that cannot be a frame, and the session's error if it has ended.
         """
         return await self._sent(self._machine.frame(frame, index, presentation_s, format, controls))
 
     async def control(self, **changes: Unpack[SettingOptions]) -> int:
         """Change settings (the fields of `SettingsChange`) from the next frame on.
 
-        Returns the id that `ControlApplied` will carry.
+        Returns the id that `ControlApplied` will carry. With another `width` or `height` the frame that is
+        sent next has that size. If the service refuses it, those in that size are
+        `Dropped(IMAGE_SIZE_MISMATCH)` until frames come in the size of `ControlApplied.settings` again.
         """
         return await self._sent(self._machine.control(change_of(changes)))
 

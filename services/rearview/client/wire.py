@@ -27,6 +27,7 @@ from rearview.client.answers import (
 from rearview.client.options import OpenOptions, request_of
 from rearview.contract.memories import CacheSettings
 from rearview.contract.settings import Settings, SettingsChange
+from rearview.contract.size import Size
 from rearview.contract.stream import Continuity, ImageFormat, NoticeKind
 from rearview.errors import DropReason, Reason
 from rearview.schema import duration, from_message, seconds, to_message
@@ -119,18 +120,18 @@ def credit_request(answer_credit: int, received_answers: int) -> pb.TranslateReq
     )
 
 
-def encoded(image: Image | bytes, format: ImageFormat, session: Opened, quality: int) -> Encoded:
+def encoded(image: Image | bytes, format: ImageFormat, size: Size, quality: int) -> Encoded:
     """A frame, or what a control is shown of it: bytes, which are in `format`, or as `encode_frame` does."""
-    return (image, format) if isinstance(image, bytes) else encode_frame(image, session, quality)
+    return (image, format) if isinstance(image, bytes) else encode_frame(image, size, quality)
 
 
-def encode_frame(image: Image, session: Opened, quality: int) -> Encoded:
+def encode_frame(image: Image, size: Size, quality: int) -> Encoded:
     """A frame's bytes: JPEG, or raw RGB where `quality` is 0. Raises ValueError for one of another size."""
-    shape = (session.height, session.width, 3)
+    shape = (size.height, size.width, 3)
     if image.shape != shape or image.dtype != np.uint8:
         raise ValueError(
-            f"a frame of this session must be uint8 {shape}, not {image.dtype} {image.shape}: open it with"
-            " the width and height of your frames, or bring them to that size"
+            f"the next frame of this session must be uint8 {shape}, not {image.dtype} {image.shape}: open it"
+            " with the width and height of your frames, say others by a control, or bring frames to these"
         )
     if quality == 0:
         return image.tobytes(), ImageFormat.RGB
@@ -176,8 +177,8 @@ def translated(message: pb.TranslatedFrame, session: Opened, round_trip_s: float
         presentation_s=seconds(message.presentation_offset),
         format=IMAGE_FORMATS.member(message.format) or ImageFormat.JPEG,
         data=message.image,
-        width=session.width,
-        height=session.height,
+        width=message.width or session.width,
+        height=message.height or session.height,
         timings=_timings(message.timings),
         round_trip_s=round_trip_s,
     )
@@ -209,7 +210,7 @@ def notice(message: pb.Notice) -> Notice | None:
     if kind is None or kind is NoticeKind.CREDIT:
         return None
     continuity = CONTINUITIES.member(message.continuity) or Continuity.RESET if message.continuity else None
-    return Notice(kind, seconds(message.grace), continuity)
+    return Notice(kind, seconds(message.grace), continuity, message.gap_frames)
 
 
 def _timings(message: pb.Timings) -> Timings:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 __all__ = [
     "ANCHOR",
     "ANSWER",
+    "ANSWER_SIZE",
     "CONTROL",
     "DEPTH",
     "HINT",
@@ -47,6 +48,8 @@ never leave a span, which makes them again."""
 
 ANSWER = "answer"
 """(N,) uint8: the picture, encoded as its client gets it."""
+ANSWER_SIZE = "size"
+"""(2,) float32: width and height of that picture, pixels."""
 
 NO_PLACE = -1
 """Place of a frame that no client has sent: it fills a warm-up."""

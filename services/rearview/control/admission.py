@@ -7,7 +7,8 @@ directory, over all ingresses, against `quota_of` the tenant. Capacity is decide
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from rearview.config import LimitsConfig, ModelConfig, TenantConfig
 from rearview.contract.card import ModelCard
@@ -23,7 +24,8 @@ from rearview.contract.settings import (
     check_adapters,
     check_guidance,
 )
-from rearview.control.methods import Offer, choose_method
+from rearview.contract.size import Size
+from rearview.control.methods import Offer, choose_method, default_bank
 from rearview.control.rates import Bucket
 from rearview.errors import InvalidRequest, Reason
 
@@ -61,6 +63,8 @@ class Served:
     offer: Offer
     motion_multiple: int = SIDE_MULTIPLE
     """Pixels of which both sides of a session with a temporal cache are a multiple."""
+    whole_multiple: int = 0
+    """Pixels: where both sides are a multiple, no layer of the networks rounds. 0: not known."""
 
 
 class Admission:
@@ -112,18 +116,16 @@ class Admission:
             raise InvalidRequest(
                 Reason.MODEL_UNKNOWN, "the model is not served here", metadata={"served": model.name}
             )
-        width, height = request.width or model.width, request.height or model.height
-        self.check_resolution(tenant, width, height)
         settings = self._first_settings(request)
+        self.check_resolution(tenant, *settings.size)
         bank, cache = choose_method(
             self.served.offer, request.method, request.feature_bank, request.temporal_cache
         )
         if cache is not None:
-            check_sides(width, height, self.served.motion_multiple)
+            check_sides(*settings.size, self.served.motion_multiple)
         return SessionSpec(
             session_id,
-            width,
-            height,
+            *settings.size,
             request.max_steps or model.max_steps,
             settings,
             tenant.name,
@@ -140,6 +142,21 @@ class Admission:
         check_settings(max_steps=max_steps, steps=changed.steps)
         self._check_look(changed)
         return changed
+
+    def check_resize(self, tenant: TenantConfig, spec: SessionSpec, size: Size) -> None:
+        """Raises InvalidRequest(RESOLUTION_UNSUPPORTED) if frames of the session cannot be of that size from
+        some frame on: its memory has the room that it was given.
+        """
+        self.check_resolution(tenant, *size)
+        if spec.cache is not None:
+            check_sides(*size, self.served.motion_multiple)
+        if not all(self._has_room(size, *frames) for frames in self._remembered(spec)):
+            room = Size(self.served.model.width, self.served.model.height)
+            raise InvalidRequest(
+                Reason.RESOLUTION_UNSUPPORTED,
+                f"the session's memory has room for frames of {room.width}x{room.height}",
+                metadata={"max_pixels": str(room.pixels)},
+            )
 
     def check_resolution(self, tenant: TenantConfig, width: int, height: int) -> None:
         """Raises InvalidRequest(RESOLUTION_UNSUPPORTED) if sessions of this size are not served."""
@@ -165,6 +182,21 @@ class Admission:
         if not prompt.strip():
             raise InvalidRequest(Reason.PROMPT_EMPTY, "the prompt is empty", metadata={"field": "prompt"})
 
+    def _remembered(self, spec: SessionSpec) -> Iterator[tuple[float, float]]:
+        """Of each memory of the session frames that it keeps, and those of the largest size that fit."""
+        if spec.cache is not None:
+            yield 1.0, 1.0
+        if spec.bank is not None and self.served.offer.bank is not None:
+            yield spec.bank.size_frames, default_bank(self.served.offer.bank).size_frames
+
+    def _has_room(self, size: Size, frames: float, most: float) -> bool:
+        room, whole = Size(self.served.model.width, self.served.model.height), self.served.whole_multiple
+        if size.width <= room.width and size.height <= room.height and frames <= most:
+            return True
+        # Of other sizes layers that round may have more tokens than the pixels say.
+        is_whole = whole > 0 and size.width % whole == 0 and size.height % whole == 0
+        return is_whole and frames * size.pixels <= most * room.pixels
+
     def _first_settings(self, request: OpenRequest) -> Settings:
         model, card = self.served.model, self.served.card
         max_steps = request.max_steps or model.max_steps
@@ -182,8 +214,12 @@ class Admission:
             steps=min(card.steps, max_steps),
             guidance_scale=card.guidance_scale,
             jpeg_quality=request.jpeg_quality or DEFAULT_JPEG_QUALITY,
+            width=request.width or model.width,
+            height=request.height or model.height,
         )
-        settings = request.settings.apply(defaults)
+        asked = request.settings.apply(defaults)
+        size = Size(asked.width or defaults.width, asked.height or defaults.height)
+        settings = replace(asked, width=size.width, height=size.height)
         self._check_look(settings)
         check_settings(max_steps=max_steps, steps=settings.steps)
         return settings

@@ -19,4 +19,5 @@ def read_served(config: ServiceConfig) -> Served:
         card=ModelCard.read(model.checkpoint),
         offer=Offer(config.bank, config.cache, has_motion=has_motion(model.checkpoint, model.motion)),
         motion_multiple=SIDE_MULTIPLE if config.cache is None else size_multiple(model.checkpoint),
+        whole_multiple=size_multiple(model.checkpoint),
     )

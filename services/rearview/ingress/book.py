@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from rearview.contract.frame import Timing
 from rearview.contract.share import Share
+from rearview.contract.size import NO_SIZE, Size
 from rearview.errors import DropReason, InvalidRequest, Reason, StreamEnded
 
 __all__ = ["NO_WORK", "RETAINED_ANSWERS", "Answer", "Book", "Outcome", "Receipt", "Work"]
@@ -43,6 +44,8 @@ class Receipt:
     """Else `frame_index` is a guess, until the answer to the frame before it is released."""
     is_counted: bool = False
     """Whether another ingress has told of the outcome: each is counted once."""
+    size: Size = NO_SIZE
+    """Of the frame, and of its picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,10 @@ class Answer:
     outcome: Outcome
     answered_s: float
     work: Work
+    gap_frames: int | None = None
+    """Of the first picture of another size: how many frames since the last one of the size before had none,
+    though their clients wanted one. None: it is not the first.
+    """
 
 
 class Book:
@@ -92,6 +99,8 @@ class Book:
         """Places of frames whose outcome another ingress has told, if they come again."""
         self._last_index: int | None = None
         """The client's number of the frame whose answer was released last."""
+        self._last_size, self._missing = NO_SIZE, 0
+        """Of the last picture that was released, and frames since then that have none."""
 
     @classmethod
     def rebuilt(
@@ -137,12 +146,14 @@ class Book:
         self._count(num_bytes)
         share.make_room()
 
-    def receive(self, frame_index: int, presentation_offset: tuple[int, int], now: float) -> Receipt:
+    def receive(
+        self, frame_index: int, presentation_offset: tuple[int, int], now: float, size: Size = NO_SIZE
+    ) -> Receipt:
         """A frame has come. Beyond `credit` none may come."""
         assert self.received < self.credit, f"{self.received} frames with credit for {self.credit}"
         place = self.received
         is_counted = place in self._counted
-        receipt = Receipt(place, frame_index, presentation_offset, now, is_counted=is_counted)
+        receipt = Receipt(place, frame_index, presentation_offset, now, is_counted=is_counted, size=size)
         self._open.append(receipt)
         return receipt
 
@@ -150,14 +161,21 @@ class Book:
         """Of a frame that is not released."""
         return self._open[place - self.released]
 
-    def recognise(self, place: int, frame_index: int, presentation_offset: tuple[int, int]) -> None:
+    def recognise(
+        self, place: int, frame_index: int, presentation_offset: tuple[int, int], size: Size = NO_SIZE
+    ) -> None:
         """What a frame that has come back says of itself: a rebuilt book may not have known. Frames that know
         no place are none of the book's.
         """
         at = place - self.released
         if 0 <= at < len(self._open):
             known = self._open[at]
-            self._open[at] = replace(known, frame_index=frame_index, presentation_offset=presentation_offset)
+            self._open[at] = replace(
+                known,
+                frame_index=frame_index,
+                presentation_offset=presentation_offset,
+                size=size if known.size == NO_SIZE else known.size,
+            )
 
     def settle(self, place: int, outcome: Outcome, now: float, work: Work = NO_WORK) -> Answer:
         """Give a frame its one outcome, and release what is now answered in order."""
@@ -180,7 +198,17 @@ class Book:
         if not receipt.is_numbered and self._last_index is not None:
             answer = replace(answer, receipt=replace(receipt, frame_index=self._last_index + 1))
         self._last_index = answer.receipt.frame_index
-        self._released.append(answer)
+        self._released.append(self._measured(answer))
+
+    def _measured(self, answer: Answer) -> Answer:
+        """With its gap."""
+        if isinstance(answer.outcome, DropReason):
+            self._missing += answer.outcome is not DropReason.UNCHANGED
+            return answer
+        (before, size), gap = (self._last_size, answer.receipt.size), self._missing
+        self._last_size, self._missing = size, 0
+        is_resized = before != size and NO_SIZE not in (before, size)
+        return replace(answer, gap_frames=gap) if is_resized else answer
 
     def answer(self, place: int) -> Answer | None:
         """The answer to the frame of that place; None if it is not released yet.

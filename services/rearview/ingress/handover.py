@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from rearview.config import LinkConfig
 from rearview.contract.lease import Lease
+from rearview.contract.size import Size
 from rearview.control.leases import on_its_way
 from rearview.errors import DropReason, NotFound, Reason, Refused
 from rearview.ingress.book import Book, Outcome, Receipt
@@ -50,6 +51,9 @@ class _Kept:
     """Of its picture."""
     dropped: DropReason | None
     """Why there is none."""
+    width: int = 0
+    """Pixels of the picture. 0: an ingress of a release before does not say."""
+    height: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,8 @@ class Handover:
         outcomes: dict[Receipt, Outcome] = {}
         place, at = self.note.state.pacing.received - len(self.kept), 0
         for each in self.kept:
-            receipt = Receipt(place + len(outcomes), each.frame_index, each.presentation_offset, now)
+            numbers = place + len(outcomes), each.frame_index, each.presentation_offset
+            receipt = Receipt(*numbers, now, size=Size(each.width, each.height))
             outcomes[receipt] = each.dropped or self.pictures[at : at + each.num_bytes]
             at += each.num_bytes
         return outcomes
@@ -140,8 +145,8 @@ class Handover:
 def _kept(receipt: Receipt, outcome: Outcome) -> _Kept:
     index, offset = receipt.frame_index, receipt.presentation_offset
     if isinstance(outcome, DropReason):
-        return _Kept(index, offset, 0, outcome)
-    return _Kept(index, offset, len(outcome), None)
+        return _Kept(index, offset, 0, outcome, *receipt.size)
+    return _Kept(index, offset, len(outcome), None, *receipt.size)
 
 
 _HEADER = TypeAdapter(tuple[Note, bool, Sequence[_Kept]])

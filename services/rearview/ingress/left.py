@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearview.contract.frame import ANSWER, PICTURE, Frame
+from rearview.contract.frame import ANSWER, ANSWER_SIZE, PICTURE, Frame
 from rearview.contract.retained import PIXEL_BYTES, RETAINED_BYTES
+from rearview.contract.size import NO_SIZE, Size
 from rearview.errors import DropReason
 from rearview.ingress.book import RETAINED_ANSWERS, Book
 from rearview.ingress.feed import Feed
 from rearview.ingress.intake import Dropped
 
-__all__ = ["LeftAnswers"]
+__all__ = ["LeftAnswers", "size_of"]
 
 NOTHING: Mapping[int, tuple[int, DropReason]] = MappingProxyType({})
 
@@ -68,7 +69,7 @@ class LeftAnswers:
         if pixels is None or came.place < 0 or not self._feed.is_current(came):
             return
         if len(image) < pixels.nbytes and not self._has_room(came.place, pixels.nbytes):
-            self._feed.leave(came.carrying(_planes(image)))
+            self._feed.leave(came.carrying(_planes(image, size_of(came))))
 
     def came_again(self, frame: Frame[NDArray[Any]]) -> None:
         """A frame was run once more in another lane, and may be answered by now."""
@@ -94,7 +95,7 @@ class LeftAnswers:
                 Frame(
                     self._feed.session_id,
                     ordinal,
-                    _planes(answer.outcome),
+                    _planes(answer.outcome, receipt.size),
                     place=place,
                     frame_index=receipt.frame_index,
                     presentation_offset=receipt.presentation_offset,
@@ -113,5 +114,14 @@ class LeftAnswers:
         return fits
 
 
-def _planes(image: bytes) -> dict[str, NDArray[Any]]:
-    return {ANSWER: np.frombuffer(image, np.uint8)}
+def size_of(frame: Frame[NDArray[Any]]) -> Size:
+    """Of the picture that a frame has come back with, as far as it says so."""
+    planes = frame.planes or {}
+    if (told := planes.get(ANSWER_SIZE)) is not None:
+        return Size(*map(int, told))
+    picture = planes.get(PICTURE)
+    return NO_SIZE if picture is None or picture.ndim != 3 else Size(picture.shape[1], picture.shape[0])
+
+
+def _planes(image: bytes, size: Size) -> dict[str, NDArray[Any]]:
+    return {ANSWER: np.frombuffer(image, np.uint8), ANSWER_SIZE: np.array(size, np.float32)}

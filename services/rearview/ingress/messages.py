@@ -42,6 +42,7 @@ __all__ = [
     "notice_response",
     "open_request",
     "opened_response",
+    "resized_response",
     "resumption",
     "session_message",
     "settings_change",
@@ -105,9 +106,9 @@ def opened_response(
         session_id=session.spec.session_id,
         resume_token=session.resume_token,
         model=session.model,
-        width=session.spec.width,
-        height=session.spec.height,
-        settings=to_message(SETTINGS, session.settings),
+        width=session.size.width,
+        height=session.size.height,
+        settings=to_message(SETTINGS, session.spec.sized(session.settings)),
         idle_timeout=duration(idle_timeout_s),
         resume_grace=duration(resume_grace_s),
         continuity=CONTINUITIES.number(session.past.told_moved()),
@@ -136,6 +137,7 @@ def answer_response(session: IngressSession, answer: Answer) -> pb.TranslateResp
     offset.seconds, offset.nanos = answer.receipt.presentation_offset
     frame.format = IMAGE_FORMATS.number(session.options.answer_format)
     frame.image = answer.outcome
+    frame.width, frame.height = answer.receipt.size
     _write_timings(frame.timings, answer)
     return response
 
@@ -146,7 +148,7 @@ def control_response(
     """`control_applied`."""
     applied = pb.ControlApplied(
         control_id=control_id,
-        settings=to_message(SETTINGS, session.settings),
+        settings=to_message(SETTINGS, session.spec.sized(session.settings)),
         rejected_reason=REASONS.number(rejected),
         advice=advice,
         received_frames=session.received,
@@ -167,6 +169,13 @@ def notice_response(
         continuity=CONTINUITIES.number(continuity),
     )
     return pb.TranslateResponse(notice=notice, frame_credit=session.frame_credit)
+
+
+def resized_response(session: IngressSession, gap_frames: int) -> pb.TranslateResponse:
+    """`notice` that goes before the first picture of another size."""
+    response = notice_response(session, NoticeKind.RESIZED, 0.0)
+    response.notice.gap_frames = gap_frames
+    return response
 
 
 def session_message(found: Found, model: str) -> session_service_pb2.Session:
@@ -200,8 +209,8 @@ def _fed(record: Record) -> session_service_pb2.Session:
         tenant=session.tenant.name,
         state=SESSION_STATES.number(state),
         model=session.model,
-        width=session.spec.width,
-        height=session.spec.height,
+        width=session.size.width,
+        height=session.size.height,
         settings=settings,
         open_time=_time(record.open_time_s),
         received_frames=session.received,

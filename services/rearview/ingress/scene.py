@@ -61,7 +61,10 @@ class SceneDetector:
         """The scene of the next frame, (h, w, 3) in [-1, 1]. Every frame with a picture is to be seen."""
         self._before = (self.scene, self._last, self._usual)
         last, self._last = self._last, seen
-        if last is None or last.shape != seen.shape:
+        if last is None:
+            return self.scene
+        if last.shape != seen.shape:  # Of another size: what differed before says nothing of these.
+            self._usual = 0.0
             return self.scene
         apart = difference(last, seen)
         stands_out = apart >= max(MIN_DIFFERENCE, MIN_RATIO * self._usual)

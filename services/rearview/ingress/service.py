@@ -48,6 +48,7 @@ from rearview.ingress.placing import Placing
 from rearview.ingress.rebalancing import Rebalancing
 from rearview.ingress.recovery import Recovery
 from rearview.ingress.references import check_pictures
+from rearview.ingress.resizes import charge_size
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record, Sessions
 from rearview.ingress.spares import Spares
@@ -211,10 +212,11 @@ class Ingress:
             if record.session.tenant.name not in self.credentials:
                 self.sessions.close(record, revoked)
 
-    def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
-        """Apply a change from the next frame on; returns advice. Raises InvalidRequest, changing nothing."""
+    async def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
+        """Apply a change from the next frame on; returns advice. Raises as `charge_size` does."""
         settings = self.admission.change(session.settings, change, session.spec.max_steps)
         check_pictures(change)
+        await charge_size(session, settings, self.admission, self._leases)
         session.apply(settings)
         return self.advice(session)
 

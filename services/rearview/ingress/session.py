@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rearview.contract.frame import Frame
 from rearview.contract.settings import Settings
+from rearview.contract.size import Size
 from rearview.contract.stream import Continuity
 from rearview.control.recovery import Kept, frames_to_rebuild
 from rearview.directory.protocol import Lease
@@ -33,7 +34,7 @@ from rearview.ingress.inherited import Inherited
 from rearview.ingress.intake import Dropped, FrameIn, Intake, Waiting
 from rearview.ingress.keeping import Keeping
 from rearview.ingress.lane import Lane
-from rearview.ingress.left import LeftAnswers
+from rearview.ingress.left import LeftAnswers, size_of
 from rearview.ingress.notes import Notes
 from rearview.ingress.options import Terms
 from rearview.ingress.outcomes import Outcomes
@@ -89,7 +90,8 @@ class IngressSession:
                 "more frames were sent than `frame_credit` allows",
                 metadata={"frame_credit": str(self.frame_credit)},
             )
-        receipt = self.book.receive(frame.frame_index, frame.presentation_offset, frame.received_s)
+        numbers = frame.frame_index, frame.presentation_offset
+        receipt = self.book.receive(*numbers, frame.received_s, self.size)
         self._drop(self.intake.receive(frame, receipt, refusal or self._left.why_dropped(receipt.place)))
         self._startable.set()
 
@@ -125,6 +127,11 @@ class IngressSession:
     @property
     def settings(self) -> Settings:
         return self.intake.settings
+
+    @property
+    def size(self) -> Size:
+        """Of frames received from now on."""
+        return self.spec.size_under(self.settings)
 
     @property
     def received(self) -> int:
@@ -190,7 +197,8 @@ class IngressSession:
         self.wake()
         for kept in again:
             waiting = kept.admitted.waiting
-            decoded = await self._coder.decode(waiting, self.spec.width, self.spec.height, look=False)
+            size = self.spec.size_under(waiting.settings)
+            decoded = await self._coder.decode(waiting, *size, look=False)
             await self.gate.wait(partial(self.feed.takes_again, kept, lane))
             if not self.feed.is_in(lane):
                 return told  # Lost meanwhile.
@@ -216,7 +224,7 @@ class IngressSession:
         if sent is None:
             self._left.came_again(frame)
             return
-        self.book.recognise(frame.place, frame.frame_index, frame.presentation_offset)
+        self.book.recognise(frame.place, frame.frame_index, frame.presentation_offset, size_of(frame))
         work = Work(sent.admitted.started_s, sent.codec_s, frame.timings)
         reason = self.intake.judge(sent.admitted, self._edge.clock(), lost=frame.is_lost)
         if reason is not None or frame.planes is None:
@@ -240,9 +248,9 @@ class IngressSession:
             self._tell_warm_up()
 
     async def _start(self, waiting: Waiting) -> None:
-        place, spec = waiting.receipt.place, self.spec
+        place, size = waiting.receipt.place, self.spec.size_under(waiting.settings)
         try:
-            decoded = await self._coder.decode(waiting, spec.width, spec.height, look=self.intake.looks)
+            decoded = await self._coder.decode(waiting, *size, look=self.intake.looks)
         except BadImage as error:
             self.intake.spoiled()
             self._drop([(place, error.reason)])

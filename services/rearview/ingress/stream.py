@@ -20,20 +20,20 @@ from rearview.contract.card import is_opaque
 from rearview.contract.stream import ImageFormat, NoticeKind
 from rearview.errors import DropReason, Fault, InvalidRequest, RearviewError, Reason, StreamEnded
 from rearview.failpoints import reach
-from rearview.ingress.book import Outcome
+from rearview.ingress.bad_frames import BadFrames
+from rearview.ingress.controls import take_control
 from rearview.ingress.idle import Activity, idle_error, idle_in
 from rearview.ingress.image_gate import check_frame
 from rearview.ingress.intake import FrameIn
 from rearview.ingress.messages import (
     answer_response,
-    control_response,
     frame_in,
     frame_without_image,
     notice_response,
     open_request,
     opened_response,
+    resized_response,
     resumption,
-    settings_change,
 )
 from rearview.ingress.service import Ingress
 from rearview.ingress.sessions import Record
@@ -49,20 +49,6 @@ CANCEL_SETTLE_S = 0.03
 """A lost connection first looks like a half-close; its cancellation follows within a few loop turns."""
 MAX_OUTGOING = 16
 """Answers to controls that wait for a slow reader; beyond it nothing more is read from the client."""
-
-BAD_FRAME_REASONS = frozenset(
-    {
-        DropReason.IMAGE_EMPTY,
-        DropReason.IMAGE_INVALID,
-        DropReason.IMAGE_NOT_BASELINE,
-        DropReason.IMAGE_SIZE_MISMATCH,
-        DropReason.IMAGE_TOO_LARGE,
-        DropReason.CONTROLS_TOO_MANY,
-        DropReason.CONTROL_UNKNOWN,
-        DropReason.CONTROL_INVALID,
-        DropReason.CONTROL_SIZE_MISMATCH,
-    }
-)
 
 
 class TranslateStream:
@@ -81,6 +67,7 @@ class TranslateStream:
         self._opaque = is_opaque(ingress.config.model.checkpoint)
         self._controls = frozenset(() if self._opaque else ingress.config.model.controls)
         self._throttle = Throttle(context, ingress.admission, tenant, clock)
+        self._bad_frames = BadFrames(self._limits.max_bad_frames)
         self._outgoing: deque[pb.TranslateResponse] = deque()
         """Answers to controls, and notices: not bound to the order of frames."""
         self._room = asyncio.Event()
@@ -102,7 +89,7 @@ class TranslateStream:
         record = await self._open_or_resume(await self._first_message())
         self._ingress.sessions.attach(record, self)
         self.opened = True
-        self._throttle.frame_s = self._ingress.choosing.frame_s(record.session.spec)
+        self._throttle.frame_s = self._ingress.choosing.frame_s(record.session.spec, record.session.size)
         self._activity = Activity.at(self._clock())  # An open may take longer than a stream may be silent.
         try:
             await self._exchange(record)
@@ -214,9 +201,9 @@ class TranslateStream:
                 await asyncio.sleep(CANCEL_SETTLE_S)
                 record.session.finish()
                 return
-            self._take(record, message, now)
+            await self._take(record, message, now)
 
-    def _take(self, record: Record, message: pb.TranslateRequest, now: float) -> None:
+    async def _take(self, record: Record, message: pb.TranslateRequest, now: float) -> None:
         kind = message.WhichOneof("message")
         if kind != "credit":
             self._activity = Activity.at(now)
@@ -224,7 +211,7 @@ class TranslateStream:
             self._take_frame(record, message.frame, now)
         elif kind == "control":
             self._throttle.took_control(now)
-            self._take_control(record, message.control)
+            await self._take_control(record, message.control)
         elif kind == "credit":
             record.session.acknowledge(message.credit.received_answers)
             self._answer_credit = max(self._answer_credit, message.credit.answer_credit)
@@ -245,22 +232,20 @@ class TranslateStream:
     def _refusal(self, record: Record, frame: FrameIn) -> DropReason | None:
         if (frame.format is ImageFormat.OPAQUE) != self._opaque:
             return DropReason.IMAGE_INVALID
-        spec = record.session.spec
-        return check_frame(frame, spec.width, spec.height, self._limits, self._controls)
+        refusal = check_frame(frame, *record.session.size, self._limits, self._controls)
+        self._bad_frames.came(record.session.received, refusal)
+        return refusal
 
-    def _take_control(self, record: Record, message: pb.Control) -> None:
-        rejected, advice = None, ""
-        try:
-            advice = self._ingress.change_settings(record.session, settings_change(message.settings))
-        except InvalidRequest as error:  # A slip of the hand at a live control does not end the video.
-            rejected, advice = error.reason, error.message
-        self._outgoing.append(control_response(record.session, message.control_id, advice, rejected))
+    async def _take_control(self, record: Record, message: pb.Control) -> None:
+        session = record.session
+        self._outgoing.append(await take_control(self._ingress, session, message, self._bad_frames))
+        self._throttle.frame_s = self._ingress.choosing.frame_s(session.spec, session.size)
         if len(self._outgoing) >= MAX_OUTGOING:
             self._room.clear()
-        record.session.wake()
+        session.wake()
 
     async def _write(self, record: Record) -> None:
-        session, bad_frames, noticed = record.session, 0, False
+        session, noticed = record.session, False
         while True:
             while self._outgoing:
                 await self._send(self._outgoing.popleft())
@@ -277,10 +262,12 @@ class TranslateStream:
                 continue
             answer = session.book.answer(self._number) if self._may_send(record) else None
             if answer is not None:
+                if answer.gap_frames is not None:
+                    await self._send(resized_response(session, answer.gap_frames))
                 await self._send(answer_response(session, answer))
                 self._number += 1
                 session.sent(self._number)
-                bad_frames = bad_in_a_row(bad_frames, answer.outcome, self._limits.max_bad_frames)
+                self._bad_frames.answered(answer.receipt.place, answer.outcome)
                 continue
             if self._half_closed and not session.book.owes and self._number == session.book.released:
                 return
@@ -314,13 +301,3 @@ class TranslateStream:
             if left_s <= 0:
                 raise idle_error(idle_s, session.intake.warm_up_missing if owes else 0)
             await asyncio.sleep(left_s)
-
-
-def bad_in_a_row(before: int, outcome: Outcome, most: int) -> int:
-    """Unusable frames in a row after this one. Raises InvalidRequest(TOO_MANY_BAD_FRAMES) for `most`."""
-    # To look a picture up in a set is to hash it, all of it.
-    is_bad = isinstance(outcome, DropReason) and outcome in BAD_FRAME_REASONS
-    bad_frames = before + 1 if is_bad else 0
-    if bad_frames >= most:
-        raise InvalidRequest(Reason.TOO_MANY_BAD_FRAMES, f"{bad_frames} frames in a row could not be used")
-    return bad_frames

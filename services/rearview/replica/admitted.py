@@ -46,6 +46,12 @@ class Declared:
             told.get("goes_on", False),
         )
 
+    def under(self, settings: Settings) -> Declared:
+        """The same when it goes on under others: of frames of another size there are as many."""
+        before, after = self.spec.size_under(self.settings).pixels, self.spec.size_under(settings).pixels
+        load = replace(self.load, pixels_per_s=self.load.pixels_per_s * after / before)
+        return replace(self, settings=settings, load=load)
+
     def share(self, cost: FrameCost | None) -> float:
         """Of the replica's time."""
         if cost is None:
@@ -95,7 +101,7 @@ class Admitted:
     def changed(self, session_id: str, settings: Settings) -> None:
         """The session goes on under others. It is never refused for them. Unknown ones are ignored."""
         if session_id in self._sessions:
-            self._sessions[session_id] = replace(self._sessions[session_id], settings=settings)
+            self._sessions[session_id] = self._sessions[session_id].under(settings)
 
     def remove(self, session_id: str) -> None:
         """The session has ended. Unknown ones are ignored."""

@@ -263,7 +263,7 @@ class Settings(_message.Message):
     size already, and what the session remembers begins anew with it. Frames that came
     before are translated at theirs. Limits as of `Open.width`; a size is also refused
     for which the session's memory has no room or the tenant no pixels per second left.
-    In `Open.settings` it goes before `Open.width`, its default.
+    In `Open.settings` it goes before `Open.width`, its default. 0: as it was opened.
     """
     height: _builtins.int
     """Height in pixels, as the width. To name one of the two keeps the other."""
