@@ -14,6 +14,7 @@ __all__ = ["applied_said", "notice_said", "opened_said", "rejected_said"]
 _NOTICES = {
     NoticeKind.MOVED: "the session goes on at other replicas",
     NoticeKind.DRAIN: "the service drains: the session goes on elsewhere when it stops",
+    NoticeKind.RESIZED: "the next pictures have another size",
     NoticeKind.RESUMED: "the connection was lost, and the session goes on",
 }
 

@@ -68,12 +68,20 @@ test("prompt and prompts replace each other", () => {
   assert.deepEqual(merge({ prompt: "a" }, { prompts: [1] }), { prompts: [1] });
   assert.deepEqual(askable({ prompt: "", prompts: [1], steps: 2 }), { prompts: [1], steps: 2 });
   assert.deepEqual(askable({ prompt: "a", prompts: [] }), { prompt: "a" });
+  assert.deepEqual(askable({ prompt: "a", width: 320, height: 192 }), { prompt: "a" });
 });
 
 test("a tile is opened again as it is meant", () => {
   const [tile] = ask(live(), { prompt: "neon" }, 1);
   assert.deepEqual(reopening(tile).settings, { prompt: "neon", strength: 0.4 });
   assert.equal(reopening(tile).width, 320);
+});
+
+test("a control that changes the size changes what the tile is opened with again", () => {
+  const [asked] = ask(live(), { width: 192, height: 320 }, 1);
+  const settings = { ...asked.settings, width: 192, height: 320 };
+  const tile = tileAfter(asked, { type: "applied", id: 1, frame: 7, rejected: null, settings }, 0);
+  assert.deepEqual([reopening(tile).width, reopening(tile).height, reopening(tile).settings.width], [192, 320, undefined]);
 });
 
 test("drops are counted by reason, stats replace each other, gaps are few", () => {

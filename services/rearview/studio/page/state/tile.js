@@ -10,7 +10,8 @@ import { noGaps, withCause } from "./gaps.js";
  * @typedef {{prompt?: string, prompts?: Weighted[], strength?: number, steps?: number, seed?: number,
  *   noise_rule?: string, guidance?: string, guidance_scale?: number, delta?: number, negative_prompt?: string,
  *   blend_frames?: number, adapters?: string, adapter_mix?: WeightedSet[], jpeg_quality?: number,
- *   controls?: WeightedControl[], reference?: ImageFile, reference_scale?: number, reference_mask?: ImageFile}} Settings
+ *   controls?: WeightedControl[], reference?: ImageFile, reference_scale?: number, reference_mask?: ImageFile,
+ *   width?: number, height?: number}} Settings
  * @typedef {{width: number, height: number, frame_rate: number, drop_policy: string, method: string, max_steps: number,
  *   jpeg_quality?: number, settings: Settings, feature_bank?: Record<string, unknown>,
  *   temporal_cache?: Record<string, unknown>, similarity_filter?: Record<string, unknown>}} Options
@@ -105,8 +106,12 @@ export function reopening(tile) {
   return { ...tile.options, settings: askable(meant(tile)) };
 }
 
-/** Settings in force as what a control or an opening may name: one kind of prompt, and of adapters. @param {Settings} settings @returns {Settings} */
-export function askable({ prompt, prompts, adapters, adapter_mix, ...rest }) {
+/**
+ * Settings in force as what a control or an opening may name: one kind of prompt, and of adapters. The size is said
+ * by the options of an opening.
+ * @param {Settings} settings @returns {Settings}
+ */
+export function askable({ prompt, prompts, adapters, adapter_mix, width: _width, height: _height, ...rest }) {
   return {
     ...rest,
     ...(prompts && prompts.length > 0 ? { prompts } : { prompt: prompt ?? "" }),
@@ -196,6 +201,7 @@ function applied(tile, message) {
     inFlight,
     rejected: null,
     settings: message.settings ?? merge(tile.settings, asked),
+    options: { ...tile.options, width: message.settings?.width || tile.options.width, height: message.settings?.height || tile.options.height },
     advice: message.advice ?? "",
     unknownWords: message.unknown_words ?? [],
     tookEffect,
