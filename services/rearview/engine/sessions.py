@@ -267,7 +267,10 @@ class Session:
         self.flushing = state.flushing
         self.expected, self.place = state.expected, state.place
         self.committed = {step: last for step, last in state.committed.items() if step in self.span.steps}
-        self.windows.resume(state.windows, self._kept)
+        windows, plan = state.windows, state.windows.plan
+        if plan is not None:  # Releases before say no size, which is none of another size.
+            windows = replace(windows, plan=replace(plan, settings=self.spec.sized(plan.settings)))
+        self.windows.resume(windows, self._kept)
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps."""
