@@ -18,6 +18,7 @@ pytestmark = pytest.mark.integration
 CLIENT = """
 import json, queue, sys
 import grpc
+from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from rearview.v1.translation_service_pb2_grpc import TranslationServiceStub
 

@@ -18,7 +18,7 @@ def test_the_page_runs_and_all_that_it_claims_holds() -> None:
     torch.set_num_threads(1)
     names: dict[str, Any] = {}
     found = blocks(PAGE)
-    assert len(found) == 6
+    assert len(found) == 7
     for block in found:
         names = block.run(**names)
 
