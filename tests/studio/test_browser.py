@@ -57,13 +57,13 @@ def test_every_tile_takes_the_shape_of_another_source(open_studio: Open, gateway
     studio.page.get_by_role("button", name="Add a look").click()
     expect(studio.page.locator(".tile")).to_have_count(2)
     studio.panel("Motion").get_by_role("button", name="Sample").click()
-    studio.until(lambda: [one["type"] for one in gateway.fake.asked].count("open") == 4, "new sessions")
-    opened = [one for one in gateway.fake.asked if one["type"] == "open"]
-    sizes = [(one["options"]["width"], one["options"]["height"]) for one in opened]
+    (wall,) = gateway.fake.walls.values()
+    looks = [tile.settings["prompt"] for tile in wall.tiles.values()]
+    studio.until(lambda: len(gateway.fake.sizes_asked) == 4, "another size in both sessions")
+    sizes = gateway.fake.sizes_asked
     assert sizes[0] == sizes[1] != (256, 256)
     assert sizes[2:] == [(256, 256)] * 2
-    looks = [one["options"]["settings"]["prompt"] for one in opened]
-    assert looks[2:] == looks[:2]
+    assert [tile.settings["prompt"] for tile in wall.tiles.values()] == looks
     before = len(gateway.fake.painted)
     studio.until(lambda: len(gateway.fake.painted) > before + 20, "pictures")
     assert gateway.fake.misfits == []
@@ -72,7 +72,7 @@ def test_every_tile_takes_the_shape_of_another_source(open_studio: Open, gateway
     studio.panel("Motion").get_by_role("button", name="Sample").click()
     before = len(gateway.fake.painted)
     studio.until(lambda: len(gateway.fake.painted) > before + 20, "pictures")
-    assert [one["type"] for one in gateway.fake.asked].count("open") == 4, "the same shape goes on"
+    assert len(gateway.fake.sizes_asked) == 4, "the same shape goes on"
 
 
 def test_two_tabs_never_see_each_others_pictures(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -33,11 +32,6 @@ WINDOW = """() => {
 """A window that is shared; `isStill`: after the change nothing moves in it."""
 
 
-def sizes_asked(gateway: Gateway) -> list[tuple[int, int]]:
-    opened: list[dict[str, Any]] = [one["options"] for one in gateway.fake.asked if one["type"] == "open"]
-    return [(options["width"], options["height"]) for options in opened]
-
-
 def test_every_tile_takes_the_shape_that_its_source_takes(open_studio: Open, gateway: Gateway) -> None:
     studio = open_studio(gateway.url)
     page = studio.page
@@ -47,17 +41,18 @@ def test_every_tile_takes_the_shape_that_its_source_takes(open_studio: Open, gat
     expect(page.locator(".tile")).to_have_count(2)
     page.get_by_role("button", name="neon", exact=True).click()
     studio.until(lambda: gateway.fake.painted[-1][2] == "neon lights", "the look")
-    wide = sizes_asked(gateway)
+    wide = gateway.fake.sizes_asked
     assert len(wide) == 2
     assert wide[0][0] > wide[0][1]
     for width in (500, 400, 300, 360):
         page.evaluate("width => resizeTheWindow(width, 640)", width)
-    studio.until(lambda: len(sizes_asked(gateway)) == 4, "new sessions")
-    tall = sizes_asked(gateway)[2:]
+    studio.until(lambda: len(gateway.fake.sizes_asked) == 4, "another size in both sessions")
+    tall = gateway.fake.sizes_asked[2:]
     assert tall[0] == tall[1] == wide[0][::-1]
-    looks = [one["options"]["settings"]["prompt"] for one in gateway.fake.asked if one["type"] == "open"]
-    assert looks[2] == looks[0]
-    assert looks[3] == "neon lights"
+    assert [one["type"] for one in gateway.fake.asked].count("open") == 2
+    (wall,) = gateway.fake.walls.values()
+    looks = [tile.settings["prompt"] for _, tile in sorted(wall.tiles.items())]
+    assert looks[0] != looks[1] == "neon lights"
     before = len(gateway.fake.painted)
     studio.until(lambda: len(gateway.fake.painted) > before + 20, "pictures")
     assert gateway.fake.misfits == []
@@ -65,7 +60,7 @@ def test_every_tile_takes_the_shape_that_its_source_takes(open_studio: Open, gat
     expect(page.locator(".figures dd").last).to_have_text(f"{tall[0][0]} × {tall[0][1]}")
     studio.is_live()
     page.wait_for_timeout(1500)
-    assert len(sizes_asked(gateway)) == 4, "once for each shape that stays"
+    assert len(gateway.fake.sizes_asked) == 4, "once for each shape that stays"
 
 
 def test_a_window_that_stands_still_in_its_new_shape_is_painted_in_it(
@@ -75,8 +70,8 @@ def test_a_window_that_stands_still_in_its_new_shape_is_painted_in_it(
     studio.page.evaluate(WINDOW)
     studio.start("A window or a tab")
     studio.page.evaluate("resizeTheWindow(360, 640, true)")
-    studio.until(lambda: len(sizes_asked(gateway)) == 2, "a new session")
+    studio.until(lambda: len(gateway.fake.sizes_asked) == 2, "another size")
     (wall,) = gateway.fake.walls.values()
-    studio.until(lambda: 0 in wall.tiles and wall.tiles[0].answered > 0, "a picture of the new session")
-    assert wall.tiles[0].size == sizes_asked(gateway)[1]
+    studio.until(lambda: 0 in wall.tiles and wall.tiles[0].answered > 0, "a picture")
+    assert wall.tiles[0].size == gateway.fake.sizes_asked[1]
     assert gateway.fake.misfits == []

@@ -303,6 +303,7 @@ class FakeGateway:
             tile.settings = {**tile.settings, **change}
             if "prompt" in change:
                 tile.settings["prompts"] = []
+            tile.opened |= {name: change[name] for name in ("width", "height") if name in change}
             answer = {
                 "type": "applied",
                 "tile": message["tile"],
@@ -366,6 +367,12 @@ class FakeGateway:
         await socket.send_json(opened)
         await socket.send_json({**state, "state": "live"})
         await self.lanes(wall)
+
+    @property
+    def sizes_asked(self) -> list[tuple[int, int]]:
+        """By openings, and by controls of sessions that run."""
+        named = [one.get("options") or one.get("settings") or {} for one in self.asked]
+        return [(said["width"], said["height"]) for said in named if "width" in said]
 
     async def frame(self, wall: Wall, socket: web.WebSocketResponse, data: bytes) -> None:
         taken = read_frame(data)

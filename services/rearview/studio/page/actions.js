@@ -9,7 +9,7 @@ import { reopening } from "./state/tile.js";
 import { after, goingTo, interrupted, modelsOf, replaced } from "./state/wall.js";
 import { spanWord } from "./state/words.js";
 import * as store from "./store.js";
-import { answered, openTile, sendNext, show } from "./tiles.js";
+import { answered, openAgain, openTile, sendNext, show } from "./tiles.js";
 
 const INFO_AGAIN_MS = 700;
 
@@ -107,7 +107,12 @@ function welcomed(message) {
 
 /** @param {any} message */
 function applied(message) {
-  if (message.asked && !message.rejected && message.frame !== null) noteControl(message.tile, message.frame, message.asked);
+  const { asked } = message;
+  const isSize = asked?.width !== undefined;
+  // A take is rendered in one size.
+  if (asked && !isSize && !message.rejected && message.frame !== null) noteControl(message.tile, message.frame, asked);
+  // A running session has the room that it was given: another one may have more.
+  if (isSize && message.rejected) openAgain(message.tile, { width: asked.width, height: asked.height });
   sendNext(message.tile);
 }
 

@@ -98,17 +98,28 @@ export function reopen(change) {
 }
 
 /**
- * All sessions are of one size. Those of another one are opened again with their looks, as none can change its own.
+ * All sessions are of one size. Those that run in another one take it; all others are opened again with their looks.
  * @param {import("./state/layout.js").Size} size
  * @returns {boolean} whether there were any
  */
 export function reshape(size) {
-  const wall = store.wall.value;
-  const others = misfits(wall, size);
-  // The frames of the new size come to none of the old sessions.
-  for (const index of others) say({ type: "close", tile: index });
-  for (const index of others) openTile(index, { ...reopening(wall.tiles[index]), ...size });
+  const others = misfits(store.wall.value, size);
+  const running = others.filter((index) => store.wall.value.tiles[index].state === "live");
+  for (const index of running) {
+    const tile = store.wall.value.tiles[index];
+    store.wall.value = replaced(store.wall.value, index, { ...tile, options: { ...tile.options, ...size } });
+  }
+  if (running.length > 0) order("fit", { ...size, said: running.map((index) => newControl(index, { ...size })) });
+  for (const index of others) if (!running.includes(index)) openAgain(index, size);
   return others.length > 0;
+}
+
+/** In another size, with its look. No frame of that size comes to the session before. @param {number} index @param {import("./state/layout.js").Size} size */
+export function openAgain(index, size) {
+  const tile = store.wall.value.tiles[index];
+  if (!tile) return;
+  say({ type: "close", tile: index });
+  openTile(index, { ...reopening(tile), ...size });
 }
 
 /** @param {{rate?: number, quality?: number}} change */

@@ -201,7 +201,7 @@ function applied(tile, message) {
     inFlight,
     rejected: null,
     settings: message.settings ?? merge(tile.settings, asked),
-    options: { ...tile.options, width: message.settings?.width || tile.options.width, height: message.settings?.height || tile.options.height },
+    options: { ...tile.options, width: asked.width ?? tile.options.width, height: asked.height ?? tile.options.height },
     advice: message.advice ?? "",
     unknownWords: message.unknown_words ?? [],
     tookEffect,

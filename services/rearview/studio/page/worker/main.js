@@ -135,8 +135,10 @@ const orders = {
     pictures.isVisible = visible;
     if (visible) pictures.drawAll();
   },
-  fit({ width, height, rate, quality }) {
+  /** `said`: what tells of the size. It goes right before the first frame that has it. */
+  fit({ width, height, rate, quality, said = [] }) {
     if (width) capture.setSize({ width, height });
+    for (const message of said) link.say(message);
     if (rate) capture.pace = new Pace(rate);
     if (quality) capture.quality = quality;
   },
