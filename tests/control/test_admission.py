@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from rearview.config import BankConfig, CacheConfig, LimitsConfig, ModelConfig, TenantConfig
@@ -14,6 +15,7 @@ from rearview.contract.size import Size
 from rearview.control.admission import Admission, Served, check_settings, quota_of
 from rearview.control.methods import Offer
 from rearview.errors import InvalidRequest, Reason
+from rearview.model_config import ControlConfig
 
 pytestmark = pytest.mark.unit
 
@@ -91,6 +93,15 @@ def test_messages_at_the_tenants_rate_never_wait_whatever_their_size() -> None:
     share = subject.message_share(3 << 20)
     assert share == 1.0  # However large it is.
     assert max(subject.count_shares(limited, share, step / 20) for step in range(1_000)) < 1e-9
+
+
+def test_pictures_of_controls_count_as_the_frame_does_up_to_one_for_each() -> None:
+    subject = admission(max_image_bytes=1 << 20)
+    controls = {name: ControlConfig(path="none", picture="sent") for name in ("pose", "lines")}
+    model = subject.served.model.model_copy(update={"controls": controls})
+    subject = Admission(replace(subject.served, model=model))
+    shares = [subject.message_share(size << 20) for size in (1, 2, 3, 9)]
+    assert shares == pytest.approx([1.0, 2.0, 3.0, 3.0])
 
 
 def test_small_messages_may_be_many_at_once_and_a_tenants_streams_share_what_is_left() -> None:

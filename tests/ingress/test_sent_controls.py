@@ -22,6 +22,7 @@ from rearview.client.wire import encode_jpeg
 from rearview.config import ServiceConfig, load_config
 from rearview.contract.controls import MAX_CONTROLS
 from rearview.errors import DropReason, Reason
+from rearview.ingress.messages import frame_in
 from rearview.v1 import model_service_pb2, model_service_pb2_grpc, settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.raw_stream import OPERATORS, RawStream, quickly_stopped
@@ -58,6 +59,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "width": SIZE,
         "height": SIZE,
     }
+
+
+def test_of_a_flood_of_pictures_no_more_are_looked_at_than_tell_that_they_are_too_many() -> None:
+    flood = pb.Frame(format=pb.IMAGE_FORMAT_RGB, controls=[pb.ControlPicture()] * 100_000)
+    found = frame_in(flood, 0.0)
+    assert found is not None
+    assert len(found.controls) == MAX_CONTROLS + 1
 
 
 def config_of(model: dict[str, Any], spans: Sequence[Sequence[str]] = FUSED) -> ServiceConfig:

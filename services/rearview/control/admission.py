@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from rearview.config import LimitsConfig, ModelConfig, TenantConfig
 from rearview.contract.card import ModelCard
-from rearview.contract.controls import check_controls
+from rearview.contract.controls import MAX_CONTROLS, check_controls
 from rearview.contract.lease import Quota
 from rearview.contract.opening import OpenRequest
 from rearview.contract.reference import check_reference
@@ -96,8 +96,9 @@ class Admission:
         return bucket.wait_s(rate, now)
 
     def message_share(self, num_bytes: int) -> float:
-        """What a message of so many bytes is of a large frame: one at most."""
-        return min(1.0, num_bytes / self.served.limits.max_image_bytes)
+        """What a message of so many bytes is of a large frame: one at most, and one for each control."""
+        most = 1.0 + min(MAX_CONTROLS, len(self.served.model.controls))
+        return min(most, num_bytes / self.served.limits.max_image_bytes)
 
     def count_shares(self, tenant: TenantConfig, shares: float, now: float) -> float:
         """So much of a large or heavy frame has come. Seconds after which the next one may: those that come

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
+from rearview.contract.controls import MAX_CONTROLS
 from rearview.contract.lease import Lease
 from rearview.contract.methods import method_of
 from rearview.contract.opening import OpenRequest
@@ -81,9 +82,9 @@ def frame_in(message: pb.Frame, now: float) -> FrameIn | None:
     format = IMAGE_FORMATS.member(message.format)
     if format is None:
         return None
-    controls = tuple(
-        ControlIn(one.name, IMAGE_FORMATS.member(one.format), one.image) for one in message.controls
-    )
+    # One more than there may be, by which it is known that there are too many.
+    given = message.controls[: MAX_CONTROLS + 1]
+    controls = tuple(ControlIn(one.name, IMAGE_FORMATS.member(one.format), one.image) for one in given)
     return FrameIn(*_numbers(message), format, message.image, now, controls)
 
 
