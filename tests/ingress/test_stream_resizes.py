@@ -165,6 +165,29 @@ async def test_of_one_side_the_other_stays_zero_is_as_opened_and_jpeg_pictures_h
             await stream.__aexit__()
 
 
+async def test_the_size_that_it_was_opened_with_changes_nothing_however_it_is_said(
+    model: dict[str, Any],
+) -> None:
+    """A cache would begin anew, and an instant start repeat frames for it."""
+    cache = {"temporal_cache": pb.TemporalCache(instant_start=True)}
+    pictures = []
+    with quickly_stopped():
+        async with in_process_service(config(model)) as service:
+            for said in ({}, {"width": 0, "height": 0}, {"width": LARGE.width, "height": LARGE.height}):
+                stream = await start(service.address, "cache", LARGE, **cache)
+                for number in range(8):
+                    if number == 5 and said:
+                        await stream.control(number, **said)
+                    await stream.frame(number, image(0, LARGE), RAW)
+                await stream.half_close()
+                await stream.read_to_end()
+                pictures.append([answer.frame.image for answer in stream.answers])
+                await stream.__aexit__()
+    assert len(pictures[0]) == 8
+    assert pictures[1] == pictures[0]
+    assert pictures[2] == pictures[0]
+
+
 async def test_a_size_is_charged_before_it_takes_effect_and_refused_beyond_the_quota(
     model: dict[str, Any], tmp_path: Path
 ) -> None:

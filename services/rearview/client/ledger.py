@@ -89,7 +89,8 @@ class Ledger:
         for item in self._items:
             if not item.is_frame and not item.is_acknowledged:
                 asked = item.message.control.settings
-                width, height = asked.width or width, asked.height or height
+                width = asked.width if asked.HasField("width") else width
+                height = asked.height if asked.HasField("height") else height
         return Size(width, height)
 
     @property

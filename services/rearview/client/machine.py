@@ -189,12 +189,9 @@ class Machine:
         index = self._last_index + 1 if index is None else index
         if index <= self._last_index:
             raise ValueError(f"frame index {index} is not greater than {self._last_index}")
-        size = self.opened.size_after(self._ledger.size)
-        shown = {
-            name: wire.encoded(each, format, size, self._send_quality) for name, each in controls.items()
-        }
-        encoded = wire.encoded(image, format, size, self._send_quality)
-        message = wire.frame_request(index, presentation_s, encoded, shown)
+        how = format, self.opened.size_after(self._ledger.size), self._send_quality
+        shown = {name: wire.encoded(each, *how) for name, each in controls.items()}
+        message = wire.frame_request(index, presentation_s, wire.encoded(image, *how), shown)
         self._last_index = index
         return self._ledger.submit(Input(message, index, True))
 

@@ -7,12 +7,24 @@ counts pixels, so that the directory is asked first, and the stream is not read 
 from __future__ import annotations
 
 from rearview.contract.lease import Load
-from rearview.contract.settings import Settings
+from rearview.contract.settings import Settings, SettingsChange
 from rearview.control.admission import Admission, quota_of
 from rearview.ingress.leases import Leases
 from rearview.ingress.session import IngressSession
 
-__all__ = ["charge_size"]
+__all__ = ["changed"]
+
+
+async def changed(
+    session: IngressSession, change: SettingsChange, admission: Admission, leases: Leases
+) -> Settings:
+    """The session's settings after `change`, their size said and charged. Raises as `charge_size` does."""
+
+    def after() -> Settings:
+        return session.spec.sized(admission.change(session.settings, change, session.spec.max_steps))
+
+    await charge_size(session, after(), admission, leases)
+    return after()  # Others may have changed meanwhile, by a stream that has taken the session over.
 
 
 async def charge_size(

@@ -48,7 +48,7 @@ from rearview.ingress.placing import Placing
 from rearview.ingress.rebalancing import Rebalancing
 from rearview.ingress.recovery import Recovery
 from rearview.ingress.references import check_pictures
-from rearview.ingress.resizes import charge_size
+from rearview.ingress.resizes import changed
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record, Sessions
 from rearview.ingress.spares import Spares
@@ -213,11 +213,9 @@ class Ingress:
                 self.sessions.close(record, revoked)
 
     async def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
-        """Apply a change from the next frame on; returns advice. Raises as `charge_size` does."""
-        settings = self.admission.change(session.settings, change, session.spec.max_steps)
+        """Apply a change from the next frame on; returns advice. Raises as `changed` does."""
         check_pictures(change)
-        await charge_size(session, settings, self.admission, self._leases)
-        session.apply(settings)
+        session.apply(await changed(session, change, self.admission, self._leases))
         return self.advice(session)
 
     def advice(self, session: IngressSession) -> str:

@@ -48,8 +48,8 @@ class Declared:
 
     def under(self, settings: Settings) -> Declared:
         """The same when it goes on under others: of frames of another size there are as many."""
-        before, after = self.spec.size_under(self.settings).pixels, self.spec.size_under(settings).pixels
-        load = replace(self.load, pixels_per_s=self.load.pixels_per_s * after / before)
+        pixels = self.spec.size_under(settings).pixels
+        load = replace(self.load, pixels_per_s=self.load.frames_per_s * pixels)
         return replace(self, settings=settings, load=load)
 
     def share(self, cost: FrameCost | None) -> float:
