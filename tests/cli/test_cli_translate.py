@@ -187,7 +187,7 @@ def test_guidance_none_is_said_and_has_no_scale(server: FakeServer, tmp_path: Pa
 
 def test_what_is_not_chosen_is_left_to_the_service(server: FakeServer, tmp_path: Path) -> None:
     opened = opened_with(server, tmp_path)
-    assert [field.name for field, _ in opened.settings.ListFields()] == ["prompt"]
+    assert [field.name for field, _ in opened.settings.ListFields()] == ["prompt", "width", "height"]
     assert opened.method == pb.METHOD_UNSPECIFIED
     assert not opened.HasField("feature_bank")
     assert not opened.HasField("similarity_filter")

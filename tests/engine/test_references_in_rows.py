@@ -18,7 +18,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from rearview.contract.chain import Operator, OperatorKind, Span, chain
-from rearview.contract.frame import LATENT, Frame
+from rearview.contract.frame import LATENT, PICTURE, Frame
 from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.reference import NO_IMAGE
 from rearview.contract.session import SessionSpec
@@ -164,7 +164,7 @@ def by_reference(stream: Stream) -> list[Tensor | None]:
     for n, image in enumerate(stream.latents):
         under = stream.settings(n)
         with torch.inference_mode():
-            z, shown = encode(model.vae, image[None], DTYPE), shown_to(under, image)
+            z, shown = encode(model.vae, image[None], DTYPE), shown_to(under, {PICTURE: image})
             found.append(denoise_latent(denoiser, z, under, n, DTYPE, bank, shown)[0])
     return list(found)
 

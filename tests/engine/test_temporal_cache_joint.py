@@ -165,8 +165,8 @@ def test_a_shadow_window_reads_the_bank_and_writes_only_the_cache() -> None:
     assert after.steps == before.steps
     for key, tensors in before.layers.items():
         assert all(torch.equal(a, b) for a, b in zip(tensors, after.layers[key], strict=True))
-    assert streamed == {"streamed": 3}
-    assert exported(memory, "a", "cache").steps[0] == {"streamed": 0}
+    assert streamed == {"streamed": 3, "height": 64, "width": 64}
+    assert exported(memory, "a", "cache").steps[0] == {"streamed": 0, "height": 64, "width": 64}
 
 
 def test_a_window_whose_prompt_changes_keeps_the_record_of_the_change() -> None:

@@ -16,7 +16,7 @@ from rearview.errors import DropReason
 from rearview.ingress.adoption import Resumption, rebuilt
 from rearview.ingress.coder import Coder, Decoded
 from rearview.ingress.inherited import Inherited
-from rearview.ingress.intake import FrameIn
+from rearview.ingress.intake import Waiting
 from rearview.ingress.notes import Note
 from rearview.ingress.state import EdgeState
 from rearview.v1 import translation_service_pb2 as pb
@@ -81,10 +81,10 @@ async def test_what_was_dropped_while_frames_before_it_waited_stays_so_and_is_co
     async with several(2, null_config()) as service:
         died = asyncio.Event()
 
-        async def decode_the_first(coder: Coder, frame: FrameIn, *args: Any, **kwargs: Any) -> Decoded:
-            if coder._executor is service.ingresses[0]._executor and frame.frame_index:
+        async def decode_the_first(coder: Coder, waiting: Waiting, *args: Any, **kwargs: Any) -> Decoded:
+            if coder._executor is service.ingresses[0]._executor and waiting.frame.frame_index:
                 await died.wait()
-            return await decode(coder, frame, *args, **kwargs)
+            return await decode(coder, waiting, *args, **kwargs)
 
         with mock.patch.object(Coder, "decode", decode_the_first):
             async with RawStream(service.addresses[0]) as first:
