@@ -75,15 +75,26 @@ def test_controls_are_shown_videos_of_their_own_as_long_as_they_last(
     assert [(one.name, one.weight) for one in controls] == [("edges", 0.5), ("pose", 1.0)]
 
 
+def test_a_single_image_is_shown_to_its_control_with_every_frame(server: FakeServer, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", count=4, width=SIZE, height=SIZE)
+    pose = tmp_path / "pose.jpg"
+    pose.write_bytes(simplejpeg.encode_jpeg(np.full((SIZE, SIZE, 3), 90, np.uint8)))
+    result = translate(server, clip, tmp_path / "out.mp4", "--control-video", f"pose={pose}")
+    assert result.exit_code == 0, result.output
+    assert len({server.log.shown[n]["pose"] for n in range(4)}) == 1
+
+
 def test_a_video_for_a_control_is_named_once_and_not_written_over(server: FakeServer, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "in.mp4", count=2, width=SIZE, height=SIZE)
     for wrong in (["pose"], ["=x.mp4"], ["pose=a.mp4", "pose=b.mp4"], ["pose=nowhere.mp4"]):
         options = [word for each in wrong for word in ("--control-video", each)]
         assert translate(server, clip, tmp_path / "out.mp4", *options).exit_code != 0
     pose = write_clip(tmp_path / "pose.mp4", count=2, width=SIZE, height=SIZE)
-    result = translate(server, clip, pose, "--control-video", f"pose={pose}")
-    assert result.exit_code != 0
-    assert "is the input" in result.output
+    shown = ["--control-video", f"pose={pose}"]
+    for names in ([pose, *shown], [tmp_path / "out.mp4", *shown, "--report", str(pose)]):
+        result = translate(server, clip, *names)
+        assert result.exit_code != 0
+        assert "is the input" in result.output
 
 
 def test_a_lost_connection_costs_no_frame(server: FakeServer, tmp_path: Path) -> None:

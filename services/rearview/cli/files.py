@@ -59,7 +59,7 @@ class Files:
         target = open_target(self.out, source, overwrite=self.overwrite)
         controls = {name: open_source(place, frame_rate=rate) for name, place in self.control_videos.items()}
         check_not_read(self.out, [path for each in controls.values() for path in each.paths])
-        self._check_report(source)
+        self._check_report(source, *controls.values())
         options: OpenOptions = {}
         if score is not None:
             options.update(cast("OpenOptions", score.options))
@@ -79,7 +79,7 @@ class Files:
             raise typer.BadParameter("say what the pictures shall look like", param_hint="--prompt")
         return score
 
-    def _check_report(self, source: Source) -> None:
+    def _check_report(self, *sources: Source) -> None:
         """Raises MediaError for a report that cannot be written, or that would replace what is read."""
         from rearview.client.pictures import MediaError
         from rearview.client.targets import check_writable
@@ -87,7 +87,8 @@ class Files:
         if self.report is None:
             return
         check_writable(str(self.report), self.report.resolve())
-        read = [*source.paths, *([self.score] if self.score is not None else [])]
+        paths = [path for source in sources for path in source.paths]
+        read = [*paths, *([self.score] if self.score is not None else [])]
         if self.report.exists() and any(self.report.samefile(path) for path in read if path.exists()):
             raise MediaError(f"--report {self.report}: is the input")
         if self.report.resolve() == Path(self.out).resolve():

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import repeat
 from typing import Protocol
 
 from rearview.cli.cues import Cue, Schedule
@@ -206,14 +207,31 @@ def _feed(
     job: Job, width: int, height: int, waiting: dict[int, Picture], schedule: Schedule
 ) -> Iterator[Frame | SettingsChange]:
     """The source's frames with the changes between them; runs in a thread."""
-    sent = {name: source.pictures(width, height, job.fit) for name, source in job.controls.items()}
-    for number, picture in enumerate(job.source.pictures(width, height, job.fit)):
-        yield from schedule.due(number, picture.presentation_s)
-        waiting[number] = picture
-        shown = {name: found.image for name, each in sent.items() if (found := next(each, None)) is not None}
-        yield Frame(picture.image, picture.presentation_s, number, controls=shown)
-        if number + 1 == job.max_frames:
-            return
+    with ExitStack() as opened:
+        sent = {
+            name: opened.enter_context(closing(_shown(source, width, height, job.fit)))
+            for name, source in job.controls.items()
+        }
+        for number, picture in enumerate(job.source.pictures(width, height, job.fit)):
+            yield from schedule.due(number, picture.presentation_s)
+            waiting[number] = picture
+            shown = {name: image for name, each in sent.items() if (image := next(each, None)) is not None}
+            yield Frame(picture.image, picture.presentation_s, number, controls=shown)
+            if number + 1 == job.max_frames:
+                return
+
+
+def _shown(source: Source, width: int, height: int, fit: Fit) -> Generator[Image, None, None]:
+    """What a control is shown of each frame; a single picture of all. After the last one nothing."""
+    pictures = source.pictures(width, height, fit)
+    first, second = next(pictures, None), next(pictures, None)
+    if first is not None and second is None:
+        yield from repeat(first.image)
+    for picture in (first, second):
+        if picture is not None:
+            yield picture.image
+    for picture in pictures:
+        yield picture.image
 
 
 def options_for(source: Source, policy: DropPolicy | None) -> OpenOptions:
