@@ -34,6 +34,8 @@ class Decoded:
     seen: Thumbnail | None
     """None if nobody asked, or there is no image."""
     seconds: float
+    shown: int | None = None
+    """With `seen`: the digest of what controls are shown."""
 
 
 class Coder:
@@ -48,8 +50,10 @@ class Coder:
         if frame.format is ImageFormat.OPAQUE:
             return Decoded({PICTURE: np.frombuffer(frame.image, np.uint8)}, None, 0.0)
         planes, seconds = await self._timed(Coding.DECODE, partial(_decoded, waiting, width, height))
-        seen = await self._in_thread(partial(thumbnail, planes[PICTURE])) if look else None
-        return Decoded(planes, seen, seconds)
+        if not look:
+            return Decoded(planes, None, seconds)
+        seen, shown = await self._in_thread(lambda: (thumbnail(planes[PICTURE]), waiting.shown_digest))
+        return Decoded(planes, seen, seconds, shown)
 
     async def encode(
         self, frame: Frame[NDArray[Any]], format: ImageFormat, jpeg_quality: int

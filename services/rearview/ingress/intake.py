@@ -77,12 +77,13 @@ class Waiting:
 
     @property
     def shown_digest(self) -> int | None:
-        """A number for what came with it and acts; None if nothing did."""
+        """A number for what came with it and acts; None if nothing did. A millisecond for each megabyte."""
         if not self.shown:
             return None
         digest = hashlib.blake2b(digest_size=6)
         for one in self.shown:
-            digest.update(f"{one.name}/{len(one.image)}/".encode() + one.image)
+            digest.update(f"{one.name}/{len(one.image)}/".encode())
+            digest.update(one.image)
         return int.from_bytes(digest.digest(), "little")
 
 
@@ -176,12 +177,16 @@ class Intake:
         taken, dropped = self._pacer.take(now)
         return taken, [(one.receipt.place, reason) for one, reason in dropped]
 
-    def admit(self, waiting: Waiting, seen: Thumbnail | None, now: float) -> Admitted | None:
-        """Let a decoded frame in, or None: it is left out as unchanged. `seen`: None if `looks` is False."""
+    def admit(
+        self, waiting: Waiting, seen: Thumbnail | None, now: float, shown: int | None = None
+    ) -> Admitted | None:
+        """Let a decoded frame in, or None: it is left out as unchanged. `seen`: None if `looks` is False, and
+        `shown` then says nothing: it is the frame's `shown_digest`.
+        """
         settings = waiting.settings
         if self._scenes is not None and seen is not None:
             settings = replace(settings, scene=self._scenes.see(seen))
-        if self._is_unchanged(seen, waiting, settings):
+        if self._is_unchanged(seen, shown, waiting, settings):
             if self._scenes is not None:
                 self._scenes.forget()
             self.spoiled()
@@ -291,7 +296,9 @@ class Intake:
         """Whether no frame waits or is on its way into the lane."""
         return not self._pacer.waiting() and self._pacer.in_flight() == self._ordinals.in_lane
 
-    def _is_unchanged(self, seen: Thumbnail | None, waiting: Waiting, settings: Settings) -> bool:
+    def _is_unchanged(
+        self, seen: Thumbnail | None, shown: int | None, waiting: Waiting, settings: Settings
+    ) -> bool:
         if self._filter is None or seen is None:
             return False
         # Every frame of a blend is under another mix; frames of a warm-up are waited for.
@@ -299,7 +306,7 @@ class Intake:
         alone = is_blending(self._state.in_force, ordinal) or self._ordinals.missing > 0
         version = self._state.lane_version + (not self._is_in_force(settings))
         under: Under = (version, ordinal if alone else None)
-        if (shown := waiting.shown_digest) is not None:  # Its picture follows from them, too.
+        if shown is not None:  # Its picture follows from them, too.
             under = (*under, shown)
         return self._filter.is_unchanged(seen, waiting.frame.frame_index, settings.seed, under)
 

@@ -256,7 +256,7 @@ class IngressSession:
             self._drop([(place, error.reason)])
             return
         await self.gate.passage(self._keeping.full)
-        admitted = self.intake.admit(waiting, decoded.seen, self._edge.clock())
+        admitted = self.intake.admit(waiting, decoded.seen, self._edge.clock(), decoded.shown)
         if admitted is None:
             self._drop([(place, DropReason.UNCHANGED)], Work(codec_s=decoded.seconds))
             return
