@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SETTLED_MS, Shape } from "../../../services/rearview/studio/page/state/shape.js";
+import { SETTLED_MS, Shape, refusedSize } from "../../../services/rearview/studio/page/state/shape.js";
 
 const WIDE = { width: 640, height: 480 };
 const TALL = { width: 480, height: 640 };
@@ -46,4 +46,15 @@ test("another source is told of anew, and nothing without a frame", () => {
   assert.equal(shape.settled(9000), null);
   assert.equal(shape.saw(WIDE, 9000), true);
   assert.deepEqual(shape.settled(9000 + SETTLED_MS), WIDE);
+});
+
+test("a size without room is tried in another session, any other refusal leaves the session at its size", () => {
+  assert.deepEqual(refusedSize({ ...TALL, frame_rate: 30 }, TALL, "RESOLUTION_UNSUPPORTED", WIDE), { again: TALL });
+  assert.deepEqual(refusedSize(TALL, TALL, "TENANT_RATE_EXHAUSTED", { ...WIDE, prompt: "a" }), { back: WIDE });
+  assert.equal(refusedSize(TALL, TALL, "SESSION_UNKNOWN", null), null);
+});
+
+test("a refusal that comes late touches nothing", () => {
+  assert.equal(refusedSize(WIDE, TALL, "RESOLUTION_UNSUPPORTED", WIDE), null);
+  assert.equal(refusedSize(WIDE, TALL, "TENANT_RATE_EXHAUSTED", WIDE), null);
 });

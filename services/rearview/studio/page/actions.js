@@ -5,11 +5,12 @@ import { listen, order, say, startEngine } from "./engine.js";
 import { beginsWith, kept, noteControl, noteFrame } from "./keep.js";
 import { read } from "./state/complaints.js";
 import { withGap } from "./state/gaps.js";
+import { refusedSize } from "./state/shape.js";
 import { reopening } from "./state/tile.js";
 import { after, goingTo, interrupted, modelsOf, replaced } from "./state/wall.js";
 import { spanWord } from "./state/words.js";
 import * as store from "./store.js";
-import { answered, openAgain, openTile, sendNext, show } from "./tiles.js";
+import { answered, openAgain, openTile, sendNext, show, takeBack } from "./tiles.js";
 
 const INFO_AGAIN_MS = 700;
 
@@ -111,9 +112,16 @@ function applied(message) {
   const isSize = asked?.width !== undefined;
   // A take is rendered in one size.
   if (asked && !isSize && !message.rejected && message.frame !== null) noteControl(message.tile, message.frame, asked);
-  // A running session has the room that it was given: another one may have more.
-  if (isSize && message.rejected) openAgain(message.tile, { width: asked.width, height: asked.height });
+  if (isSize && message.rejected) sizeRefused(message, asked);
   sendNext(message.tile);
+}
+
+/** @param {any} message @param {any} asked */
+function sizeRefused(message, asked) {
+  const tile = store.wall.value.tiles[message.tile];
+  const next = tile && refusedSize(tile.options, asked, message.rejected.reason, message.settings ?? null);
+  if (next && "again" in next) openAgain(message.tile, next.again);
+  if (next && "back" in next) takeBack(message.tile, next.back);
 }
 
 /** The model's own size is taken where it refuses another. @param {any} message */

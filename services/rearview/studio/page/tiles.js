@@ -122,6 +122,13 @@ export function openAgain(index, size) {
   openTile(index, { ...reopening(tile), ...size });
 }
 
+/** A running session stays at a size, and so do its frames. @param {number} index @param {import("./state/layout.js").Size} size */
+export function takeBack(index, size) {
+  const tile = store.wall.value.tiles[index];
+  store.wall.value = replaced(store.wall.value, index, { ...tile, options: { ...tile.options, ...size } });
+  order("fit", size);
+}
+
 /** @param {{rate?: number, quality?: number}} change */
 export function setTaking(change) {
   store.taking.value = { ...store.taking.value, ...change };

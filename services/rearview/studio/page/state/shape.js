@@ -36,6 +36,26 @@ export class Shape {
   }
 }
 
+/**
+ * What a running session's refusal of a size leads to. Another session may have more room (`again`); for any other cause
+ * it would be refused as well, so all go back to the size that is in force (`back`). Null: the tile asks for another one by now.
+ * @param {Size} wanted what the tile asks for now
+ * @param {Size} asked what was refused
+ * @param {string} reason
+ * @param {Size | null} inForce
+ * @returns {{again: Size} | {back: Size} | null}
+ */
+export function refusedSize(wanted, asked, reason, inForce) {
+  if (!isSame(sized(wanted), sized(asked))) return null;
+  if (/RESOLUTION/.test(reason)) return { again: sized(asked) };
+  return inForce === null ? null : { back: sized(inForce) };
+}
+
+/** @param {Size} size */
+function sized({ width, height }) {
+  return { width, height };
+}
+
 /** @param {Size | null} a @param {Size | null} b */
 function isSame(a, b) {
   return a === b || (a !== null && b !== null && a.width === b.width && a.height === b.height);
