@@ -315,6 +315,20 @@ def test_whether_a_picture_is_a_bad_frame_is_seen_without_looking_into_it() -> N
         bad.answered(0, DropReason.IMAGE_INVALID)
 
 
+def test_frames_in_a_refused_size_count_neither_across_a_gap_nor_when_their_drops_are_sent_again() -> None:
+    bad, wrong = BadFrames(2), DropReason.IMAGE_SIZE_MISMATCH
+    bad.size_refused(0)
+    for place, refusal in enumerate([wrong, DropReason.RATE_LIMITED, wrong, wrong]):
+        bad.came(place, refusal)
+        bad.answered(place, refusal)
+    resumed = BadFrames(2, first=4)
+    for place in range(4):
+        resumed.answered(place, wrong)
+    resumed.answered(4, wrong)
+    with pytest.raises(InvalidRequest):
+        resumed.answered(5, wrong)
+
+
 async def test_ten_bad_frames_in_a_row_end_the_stream_after_ten_drops() -> None:
     async with beside_another() as service, RawStream(service.address) as stream:
         await stream.start(drop_policy=pb.DROP_POLICY_LOSSLESS)

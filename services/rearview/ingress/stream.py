@@ -67,7 +67,6 @@ class TranslateStream:
         self._opaque = is_opaque(ingress.config.model.checkpoint)
         self._controls = frozenset(() if self._opaque else ingress.config.model.controls)
         self._throttle = Throttle(context, ingress.admission, tenant, clock)
-        self._bad_frames = BadFrames(self._limits.max_bad_frames)
         self._outgoing: deque[pb.TranslateResponse] = deque()
         """Answers to controls, and notices: not bound to the order of frames."""
         self._room = asyncio.Event()
@@ -89,6 +88,7 @@ class TranslateStream:
         record = await self._open_or_resume(await self._first_message())
         self._ingress.sessions.attach(record, self)
         self.opened = True
+        self._bad_frames = BadFrames(self._limits.max_bad_frames, record.session.received)
         self._throttle.frame_s = self._ingress.choosing.frame_s(record.session.spec, record.session.size)
         self._activity = Activity.at(self._clock())  # An open may take longer than a stream may be silent.
         try:
@@ -222,19 +222,18 @@ class TranslateStream:
             raise InvalidRequest(Reason.ALREADY_OPEN, "the stream is open already")
 
     def _take_frame(self, record: Record, message: pb.Frame, now: float) -> None:
-        if not self._throttle.takes_frame(now):
-            record.session.receive(frame_without_image(message, now), DropReason.RATE_LIMITED)
-        elif (frame := frame_in(message, now)) is None:
-            record.session.receive(frame_without_image(message, now), DropReason.IMAGE_INVALID)
-        else:
-            record.session.receive(frame, self._refusal(record, frame))
+        frame: FrameIn | None = None
+        refusal: DropReason | None = DropReason.RATE_LIMITED
+        if self._throttle.takes_frame(now):
+            frame = frame_in(message, now)
+            refusal = DropReason.IMAGE_INVALID if frame is None else self._refusal(record, frame)
+        self._bad_frames.came(record.session.received, refusal)
+        record.session.receive(frame or frame_without_image(message, now), refusal)
 
     def _refusal(self, record: Record, frame: FrameIn) -> DropReason | None:
         if (frame.format is ImageFormat.OPAQUE) != self._opaque:
             return DropReason.IMAGE_INVALID
-        refusal = check_frame(frame, *record.session.size, self._limits, self._controls)
-        self._bad_frames.came(record.session.received, refusal)
-        return refusal
+        return check_frame(frame, *record.session.size, self._limits, self._controls)
 
     async def _take_control(self, record: Record, message: pb.Control) -> None:
         session = record.session
