@@ -239,13 +239,32 @@ def test_a_scale_of_0_is_as_without_to_the_bit(model: DiffusionModel) -> None:
     assert [tokens for _, tokens in idle[1]] == [None, None]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (48, 80), (91, 64)])
+@pytest.mark.parametrize("size", [(32, 32), (48, 80), (91, 64), (9, 70)])
 def test_an_encoder_sees_what_clips_own_processor_gives_it(size: tuple[int, int]) -> None:
     levels = pixels(2, *size)
     processor = CLIPImageProcessor(size=ENCODER_SIDE, crop_size=ENCODER_SIDE)
     theirs = processor(Image.fromarray(levels), return_tensors="pt").pixel_values
     torch.testing.assert_close(pixels_of(png(levels), ENCODER_SIDE), theirs, rtol=1e-5, atol=1e-5)
     assert np.ptp(theirs.numpy()) > 1.0
+
+
+@pytest.mark.parametrize("size", [(1, 262_144), (262_144, 1), (3, 1000)])
+def test_a_picture_much_longer_than_wide_takes_no_gigabytes(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled as it is, a file of 1 KiB took 39 GB."""
+    levels = pixels(2, *size)
+    resize = Image.Image.resize
+
+    def bounded(image: Image.Image, size: tuple[int, int], *how: Any) -> Image.Image:
+        assert size[0] * size[1] <= 8 * ENCODER_SIDE**2
+        return resize(image, size, *how)
+
+    monkeypatch.setattr(Image.Image, "resize", bounded)
+    height, width = size
+    top, left = max(0, height - 8 * width) // 2, max(0, width - 8 * height) // 2
+    middle = levels[top : height - top, left : width - left]
+    assert torch.equal(pixels_of(png(levels), ENCODER_SIDE), pixels_of(png(middle), ENCODER_SIDE))
 
 
 @pytest.mark.parametrize("kind", TOKENS)

@@ -6,8 +6,10 @@ megapixels, or for a second of progressive scans.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
+from concurrent.futures import Executor
 
 from PIL import Image
 
@@ -25,13 +27,13 @@ INVALID = "{} is no baseline JPEG and no PNG, or is damaged"
 TOO_LARGE = "{} has more than {} pixels: send it smaller"
 
 
-def check_pictures(change: SettingsChange) -> None:
+async def check_pictures(change: SettingsChange, executor: Executor) -> None:
     """Raises InvalidRequest(REFERENCE_INVALID, REFERENCE_TOO_LARGE) for a picture that cannot be decoded.
-    Their bytes are bounded; takes a few milliseconds.
+    Their bytes are bounded; takes a few milliseconds of a thread of `executor`.
     """
     for field, picture in (("reference", change.reference), ("reference_mask", change.reference_mask)):
         if picture:
-            _check(field, picture)
+            await asyncio.get_running_loop().run_in_executor(executor, _check, field, picture)
 
 
 def _check(field: str, picture: ImageFile) -> None:

@@ -178,7 +178,7 @@ class Ingress:
         if self.draining:
             raise Refused(Reason.DRAINING, "the service is draining", retry_after_s=RETRY_AFTER_S)
         spec = self.admission.session(uuid.uuid4().hex, tenant, request)
-        check_pictures(request.settings)
+        await check_pictures(request.settings, self._executor)
         warm_up_frames = self.admission.served.offer.warm_up_frames(spec)
         lasting, now = is_chain(self.config.model.checkpoint), self._edge.clock()
         terms = Terms(spec, SessionOptions.of(request), tenant, warm_up_frames, not lasting, asked_s=now)
@@ -214,7 +214,7 @@ class Ingress:
 
     async def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
         """Apply a change from the next frame on; returns advice. Raises as `changed` does."""
-        check_pictures(change)
+        await check_pictures(change, self._executor)
         session.apply(await changed(session, change, self.admission, self._leases))
         return self.advice(session)
 

@@ -44,6 +44,8 @@ REFERENCE_GAIN = "reference_gain"
 """How much of what is found in them is added at each token of each level, (B, P)."""
 KEPT = 64
 """Pictures, and masks, whose tokens are kept. Those of a picture take 6 to 24 KiB in float16."""
+LONGEST = 8
+"""Times its width that a picture is scaled at, before the square in its middle is cut out."""
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pictures that CLIP was trained with."""
 
@@ -167,6 +169,7 @@ def pixels_of(picture: ImageFile, side: int) -> Tensor:
     """The square in a picture's middle as CLIP's processor gives it, (1, 3, S, S) float32."""
     with Image.open(io.BytesIO(picture.data), formats=("JPEG", "PNG")) as file:
         image = file.convert("RGB")
+    image = _middle(image)
     width, height = image.size
     short = min(width, height)
     width, height = side * width // short, side * height // short
@@ -175,6 +178,16 @@ def pixels_of(picture: ImageFile, side: int) -> Tensor:
     levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, side, side, 3)
     scaled = levels.permute(0, 3, 1, 2).float() / 255.0
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Of a picture much longer than wide, the part that is looked at with room to spare: all of it, scaled to
+    the encoder's side, could take gigabytes.
+    """
+    width, height = image.size
+    most = LONGEST * min(width, height)
+    left, top = max(0, width - most) // 2, max(0, height - most) // 2
+    return image.crop((left, top, width - left, height - top))
 
 
 def mask_levels(mask: ImageFile, height: int, width: int, levels: int) -> Tensor:
