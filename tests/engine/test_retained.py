@@ -155,3 +155,16 @@ def test_alone_a_session_has_its_own_limit() -> None:
     assert [frame.ordinal for frame in retained.all()] == [2, 3, 4]
     retained.clear()
     assert retained.num_bytes == 0
+
+
+def test_the_newest_outputs_are_kept_however_large_they_are() -> None:
+    """A frame with pictures for its controls may be larger than all that a session may keep."""
+    gone: list[int] = []
+    retained = Retained(LIMIT, on_forgotten=lambda: gone.append(1))
+    for ordinal in range(4):
+        retained.keep(Frame("a", ordinal, {ANSWER: torch.zeros(2 * LIMIT, dtype=torch.uint8)}))
+    assert [frame.ordinal for frame in retained.all()] == [2, 3]
+    assert len(gone) == 2
+    retained.keep(Frame("a", 4, {ANSWER: torch.zeros(1, dtype=torch.uint8)}))
+    retained.keep(Frame("a", 5, {ANSWER: torch.zeros(1, dtype=torch.uint8)}))
+    assert [frame.ordinal for frame in retained.all()] == [4, 5]

@@ -127,7 +127,8 @@ class Bench:
         more_s = max(0.0, write_s - read_s) if writes is not None else 0.0
         control_s, draw_s = self._control_seconds(row, controls, row_s[1] - read_s)
         if self._counter is not None and self._is_controlled(controls):
-            self._count_bytes(self._controlled(row, controls.names[:MAX_CONTROLS]), tuple(row_s))
+            dearest = sorted(draw_s, key=draw_s.__getitem__, reverse=True) or controls.names
+            self._count_bytes(self._controlled(row, dearest[:MAX_CONTROLS]), tuple(row_s))
         known = self._bytes
         return Timing(
             row_s, window_s, more_s, known[ROWS], known[WINDOWS], control_s, known[CONTROLLED], draw_s

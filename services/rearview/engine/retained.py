@@ -1,8 +1,8 @@
 """Outputs that an engine keeps until whoever is next has acknowledged them, to send them again.
 
-Each session may keep so many bytes. At the end of the chain a client says what may go, and not a replica, so
-there its tenant's sessions have a limit together besides (`Share`), whichever ingresses feed them. Beyond
-either the oldest outputs go. What went so is counted.
+Each session may keep so many bytes, its newest two outputs in any case. At the end of the chain a client
+says what may go, and not a replica, so there its tenant's sessions have a limit together besides (`Share`),
+whichever ingresses feed them. Beyond either the oldest outputs go. What went so is counted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from rearview.contract.share import Share
 
 __all__ = ["FRAME_BYTES", "RETAINED_BYTES", "Retained", "Retention"]
 
+SPARED = 2
+"""The newest outputs of a session, which are kept however large they are: a frame that carries pictures for
+its controls may be larger than the limit, and would be lost with a replica."""
 FRAME_BYTES = 1024
 """What a retained frame counts beside its planes: so a limit in bytes is also one in frames."""
 
@@ -35,20 +38,20 @@ class Retained:
         told of each output that goes unacknowledged.
         """
         self._max_bytes, self.num_bytes = max_bytes, 0
-        self._share, self._on_forgotten = share or Share(max_bytes), on_forgotten
+        self._share, self._on_forgotten = share or Share(), on_forgotten
         self._frames: OrderedDict[int, Frame[Tensor]] = OrderedDict()
         self._acknowledged = -1
 
     def keep(self, frame: Frame[Tensor]) -> None:
         """Keep an output, in place of what is kept under its ordinal; the oldest ones that are too much are
-        forgotten, itself if it alone is. Nothing is kept that was acknowledged before.
+        forgotten, but `SPARED` are left. Nothing is kept that was acknowledged before.
         """
         if frame.ordinal <= self._acknowledged:
             return
         self._drop(frame.ordinal)
         self._frames[frame.ordinal] = frame
         self._count(_bytes_of(frame))
-        while self.num_bytes > self._max_bytes:
+        while self.num_bytes > self._max_bytes and len(self._frames) > SPARED:
             self.forget_oldest()
         self._share.make_room()
 

@@ -9,11 +9,11 @@ from typing import Any
 from rearview.contract.lease import Lease, Load
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.contract.size import Size
 from rearview.control.placement import Asked, without
 from rearview.control.rebalance import Movable, Shift, rebalance
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
+from rearview.ingress.session import IngressSession
 from rearview.ingress.spares import Spares
 from rearview.placement_config import PlacementConfig
 from rearview.transport.wire import encode_lease, encode_settings
@@ -41,9 +41,9 @@ class Choosing:
             usage, replace(asked, max_load=self._max_load, spares=self._spares.reserved)
         )
 
-    def frame_s(self, spec: SessionSpec, size: Size) -> float:
-        """Seconds that a frame of that size takes of the replica that it takes most of. 0: not known."""
-        asked = Asked.of(spec, Load.of(1.0, *size))
+    def frame_s(self, session: IngressSession) -> float:
+        """Seconds that its next frame takes of the replica that it takes most of. 0: not known."""
+        asked = Asked.of(session.spec, Load.of(1.0, *session.size), session.settings)
         costs = [replica.cost for replica in self._lanes.fleet.replicas.values()]
         return max((asked.share(cost) for cost in costs if cost is not None), default=0.0)
 

@@ -89,7 +89,7 @@ class TranslateStream:
         self._ingress.sessions.attach(record, self)
         self.opened = True
         self._bad_frames = BadFrames(self._limits.max_bad_frames, record.session.received)
-        self._throttle.frame_s = self._ingress.choosing.frame_s(record.session.spec, record.session.size)
+        self._throttle.frame_s = self._ingress.choosing.frame_s(record.session)
         self._activity = Activity.at(self._clock())  # An open may take longer than a stream may be silent.
         try:
             await self._exchange(record)
@@ -238,7 +238,7 @@ class TranslateStream:
     async def _take_control(self, record: Record, message: pb.Control) -> None:
         session = record.session
         self._outgoing.append(await take_control(self._ingress, session, message, self._bad_frames))
-        self._throttle.frame_s = self._ingress.choosing.frame_s(session.spec, session.size)
+        self._throttle.frame_s = self._ingress.choosing.frame_s(session)
         if len(self._outgoing) >= MAX_OUTGOING:
             self._room.clear()
         session.wake()

@@ -31,6 +31,8 @@ SHARED: Mapping[str, Any] = {
 """Settings that must be those of the UNet, with the default of both. Whether a block has attention, and how
 much, changes no residual's shape: small ControlNets of Stable Diffusion XL have none."""
 BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
+MIDDLES = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D")
+PER_BLOCK = ("down_block_types", "only_cross_attention", "num_attention_heads", "attention_head_dim")
 OTHERS = (
     ("class_embed_type", None, "takes classes"),
     ("num_class_embeds", None, "takes classes"),
@@ -81,6 +83,12 @@ def check_control(control: Mapping[str, Any], unet: Mapping[str, Any], latent_sc
             raise ConfigError(text)
     if others := {*control.get("down_block_types", BLOCKS)} - BLOCKS:
         raise ConfigError(f"its blocks are {_told(sorted(others))}, which are not supported")
+    if (middle := control.get("mid_block_type") or MIDDLES[0]) not in MIDDLES:
+        raise ConfigError(f"its middle block is {middle}, which is not supported")
+    levels = len(control.get("block_out_channels", SHARED["block_out_channels"]))
+    for name in PER_BLOCK:
+        if isinstance(listed := control.get(name, ()), (list, tuple)) and len(listed) not in (0, levels):
+            raise ConfigError(f"{name} has {len(listed)} entries for {levels} blocks")
     widths = control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
     if (scale := 2 ** (len(widths) - 1)) != latent_scale:
         raise ConfigError(f"it makes a latent cell of {scale} pixels, the VAE of {latent_scale}")
