@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-from rearview.contract.lease import Lease, LeaseRequest, Quota
+from rearview.contract.lease import UNLIMITED, Lease, LeaseRequest, Load, Quota
 from rearview.directory.memory import MemoryDirectory
-from rearview.directory.protocol import DirectoryUnavailable
+from rearview.directory.protocol import DirectoryUnavailable, LeaseLost
 from rearview.errors import RearviewError, Reason
 from rearview.ingress.leases import Leases
 from support.raw_stream import eventually
@@ -148,6 +148,34 @@ async def test_a_lease_that_the_directory_forgot_is_there_again_under_its_epoch(
         await eventually(lambda: "s" in k.directory._entries)
         assert k.directory._entries["s"].epoch == lease.epoch
         assert k.taken == []
+
+
+async def test_a_load_is_charged_to_a_lease_that_the_directory_forgot() -> None:
+    async with kept(60.0) as k:
+        lease, more = await k.keep(), Load(5.0, 9e6)
+        k.directory._entries.clear()
+        await k.leases.charge("s", more, UNLIMITED)
+        (told,) = await k.directory.list(None)
+        assert (told.epoch, told.load) == (lease.epoch, more)
+        assert [each.load for each in k.granted] == [more]
+        k.leases.let_go("s")
+        await k.leases.settle()
+        with pytest.raises(LeaseLost):
+            await k.leases.charge("s", more, UNLIMITED)
+
+
+async def test_a_moved_lease_has_the_load_that_was_charged_meanwhile() -> None:
+    async with kept(60.0) as k:
+        lease, more = await k.keep(), Load(5.0, 9e6)
+        asked = k.directory.move
+
+        async def move(*args: object, **how: object) -> Lease:
+            answered = await asked(*args, **how)  # type: ignore[arg-type]
+            await k.leases.charge("s", more, UNLIMITED)
+            return answered
+
+        k.directory.move = move  # type: ignore[method-assign]
+        assert (await k.leases.move(lease, ("elsewhere",))).load == more
 
 
 async def test_a_directory_that_came_back_empty_is_told_at_once_by_an_open_that_it_refuses() -> None:

@@ -80,7 +80,7 @@ class Leases:
 
     async def charge(self, session_id: str, load: Load, quota: Quota) -> None:
         """Another load of a kept session counts. Raises QuotaExceeded, LeaseLost, DirectoryUnavailable."""
-        await self._noticing(self._directory.charge(self._holdings[session_id].lease, load, quota))
+        await self._noticing(_charge(self._directory, self._holdings.get(session_id), load, quota))
         if session_id in self._holdings:  # Else it has ended meanwhile.
             self._set(decide.charged(self._holdings[session_id], load))
             self._on_granted(self._holdings[session_id].lease)
@@ -93,11 +93,11 @@ class Leases:
             if error.current is None or error.current.ingress != self._id:
                 raise
             return await self._move(error.current, replicas)  # Moved before; the answer was lost.
-        if lease.session_id in self._holdings:
-            self.keep(moved)
-        else:  # The session has ended meanwhile.
+        if lease.session_id not in self._holdings:  # The session has ended meanwhile.
             self._spawn_release(moved)
-        return moved
+            return moved
+        self.keep(moved)
+        return self._holdings[lease.session_id].lease
 
     async def owner_of(self, session_id: str) -> Owner | None:
         """The lease of any session, and whether its ingress lives. Raises DirectoryUnavailable."""
@@ -273,3 +273,17 @@ class Leases:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # Whoever asked may have gone, and hears it no more.
+
+
+async def _charge(directory: Directory, holding: Holding | None, load: Load, quota: Quota) -> None:
+    """See `Leases.charge`. A lease that the directory has forgotten is written again first, as when it is
+    renewed.
+    """
+    if holding is None:
+        raise LeaseLost(None)
+    try:
+        await directory.charge(holding.lease, load, quota)
+    except LeaseLost as error:
+        if error.current is not None:
+            raise
+        await directory.charge(await directory.renew(holding.lease), load, quota)
