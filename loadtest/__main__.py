@@ -8,6 +8,7 @@ import sys
 import typer
 
 from loadtest import (
+    adapter_switches,
     admission,
     cache_precision,
     compiled,
@@ -21,6 +22,7 @@ from loadtest import (
 )
 
 app = typer.Typer(help="Measure the service. Without a command: transport, throughput, report.")
+app.command("adapter-switches")(adapter_switches.main)
 app.command("admission")(admission.main)
 app.command("generator")(generator.main)
 app.command("transport")(transport.main)
