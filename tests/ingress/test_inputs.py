@@ -38,7 +38,6 @@ def test_what_was_sent_is_kept_until_it_is_forgotten() -> None:
 
 
 def test_what_came_for_controls_counts_too() -> None:
-    """Whether it acts or not: it is kept."""
     kept = sent(0)
     frame = replace(kept.admitted.waiting.frame, controls=(ControlIn("pose", ImageFormat.JPEG, b"y" * 7),))
     waiting = replace(kept.admitted.waiting, frame=frame)

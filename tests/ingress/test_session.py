@@ -274,6 +274,8 @@ async def test_what_came_for_controls_goes_into_another_lane_with_its_frame(
             one.session.receive(shown, None)
         one.session.finish()
         await eventually(lambda: len(one.sender.frames) == 4)
+        kept = [each.admitted.waiting.frame for each in one.session.feed.inputs.since(0)]
+        assert [len(frame.controls) for frame in kept] == [1, 0, 1, 1], "what does not act is not kept"
         one.session.lose_lane()
         await one.session.resume(lane(2), 0, Continuity.EXACT)
         first, again = one.sender.frames[:4], one.sender.frames[4:]

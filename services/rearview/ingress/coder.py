@@ -83,7 +83,7 @@ class Coder:
 def _decoded(waiting: Waiting, width: int, height: int) -> dict[str, NDArray[np.uint8]]:
     frame = waiting.frame
     planes = {PICTURE: decode_image(frame.image, frame.format, width, height)}
-    for one in waiting.shown:
+    for one in waiting.frame.controls:
         planes[control_plane(one.name)] = _decoded_control(one, width, height)
     return planes
 

@@ -58,30 +58,31 @@ class FrameIn:
         """Of its images."""
         return len(self.image) + sum(len(one.image) for one in self.controls)
 
+    def under(self, settings: Settings) -> FrameIn:
+        """With pictures of those controls alone that act under `settings`, in the order of their names."""
+        if not self.controls:
+            return self
+        sent = {one.name: one for one in self.controls}
+        acting = tuple(sent[one.name] for one in settings.acting_controls if one.name in sent)
+        return replace(self, controls=acting)
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A frame that waits for its turn, with the settings that it came under."""
 
     frame: FrameIn
+    """With pictures of controls that act on it."""
     receipt: Receipt
     settings: Settings
 
     @property
-    def shown(self) -> tuple[ControlIn, ...]:
-        """What came with it for controls that act on it, in the order of their names."""
-        if not self.frame.controls:
-            return ()
-        sent = {one.name: one for one in self.frame.controls}
-        return tuple(sent[one.name] for one in self.settings.acting_controls if one.name in sent)
-
-    @property
     def shown_digest(self) -> int | None:
         """A number for what came with it and acts; None if nothing did. A millisecond for each megabyte."""
-        if not self.shown:
+        if not self.frame.controls:
             return None
         digest = hashlib.blake2b(digest_size=6)
-        for one in self.shown:
+        for one in self.frame.controls:
             digest.update(f"{one.name}/{len(one.image)}/".encode())
             digest.update(one.image)
         return int.from_bytes(digest.digest(), "little")
@@ -158,7 +159,8 @@ class Intake:
         if refusal is not None:
             self._pacer.rejected()
             return [(receipt.place, refusal)]
-        waiting = Waiting(frame, receipt, self._state.settings)
+        settings = self._state.settings
+        waiting = Waiting(frame.under(settings), receipt, settings)
         dropped = self._pacer.offer(waiting, frame.received_s)
         self._last_index = frame.frame_index
         return [(one.receipt.place, reason) for one, reason in dropped]
