@@ -9,12 +9,14 @@ from rearview.client import (
     Notice,
     NoticeKind,
     Reconnect,
+    SettingsChange,
     Translated,
     Unreachable,
 )
 from rearview.client.losses import Loss
 from rearview.client.machine import Connect, HalfClose, Machine, Phase, Wait, Write
 from rearview.errors import Fault, NotFound, RearviewError, Reason, Refused, StreamEnded
+from rearview.v1 import error_reason_pb2 as errors_pb
 from rearview.v1 import translation_service_pb2 as pb
 
 pytestmark = pytest.mark.unit
@@ -338,6 +340,24 @@ def test_a_round_trip_includes_the_reconnection() -> None:
     assert notice.kind is NoticeKind.RESUMED
     assert isinstance(answer, Translated)
     assert answer.round_trip_s == 7.0
+
+
+def test_a_session_whose_former_settings_are_refused_ends_with_the_reason() -> None:
+    """Its frames would be sent again under others: a smaller size, where the quota has gone to somebody."""
+    client = opened()
+    client.frame()
+    client.write_all()
+    client.lose(received_frames=0)
+    client.now += 1.0
+    client.machine.connect(client.now)
+    client.machine.received(client.server.accept(pb.TranslateRequest(resume=_resume()), 0), client.now)
+    quota = errors_pb.ERROR_REASON_TENANT_RATE_EXHAUSTED
+    refused = pb.ControlApplied(control_id=0, rejected_reason=quota, advice="no pixels are left")
+    client.machine.received(pb.TranslateResponse(control_applied=refused), client.now)
+    assert client.machine.phase is Phase.ENDED
+    with pytest.raises(StreamEnded, match="former settings were refused: no pixels are left") as ended:
+        client.machine.control(SettingsChange(seed=1))
+    assert ended.value.reason is Reason.TENANT_RATE_EXHAUSTED
 
 
 def test_a_resumed_session_keeps_its_token_if_the_server_does_not_repeat_it() -> None:

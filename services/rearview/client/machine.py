@@ -20,7 +20,7 @@ from itertools import count
 from rearview.client import wire
 from rearview.client.answers import Answer, Dropped, Image, Notice, Opened, Translated
 from rearview.client.inbox import Inbox
-from rearview.client.ledger import Input, Ledger
+from rearview.client.ledger import RESTORE_ID, Input, Ledger
 from rearview.client.losses import Loss, not_resumed
 from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Attempts, Reconnect
@@ -389,6 +389,8 @@ def _answer_of(response: pb.TranslateResponse, opened: Opened, ledger: Ledger, n
             return wire.dropped(response.dropped, now - ledger.answered(response.dropped.frame_index))
         case "control_applied":
             applied = response.control_applied
+            if applied.control_id == RESTORE_ID and applied.rejected_reason:
+                raise wire.not_restored(applied)
             item = ledger.control_answered(applied.control_id, applied.settings)
             return wire.control_applied(applied, item.frames_before) if item is not None else None
         case "notice":

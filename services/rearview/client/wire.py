@@ -29,7 +29,7 @@ from rearview.contract.memories import CacheSettings
 from rearview.contract.settings import Settings, SettingsChange
 from rearview.contract.size import Size
 from rearview.contract.stream import Continuity, ImageFormat, NoticeKind
-from rearview.errors import DropReason, Reason
+from rearview.errors import DropReason, Reason, StreamEnded
 from rearview.schema import duration, from_message, seconds, to_message
 from rearview.schema.enums import (
     CONTINUITIES,
@@ -55,6 +55,7 @@ __all__ = [
     "encode_jpeg",
     "encoded",
     "frame_request",
+    "not_restored",
     "notice",
     "open_request",
     "opened",
@@ -202,6 +203,14 @@ def control_applied(message: pb.ControlApplied, received_frames: int) -> Control
         advice=message.advice,
         received_frames=received_frames,
     )
+
+
+def not_restored(message: pb.ControlApplied) -> StreamEnded:
+    """The end of a session whose frames would be sent again under other settings than they were sent under.
+    The server's reason: a larger size may be more than its tenant's quota has left by now.
+    """
+    why = f"after a reconnection the session's former settings were refused: {message.advice}"
+    return StreamEnded(REASONS.member(message.rejected_reason) or Reason.INTERNAL, why)
 
 
 def notice(message: pb.Notice) -> Notice | None:
