@@ -29,18 +29,14 @@ from rearview.contract.controls import ControlPicture, WeightedControl
 from rearview.contract.frame import control_plane
 from rearview.contract.sampler import Sampler
 from rearview.contract.settings import Guidance, NoiseRule, Settings
-from rearview.engine.engine import Engine
-from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.control_pictures import ControlPictures, canny
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel
-from rearview.engine.networks.sampling import noise
 from rearview.engine.reference.frame import denoise_latent
-from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.formats import Additions, ControlFile
-from support.frames import content, entering
-from support.tiny import SIZE, random_frames, session
+from support.parity import CLOSE, MOVES, go_by, hand_noise, latent_of, noting_latents
+from support.tiny import SIZE, random_frames
 from support.tiny_control import write_tiny_control
 from support.tiny_turbo import write_tiny_lcm, write_tiny_turbo
 from torch import Tensor
@@ -49,9 +45,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
-CLOSE = 1e-4
-MOVES = 0.05
-LATENT = (4, SIZE // 8, SIZE // 8)
 PICTURES = {"edges": ControlPicture.CANNY, "tile": ControlPicture.TILE}
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
 
@@ -128,24 +121,12 @@ def by_diffusers(
     timesteps: Sequence[int],
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
     """The latent after each step, in diffusers' scale, and what the UNet saw."""
-    handed = (noise(settings, 0, step, LATENT)[None] for step in range(settings.steps))
-    for module in (pipeline_module, lcm_module):
-        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(handed))
-    set_timesteps = pipeline.scheduler.set_timesteps
-    monkeypatch.setattr(
-        pipeline.scheduler,
-        "set_timesteps",
-        lambda steps, device: set_timesteps(timesteps=list(timesteps), device=device),
-    )
+    hand_noise(monkeypatch, [pipeline_module, lcm_module], settings)
+    go_by(monkeypatch, pipeline.scheduler, timesteps)
     acting = settings.acting_controls
     shown = [shown_to(image_HWC, one.name).permute(2, 0, 1)[None].float() / 255.0 for one in acting]
     weights = [one.weight for one in acting]
     left: list[Tensor] = []
-
-    def note(_: object, step: int, timestep: object, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        left.append(values["latents"].clone())
-        return values
-
     with watched(pipeline.unet) as seen:
         final: Tensor = pipeline(
             prompt=settings.prompt,
@@ -157,7 +138,7 @@ def by_diffusers(
             strength=1.0,
             guidance_scale=settings.guidance_scale,
             output_type="latent",
-            callback_on_step_end=note,
+            callback_on_step_end=noting_latents(left),
         ).images
     return [*left[:-1], final], seen
 
@@ -189,16 +170,8 @@ def plain(model: DiffusionModel, settings: Settings) -> tuple[Tensor, list[list[
 
 def by_engine(model: DiffusionModel, settings: Settings) -> tuple[Tensor, list[list[Tensor]]]:
     """The same of an engine."""
-    engine = Engine(whole(), model, Memoryless(1), Scheduler(CostTable(), 4), clock=lambda: 0.0)
-    engine.open(session("a", settings, max_steps=4))
-    engine.admit(entering("a", 0, frame()), 0.0)
     with watched(model.denoisers[""].unet) as seen:
-        left: list[Any] = []
-        while engine.has_work:
-            left += engine.step(0.0).emissions
-    found = content(left[0])
-    assert found is not None
-    return found[None], seen
+        return latent_of(model, whole(), settings, frame()), seen
 
 
 CONTROLS = {

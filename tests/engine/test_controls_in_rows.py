@@ -11,60 +11,63 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from rearview.contract.chain import Operator, OperatorKind, Span, chain
+from rearview.contract.chain import Span
 from rearview.contract.frame import HINT, LATENT, PICTURE, Frame, control_plane
-from rearview.contract.memories import BankSettings, CacheSettings
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import Guidance, Settings
+from rearview.contract.settings import Settings
 from rearview.engine.acceleration.compiled import CompiledCall
 from rearview.engine.acceleration.graphs import capture
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
-from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.control import ControlBranch
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.player import Clip, Player
-from rearview.engine.reference.bank import PlainBank
 from rearview.engine.reference.cache import PlainCache
 from rearview.engine.reference.clip import Carried, denoise_clip, step_function
-from rearview.engine.reference.frame import denoise_latent
-from rearview.engine.rows import Row
-from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.formats import Additions
 from rearview.errors import InvalidRequest
-from support.frames import content, in_flight
+from support.frames import content
 from support.moves import play_moving
 from support.stand_in_graphs import StandInRecorder
-from support.tiny import SIZE, random_frames, session, write_tiny_checkpoint
+from support.tiny import random_frames, write_tiny_checkpoint
 from support.tiny_bank import Stream, gap, play
 from support.tiny_control import control_files, controlled, shown_to
 from support.tiny_motion_files import original_motion, write_motion_file
+from support.tiny_rows import (
+    CPU,
+    CUTS,
+    DTYPE,
+    EXACT,
+    FULL,
+    SPAN,
+    STEPS,
+    WINDOW,
+    assert_equal,
+    cut_spans,
+    engine_with,
+    entering_row,
+    on_plain_path,
+    settings_by_frame,
+    sharpened,
+    spec_of,
+)
 from support.toy import player
 from torch import Tensor
 
 pytestmark = pytest.mark.unit
 
-CPU, DTYPE = torch.device("cpu"), torch.float64
-EXACT = 1e-9
-STEPS = 2
-SPAN = Span("latent", chain(STEPS)[:-1])
-CUTS = ([[0, 1, 2]], [[0], [1, 2]], [[0, 1], [2]], [[0], [1], [2]])
-"""Of encode and two steps, by place."""
-BANK = BankSettings(interval=2, fusion_threshold=0.5)
-WINDOW = CacheWindow(2, 3)
 EDGES, TILE, BOTH = (
     controlled(("edges", 0.8)),
     controlled(("tile", 1.2)),
     controlled(("tile", 0.5), ("edges", 1.0)),
 )
 SENT = controlled(("pose", 1.0), ("edges", 0.5))
-FULL = {"guidance": Guidance.FULL, "guidance_scale": 2.0, "negative_prompt": "zebra"}
 
 
 @lru_cache
@@ -77,30 +80,11 @@ def tiny_model(motion: bool) -> DiffusionModel:
         controls = control_files(folder, checkpoint)
         file = str(write_motion_file(folder / "motion.ckpt", original_motion())) if motion else ""
         model = load_model(str(checkpoint), SPAN, CPU, DTYPE, Additions(motion=file, controls=controls))
-    assert isinstance(model, DiffusionModel)
-    for name, parameter in model.denoisers[""].unet.named_parameters():
-        if ".attn1.to_q." in name or ".attn1.to_k." in name or ".attn1.to_out." in name:
-            parameter.mul_(6.0)
-    return model
+    return sharpened(model)
 
 
-def engine_of(
-    span: Span = SPAN, max_batch: int = 16, *, motion: bool = False, order: Order = Order.BACK_TO_BACK
-) -> Engine:
-    model = tiny_model(motion)
-    cache = CacheOptions(WINDOW) if motion else None
-    options = MemoryOptions(
-        num_slots=8, height=SIZE, width=SIZE, dtype=DTYPE, bank=None if motion else BANK, cache=cache
-    )
-    memory = build_memories(span, model.layouts, options)
-    return Engine(span, model, memory, Scheduler(CostTable(), max_batch), order=order, clock=lambda: 0.0)
-
-
-def spec_of(name: str, *, bank: bool = False, cached: bool = False, **settings: object) -> SessionSpec:
-    under = Settings(**{"prompt": "a", "strength": 0.6, "steps": STEPS, **settings})  # type: ignore[arg-type]
-    return replace(
-        session(name, under), bank=BANK if bank else None, cache=CacheSettings() if cached else None
-    )
+def engine_of(span: Span = SPAN, max_batch: int = 16, *, motion: bool = False, **how: Any) -> Engine:
+    return engine_with(tiny_model(motion), span, max_batch, motion=motion, **how)
 
 
 def mixed() -> list[Stream]:
@@ -130,49 +114,23 @@ def sending(count: int) -> list[Mapping[str, Tensor]]:
     return list(found)
 
 
-def by_reference(stream: Stream) -> list[Tensor | None]:
-    """The stream on the plain path."""
-    model = tiny_model(False)
-    denoiser, found = model.denoisers[""], []
-    assert denoiser.bank_layout is not None
-    bank = None if stream.spec.bank is None else PlainBank(stream.spec.bank, denoiser.bank_layout)
-    for n, came in enumerate(stream.latents):
-        under, planes = stream.settings(n), came if isinstance(came, Mapping) else {PICTURE: came}
-        with torch.inference_mode():
-            z, shown = encode(model.vae, planes[PICTURE][None], DTYPE), shown_to(under, planes)
-            found.append(denoise_latent(denoiser, z, under, n, DTYPE, bank, shown)[0])
-    return list(found)
-
-
 @pytest.mark.parametrize("order", Order)
 def test_alone_and_batched_are_the_plain_path(order: Order) -> None:
     streams = mixed()
     together = play(engine_of(order=order), streams, seed=1)
     for stream in streams:
         name = stream.spec.session_id
-        expected = by_reference(stream)
+        expected = on_plain_path(tiny_model(False), stream)
         assert gap(together[name], expected) <= EXACT, name
         assert gap(play(engine_of(), [stream])[name], expected) <= EXACT, name
 
 
-def row_of(name: str, image: Tensor, step: int, planes: Mapping[str, Tensor], **settings: object) -> Row:
-    operator = Operator(OperatorKind.DENOISE, step)
-    spec = spec_of(name, **settings)
-    return Row((in_flight(spec, 0, operator, planes),), operator, "group", float("inf"))
-
-
-def entering_step(name: str, image: Tensor, **settings: object) -> Row:
-    """A frame's first step, as encoding leaves it."""
-    operator, spec = Operator(OperatorKind.ENCODE), spec_of(name, **settings)
-    row = Row((in_flight(spec, 0, operator, image),), operator, "group", float("inf"))
-    (planes,) = tiny_model(False).forward([row], Views()).outputs
-    return row_of(name, image, 0, planes, **settings)
-
-
 def test_a_row_without_a_control_is_bit_by_bit_as_without_in_the_same_batch() -> None:
     first, second = random_frames(2)
-    plain = entering_step("a", first)
-    beside = [entering_step("b", second, controls=controls) for controls in ((), EDGES, BOTH)]
+    plain = entering_row(tiny_model(False), "a", first)
+    beside = [
+        entering_row(tiny_model(False), "b", second, controls=controls) for controls in ((), EDGES, BOTH)
+    ]
     found = [tiny_model(False).forward([plain, other], Views()).outputs for other in beside]
     assert [torch.equal(found[0][0][LATENT], each[0][LATENT]) for each in found] == [True] * 3
     assert not torch.equal(found[0][1][LATENT], found[1][1][LATENT])
@@ -212,11 +170,6 @@ def test_each_control_runs_once_over_its_rows_and_embeds_once_a_frame(
     assert [each for each in ran if each not in embeddings] == [("edges", 3), ("tile", 2)] * STEPS
 
 
-def assert_equal(found: Sequence[Frame[Tensor]], expected: Sequence[Frame[Tensor]]) -> None:
-    pairs = [(content(one), content(other)) for one, other in zip(found, expected, strict=True)]
-    assert [a is not None and b is not None and torch.equal(a, b) for a, b in pairs] == [True] * len(pairs)
-
-
 def clip_of(spec: SessionSpec, frames: int, turned: Mapping[int, Settings]) -> Clip:
     """All frames but the fifth come with a pose."""
     images = random_frames(frames)
@@ -251,9 +204,8 @@ def noting(crossing: list[set[str]]) -> Callable[[Frame[Tensor]], Frame[Tensor]]
 def test_whole_equals_pieces_and_hints_never_leave_a_span(clip: Clip, motion: bool) -> None:
     found = []
     for cut in CUTS:
-        spans = [Span(f"s{piece[0]}", tuple(SPAN.operators[at] for at in piece)) for piece in cut]
         crossing: list[set[str]] = []
-        engines = [engine_of(span, 1, motion=motion) for span in spans]
+        engines = [engine_of(span, 1, motion=motion) for span in cut_spans(cut)]
         line = Player(*engines, clock=lambda: 0.0, link=noting(crossing))
         found.append(line.play(clip)[clip.spec.session_id])
         assert not any(name.startswith(HINT) for names in crossing for name in names)
@@ -271,9 +223,7 @@ def test_moved_equals_never_moved(clip: Clip, motion: bool) -> None:
 
 def test_a_cache_with_controls_is_the_plain_path() -> None:
     (clip, _) = clips()[1]
-    model = tiny_model(True)
-    versions = {0: clip.spec.settings, **clip.changes}
-    under = [versions[max(at for at in versions if at <= n)] for n in range(11)]
+    model, under = tiny_model(True), settings_by_frame(clip)
     entering = []
     with torch.inference_mode():
         for planes, settings in zip(clip.frames, under, strict=True):
@@ -330,10 +280,7 @@ def test_captured_and_flat_calls_give_the_same_pictures() -> None:
     denoiser = model.denoisers[""]
 
     def pictures() -> dict[str, list[Tensor | None]]:
-        options = MemoryOptions(num_slots=8, height=SIZE, width=SIZE, dtype=DTYPE, bank=BANK)
-        memory = build_memories(SPAN, model.layouts, options)
-        engine = Engine(SPAN, model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
-        return play(engine, mixed(), seed=3)
+        return play(engine_with(model), mixed(), seed=3)
 
     eager = pictures()
     denoiser.call = call = CompiledCall(denoiser.unet, lambda shape, flat, tensors: flat)

@@ -21,18 +21,14 @@ from PIL import Image
 from rearview.contract.chain import Span, chain
 from rearview.contract.reference import NO_IMAGE
 from rearview.contract.settings import Guidance, NoiseRule, Settings
-from rearview.engine.engine import Engine
-from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel
 from rearview.engine.networks.reference_image import REFERENCE, pixels_of
-from rearview.engine.networks.sampling import noise
 from rearview.engine.reference.frame import denoise_latent
-from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.formats import Additions, ReferenceFile
-from support.frames import content, entering
-from support.tiny import SIZE, random_frames, session
+from support.parity import CLOSE, MOVES, go_by, hand_noise, latent_of, noting_latents
+from support.tiny import SIZE, random_frames
 from support.tiny_reference import ENCODER_SIDE, TOKENS, half_mask, pixels, png, reference_file, tensors_of
 from support.tiny_turbo import write_tiny_lcm
 from support.tiny_xl import write_tiny_xl
@@ -42,9 +38,6 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
-CLOSE = 1e-4
-MOVES = 0.05
-LATENT = (4, SIZE // 8, SIZE // 8)
 SHOWN = pixels(5)
 HALF = half_mask(SIZE, SIZE)
 Place = tuple[Path, ReferenceFile]
@@ -113,26 +106,12 @@ def by_diffusers(
     place: Place, monkeypatch: pytest.MonkeyPatch, settings: Settings, timesteps: Sequence[int]
 ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor | None]]]:
     """The latent after each step, and what the UNet saw."""
-    pipeline, handed = (
-        pipeline_of(place),
-        (noise(settings, 0, step, LATENT)[None] for step in range(settings.steps)),
-    )
-    for module in (pipeline_module, lcm_module):
-        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(handed))
-    set_timesteps = pipeline.scheduler.set_timesteps
-    monkeypatch.setattr(
-        pipeline.scheduler,
-        "set_timesteps",
-        lambda steps, device: set_timesteps(timesteps=list(timesteps), device=device),
-    )
+    pipeline = pipeline_of(place)
+    hand_noise(monkeypatch, [pipeline_module, lcm_module], settings)
+    go_by(monkeypatch, pipeline.scheduler, timesteps)
     pipeline.set_ip_adapter_scale(settings.reference_scale)
     mask = torch.from_numpy(HALF)[None, None] / 255.0 if settings.reference_mask else None
     left: list[Tensor] = []
-
-    def note(_: object, step: int, timestep: object, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        left.append(values["latents"].clone())
-        return values
-
     with watched(pipeline.unet) as seen:
         final: Tensor = pipeline(
             prompt=settings.prompt,
@@ -144,7 +123,7 @@ def by_diffusers(
             strength=1.0,
             guidance_scale=settings.guidance_scale,
             output_type="latent",
-            callback_on_step_end=note,
+            callback_on_step_end=noting_latents(left),
         ).images
     return [*left[:-1], final], seen
 
@@ -169,16 +148,8 @@ def plain(model: DiffusionModel, settings: Settings) -> tuple[Tensor, list[tuple
 
 def by_engine(model: DiffusionModel, settings: Settings) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
     """The same of an engine."""
-    engine = Engine(whole(), model, Memoryless(1), Scheduler(CostTable(), 4), clock=lambda: 0.0)
-    engine.open(session("a", settings, max_steps=4))
-    engine.admit(entering("a", 0, frame()), 0.0)
     with watched(model.denoisers[""].unet) as seen:
-        left: list[Any] = []
-        while engine.has_work:
-            left += engine.step(0.0).emissions
-    found = content(left[0])
-    assert found is not None
-    return found[None], seen
+        return latent_of(model, whole(), settings, frame()), seen
 
 
 MASKED = {"reference_mask": png(HALF)}

@@ -12,24 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from rearview.contract.chain import Operator, OperatorKind, Span, chain
-from rearview.contract.frame import LATENT, PICTURE, Frame
-from rearview.contract.memories import BankSettings, CacheSettings
+from rearview.contract.chain import Span
+from rearview.contract.frame import LATENT
 from rearview.contract.reference import NO_IMAGE
 from rearview.contract.session import SessionSpec
-from rearview.contract.settings import Guidance, Settings, WeightedAdapters
+from rearview.contract.settings import Settings, WeightedAdapters
 from rearview.engine.acceleration.compiled import CompiledCall
 from rearview.engine.acceleration.flat import FlatCall, FlatUNet, free_dims
 from rearview.engine.acceleration.graphs import capture
 from rearview.engine.acceleration.packages import in_process
 from rearview.engine.engine import Engine, Order
-from rearview.engine.memory.build import CacheOptions, MemoryOptions, build_memories
-from rearview.engine.memory.cache.window import CacheWindow
 from rearview.engine.memory.protocol import Views
 from rearview.engine.networks.call import EagerCall, UNetInputs
 from rearview.engine.networks.encode import encode
@@ -41,40 +39,44 @@ from rearview.engine.networks.reference_image import (
     mask_levels,
 )
 from rearview.engine.player import Clip, Player
-from rearview.engine.reference.bank import PlainBank
 from rearview.engine.reference.cache import PlainCache
 from rearview.engine.reference.clip import Carried, denoise_clip, step_function
-from rearview.engine.reference.frame import denoise_latent
-from rearview.engine.rows import Row
-from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.formats import Additions, LoraFile
 from rearview.errors import InvalidRequest, Reason
-from support.frames import content, in_flight
+from support.frames import content
 from support.loras import OUT, random_lora, write_kohya
 from support.moves import play_moving
 from support.stand_in_graphs import StandInRecorder
-from support.tiny import SIZE, random_frames, session, write_tiny_checkpoint
+from support.tiny import SIZE, random_frames, write_tiny_checkpoint
 from support.tiny_bank import Stream, gap, play
-from support.tiny_control import control_files, controlled, shown_to
+from support.tiny_control import control_files, controlled
 from support.tiny_motion_files import original_motion, write_motion_file
 from support.tiny_reference import half_mask, pixels, png, reference_file
+from support.tiny_rows import (
+    CPU,
+    CUTS,
+    DTYPE,
+    EXACT,
+    FULL,
+    SPAN,
+    WINDOW,
+    assert_equal,
+    cut_spans,
+    engine_with,
+    entering_row,
+    on_plain_path,
+    settings_by_frame,
+    sharpened,
+    spec_of,
+)
 from support.toy import player
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.unit
 
-CPU, DTYPE = torch.device("cpu"), torch.float64
-EXACT = 1e-9
-STEPS = 2
-SPAN = Span("latent", chain(STEPS)[:-1])
-CUTS = ([[0, 1, 2]], [[0], [1, 2]], [[0, 1], [2]], [[0], [1], [2]])
-"""Of encode and two steps, by place."""
-BANK = BankSettings(interval=2, fusion_threshold=0.5)
-WINDOW = CacheWindow(2, 3)
 FACE, STYLE = png(pixels(1)), png(pixels(2, 48, 80))
 HALF = png(half_mask(SIZE, SIZE))
-FULL = {"guidance": Guidance.FULL, "guidance_scale": 2.0, "negative_prompt": "zebra"}
 INK = (WeightedAdapters("ink", 0.7),)
 EDGES = controlled(("edges", 0.8))
 
@@ -102,40 +104,11 @@ def tiny_model(motion: bool, kind: str = "plain") -> DiffusionModel:
             reference=reference_file(folder / "reference", checkpoint, kind),
         )
         model = load_model(str(checkpoint), SPAN, CPU, DTYPE, additions)
-    assert isinstance(model, DiffusionModel)
-    for name, parameter in model.denoisers[""].unet.named_parameters():
-        if ".attn1.to_q." in name or ".attn1.to_k." in name or ".attn1.to_out." in name:
-            parameter.mul_(6.0)
-    return model
+    return sharpened(model)
 
 
-def engine_of(
-    span: Span = SPAN,
-    max_batch: int = 16,
-    *,
-    motion: bool = False,
-    both: bool = False,
-    order: Order = Order.BACK_TO_BACK,
-) -> Engine:
-    """`both`: with a bank beside the cache."""
-    model = tiny_model(motion)
-    options = MemoryOptions(
-        num_slots=8,
-        height=SIZE,
-        width=SIZE,
-        dtype=DTYPE,
-        bank=BANK if both or not motion else None,
-        cache=CacheOptions(WINDOW) if motion else None,
-    )
-    memory = build_memories(span, model.layouts, options)
-    return Engine(span, model, memory, Scheduler(CostTable(), max_batch), order=order, clock=lambda: 0.0)
-
-
-def spec_of(name: str, *, bank: bool = False, cached: bool = False, **settings: object) -> SessionSpec:
-    under = Settings(**{"prompt": "a", "strength": 0.6, "steps": STEPS, **settings})  # type: ignore[arg-type]
-    return replace(
-        session(name, under), bank=BANK if bank else None, cache=CacheSettings() if cached else None
-    )
+def engine_of(span: Span = SPAN, max_batch: int = 16, *, motion: bool = False, **how: Any) -> Engine:
+    return engine_with(tiny_model(motion), span, max_batch, motion=motion, **how)
 
 
 def mixed() -> list[Stream]:
@@ -155,38 +128,15 @@ def mixed() -> list[Stream]:
     ]
 
 
-def by_reference(stream: Stream) -> list[Tensor | None]:
-    """The stream on the plain path."""
-    model = tiny_model(False)
-    denoiser, found = model.denoisers[""], []
-    assert denoiser.bank_layout is not None
-    bank = None if stream.spec.bank is None else PlainBank(stream.spec.bank, denoiser.bank_layout)
-    for n, image in enumerate(stream.latents):
-        under = stream.settings(n)
-        with torch.inference_mode():
-            z, shown = encode(model.vae, image[None], DTYPE), shown_to(under, {PICTURE: image})
-            found.append(denoise_latent(denoiser, z, under, n, DTYPE, bank, shown)[0])
-    return list(found)
-
-
 @pytest.mark.parametrize("order", Order)
 def test_alone_and_batched_are_the_plain_path(order: Order) -> None:
     streams = mixed()
     together = play(engine_of(order=order), streams, seed=1)
     for stream in streams:
         name = stream.spec.session_id
-        expected = by_reference(stream)
+        expected = on_plain_path(tiny_model(False), stream)
         assert gap(together[name], expected) <= EXACT, name
         assert gap(play(engine_of(), [stream])[name], expected) <= EXACT, name
-
-
-def entering_step(name: str, image: Tensor, **settings: object) -> Row:
-    """A frame's first step, as encoding leaves it."""
-    operator, spec = Operator(OperatorKind.ENCODE), spec_of(name, **settings)
-    row = Row((in_flight(spec, 0, operator, image),), operator, "group", float("inf"))
-    (planes,) = tiny_model(False).forward([row], Views()).outputs
-    denoise = Operator(OperatorKind.DENOISE, 0)
-    return Row((in_flight(spec, 0, denoise, planes),), denoise, "group", float("inf"))
 
 
 def test_a_row_without_a_reference_is_bit_by_bit_as_without_in_the_same_batch() -> None:
@@ -194,8 +144,8 @@ def test_a_row_without_a_reference_is_bit_by_bit_as_without_in_the_same_batch() 
     idle = {"reference": FACE, "reference_scale": 0.0}
     ways = ({}, idle, {"reference": FACE}, {"reference": STYLE, "reference_mask": HALF})
     for own in ({}, idle):
-        plain = entering_step("a", first, **own)
-        beside = [entering_step("b", second, **other) for other in ways]
+        plain = entering_row(tiny_model(False), "a", first, **own)
+        beside = [entering_row(tiny_model(False), "b", second, **other) for other in ways]
         found = [tiny_model(False).forward([plain, other], Views()).outputs for other in beside]
         assert [torch.equal(found[0][0][LATENT], each[0][LATENT]) for each in found] == [True] * 4
         assert torch.equal(found[0][1][LATENT], found[1][1][LATENT])
@@ -213,11 +163,6 @@ def test_a_picture_is_encoded_once_whatever_its_scale(monkeypatch: pytest.Monkey
     turned = {n: replace(spec.settings, reference_scale=0.1 * n) for n in range(1, 5)}
     player(engine_of()).play(Clip(spec, [{"picture": image} for image in random_frames(5)], turned))
     assert encoded == [fresh]
-
-
-def assert_equal(found: Sequence[Frame[Tensor]], expected: Sequence[Frame[Tensor]]) -> None:
-    pairs = [(content(one), content(other)) for one, other in zip(found, expected, strict=True)]
-    assert [a is not None and b is not None and torch.equal(a, b) for a, b in pairs] == [True] * len(pairs)
 
 
 def clip_of(spec: SessionSpec, frames: int, turned: Mapping[int, Settings]) -> Clip:
@@ -242,8 +187,8 @@ def clips() -> list[tuple[Clip, bool]]:
 def test_whole_equals_pieces(clip: Clip, motion: bool) -> None:
     found = []
     for cut in CUTS:
-        spans = [Span(f"s{piece[0]}", tuple(SPAN.operators[at] for at in piece)) for piece in cut]
-        line = Player(*(engine_of(span, 1, motion=motion) for span in spans), clock=lambda: 0.0)
+        engines = [engine_of(span, 1, motion=motion) for span in cut_spans(cut)]
+        line = Player(*engines, clock=lambda: 0.0)
         found.append(line.play(clip)[clip.spec.session_id])
     for pieces in found[1:]:
         assert_equal(pieces, found[0])
@@ -269,9 +214,7 @@ def test_another_process_encodes_the_same() -> None:
 
 def test_a_cache_with_references_is_the_plain_path() -> None:
     (clip, _) = clips()[1]
-    model, images = tiny_model(True), random_frames(11)
-    versions = {0: clip.spec.settings, **clip.changes}
-    under = [versions[max(at for at in versions if at <= n)] for n in range(11)]
+    model, images, under = tiny_model(True), random_frames(11), settings_by_frame(clip)
     with torch.inference_mode():
         entering = [Carried(z, z) for z in (encode(model.vae, image[None], DTYPE) for image in images)]
         run = step_function(model.denoisers[""], DTYPE, PlainCache(WINDOW.sink_frames, WINDOW.ring_frames))
@@ -359,10 +302,7 @@ def test_captured_and_flat_calls_give_the_same_pictures() -> None:
     denoiser = model.denoisers[""]
 
     def pictures() -> dict[str, list[Tensor | None]]:
-        options = MemoryOptions(num_slots=8, height=SIZE, width=SIZE, dtype=DTYPE, bank=BANK)
-        memory = build_memories(SPAN, model.layouts, options)
-        engine = Engine(SPAN, model, memory, Scheduler(CostTable(), 16), clock=lambda: 0.0)
-        return play(engine, mixed(), seed=3)
+        return play(engine_with(model), mixed(), seed=3)
 
     eager = pictures()
     denoiser.call = call = CompiledCall(denoiser.unet, lambda shape, flat, tensors: flat)

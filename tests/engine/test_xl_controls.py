@@ -33,15 +33,15 @@ from rearview.engine.engine import Engine
 from rearview.engine.memory.memoryless import Memoryless
 from rearview.engine.networks.encode import encode
 from rearview.engine.networks.model import DiffusionModel
-from rearview.engine.networks.sampling import noise
 from rearview.engine.player import Clip
 from rearview.engine.reference.frame import denoise_latent
 from rearview.engine.scheduler import CostTable, Scheduler
 from rearview.engine.weights.checkpoint import load_model
 from rearview.engine.weights.formats import Additions, ControlFile
 from rearview.errors import ConfigError
-from support.frames import content, entering
-from support.tiny import SIZE, random_frames, session
+from support.frames import content
+from support.parity import CLOSE, MOVES, hand_noise, latent_of, noting_latents
+from support.tiny import random_frames, session
 from support.tiny_control import filled, write_tiny_control
 from support.tiny_turbo import write_tiny_turbo
 from support.tiny_xl import XL_SCHEDULER, XL_TURBO_SCHEDULER, write_tiny_xl
@@ -52,9 +52,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
-CLOSE = 1e-4
-MOVES = 0.05
-LATENT = (4, SIZE // 8, SIZE // 8)
 STEPS = 3
 SPAN = Span("latent", chain(4)[:-1])
 SCHEDULERS: dict[str, tuple[dict[str, Any], Any]] = {
@@ -156,15 +153,8 @@ def by_diffusers(
 ) -> tuple[list[Tensor], list[list[Call]]]:
     """The latent after each step in diffusers' scale; what its UNet and both ControlNets saw."""
     pipeline, (image, sent) = pipeline_of(case), frame()
-    handed = (noise(settings, 0, step, LATENT)[None] for step in range(settings.steps + 1))
-    for module in (pipeline_module, ancestral_module):
-        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(handed))
+    hand_noise(monkeypatch, [pipeline_module, ancestral_module], settings)
     left: list[Tensor] = []
-
-    def note(_: object, step: int, timestep: object, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        left.append(values["latents"].clone())
-        return values
-
     guided = settings.guidance is Guidance.FULL
     with watched(pipeline.unet, *pipeline.controlnet.nets) as seen:
         pipeline(
@@ -177,7 +167,7 @@ def by_diffusers(
             strength=0.6,
             guidance_scale=settings.guidance_scale if guided else 1.0,
             output_type="latent",
-            callback_on_step_end=note,
+            callback_on_step_end=noting_latents(left),
         )
     return left, seen
 
@@ -205,17 +195,9 @@ def by_engine(case: Case, settings: Settings) -> tuple[Tensor, list[list[Call]]]
     """The same of an engine."""
     model, (image, sent) = case[3], frame()
     denoiser = model.denoisers[""]
-    engine = Engine(SPAN, model, Memoryless(1), Scheduler(CostTable(), 4), clock=lambda: 0.0)
-    engine.open(session("a", settings, max_steps=4))
-    engine.admit(entering("a", 0, {"picture": image, **sent}), 0.0)
     nets = [branch.network for _, branch in sorted(denoiser.controls.branches.items())]
     with watched(denoiser.unet, *nets) as seen:
-        left: list[Any] = []
-        while engine.has_work:
-            left += engine.step(0.0).emissions
-    found = content(left[0])
-    assert found is not None
-    return found[None], seen
+        return latent_of(model, SPAN, settings, {"picture": image, **sent}), seen
 
 
 def test_controls_move_the_picture(case: Case) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from rearview.contract.cost import FrameCost
 from rearview.contract.lease import Usage
+from rearview.contract.settings import Guidance
 from rearview.contract.size import Size
 from rearview.errors import Reason
 from rearview.ingress.service import Ingress
+from rearview.v1 import error_reason_pb2 as errors_pb
 from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.ingresses import several
@@ -77,12 +81,44 @@ async def test_what_a_frame_takes_of_a_replica_is_known_by_the_steps_that_it_may
         RawStream(service.address) as one,
     ):
         opened = [await two.start(frame_rate=2.0), await one.start(frame_rate=2.0, max_steps=1)]
-        specs = [service.sessions[each.session_id].session.spec for each in opened]
+        sessions = [service.sessions[each.session_id].session for each in opened]
         frame_s = service.ingresses[0].choosing.frame_s
-        longer_s, shorter_s = (frame_s(spec, Size(spec.width, spec.height)) for spec in specs)
-        assert frame_s(specs[0], Size(128, 64)) == 2 * frame_s(specs[0], Size(64, 64))
+        longer_s, shorter_s = map(frame_s, sessions)
+        spec, settings = sessions[0].spec, sessions[0].settings
+        for size, times in ((Size(128, 64), 2), (Size(64, 64), 1)):
+            as_large: Any = SimpleNamespace(spec=spec, settings=settings, size=size)
+            assert frame_s(as_large) == times * longer_s
+        guided = replace(settings, guidance=Guidance.FULL, guidance_scale=2.0)
+        under: Any = SimpleNamespace(spec=spec, settings=guided, size=sessions[0].size)
+        assert frame_s(under) == pytest.approx(2 * longer_s)
         assert 1 / 60 < longer_s < 1 / 30  # Of 30 frames a second one session fits, and not two.
         assert 0 < shorter_s < longer_s
+
+
+@pytest.mark.usefixtures("measured")
+async def test_a_size_for_which_a_replica_has_no_time_is_refused_and_a_smaller_one_is_not() -> None:
+    """Beside a session that takes a third of it; once that has ended, there is time."""
+    async with running(**LIMITED) as service, RawStream(service.address) as stream:
+        (stage,) = service.stages
+        await stream.start(frame_rate=7.5, width=128, height=64)
+        async with RawStream(service.address) as other:
+            await other.start(frame_rate=18.0, width=64, height=64)
+            refused = [await asked(stream, *size) for size in [(128, 128), (64, 64), (128, 64), (128, 128)]]
+            await other.half_close()
+            await other.read_to_end()
+        await eventually(lambda: stage.num_sessions == 1)
+        refused.append(await asked(stream, 128, 128))
+        no_time, fine = errors_pb.ERROR_REASON_NO_CAPACITY, errors_pb.ERROR_REASON_UNSPECIFIED
+        assert refused == [no_time, fine, fine, no_time, fine]
+
+
+async def asked(stream: RawStream, width: int, height: int) -> int:
+    """Why another size was refused, if it was."""
+    await stream.control(1, width=width, height=height)
+    while (answer := await stream.read()) is not None:
+        if answer.HasField("control_applied"):
+            return answer.control_applied.rejected_reason
+    raise AssertionError("the stream has ended")
 
 
 @pytest.mark.usefixtures("measured")

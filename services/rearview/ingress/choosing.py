@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rearview.contract.lease import Lease, Load
+from rearview.contract.lease import NO_USAGE, Lease, Load
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
-from rearview.control.placement import Asked, without
+from rearview.control.placement import RETRY_AFTER_S, Asked, Full, without
 from rearview.control.rebalance import Movable, Shift, rebalance
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
@@ -46,6 +46,21 @@ class Choosing:
         asked = Asked.of(session.spec, Load.of(1.0, *session.size), session.settings)
         costs = [replica.cost for replica in self._lanes.fleet.replicas.values()]
         return max((asked.share(cost) for cost in costs if cost is not None), default=0.0)
+
+    async def check_growth(self, session: IngressSession, load: Load, settings: Settings) -> None:
+        """Raises Full where a replica that the session is on has no time for what it would declare: frames of
+        another size.
+        """
+        lease = session.lease
+        more = max(0.0, load.pixels_per_s - lease.load.pixels_per_s)
+        if not more or self._max_load is None:
+            return
+        usage = await self._leases.usage_by_replica()
+        asked = replace(Asked.of(session.spec, Load(0.0, more), settings), max_load=self._max_load)
+        replicas = self._lanes.fleet.replicas
+        for replica in (replicas[each] for each in lease.lane if each in replicas):
+            if not replica.has_time(usage.get(replica.replica_id, NO_USAGE), asked):
+                raise Full(replica.span, RETRY_AFTER_S, by_load=True, is_certain=False)
 
     async def to_go_on(self, spec: SessionSpec, lease: Lease, settings: Settings) -> tuple[str, ...]:
         """A replica per span for a session that leaves others: any that has a slot. Spares are taken.

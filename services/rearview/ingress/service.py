@@ -215,7 +215,7 @@ class Ingress:
     async def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
         """Apply a change from the next frame on; returns advice. Raises as `changed` does."""
         await check_pictures(change, self._executor)
-        session.apply(await changed(session, change, self.admission, self._leases))
+        session.apply(await changed(session, change, self.admission, self.choosing, self._leases))
         return self.advice(session)
 
     def advice(self, session: IngressSession) -> str:
