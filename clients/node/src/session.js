@@ -1,0 +1,466 @@
+// One session: opened once, kept over lost connections, each frame answered once and in order.
+
+import grpc from "@grpc/grpc-js";
+import { addressesOf } from "./addresses.js";
+import { RearviewError, isElsewhere, isFinal, lossOf, notResumed, silent } from "./errors.js";
+import { Inbox } from "./inbox.js";
+import { Ledger, RESTORE_ID, input } from "./ledger.js";
+import { Attempts, DEFAULTS } from "./reconnect.js";
+import { SessionService, TranslationService, answerFrom, appliedFrom, frameOf, openOf, openedFrom, settingsOf } from "./wire.js";
+
+const CHANNEL = {
+  "grpc.max_receive_message_length": 8 << 20,
+  "grpc.use_local_subchannel_pool": 1,
+  "grpc.enable_http_proxy": 0,
+};
+const now = () => performance.now() / 1000;
+
+/**
+ * Open a session. Rejects with a RearviewError where it is refused, invalid or not reached.
+ * @param {string | string[]} address host:port, several with commas between them
+ */
+export async function connect(address, options = {}) {
+  const session = new Session(address, options);
+  await session.begin();
+  return session;
+}
+
+export class Session {
+  #addresses;
+  #at = 0;
+  #open;
+  #token;
+  #credentials;
+  #channelOptions;
+  #policy;
+  #ledger = new Ledger();
+  #inbox;
+  #attempts;
+  #opened;
+  #lastIndex = -1;
+  #controlId = 0;
+  #connections = 0;
+  #isFinishing = false;
+  #isOver = false;
+  #isKept = false;
+  #error;
+  /** @type {Connection | undefined} */ #connection;
+  #wakeups = new Set();
+  #running;
+
+  constructor(address, { token, tls, reconnect = {}, answerWindow = 32, ...options }) {
+    this.#addresses = addressesOf(address);
+    this.#open = options;
+    openOf(options, 0); // Throws for what is not known, before anything is dialled.
+    this.#token = token;
+    this.#credentials = credentialsOf(tls);
+    this.#channelOptions = tls?.serverName ? { ...CHANNEL, "grpc.ssl_target_name_override": tls.serverName } : CHANNEL;
+    this.#policy = { ...DEFAULTS, ...reconnect };
+    this.#inbox = new Inbox(answerWindow);
+    this.#attempts = new Attempts(this.#policy);
+  }
+
+  /** The session as the server last described it. */
+  get opened() {
+    return this.#opened;
+  }
+
+  /** How many connections were opened for it; 1 if none was lost. */
+  get connections() {
+    return this.#connections;
+  }
+
+  /** Frames that were given to `send` and of which no answer has come. */
+  get unansweredFrames() {
+    return this.#ledger.unansweredFrames;
+  }
+
+  async begin() {
+    this.#running = this.#run();
+    await this.#until(() => this.#isOver || this.#opened !== undefined);
+    if (this.#error) throw this.#error;
+  }
+
+  /**
+   * Send a frame; resolves with its index once it has gone out, which waits for credit.
+   * @param {Uint8Array} image of the session's size, in `format`: `jpeg`, `rgb` or `opaque`
+   */
+  async send(image, { index = this.#lastIndex + 1, ...how } = {}) {
+    this.#check();
+    if (index <= this.#lastIndex) throw new RangeError(`frame index ${index} is not greater than ${this.#lastIndex}`);
+    const item = input({ frame: frameOf(image, { index, ...how }) }, index, true);
+    this.#lastIndex = index;
+    return this.#sent(item);
+  }
+
+  /** Change settings from the next frame on; resolves with the id that its answer carries. */
+  async control(changes) {
+    this.#check();
+    const settings = settingsOf(changes);
+    this.#controlId += 1;
+    return this.#sent(input({ control: { controlId: this.#controlId, settings } }, this.#controlId, false));
+  }
+
+  /** Nothing more will be sent. The iteration goes on to the last answer, then ends. */
+  async finish() {
+    this.#check();
+    this.#isFinishing = true;
+    this.#wake();
+    await this.#until(() => this.#isOver || this.#connection?.isHalfClosed);
+    if (this.#error) throw this.#error;
+  }
+
+  /** End at once. A session that the server would keep for its grace time is closed there, too. */
+  async close() {
+    const isKept = this.#opened !== undefined && (!this.#isOver || this.#isKept);
+    this.#end(new RearviewError("CLOSED", "the session was left"));
+    await this.#running;
+    if (isKept) await this.#closeThere();
+  }
+
+  async *[Symbol.asyncIterator]() {
+    while (true) {
+      const answer = await this.#next();
+      if (answer === undefined) return;
+      yield answer;
+    }
+  }
+
+  /** The next answer; undefined after the last one. Rejects with what has ended the session. */
+  async #next() {
+    await this.#until(() => this.#inbox.length > 0 || this.#isOver);
+    const answer = this.#inbox.take();
+    if (answer === undefined && this.#error) throw this.#error;
+    this.#wake();
+    return answer;
+  }
+
+  // -- what happens
+
+  #wake() {
+    this.#connection?.step();
+    for (const wakeup of [...this.#wakeups]) wakeup();
+  }
+
+  #until(condition) {
+    return new Promise((resolve) => {
+      const look = () => {
+        if (!condition()) return;
+        this.#wakeups.delete(look);
+        resolve();
+      };
+      this.#wakeups.add(look);
+      look();
+    });
+  }
+
+  #check() {
+    if (this.#error) throw this.#error;
+    if (this.#isOver || this.#isFinishing) {
+      throw new RearviewError("CLOSED", "the session is finished: open another one");
+    }
+  }
+
+  async #sent(item) {
+    this.#ledger.submit(item);
+    this.#wake();
+    await this.#until(() => item.isTaken || this.#isOver);
+    if (!item.isTaken) throw this.#error ?? new RearviewError("CLOSED", "the session was left");
+    return item.number;
+  }
+
+  #end(error, { isKept = false } = {}) {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#isKept = isKept;
+    this.#error = error;
+    this.#connection?.leave();
+    this.#wake();
+  }
+
+  /** Connect as long as the session is not over. */
+  async #run() {
+    while (!this.#isOver) {
+      let loss;
+      const address = this.#addresses[this.#at];
+      try {
+        const metadata = await this.#metadata();
+        if (this.#isOver) return;
+        this.#connection = new Connection(address, this.#credentials, this.#channelOptions, metadata, this.#parts());
+        loss = await this.#connection.served(this.#first(), this.#attempts.acceptS, this.#policy.openTimeoutS);
+        if (loss?.error.isOfToken && typeof this.#token === "function") {
+          const isNew = (await this.#metadata()).get("authorization")[0] !== metadata.get("authorization")[0];
+          loss = { ...loss, isTransient: loss.isTransient || isNew };
+        }
+      } catch (error) {
+        this.#end(error instanceof RearviewError ? error : faultOf(error), { isKept: true });
+        return;
+      }
+      if (loss) await this.#lost(loss);
+    }
+  }
+
+  #first() {
+    const receivedAnswers = this.#ledger.receivedAnswers;
+    const answerCredit = this.#inbox.tellCredit(receivedAnswers);
+    if (!this.#opened) return { open: openOf(this.#open, answerCredit) };
+    const { sessionId, resumeToken } = this.#opened;
+    const unansweredFrameIndices = this.#ledger.sentIndices;
+    return { resume: { sessionId, resumeToken, receivedAnswers, answerCredit, unansweredFrameIndices } };
+  }
+
+  async #lost(loss) {
+    const connection = this.#connection;
+    const hasBegun = connection.begunS !== undefined;
+    const isOpen = this.#opened !== undefined;
+    if (isElsewhere(loss)) this.#at = (this.#at + 1) % this.#addresses.length;
+    const givenUp = isOpen ? notResumed(loss.error, this.unansweredFrames) : loss.error;
+    if (isOpen && loss.error.kind === "not-found") {
+      const isDone = connection.isHalfClosed && this.#ledger.isEmpty; // Only the final OK was lost.
+      this.#end(isDone ? undefined : givenUp);
+      return;
+    }
+    if (isFinal(loss, { isOpen, hasBegun })) {
+      this.#end(loss.error);
+      return;
+    }
+    this.#attempts.stood(hasBegun ? now() - connection.begunS : 0);
+    const limitS = isOpen ? (this.#policy.giveUpAfterS ?? this.#opened.resumeGraceS) : this.#policy.openTimeoutS;
+    const waitS = this.#attempts.waitS(now(), limitS, loss.error.retryAfterS);
+    if (waitS === undefined) {
+      this.#end(givenUp, { isKept: isOpen });
+      return;
+    }
+    const timer = setTimeout(() => this.#wake(), 1000 * waitS);
+    const untilS = now() + waitS;
+    await this.#until(() => this.#isOver || now() >= untilS - 1e-3);
+    clearTimeout(timer);
+  }
+
+  /** What a connection asks of its session. */
+  #parts() {
+    return {
+      begin: (response) => this.#begun(response),
+      take: (response) => this.#taken(response),
+      close: () => this.#closed(),
+      fail: (error) => this.#end(error, { isKept: true }),
+      nextItem: () => this.#ledger.take(),
+      isCreditDue: () => this.#inbox.isCreditDue(this.#ledger.receivedAnswers),
+      credit: () => {
+        const receivedAnswers = this.#ledger.receivedAnswers;
+        return { credit: { answerCredit: this.#inbox.tellCredit(receivedAnswers), receivedAnswers } };
+      },
+      lastCredit: () => {
+        const { sentFrames, receivedAnswers } = this.#ledger;
+        return { credit: { answerCredit: sentFrames, receivedAnswers } };
+      },
+      mayHalfClose: () => this.#isFinishing && !this.#ledger.hasOutgoing,
+      isIdle: () => this.#ledger.isEmpty && this.#inbox.length === 0,
+      hasRoom: () => this.#inbox.hasRoom,
+      wake: () => this.#wake(),
+    };
+  }
+
+  #begun(response) {
+    if (response.message !== "opened") throw new Error("the server did not begin with `opened`");
+    const opened = openedFrom(response.opened);
+    const frameCredit = response.frameCredit ?? 0;
+    if (!this.#opened) {
+      this.#ledger.frameCredit = frameCredit;
+      this.#ledger.settings = bare(response.opened.settings);
+    } else {
+      this.#ledger.resume(response.opened.receivedFrames ?? 0, frameCredit, bare(response.opened.settings));
+      this.#inbox.put({ kind: "notice", notice: "resumed", graceS: 0, continuity: opened.continuity, gapFrames: 0 });
+      opened.resumeToken ||= this.#opened.resumeToken;
+    }
+    this.#opened = opened;
+    this.#connections += 1;
+    return opened;
+  }
+
+  #taken(response) {
+    this.#ledger.frameCredit = Math.max(this.#ledger.frameCredit, response.frameCredit ?? 0);
+    const { message } = response;
+    let answer;
+    if (message === "frame" || message === "dropped") {
+      this.#ledger.answered(response[message].frameIndex ?? 0);
+      this.#attempts.renew();
+      answer = answerFrom(response, this.#opened);
+    } else if (message === "controlApplied") {
+      answer = this.#applied(response.controlApplied);
+    } else {
+      answer = answerFrom(response, this.#opened);
+    }
+    if (answer) this.#inbox.put(answer);
+  }
+
+  #applied(message) {
+    const told = appliedFrom(message, 0);
+    if (told.controlId === RESTORE_ID && told.rejectedReason) {
+      const text = `after a reconnection the session's former settings were refused: ${told.advice}`;
+      throw new RearviewError(told.rejectedReason, text);
+    }
+    const item = this.#ledger.controlAnswered(told.controlId, bare(message.settings));
+    return item && { ...told, receivedFrames: item.framesBefore };
+  }
+
+  #closed() {
+    if (!this.#ledger.isEmpty) throw new Error(`ended with ${this.unansweredFrames} frames unanswered`);
+    this.#end(this.#isFinishing ? undefined : new RearviewError("CLOSED", "the server has ended the stream"));
+  }
+
+  async #metadata() {
+    const token = typeof this.#token === "function" ? await this.#token() : this.#token;
+    const metadata = new grpc.Metadata();
+    if (token) metadata.set("authorization", `Bearer ${token}`);
+    return metadata;
+  }
+
+  async #closeThere() {
+    const client = new SessionService(this.#addresses[this.#at], this.#credentials, this.#channelOptions);
+    const deadline = Date.now() + 1000 * this.#policy.acceptTimeoutS;
+    const metadata = await this.#metadata().catch(() => new grpc.Metadata());
+    await new Promise((resolve) => {
+      client.closeSession({ sessionId: this.#opened.sessionId }, metadata, { deadline }, resolve);
+    });
+    client.close();
+  }
+}
+
+/** One call, until it ends. */
+class Connection {
+  isHalfClosed = false;
+  /** When the server said `opened`. */
+  begunS;
+  #address;
+  #client;
+  #call;
+  #session;
+  #opened;
+  #isEnded = false;
+  #resolve;
+  #isFull = false;
+  #writtenS = 0;
+  #timers = new Map();
+
+  constructor(address, credentials, options, metadata, session) {
+    this.#address = address;
+    this.#session = session;
+    this.#client = new TranslationService(address, credentials, options);
+    this.#call = this.#client.translate(metadata);
+  }
+
+  /** Run the call; resolves with its loss, undefined after an end that is none. */
+  served(first, acceptS, answerS) {
+    return new Promise((resolve) => {
+      const call = this.#call;
+      this.#resolve = resolve;
+      const end = (loss) => {
+        if (this.#isEnded) return;
+        this.leave(loss);
+        this.#session.wake();
+      };
+      const lose = () => end(silent(this.#address));
+      const settle = (work) => {
+        try {
+          work();
+        } catch (error) {
+          this.#session.fail(error instanceof RearviewError ? error : faultOf(error));
+          end(undefined);
+        }
+      };
+      this.#timer("accept", acceptS, lose);
+      call.on("metadata", () => this.#timer("accept", answerS, lose));
+      call.on("data", (response) => {
+        if (this.#isEnded) return;
+        this.#clear("accept");
+        settle(() => {
+          if (this.begunS === undefined) {
+            this.#opened = this.#session.begin(response);
+            this.begunS = this.#writtenS = now();
+          } else this.#session.take(response);
+        });
+        if (this.#opened?.silenceS && !this.#isEnded) this.#timer("silence", this.#opened.silenceS, lose);
+        if (!this.#session.hasRoom()) call.pause();
+        this.#session.wake();
+      });
+      call.on("end", () => {});
+      call.on("error", (failure) => end(lossOf(failure, this.#address)));
+      call.on("status", ({ code }) => {
+        if (code !== grpc.status.OK || this.#isEnded) return;
+        settle(() => this.#session.close());
+        end(undefined);
+      });
+      call.on("drain", () => {
+        this.#isFull = false;
+        this.#session.wake();
+      });
+      this.#write(first);
+    });
+  }
+
+  /** Write what there is to write, and read again if there is room. */
+  step() {
+    if (this.#isEnded || this.begunS === undefined) return;
+    if (this.#session.hasRoom() && this.#call.isPaused()) this.#call.resume();
+    while (!this.#isFull && !this.isHalfClosed) {
+      const item = this.#session.nextItem();
+      if (item) this.#write(item.request);
+      else if (this.#session.isCreditDue()) this.#write(this.#session.credit());
+      else if (this.#session.mayHalfClose()) {
+        this.#write(this.#session.lastCredit());
+        this.#call.end();
+        this.isHalfClosed = true;
+      } else break;
+    }
+    this.#beat();
+  }
+
+  /** Let go of the call, for whatever reason. */
+  leave(loss) {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    for (const name of [...this.#timers.keys()]) this.#clear(name);
+    this.#call.on("error", () => {});
+    this.#call.cancel();
+    this.#client.close();
+    this.#resolve?.(loss);
+  }
+
+  /** The server would end a stream that is silent; where nothing is owed, silence is the user's own. */
+  #beat() {
+    const heartbeatS = this.#opened.idleTimeoutS ? Math.max(0.05, this.#opened.idleTimeoutS / 3) : 3;
+    if (this.isHalfClosed || this.#session.isIdle()) return this.#clear("beat");
+    const leftS = this.#writtenS + heartbeatS - now();
+    return this.#timer("beat", Math.max(0, leftS), () => {
+      if (!this.#isEnded && !this.isHalfClosed) this.#write(this.#session.credit());
+      this.step();
+    });
+  }
+
+  #write(message) {
+    this.#writtenS = now();
+    this.#isFull = !this.#call.write(message);
+  }
+
+  #timer(name, seconds, then) {
+    this.#clear(name);
+    this.#timers.set(name, setTimeout(then, 1000 * seconds));
+  }
+
+  #clear(name) {
+    clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+}
+
+const faultOf = (error) => new RearviewError("INTERNAL", error.message, { kind: "fault", cause: error });
+
+/** A message without the names of its optional fields' presence. */
+const bare = (message = {}) => Object.fromEntries(Object.entries(message ?? {}).filter(([name]) => !name.startsWith("_")));
+
+function credentialsOf(tls) {
+  if (!tls) return grpc.credentials.createInsecure();
+  const [ca, key, cert] = ["ca", "key", "cert"].map((name) => (tls[name] ? Buffer.from(tls[name]) : null));
+  return grpc.credentials.createSsl(ca, key, cert);
+}

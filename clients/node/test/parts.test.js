@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { addressesOf } from "../src/addresses.js";
+import { isFinal, lossOf, notResumed, unreachable, RearviewError } from "../src/errors.js";
+import { Inbox } from "../src/inbox.js";
+import { Attempts, DEFAULTS } from "../src/reconnect.js";
+import { appliedFrom, durationOf, frameOf, openOf, secondsOf, settingsOf } from "../src/wire.js";
+
+test("an address without a port has the service's own", () => {
+  assert.deepEqual(addressesOf("one, two:7 ,::1,[::1]:9,unix:/a/b"), [
+    "one:50051", "two:7", "[::1]:50051", "[::1]:9", "unix:/a/b",
+  ]);
+  for (const wrong of ["", " , ", "http://one", "one:0", "one:70000", ":9"]) {
+    assert.throws(() => addressesOf(wrong), TypeError, wrong);
+  }
+});
+
+test("a slow reader is bounded, and the server is told in time", () => {
+  const inbox = new Inbox(8);
+  for (let index = 0; index < 8; index += 1) inbox.put({ kind: "frame", index });
+  assert.equal(inbox.hasRoom, false);
+  assert.equal(inbox.isCreditDue(3), false);
+  assert.equal(inbox.isCreditDue(4), true);
+  assert.equal(inbox.tellCredit(8), 8);
+  inbox.put({ kind: "notice" });
+  inbox.take();
+  assert.equal(inbox.isCreditDue(8), false);
+  inbox.take();
+  assert.equal(inbox.isCreditDue(8), true, "a quarter of the window was taken");
+  assert.equal(inbox.tellCredit(8), 10);
+  assert.throws(() => new Inbox(0), RangeError);
+});
+
+test("attempts wait longer each time, and are given up", () => {
+  const attempts = new Attempts(DEFAULTS);
+  const waits = [0, 1, 2, 3, 4, 5, 6, 7].map(() => attempts.waitS(0, 100, 0, () => 1));
+  assert.deepEqual(waits.slice(0, 4), [0.05, 0.1, 0.2, 0.4]);
+  assert.equal(Math.max(...waits), DEFAULTS.maxWaitS);
+  assert.equal(attempts.acceptS, 4);
+  assert.equal(attempts.waitS(99, 100, 5, () => 1), undefined);
+  attempts.renew();
+  assert.equal(attempts.waitS(99, 100, 5, () => 1), 5);
+});
+
+test("words become members of the proto's enums, and unknown ones are refused with those there are", () => {
+  const open = openOf({ dropPolicy: "lossless", method: "per-frame", settings: { guidance: "self" } }, 32);
+  assert.deepEqual(open, {
+    dropPolicy: "DROP_POLICY_LOSSLESS", method: "METHOD_PER_FRAME",
+    settings: { guidance: "GUIDANCE_SELF" }, answerCredit: 32,
+  });
+  assert.throws(() => openOf({ dropPolicy: "never" }, 0), /dropPolicy is never; there are: latest, lossless, deadline/);
+  assert.throws(() => openOf({ wdith: 8 }, 0), /Open has no wdith; there are: model, width, height/);
+  assert.throws(() => settingsOf({ promt: "a" }), /Settings has no promt; there are: prompt, strength/);
+  assert.throws(() => openOf({ featureBank: { policy: "all" } }, 0), /policy is all; there are: merge, queue/);
+  assert.throws(() => frameOf(new Uint8Array(1), { index: 0, format: "gif" }), /format is gif; there are: jpeg, rgb/);
+});
+
+test("controls of the deployment are a list, and durations seconds", () => {
+  assert.deepEqual(settingsOf({ controls: [{ name: "edges" }] }), { controls: { controls: [{ name: "edges" }] } });
+  assert.equal(secondsOf(durationOf(1.25)), 1.25);
+  assert.equal(secondsOf(undefined), 0);
+  const applied = appliedFrom({ controlId: 2, settings: { prompt: "a", _prompt: "prompt", guidance: "GUIDANCE_NONE" } }, 7);
+  assert.deepEqual(applied.settings, { prompt: "a", guidance: "none" });
+  assert.equal(applied.rejectedReason, undefined);
+});
+
+test("a failure of the way is no failure of the service", () => {
+  const loss = lossOf({ code: 14, details: "connect ECONNREFUSED" }, "here:1");
+  assert.deepEqual([loss.error.reason, loss.error.kind, loss.isTransient], ["UNREACHABLE", "refused", true]);
+  assert.match(loss.error.message, /no connection to here:1/);
+  assert.equal(lossOf({ code: 12 }, "here:1").isTransient, false);
+});
+
+test("a resume that was refused for now leaves the session to the next attempt", () => {
+  const full = { error: new RearviewError("NO_CAPACITY", "full", { kind: "refused", retryAfterS: 2 }), isTransient: false };
+  assert.equal(isFinal(full, { isOpen: true, hasBegun: false }), false);
+  assert.equal(isFinal(full, { isOpen: false, hasBegun: false }), true);
+  assert.equal(isFinal(full, { isOpen: true, hasBegun: true }), true);
+  const lost = notResumed(unreachable("gone"), 3);
+  assert.match(lost.message, /the session is lost, 3 frames are unanswered: gone/);
+});
