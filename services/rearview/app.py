@@ -53,8 +53,10 @@ class StageDeployment:
         return self._stage.describe()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `ScaleBySessions` reads."""
-        return {"sessions": float(self._stage.num_sessions), "slots": float(self._stage.admitted.slots)}
+        """What `ScaleByDemand` reads."""
+        admitted = self._stage.admitted
+        held = {"sessions": self._stage.num_sessions, "slots": admitted.slots, "share": admitted.share}
+        return {name: float(value) for name, value in held.items()}
 
     async def leave(self, replica_id: str) -> bool:
         """If it is this replica that is meant: let its sessions move off, and be replaced then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
@@ -9,7 +10,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from rearview.config import ServiceConfig, SpanConfig
 from rearview.replica.openmp import SPINS
 
-__all__ = ["ScaleBySessions", "common_options", "stage_options"]
+__all__ = ["ScaleByDemand", "common_options", "stage_options"]
 
 HEALTH_CHECK_PERIOD_S = 0.5
 """Serve's default of 10 s is too slow for video. A replica is replaced when it has failed three in a row."""
@@ -17,27 +18,38 @@ HEALTH_CHECK_TIMEOUT_S = 1.5
 """One that does not answer for so long has failed: a process that is stopped is given up after 4.5 s."""
 SHUTDOWN_MARGIN_S = 5.0
 METRICS_INTERVAL_S = 0.5
-"""How often replicas report their sessions to Serve's controller."""
-UPSCALE_DELAY_S = 0.0
-DOWNSCALE_DELAY_S = 5.0
+"""How often replicas report what they hold to Serve's controller."""
+HOLD_S = 5.0
+"""How long fewer replicas must be enough before one goes."""
 
 
-class ScaleBySessions:
-    """Serve's autoscaling policy: see `control.autoscaling.desired_replicas`. Runs in the controller."""
+class ScaleByDemand:
+    """Serve's autoscaling policy: see `control.scaling.decide`. Runs in the controller."""
 
-    def __init__(self, sessions_per_replica: float, slots: int | None, spares: int = 0) -> None:
-        """`slots`: of each replica; None: each says how many it has."""
-        self._sessions_per_replica, self._slots, self._spares = sessions_per_replica, slots, spares
+    def __init__(self, figures: Mapping[str, Any]) -> None:
+        """`figures`: fields of `control.scaling.Figures`."""
+        self._figures = dict(figures)
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Replicas wanted; no state is kept."""
+        """Replicas wanted, and the state for the next call."""
         # Serve pickles this class by value into its controller: names of this module are not there.
-        from rearview.control.autoscaling import desired_replicas
+        from rearview.control import scaling
 
         told = context.aggregated_metrics or {}
-        sessions, current = list(told.get("sessions", {}).values()), context.current_num_replicas
-        slots = self._slots or min((each for each in told.get("slots", {}).values() if each), default=None)
-        return desired_replicas(sessions, current, self._sessions_per_replica, slots, self._spares), {}
+        sessions, slots, shares = (told.get(name, {}) for name in ("sessions", "slots", "share"))
+        heard = [
+            scaling.ReplicaNow(shares.get(each, 0.0), int(sessions[each]), int(slots.get(each, 0)))
+            for each in context.running_replicas
+            if each in sessions
+        ]
+        unheard = len(context.running_replicas) - len(heard)
+        starting = max(0, context.target_num_replicas - len(context.running_replicas))
+        silent = [scaling.ReplicaNow(has_reported=False)] * unheard
+        ordered = [scaling.ReplicaNow(phase=scaling.Phase.STARTING)] * starting
+        span = scaling.SpanNow([*heard, *silent, *ordered])
+        state = context.policy_state.get("scaling", scaling.START)
+        decision, state = scaling.decide(span, scaling.Figures(**self._figures), state, context.current_time)
+        return decision.wanted, {"scaling": state}
 
 
 def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
@@ -63,14 +75,19 @@ def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
         max_replicas=span.max_replicas,
         metrics_interval_s=METRICS_INTERVAL_S,
         look_back_period_s=2 * METRICS_INTERVAL_S,
-        upscale_delay_s=UPSCALE_DELAY_S,
-        downscale_delay_s=DOWNSCALE_DELAY_S,
+        upscale_delay_s=0.0,  # The policy holds by itself.
+        downscale_delay_s=0.0,
         policy=AutoscalingPolicy(
-            policy_function="rearview.serve_options:ScaleBySessions",
+            policy_function="rearview.serve_options:ScaleByDemand",
             policy_kwargs={
-                "sessions_per_replica": span.sessions_per_replica,
-                "slots": span.fixed_slots,
-                "spares": span.spares,
+                "figures": {
+                    "min_replicas": span.replicas,
+                    "max_replicas": span.max_replicas,
+                    "spares": span.spares,
+                    "sessions_per_replica": span.sessions_per_replica,
+                    "slots": span.fixed_slots,
+                    "hold_s": HOLD_S,
+                },
             },
         ),
     )

@@ -81,6 +81,11 @@ class Admitted:
         """Sessions that it holds; 0 before that is known."""
         return 0 if self._plan is None else self._plan.slots
 
+    @property
+    def share(self) -> float:
+        """Of the replica's time, what its sessions declare. 0 where costs were not measured."""
+        return sum(each.share(self.cost) for each in self._sessions.values())
+
     def check(self, asked: Declared) -> None:
         """Raises Refused(NO_CAPACITY) for a new session that does not fit."""
         if asked.goes_on:
@@ -113,6 +118,6 @@ class Admitted:
             "slots": self.slots,
             "memory": "" if self._plan is None else str(self._plan),
             "cost": None if self.cost is None else self.cost.described(),
-            "share": sum(each.share(self.cost) for each in self._sessions.values()),
+            "share": self.share,
             "pixels_per_s": sum(each.load.pixels_per_s for each in self._sessions.values()),
         }
