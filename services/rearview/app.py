@@ -53,10 +53,12 @@ class StageDeployment:
         return self._stage.describe()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `ScaleByDemand` reads."""
-        admitted = self._stage.admitted
-        held = {"sessions": self._stage.num_sessions, "slots": admitted.slots, "share": admitted.share}
-        return {name: float(value) for name, value in held.items()}
+        """What `ScaleByDemand` reads: a `Report`."""
+        return self._stage.reporting.report().described()
+
+    async def hear(self, told: Mapping[str, Any]) -> None:
+        """See `Reporting.hear`."""
+        self._stage.reporting.hear(told)
 
     async def leave(self, replica_id: str) -> bool:
         """If it is this replica that is meant: let its sessions move off, and be replaced then."""
@@ -88,12 +90,13 @@ class IngressDeployment:
 
         configure_logging()
         self._members = ServeMembers(spans)
+        content = ServiceConfig.model_validate(config)
         replica_id = serve.get_replica_context().replica_id.unique_id
         node = get_runtime_context().get_node_id()
-        content = ServiceConfig.model_validate(config)
         self._ingress = Ingress(content, replica_id, node, self._members.describe)
         self._server = IngressServer(self._ingress)
         await self._server.start()
+        self._members.tell(self._ingress.demand.told, content.spans)
 
     async def describe(self) -> Mapping[str, Any]:
         """Where the edge listens."""

@@ -19,7 +19,7 @@ from rearview.contract.controls import MAX_CONTROLS
 from rearview.contract.memories import BankPolicy, MergeMetric, PromptChange, Rewarm
 from rearview.errors import ConfigError, own_words
 from rearview.model_config import AdapterConfig, ModelConfig
-from rearview.placement_config import PlacementConfig
+from rearview.placement_config import PlacementConfig, ScalingConfig
 from rearview.recovery_config import RecoveryConfig
 
 __all__ = [
@@ -118,9 +118,12 @@ class SpanConfig(_Section):
     replicas: int = Field(default=1, ge=1, le=1024)
     """Number of replicas; with `max_replicas` the number at the start."""
     max_replicas: int | None = Field(default=None, ge=1, le=1024)
-    """Set: the deployment scales between `replicas` and this by its sessions."""
-    sessions_per_replica: float = Field(default=2.0, gt=0)
-    """Sessions per replica that autoscaling aims at."""
+    """Set: the deployment scales up to this by what its sessions declare (`scaling`)."""
+    min_replicas: int | None = Field(default=None, ge=0, le=1024)
+    """The fewest that it scales down to. 0: none while nobody has asked for a session for `scaling.idle_s`;
+    the first session after that waits for a start. None: `replicas`."""
+    sessions_per_replica: float | None = Field(default=None, gt=0)
+    """The most sessions per replica that autoscaling aims at. None: as many as slots and time allow."""
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = 16
     """Sessions that one replica holds. `auto`: as many as its memory has room for, at most 64, and 16 where
     that is the host's."""
@@ -151,6 +154,10 @@ class SpanConfig(_Section):
     def _check(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"span {self.name}: max_replicas {self.max_replicas} < replicas {self.replicas}")
+        if self.min_replicas is not None and self.max_replicas is None:
+            raise ValueError(f"span {self.name}: min_replicas needs max_replicas")
+        if self.min_replicas is not None and self.min_replicas > self.replicas:
+            raise ValueError(f"span {self.name}: min_replicas {self.min_replicas} > replicas {self.replicas}")
         if self.spares >= self.replicas:
             raise ValueError(f"span {self.name}: spares {self.spares}, of {self.replicas} replicas")
         return self
@@ -269,6 +276,7 @@ class ServiceConfig(_Section):
     directory: DirectoryConfig = DirectoryConfig()
     link: LinkConfig = LinkConfig()
     placement: PlacementConfig = PlacementConfig()
+    scaling: ScalingConfig = ScalingConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     access: AccessConfig = AccessConfig()
     tenants_file: Path | None = None
@@ -294,6 +302,11 @@ class ServiceConfig(_Section):
             raise ValueError("ingress.replicas > 1 needs a fixed ingress.port to share")
         if self.bank and self.cache and self.bank.default and self.cache.default:
             raise ValueError("bank.default and cache.default: sessions that name no method get one of them")
+        max_load, target = self.placement.max_load, self.scaling.target_share
+        if max_load is not None and max_load < target and any(span.max_replicas for span in spans):
+            raise ValueError(
+                f"placement.max_load {max_load} < scaling.target_share {target}: nothing would grow"
+            )
         if self.access.jwt is not None and self.tenants_file is None:
             raise ValueError("access.jwt needs tenants_file: it says what each tenant may do")
         if self.access.tls_client_ca_file is not None and self.ingress.tls_cert_file is None:

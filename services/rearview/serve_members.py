@@ -1,23 +1,36 @@
-"""Asking the replicas of Serve deployments who they are, each by itself."""
+"""Asking the replicas of Serve deployments who they are, each by itself; telling them of demand.
+
+What surprises: a span without a replica hears nothing, and Serve starts one where a call waits for it. So
+where a session found none, one is called for.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from rearview.config import SpanConfig
 from rearview.ingress.describing import Described, Description
 
 __all__ = ["ServeMembers"]
+
+logger = logging.getLogger(__name__)
+
+TELL_EVERY_S = 1.0
+TELL_WITHIN_S = 5.0
 
 
 class ServeMembers:
     """Those of all spans. For one event loop."""
 
     def __init__(self, spans: Sequence[DeploymentHandle[Any]]) -> None:
+        self._handles = spans
+        self._telling: list[asyncio.Task[None]] = []
         self._spans = [Described(partial(_ask, span)) for span in spans]
 
     async def describe(self) -> Sequence[Mapping[str, Any]]:
@@ -25,8 +38,16 @@ class ServeMembers:
         described = await asyncio.gather(*(span.refresh() for span in self._spans))
         return [word for of_span in described for word in of_span]
 
+    def tell(self, told: Callable[[], Mapping[str, Any]], spans: Sequence[SpanConfig]) -> None:
+        """Tell what `told` gives to the replicas of those spans that scale, again and again until `stop`."""
+        scaling = [span for span, of in zip(self._handles, spans, strict=True) if of.max_replicas is not None]
+        self._telling = [asyncio.create_task(_Telling(span).run(told)) for span in scaling]
+
     async def stop(self) -> None:
-        """Wait for nobody any more."""
+        """Wait for nobody any more, and tell nobody."""
+        for task in self._telling:
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
         await asyncio.gather(*(span.stop() for span in self._spans))
 
 
@@ -34,3 +55,42 @@ async def _ask(span: DeploymentHandle[Any]) -> Sequence[Awaitable[Description]]:
     # `results_async` gives nothing of anybody before all have answered, and fails if one does not.
     answers = await span.broadcast("describe")._fetch_replica_results_async()
     return [answer.get_async() for answer in answers]
+
+
+class _Telling:
+    """Of one span."""
+
+    def __init__(self, span: DeploymentHandle[Any]) -> None:
+        self._span = span
+        self._refused = 0
+        self._calls: asyncio.Task[Any] | None = None
+        """Waits for a replica, where there is none."""
+
+    async def run(self, told: Callable[[], Mapping[str, Any]]) -> None:
+        """Tell for ever."""
+        try:
+            while True:
+                await self._tell(told())
+                await asyncio.sleep(TELL_EVERY_S)
+        finally:
+            if self._calls is not None:
+                self._calls.cancel()
+
+    async def _tell(self, words: Mapping[str, Any]) -> None:
+        """Tell every replica; where there is none and somebody was refused since, call for one."""
+        refused, before = words["refused"].get(self._span.deployment_name, 0), self._refused
+        self._refused = refused
+        try:
+            async with asyncio.timeout(TELL_WITHIN_S):
+                heard = await self._span.broadcast("hear", words)._fetch_replica_results_async()
+        except Exception as error:  # Serve is away, or no replica is known yet.
+            logger.info("replicas could not be told: %s", type(error).__name__)
+            heard = []
+        if not heard and refused > before and (self._calls is None or self._calls.done()):
+            self._calls = asyncio.create_task(self._call())
+
+    async def _call(self) -> None:
+        try:
+            await self._span.describe.remote()
+        except Exception as error:  # It was gone again, or the service stops.
+            logger.info("no replica came: %s", type(error).__name__)

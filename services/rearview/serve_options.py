@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from rearview.config import ServiceConfig, SpanConfig
+from rearview.control.reports import figures_of
 from rearview.replica.openmp import SPINS
 
 __all__ = ["ScaleByDemand", "common_options", "stage_options"]
@@ -19,37 +21,37 @@ HEALTH_CHECK_TIMEOUT_S = 1.5
 SHUTDOWN_MARGIN_S = 5.0
 METRICS_INTERVAL_S = 0.5
 """How often replicas report what they hold to Serve's controller."""
-HOLD_S = 5.0
-"""How long fewer replicas must be enough before one goes."""
 
 
 class ScaleByDemand:
-    """Serve's autoscaling policy: see `control.scaling.decide`. Runs in the controller."""
+    """Serve's autoscaling policy: see `control.scaling`. Runs in Serve's controller, so it waits for nothing.
+
+    What surprises: Serve's aggregated metrics are means over time, in which half a session may be left of
+    one; so the newest value of each is taken from its series.
+    """
 
     def __init__(self, figures: Mapping[str, Any]) -> None:
         """`figures`: fields of `control.scaling.Figures`."""
         self._figures = dict(figures)
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Replicas wanted, and the state for the next call."""
+        """Replicas to order, and the state for the next call."""
         # Serve pickles this class by value into its controller: names of this module are not there.
-        from rearview.control import scaling
+        from rearview.control import reports, scaling
 
-        told = context.aggregated_metrics or {}
-        sessions, slots, shares = (told.get(name, {}) for name in ("sessions", "slots", "share"))
+        told, running = context.raw_metrics or {}, context.running_replicas
         heard = [
-            scaling.ReplicaNow(shares.get(each, 0.0), int(sessions[each]), int(slots.get(each, 0)))
-            for each in context.running_replicas
-            if each in sessions
+            {name: series[each][-1].value for name, series in told.items() if series.get(each)}
+            for each in running
         ]
-        unheard = len(context.running_replicas) - len(heard)
-        starting = max(0, context.target_num_replicas - len(context.running_replicas))
-        silent = [scaling.ReplicaNow(has_reported=False)] * unheard
-        ordered = [scaling.ReplicaNow(phase=scaling.Phase.STARTING)] * starting
-        span = scaling.SpanNow([*heard, *silent, *ordered])
-        state = context.policy_state.get("scaling", scaling.START)
-        decision, state = scaling.decide(span, scaling.Figures(**self._figures), state, context.current_time)
-        return decision.wanted, {"scaling": state}
+        decision, standing = reports.scale(
+            [reports.Report.of(each) if "sessions" in each else None for each in heard],
+            max(0, context.target_num_replicas - len(running)),
+            scaling.Figures(**self._figures),
+            context.policy_state.get("standing", reports.BEGIN),
+            context.current_time,
+        )
+        return decision.target, {"standing": standing}
 
 
 def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
@@ -62,33 +64,25 @@ def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
     }
     scale: dict[str, Any] = {"num_replicas": span.replicas}
     if span.max_replicas is not None:
-        scale = {"autoscaling_config": _autoscaling(span)}
+        scale = {"autoscaling_config": _autoscaling(config, span)}
     if span.metrics_port:
         scale["max_replicas_per_node"] = 1
     surge = {"max_surge_percent": span.max_surge_percent}
     return {"ray_actor_options": actor, **scale, **surge, **common_options(config)}
 
 
-def _autoscaling(span: SpanConfig) -> AutoscalingConfig:
+def _autoscaling(config: ServiceConfig, span: SpanConfig) -> AutoscalingConfig:
+    figures = figures_of(config, span)
     return AutoscalingConfig(
-        min_replicas=span.replicas,
-        max_replicas=span.max_replicas,
+        min_replicas=figures.min_replicas,
+        initial_replicas=span.replicas,
+        max_replicas=figures.max_replicas,
         metrics_interval_s=METRICS_INTERVAL_S,
         look_back_period_s=2 * METRICS_INTERVAL_S,
         upscale_delay_s=0.0,  # The policy holds by itself.
         downscale_delay_s=0.0,
         policy=AutoscalingPolicy(
-            policy_function="rearview.serve_options:ScaleByDemand",
-            policy_kwargs={
-                "figures": {
-                    "min_replicas": span.replicas,
-                    "max_replicas": span.max_replicas,
-                    "spares": span.spares,
-                    "sessions_per_replica": span.sessions_per_replica,
-                    "slots": span.fixed_slots,
-                    "hold_s": HOLD_S,
-                },
-            },
+            policy_function="rearview.serve_options:ScaleByDemand", policy_kwargs={"figures": asdict(figures)}
         ),
     )
 

@@ -190,7 +190,7 @@ def test_a_draining_replica_keeps_its_lanes_and_gets_no_new_ones() -> None:
     assert action == Vacate(LANE)
     assert fleet.lanes[LANE].phase is Phase.OPEN
     assert "u" not in fleet.replicas
-    assert not fleet.is_complete
+    assert not fleet.serves(fleet.spans)
 
 
 def test_nothing_new_waits_for_a_replica_that_is_doubted_and_open_lanes_go_on() -> None:

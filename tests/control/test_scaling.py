@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rearview.contract.scaling import Why
 from rearview.control.scaling import (
     START,
     Decision,
@@ -18,7 +19,6 @@ from rearview.control.scaling import (
     ReplicaNow,
     ScalingState,
     SpanNow,
-    Why,
     decide,
 )
 from rearview.serve_options import ScaleByDemand
@@ -130,9 +130,7 @@ def test_a_new_policy_holds_what_it_finds() -> None:
 
 
 def test_old_frames_ask_for_one_more_though_the_load_says_fine() -> None:
-    figures = Figures(
-        max_replicas=8, frame_age_slo_s=0.3, time_to_capacity_s=20.0, hold_s=5.0, relearn_s=600.0
-    )
+    figures = Figures(max_replicas=8, frame_age_slo_s=0.3, node_s=20.0, hold_s=5.0, relearn_s=600.0)
     late, fine = SpanNow(held(3, 3), frame_age_s=0.5), SpanNow(held(2, 2, 2), frame_age_s=0.1)
     decision, state = decide(replace(late, frame_age_s=0.3), figures, START, 0.0)
     assert decision.target == 2
@@ -215,7 +213,7 @@ FIGURES = st.builds(
     target_share=st.floats(0.2, 1.0),
     sessions_per_replica=st.none() | st.floats(0.5, 8.0),
     frame_age_slo_s=st.none() | st.just(0.3),
-    time_to_capacity_s=st.floats(0.0, 100.0),
+    node_s=st.floats(0.0, 100.0),
     hold_s=st.floats(0.0, 100.0),
     idle_s=st.floats(0.0, 100.0),
 )
@@ -306,22 +304,36 @@ def test_a_constant_load_settles_and_does_not_flap(
 
 
 def test_serve_tells_the_policy_what_replicas_say() -> None:
-    told: dict[str, dict[str, float]] = {}
     context = SimpleNamespace(
-        aggregated_metrics=None,
+        raw_metrics=None,
         running_replicas=["a", "b"],
         target_num_replicas=2,
         policy_state={},
         current_time=0.0,
     )
+
+    def report(**said: tuple[float, float]) -> None:
+        """Of each replica, over what it said before."""
+        series = {name: dict(zip("ab", values, strict=True)) for name, values in said.items()}
+        context.raw_metrics = {
+            name: {
+                each: [SimpleNamespace(value=99.0), SimpleNamespace(value=now)] for each, now in of.items()
+            }
+            for name, of in series.items()
+        }
+
     policy = ScaleByDemand({"max_replicas": 8, "hold_s": 5.0})
     assert policy(context)[0] == 2, "nobody is heard yet"
-    told["slots"], told["share"] = {"a": 8.0, "b": 4.0}, {"a": 0.1, "b": 0.2}
-    context.aggregated_metrics = {**told, "sessions": {"a": 4.0, "b": 5.0}}
+    report(sessions=(4.0, 5.0), slots=(8.0, 4.0))
     context.target_num_replicas, context.policy_state = policy(context)
     assert context.target_num_replicas == 3, "by the least of the slots"
-    context.aggregated_metrics, context.current_time = {**told, "sessions": {"a": 1.0, "b": 0.0}}, 4.0
+    report(sessions=(1.0, 0.0), slots=(8.0, 4.0))
+    context.current_time = 4.0
     wanted, context.policy_state = policy(context)
     assert wanted == 3
     context.current_time = 5.0
-    assert policy(context)[0] == 1
+    wanted, context.policy_state = policy(context)
+    assert wanted == 1
+    report(sessions=(1.0, 1.0), slots=(8.0, 4.0))
+    context.target_num_replicas, context.current_time = 2, 6.0
+    assert policy(context)[0] == 2, "none of them is empty"

@@ -18,7 +18,7 @@ SHARE = 0.1
 STEP_S = 5.0
 DAY_S = 36000
 """A short one."""
-FIGURES = Figures(max_replicas=1000, time_to_capacity_s=120.0, hold_s=120.0, target_share=0.7, slots=10)
+FIGURES = Figures(max_replicas=1000, node_s=120.0, hold_s=120.0, target_share=0.7, slots=10)
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Pool:
         there = self.serving + len(self.ordered)
         if wanted != there:
             self.changes.append((now, wanted))
-        self.ordered += [now + self.figures.time_to_capacity_s] * max(0, wanted - there)
+        self.ordered += [now + self.figures.node_s] * max(0, wanted - there)
         self.serving -= max(0, there - wanted - len(self.ordered))
 
 

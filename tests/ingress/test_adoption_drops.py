@@ -120,7 +120,7 @@ async def test_what_one_ingress_has_heard_of_drops_the_next_one_hears_too() -> N
                     for span in range(len(SPANS))
                 )
             )
-            await service.ingresses[1]._moves.move(session, session.lane, elsewhere)
+            await service.ingresses[1]._moving.moves.move(session, session.lane, elsewhere)
             assert session.lane.replicas == elsewhere
             await crash(service.servers[1])
         async with RawStream(service.addresses[2]) as third:

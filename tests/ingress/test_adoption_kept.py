@@ -99,7 +99,7 @@ async def test_what_is_lacked_goes_with_a_session_that_moves(config: ServiceConf
             (elsewhere,) = {str(stage.describe()["replica_id"]) for stage in service.stages} - set(
                 session.lane.replicas
             )
-            await service.ingresses[0]._moves.move(session, session.lane, (elsewhere,))
+            await service.ingresses[0]._moving.moves.move(session, session.lane, (elsewhere,))
             answers += await answered(first, range(8, 12))
             await crash(service.servers[0])
         async with RawStream(service.addresses[1]) as second:

@@ -26,6 +26,7 @@ from rearview.contract.events import (
     OutputsForgotten,
     Played,
     ReplicaCondemned,
+    ReplicasWanted,
     SessionClosed,
     SessionMoved,
     SessionOpened,
@@ -37,6 +38,7 @@ from rearview.contract.events import (
 )
 from rearview.contract.failure import Failure
 from rearview.contract.frame import Timing
+from rearview.contract.scaling import Why
 from rearview.contract.stream import Continuity
 from rearview.errors import DropReason, Reason
 from rearview.telemetry.listener import MetricsListener
@@ -165,6 +167,15 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         {
             'span_queue_seconds_sum{span="fused"}': 0.001,
             'span_compute_seconds_sum{span="fused"}': 0.03,
+        },
+    ),
+    (
+        [ReplicasWanted("fused", 3, 0, Why.LOAD), ReplicasWanted("fused", 2, 1, Why.HOLD)],
+        {
+            'replicas_wanted{span="fused"}': 2,
+            'replicas_leaving{span="fused"}': 1,
+            'scaling_reason{span="fused",why="hold"}': 1,
+            'scaling_reason{span="fused",why="load"}': 0,
         },
     ),
 ]

@@ -263,14 +263,14 @@ class _Described:
 
 async def test_nothing_is_placed_before_every_span_has_a_replica() -> None:
     async with fleet() as f:
-        assert not f.lanes.fleet.is_complete
+        assert not f.lanes.fleet.serves(f.lanes.fleet.spans)
         f.lanes.update([stage.describe() for stage in f.stages[:2]])
-        assert not f.lanes.fleet.is_complete
+        assert not f.lanes.fleet.serves(f.lanes.fleet.spans)
         with pytest.raises(Refused) as refused:
             f.lanes.choose({})
         assert refused.value.reason is Reason.NO_CAPACITY
         f.describe()
-        assert f.lanes.fleet.is_complete
+        assert f.lanes.fleet.serves(f.lanes.fleet.spans)
 
 
 @asynccontextmanager

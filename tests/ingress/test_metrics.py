@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from rearview.contract.scaling import Why
 from rearview.errors import DropReason, Reason
 from rearview.telemetry.exposition import serve_metrics
 from rearview.telemetry.metrics import FrameRate, Metrics, new_registry
@@ -56,6 +57,7 @@ def used() -> Metrics:
     metrics.checkpoint_seconds.observe(0.05)
     metrics.checkpoint_bytes.inc(4096)
     metrics.replicas_condemned.labels("fused", "hung").inc()
+    metrics.replicas_decided("fused", 3, 1, Why.LOAD)
     return metrics
 
 
@@ -90,7 +92,7 @@ def test_every_metric_has_a_series_once_used() -> None:
 
 def test_labels_have_bounded_values() -> None:
     allowed = {"model", "span", "outcome", "reason", "tenant", "operation", "peer", "direction", "le"}
-    allowed |= {"kind", "continuity", "file", "cause", "state"}
+    allowed |= {"kind", "continuity", "file", "cause", "state", "why"}
     for family in families(used()).values():
         for sample in family.samples:
             assert set(sample.labels) <= allowed, sample

@@ -52,7 +52,7 @@ def held_by(service: InProcessService) -> list[int]:
 
 async def look(ingress: Ingress, later_s: float = 0.0) -> bool:
     """Let it decide, as if it were so much later."""
-    rebalancing = ingress._rebalancing
+    rebalancing = ingress._moving.rebalancing
     clock, rebalancing._clock = rebalancing._clock, lambda: clock() + later_s
     try:
         return await rebalancing.look()
@@ -93,7 +93,7 @@ async def test_who_finds_another_at_it_leaves_it_to_him() -> None:
 async def test_a_session_whose_replica_is_lost_in_the_middle_of_a_move_is_recovered(checkpoint: str) -> None:
     async with one_full_replica(ingresses=1, checkpoint=checkpoint) as (service, streams):
         moving = asyncio.create_task(look(service.ingresses[0]))
-        await eventually(lambda: bool(service.ingresses[0]._rebalancing._tasks._running))
+        await eventually(lambda: bool(service.ingresses[0]._moving.rebalancing._tasks._running))
         await service.stages.pop(0).stop()
         await moving
         await eventually(lambda: held_by(service) == [4])
@@ -106,7 +106,7 @@ async def test_a_session_whose_replica_is_lost_in_the_middle_of_a_move_is_recove
 async def test_a_service_rebalances_by_itself_if_it_is_told_to() -> None:
     async with one_full_replica() as (service, _):
         for number in range(2):
-            rebalancing = service.ingresses[number]._rebalancing
+            rebalancing = service.ingresses[number]._moving.rebalancing
             assert rebalancing._every_s is None
             rebalancing._every_s = 0.05
             service.ingresses[number]._background.add(asyncio.create_task(rebalancing.run()))

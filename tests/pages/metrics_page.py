@@ -8,6 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from rearview.contract.failure import Failure
+from rearview.contract.scaling import Why
 from rearview.errors import DropReason
 from rearview.telemetry.metrics import Metrics
 
@@ -29,6 +30,7 @@ LABELS = {
     "direction": "`sent`, `received`",
     "kind": "`move` (planned) or `recovery`",
     "continuity": "`exact`, `approximate`, `reset`",
+    "why": ", ".join(f"`{each.value}`" for each in Why),
     "file": "`tenants` and other watched files",
 }
 HEAD = """# Metrics

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from rearview.contract.beat import Cause
 from rearview.contract.failure import Failure
 from rearview.contract.frame import Timing
+from rearview.contract.scaling import Why
 from rearview.contract.stream import Continuity
 from rearview.errors import DropReason, Reason
 
@@ -39,6 +40,7 @@ __all__ = [
     "OutputsForgotten",
     "Played",
     "ReplicaCondemned",
+    "ReplicasWanted",
     "SessionClosed",
     "SessionMoved",
     "SessionOpened",
@@ -46,6 +48,7 @@ __all__ = [
     "SlotsTaken",
     "StreamClosed",
     "StreamOpened",
+    "heard_by",
     "no_events",
 ]
 
@@ -260,6 +263,18 @@ class ReplicaCondemned:
     cause: Cause
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicasWanted:
+    """An ingress has looked how many replicas a span that scales should have."""
+
+    span: str
+    wanted: int
+    """How many it is to get to."""
+    leaving: int
+    """How many are emptied, so that they can go."""
+    why: Why
+
+
 Event: TypeAlias = (
     StreamOpened
     | StreamClosed
@@ -283,6 +298,7 @@ Event: TypeAlias = (
     | SessionMoved
     | CheckpointTaken
     | ReplicaCondemned
+    | ReplicasWanted
 )
 
 Events: TypeAlias = Callable[[Event], None]
@@ -291,3 +307,13 @@ Events: TypeAlias = Callable[[Event], None]
 
 def no_events(event: Event) -> None:
     """The sink that listens to nothing."""
+
+
+def heard_by(*sinks: Events) -> Events:
+    """A sink that tells several, in order."""
+
+    def tell(event: Event) -> None:
+        for sink in sinks:
+            sink(event)
+
+    return tell

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -64,10 +64,9 @@ class Fleet:
     """Address to replica id: a replica that nobody describes any more can still be lost."""
     lanes: Mapping[LaneId, LaneState] = field(default_factory=dict)
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every span has a replica."""
-        return {replica.span for replica in self.replicas.values()} >= set(self.spans)
+    def serves(self, spans: Collection[str]) -> bool:
+        """Whether each of them has a replica."""
+        return {replica.span for replica in self.replicas.values()} >= set(spans)
 
     def forget(self, replica_id: str) -> Fleet:
         """No new session goes to the replica, until it is described again."""

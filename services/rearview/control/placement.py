@@ -55,6 +55,8 @@ class Asked:
     """Replicas that are kept for sessions that go on."""
     taken: frozenset[str] = frozenset()
     """Spares whose room somebody else is filling."""
+    leaving: frozenset[str] = frozenset()
+    """Replicas that are emptied so that they can go: taken where no other has room."""
 
     @classmethod
     def of(cls, spec: SessionSpec, load: Load, settings: Settings | None = None) -> Asked:
@@ -90,6 +92,10 @@ class Replica:
     """Of its time, what the sessions that it held then declared."""
     pixels_per_s: float = 0.0
     """What they declared."""
+    started_s: float = 0.0
+    """When it was ready, on its machine's wall clock. 0: it does not say."""
+    is_draining: bool = False
+    """Whether it is about to go, and takes no session."""
 
     def used(self, sessions: int) -> int:
         """Slots in use, given the `sessions` that the directory knows on this replica."""
@@ -119,10 +125,10 @@ def place(
 ) -> tuple[str, ...]:
     """The lane of a session: a replica id per span. `usage`: what leases take of each replica.
 
-    Takes the replica with the least load, unless one of the span does not tell its costs; among equals that
-    with the smallest share of its slots in use; then with the fewest leases (reports are older); then one
-    on the node of the span before; then the smallest id. A session that goes on takes a spare where no other
-    replica has a slot and the time for it. Raises Full.
+    Takes one that is not leaving, and of these the replica with the least load, unless one of the span does
+    not tell its costs; among equals that with the smallest share of its slots in use; then with the fewest
+    leases (reports are older); then one on the node of the span before; then the smallest id. A session that
+    goes on takes a spare where no other replica has a slot and the time for it. Raises Full.
     """
     kept_off = frozenset() if asked.goes_on else asked.spares | asked.taken
     candidates = [replica for replica in replicas if replica.replica_id not in kept_off]
@@ -168,6 +174,7 @@ def _emptiest(
         return (
             replica.replica_id in asked.taken,
             not replica.has_time(_of(usage, replica), asked),
+            replica.replica_id in asked.leaving,
             replica.replica_id in asked.spares,
             levels[replica.replica_id] if tell else 0,
             replica.used(leased) / replica.slots,

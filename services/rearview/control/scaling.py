@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from rearview.contract.scaling import Why
 from rearview.control.forecast import NO_HISTORY, History, growth, seen
+from rearview.control.placement import RETRY_AFTER_S
 
-__all__ = ["START", "Decision", "Figures", "Phase", "ReplicaNow", "ScalingState", "SpanNow", "Why", "decide"]
+__all__ = ["START", "Decision", "Figures", "Phase", "ReplicaNow", "ScalingState", "SpanNow", "decide"]
 
 ROUNDING = 1e-9
 """Demand may be so much over a whole number of replicas."""
@@ -37,28 +39,6 @@ class Phase(Enum):
     SERVING = "serving"
     LEAVING = "leaving"
     """It takes no session any more, and is given up when those that it has are gone."""
-
-
-class Why(Enum):
-    """What decides the number of replicas."""
-
-    LOAD = "load"
-    """Sessions that are there, or wait, at the target share."""
-    SLOTS = "slots"
-    AGE = "age"
-    """Frames are older than the SLO, or were so lately."""
-    AHEAD = "ahead"
-    """Sessions that will have come by the time that a replica is ready."""
-    HOLD = "hold"
-    """More was needed within the hold."""
-    UNHEARD = "unheard"
-    """A replica serves that has said nothing yet."""
-    SESSIONS = "sessions"
-    """Fewer are wanted, and their sessions have to move first."""
-    MINIMUM = "minimum"
-    MAXIMUM = "maximum"
-    IDLE = "idle"
-    """Nobody comes: none is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +65,8 @@ class SpanNow:
     """Sessions that were asked for since the decision before, refused ones included."""
     refusals: int = 0
     """How many of them found no room in this span."""
+    start_s: float = 0.0
+    """How long the longest start of a replica took, as measured; of the time to capacity. 0: not known."""
     frame_age_s: float | None = None
     """95th percentile of the age of frames when they are answered. None: not known, or another span binds."""
 
@@ -108,15 +90,17 @@ class Figures:
     """Of each replica. None: the least that one of them tells."""
     frame_age_slo_s: float | None = None
     """None: age does not count."""
-    time_to_capacity_s: float = 0.0
-    """From the order to the first session: node, image, weights and graphs together."""
+    node_s: float = 0.0
+    """From the order of a machine until it is there."""
+    image_s: float = 0.0
+    """From then until a replica begins to start. Weights and graphs follow: `SpanNow.start_s`."""
     window_s: float = 300.0
     """How far back growth is looked for."""
     hold_s: float = 60.0
     """How long fewer must be enough before any is given up."""
     idle_s: float = 600.0
     """How long nobody must have come before the last ones go, where `min_replicas` is 0."""
-    retry_after_s: float = 2.0
+    retry_after_s: float = RETRY_AFTER_S
     """When those that were refused ask again: so they are counted once."""
     relearn_s: float = 1800.0
     """How long it takes until frames that were too old are forgotten."""
@@ -141,6 +125,8 @@ class ScalingState:
     """When that was."""
     used_s: float = -math.inf
     """When the span was in use last."""
+    current: int = 0
+    """Replicas that there were, ordered ones included."""
 
 
 START = ScalingState()
@@ -159,7 +145,10 @@ class Decision:
 
 
 def decide(span: SpanNow, figures: Figures, state: ScalingState, now: float) -> tuple[Decision, ScalingState]:
-    """How many replicas, and the state for the next decision. `now`: seconds on any clock that only rises."""
+    """How many replicas, and the state for the next decision. `now`: seconds of any clock; one that is set
+    back stands.
+    """
+    now = max(now, state.time_s)
     current = _count(span, Phase.SERVING) + _count(span, Phase.STARTING)
     state = _noted(span, figures, state, current, now)
     base, why = _base(span, figures, state)
@@ -186,20 +175,21 @@ def decide(span: SpanNow, figures: Figures, state: ScalingState, now: float) -> 
 def _noted(span: SpanNow, figures: Figures, state: ScalingState, current: int, now: float) -> ScalingState:
     """With what happened since the decision before."""
     is_first = state.time_s == -math.inf
-    sessions = _sessions(span)
+    sessions, arrivals = _sessions(span), max(span.arrivals, span.refusals)
     share = sum(each.share for each in span.replicas)
     left = 0.0 if is_first else math.exp(-(now - state.time_s) / max(figures.retry_after_s, ROUNDING))
     waiting = state.waiting * left + span.refusals
     is_heard = all(each.has_reported for each in _serving(span))
-    is_used = sessions or span.arrivals or span.refusals or not is_heard or (is_first and current)
+    has_grown = current > state.current  # Whoever ordered it has a reason.
     return replace(
         state,
         time_s=now,
-        history=seen(state.history, sessions + waiting, span.arrivals, figures.window_s, now),
+        history=seen(state.history, sessions + waiting, arrivals, figures.window_s, now),
         peaks=((now, current),) if is_first else state.peaks,
         waiting=waiting,
         session_share=share / sessions if sessions else state.session_share,
-        used_s=now if is_used else state.used_s,
+        used_s=now if sessions or arrivals or has_grown or not is_heard else state.used_s,
+        current=current,
     )
 
 
@@ -217,7 +207,7 @@ def _boosted(span: SpanNow, figures: Figures, state: ScalingState, base: int, no
     """
     slo_s, age_s = figures.frame_age_slo_s, span.frame_age_s
     is_late = slo_s is not None and age_s is not None and age_s > slo_s
-    is_coming = _count(span, Phase.STARTING) > 0 or now - state.more_s < figures.time_to_capacity_s
+    is_coming = _count(span, Phase.STARTING) > 0 or now - state.more_s < _lead_s(span, figures)
     serving = _count(span, Phase.SERVING)
     more = min(base + 1, serving + max(1, math.ceil(LATE_STEP * serving)) - base)
     if not is_late or is_coming or more <= 0:
@@ -230,7 +220,7 @@ def _needed(
 ) -> tuple[int, Why]:
     """Replicas for the sessions that will be there when one that is ordered now is ready."""
     more = _more(state, figures, now)
-    coming = round(state.waiting) + growth(state.history, figures.window_s) * figures.time_to_capacity_s
+    coming = round(state.waiting) + growth(state.history, figures.window_s) * _lead_s(span, figures)
     share = sum(each.share for each in span.replicas) + coming * state.session_share
     ahead = max(_for(_sessions(span) + coming, share, span, figures)) + more
     reasons = ((base, why), (base + more, Why.AGE), (ahead, Why.AHEAD))
@@ -278,6 +268,11 @@ def _more(state: ScalingState, figures: Figures, now: float) -> int:
     """What is left of the replicas that old frames asked for."""
     left = 1.0 - (now - state.more_s) / figures.relearn_s
     return math.ceil(state.more * left) if left > 0 else 0
+
+
+def _lead_s(span: SpanNow, figures: Figures) -> float:
+    """The time to capacity."""
+    return figures.node_s + figures.image_s + span.start_s
 
 
 def _slots(span: SpanNow, figures: Figures) -> int | None:

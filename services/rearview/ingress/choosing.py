@@ -11,6 +11,7 @@ from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control.placement import RETRY_AFTER_S, Asked, Full, without
 from rearview.control.rebalance import Movable, Shift, rebalance
+from rearview.ingress.emptying import Emptying
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.session import IngressSession
@@ -29,16 +30,18 @@ TAKES = 4
 class Choosing:
     """Chooses lanes. For one event loop. All raise Full and DirectoryUnavailable."""
 
-    def __init__(self, lanes: Lanes, leases: Leases, spares: Spares, config: PlacementConfig) -> None:
+    def __init__(
+        self, lanes: Lanes, leases: Leases, spares: Spares, emptying: Emptying, config: PlacementConfig
+    ) -> None:
         self._lanes, self._leases, self._spares = lanes, leases, spares
-        self._max_load = config.max_load
+        self._emptying, self._max_load = emptying, config.max_load
 
     async def for_new(self, spec: SessionSpec, load: Load) -> tuple[str, ...]:
         """A replica per span, none a spare, each with a slot and with time for what the session declares."""
         usage = await self._leases.usage_by_replica()
-        asked = Asked.of(spec, load)
+        asked = replace(Asked.of(spec, load), max_load=self._max_load)
         return self._lanes.choose(
-            usage, replace(asked, max_load=self._max_load, spares=self._spares.reserved)
+            usage, replace(asked, spares=self._spares.reserved, leaving=self._emptying.leaving)
         )
 
     def frame_s(self, session: IngressSession) -> float:
@@ -67,7 +70,12 @@ class Choosing:
         `settings`: the session's newest.
         """
         usage = without(await self._leases.usage_by_replica(), lease)  # It is in nobody's way but its own.
-        asked = replace(Asked.of(spec, lease.load, settings), max_load=self._max_load or ALL, goes_on=True)
+        asked = replace(
+            Asked.of(spec, lease.load, settings),
+            max_load=self._max_load or ALL,
+            goes_on=True,
+            leaving=self._emptying.leaving,
+        )
         lane: tuple[str, ...] = ()
         for _ in range(TAKES):
             spares, taken = self._spares.free, self._spares.others
@@ -76,9 +84,21 @@ class Choosing:
                 break  # Else others have taken some of it: there may be room elsewhere.
         return lane
 
+    async def to_leave(self, spec: SessionSpec, lease: Lease, settings: Settings) -> tuple[str, ...]:
+        """A replica per span for a session that leaves one that is emptied: none of those, none a spare, each
+        with a slot and with time for it.
+        """
+        usage = without(await self._leases.usage_by_replica(), lease)
+        kept_off = self._spares.reserved | self._emptying.leaving
+        asked = Asked.of(spec, lease.load, settings)
+        return self._lanes.choose(usage, replace(asked, max_load=self._max_load or ALL, spares=kept_off))
+
     async def to_shift(self, sessions: Iterable[Movable], now: float) -> Shift | None:
-        """The move of one of the sessions that is worth most; None if none is worth it. Keeps off spares."""
-        usage, kept_off = await self._leases.usage_by_replica(), self._spares.reserved
+        """The move of one of the sessions that is worth most; None if none is worth it. Keeps off spares and
+        what is emptied.
+        """
+        usage = await self._leases.usage_by_replica()
+        kept_off = self._spares.reserved | self._emptying.leaving
         replicas = self._lanes.fleet.replicas.values()
         return rebalance((each for each in replicas if each.replica_id not in kept_off), usage, sessions, now)
 

@@ -342,7 +342,8 @@ def _replica(described: Mapping[str, Any]) -> Replica:
     d = described
     cost = None if d.get("cost") is None else FrameCost.of(d["cost"])
     told = (d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
-    return Replica(*told, cost, d.get("share", 0.0), d.get("pixels_per_s", 0.0))
+    load = (d.get("share", 0.0), d.get("pixels_per_s", 0.0))
+    return Replica(*told, cost, *load, d.get("started_s", 0.0), d.get("draining", False))
 
 
 def _lost(content: Mapping[str, Any], version: int) -> words.Event:

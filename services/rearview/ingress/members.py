@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from rearview.config import SpanConfig
 from rearview.contract.lease import Lease
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.shared import Shared
@@ -28,9 +29,12 @@ Members: TypeAlias = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 class Roster:
     """Keeps lanes informed of the replicas there are. For one event loop."""
 
-    def __init__(self, members: Members, lanes: Lanes) -> None:
+    def __init__(self, members: Members, lanes: Lanes, spans: Sequence[SpanConfig]) -> None:
         self._members, self._lanes = members, lanes
+        self._needed = frozenset(span.name for span in spans if span.min_replicas != 0)
         self._shared = Shared(self._ask)
+        self.known: Sequence[Mapping[str, Any]] = ()
+        """What they have last said."""
 
     async def refresh(self) -> Sequence[Mapping[str, Any]]:
         """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
@@ -57,13 +61,14 @@ class Roster:
     async def _ask(self) -> Sequence[Mapping[str, Any]]:
         descriptions = await self._members()
         self._lanes.update(descriptions)
+        self.known = descriptions
         return descriptions
 
     async def wait_until_complete(self) -> None:
-        """Return when every span has a replica: before that nothing can be served."""
-        while not self._lanes.fleet.is_complete:
+        """Return when every span has a replica that is never without one: before that nothing is served."""
+        while not self._lanes.fleet.serves(self._needed):
             await self.try_refresh()
-            await asyncio.sleep(0 if self._lanes.fleet.is_complete else START_INTERVAL_S)
+            await asyncio.sleep(0 if self._lanes.fleet.serves(self._needed) else START_INTERVAL_S)
 
     async def run(self) -> None:
         """Ask for ever."""

@@ -11,8 +11,10 @@ from rearview.contract.lease import Lease, LeaseRequest
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.control import opening as decide
+from rearview.errors import Refused
 from rearview.failpoints import reach
 from rearview.ingress.choosing import Choosing, declared
+from rearview.ingress.demand import Demand
 from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
@@ -49,6 +51,7 @@ class Placing:
         lanes: Lanes,
         leases: Leases,
         choosing: Choosing,
+        demand: Demand,
         *,
         refresh: Callable[[float], Awaitable[None]],
         evict: Callable[[str, bool], Awaitable[tuple[str, ...] | None]],
@@ -57,7 +60,7 @@ class Placing:
         """`refresh(timeout_s)` asks the replicas who they are; `evict(tenant, for_slots)` ends a session of
         the tenant that nobody feeds, and returns its replicas, None if there was none.
         """
-        self._lanes, self._leases, self._choosing = lanes, leases, choosing
+        self._lanes, self._leases, self._choosing, self._demand = lanes, leases, choosing, demand
         self._refresh, self._evict, self._is_draining = refresh, evict, is_draining
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -65,7 +68,13 @@ class Placing:
 
     async def place(self, spec: SessionSpec, wanted: LeaseRequest) -> tuple[Lease, Lane]:
         """A lease and an open lane. Raises Refused; then, or when cancelled, nothing is held."""
-        return await self._counted(_Attempt(spec, {}, spec.settings, wanted))
+        try:
+            placed = await self._counted(_Attempt(spec, {}, spec.settings, wanted))
+        except Refused as error:
+            self._demand.refused(error)
+            raise
+        self._demand.admitted()
+        return placed
 
     async def place_again(
         self, spec: SessionSpec, held: Lease, settings: Settings, begin: Mapping[str, Any]

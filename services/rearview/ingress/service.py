@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,14 @@ from numpy.typing import NDArray
 
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.contract.card import is_chain
-from rearview.contract.events import Direction, Events, LinkBytes, SessionClosed, SessionOpened
+from rearview.contract.events import (
+    Direction,
+    Events,
+    LinkBytes,
+    SessionClosed,
+    SessionOpened,
+    heard_by,
+)
 from rearview.contract.frame import Frame
 from rearview.contract.lease import Lease, LeaseRequest, Load
 from rearview.contract.opening import OpenRequest
@@ -33,7 +41,9 @@ from rearview.ingress.catalogue import Catalogue
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.choosing import Choosing
 from rearview.ingress.credentials import Credentials
+from rearview.ingress.demand import Demand
 from rearview.ingress.edge import Edge
+from rearview.ingress.emptying import Emptying
 from rearview.ingress.handover import Handovers
 from rearview.ingress.inherited import Inherited
 from rearview.ingress.lane import Lane, LaneSender
@@ -41,11 +51,10 @@ from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.leaving import leave_to_others
 from rearview.ingress.members import Members, Roster
-from rearview.ingress.moves import Moves
+from rearview.ingress.moving import Moving
 from rearview.ingress.options import SessionOptions, Terms
 from rearview.ingress.parking import Parking
 from rearview.ingress.placing import Placing
-from rearview.ingress.rebalancing import Rebalancing
 from rearview.ingress.recovery import Recovery
 from rearview.ingress.references import check_pictures
 from rearview.ingress.resizes import changed
@@ -89,7 +98,8 @@ class Ingress:
             on_fed=lambda session: self._unfed.fed(session),
             on_unfed=lambda session: self._unfed.unfed(session),
         )
-        self.events: Events = MetricsListener(self.metrics)
+        self.demand = Demand(ingress_id, time.monotonic)
+        self.events: Events = heard_by(MetricsListener(self.metrics), self.demand)
         self.credentials = Credentials(config, self.events)
         self._directory = directory or open_directory(config.directory, Circuit())
         self._is_shared = directory is not None or config.directory.redis_url is not None
@@ -104,7 +114,7 @@ class Ingress:
             events=self.events,
         )
         self._checkpoints = Checkpoints(self._lanes, config.link, node, config.recovery, self.events)
-        self._roster = Roster(members, self._lanes)
+        self._roster = Roster(members, self._lanes, config.spans)
         self._leases = Leases(
             self._directory,
             ingress_id,
@@ -113,16 +123,7 @@ class Ingress:
             on_taken=self._on_taken,
             held=self._roster.held,
         )
-        self._spares = Spares(self._directory, ingress_id, config, self._lanes, self._leases)
-        self.choosing = Choosing(self._lanes, self._leases, self._spares, config.placement)
-        self._placing = Placing(
-            self._lanes,
-            self._leases,
-            self.choosing,
-            refresh=self._roster.try_refresh,
-            evict=lambda tenant, for_slots: self._unfed.evict(tenant, for_slots),
-            is_draining=lambda: self.draining,
-        )
+        self._choose_lanes(ingress_id)
         self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
         self._outlive_lanes(ingress_id)
@@ -133,21 +134,20 @@ class Ingress:
         """Whether new streams are refused."""
 
     async def start(self) -> None:
-        """Take links, and wait until every span has a replica: before that nothing can be served."""
+        """Take links, and wait for a replica of each span that always has one: before that none is served."""
         await self._lanes.start()
         await self._roster.wait_until_complete()
         await asyncio.to_thread(self._advice.prepare)
         await self._leases.begin(self._lanes.address)
         await self._spares.try_look()
-        running = (self._roster, self._leases, self._spares, self._rebalancing, self._unfed)
+        running = (self._roster, self._leases, self._spares, self._moving, self._unfed)
         self._background = {asyncio.create_task(each.run()) for each in running}
 
     async def stop(self) -> None:
         """End every session and let go of everything."""
         self.draining = True
         self.sessions.close_all(StreamEnded(Reason.DRAINING, "the service has stopped", retry_after_s=1.0))
-        moving = (self._rebalancing, self._moves, self._recovery)
-        for each in (self._adoptions, self._unfed, self._checkpoints, *moving):
+        for each in (self._adoptions, self._unfed, self._checkpoints, self._moving, self._recovery):
             await each.stop()
         for task in self._background:
             task.cancel()
@@ -222,17 +222,27 @@ class Ingress:
         """What to tell a user about the prompts in force."""
         return self._advice.on(session.settings)
 
+    def _choose_lanes(self, ingress_id: str) -> None:
+        config, lanes, leases, mine = self.config, self._lanes, self._leases, (self._directory, ingress_id)
+        self._spares = Spares(*mine, config, lanes, leases)
+        self._emptying = Emptying(*mine, config, lanes, self._spares)
+        self.choosing = Choosing(lanes, leases, self._spares, self._emptying, config.placement)
+        finds = (lanes, leases, self.choosing, self.demand)
+        self._placing = Placing(
+            *finds,
+            refresh=self._roster.try_refresh,
+            evict=lambda tenant, for_slots: self._unfed.evict(tenant, for_slots),
+            is_draining=lambda: self.draining,
+        )
+
     def _outlive_lanes(self, ingress_id: str) -> None:
         """What a session needs to go on in another lane."""
         config, lanes, leases, kept = self.config.recovery, self._lanes, self._leases, self._checkpoints
         self._recovery = Recovery(self._placing, lanes, config, events=self.events, end=self._end)
         parking = Parking(lanes, leases, kept, self._recovery, after_s=config.park_after_s)
-        self._moves = Moves(
-            lanes, leases, self.choosing, kept, at_a_time=config.at_a_time, events=self.events
-        )
-        moves, every_s = self._moves, self.config.placement.rebalance_every_s
-        refresh, mine = self._roster.try_refresh, (self._directory, ingress_id)
-        self._rebalancing = Rebalancing(*mine, self.choosing, moves, self.sessions, refresh, every_s)
+        moves = (self._directory, ingress_id, lanes, leases, self.choosing, self._emptying, kept)
+        self._moving = Moving(self.config, *moves, self.sessions, self._roster, self.events)
+        mine = (self._directory, ingress_id)
         grace_s, is_shared = self.config.ingress.resume_grace_s, self._is_shared
         self._unfed = Unfed(*mine, self.sessions, parking, self.catalogue, grace_s, is_shared)
 
@@ -263,13 +273,14 @@ class Ingress:
         return record
 
     def _on_closed(self, session: IngressSession) -> None:
-        for each in (self._unfed, self._checkpoints, self._moves, self._rebalancing, self._recovery):
+        for each in (self._unfed, self._checkpoints, self._moving, self._recovery):
             each.forget(session)
         self._lanes.close(session.lane)
         self._leases.let_go(session.spec.session_id)
         self.events(SessionClosed(session.tenant.name))
 
     def _on_frame(self, frame: Frame[NDArray[Any]]) -> None:
+        self.demand.passed(frame.timings)
         record = self.sessions.get(frame.session_id)
         if record is None:
             self._adoptions.on_frame(frame)
@@ -285,8 +296,7 @@ class Ingress:
         if record is None or record.session.lane.epoch != epoch:
             return
         if why.reason is Reason.REPLICA_LOST:
-            for each in (self._moves, self._rebalancing):
-                each.forget(record.session)
+            self._moving.forget(record.session)
             self._recovery.lane_lost(record.session, why)
         else:
             self.sessions.close(record, why)
@@ -294,7 +304,7 @@ class Ingress:
     def _on_lane_drains(self, session_id: str, epoch: int) -> None:
         record = self.sessions.get(session_id)
         if record is not None and record.session.lane.epoch == epoch:
-            self._moves.leave(record.session)
+            self._moving.leave(record.session)
 
     def _end(self, session: IngressSession, why: RearviewError) -> None:
         record = self.sessions.get(session.spec.session_id)

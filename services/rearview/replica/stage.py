@@ -33,6 +33,7 @@ from rearview.replica.outflow import Outflow
 from rearview.replica.pasts import Past
 from rearview.replica.pulse import OnEnd, Pulse, only_told
 from rearview.replica.renewal import Renewal
+from rearview.replica.reporting import Reporting
 from rearview.replica.requests import Requests
 from rearview.replica.runner import EngineRunner
 from rearview.replica.sessions import Held, Passed, Sessions
@@ -74,9 +75,7 @@ class Stage:
         on_end: OnEnd = only_told,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """`clock`, `call_later`: by which orphans are closed; the event loop's own if they are not given.
-        `on_end`: ends the process of a replica that was given up. `on_progress`: told of a long start.
-        """
+        """`clock`, `call_later`: of orphans. `on_end`: ends a process given up. `on_progress`: of a start."""
         self._config, self._span_index, self._span = config, span_index, config.spans[span_index]
         self._on_end, self._on_progress = on_end, on_progress
         self._identity, self._node = identity(config.model, self._span, replica_id, node), node
@@ -85,9 +84,10 @@ class Stage:
         self._sessions: Sessions[Link] = Sessions(config.link.orphan_grace_s)
         self._requests = Requests(self._span.name)
         self.admitted = Admitted(self._span.name, config.placement.max_load)
+        self.reporting = Reporting(self._span.name, self.admitted, self._sessions, self._clock)
         self._renewal = Renewal(config, self._span, self.admitted)
         self._handlers: Mapping[Kind, Handler] = {}
-        self._draining = self._stopping = False
+        self._stopping = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._server = LinkServer(
@@ -126,16 +126,17 @@ class Stage:
         self._metrics_server = serve_metrics(self._metrics.registry, span.metrics_port, config.access.metrics)
         self._metrics_port = self._metrics_server.port
         self._events(SlotsOffered(span.name, self.admitted.slots, span.max_batch))
+        self.reporting.started()
 
     def describe(self) -> Mapping[str, Any]:
         """What placement and operators need to know of this replica."""
         return {
             **self._identity,
             "address": self._address,
-            "free_slots": 0 if self._draining else self.admitted.slots - self._sessions.num_owned,
+            "free_slots": 0 if self.reporting.is_leaving else self.admitted.slots - self._sessions.num_owned,
             **self.admitted.describe(),
             **self._sessions.describe(),
-            "draining": self._draining,
+            **self.reporting.describe(),
             "metrics_url": f"http://{reachable(self._config.access.metrics.host)}:{self._metrics_port}/metrics",
         }
 
@@ -152,7 +153,7 @@ class Stage:
     async def drain(self, grace_s: float) -> None:
         """Take no new sessions, tell the owners, and wait until the sessions have ended."""
         assert self._pulse is not None, "drained before the start"
-        self._draining = True
+        self.reporting.is_leaving = True
         self._pulse.drain()
         with contextlib.suppress(TimeoutError, RuntimeError):
             self.check_health()  # Else they would not end.
@@ -204,7 +205,7 @@ class Stage:
     async def _try_open(self, owner: Link, request: Mapping[str, Any]) -> Mapping[str, Any]:
         spec, epoch = decode_spec(request["session"]), request["epoch"]
         codec = _codec(self._config, request, spec)
-        if self._draining or self._runner is None:
+        if self.reporting.is_leaving or self._runner is None:
             raise Refused(Reason.DRAINING, "the replica is draining", retry_after_s=1.0)
         declared = Declared.told(spec, request)
         self.admitted.check(declared)

@@ -23,6 +23,7 @@ from rearview.contract.events import (
     OutputsForgotten,
     Played,
     ReplicaCondemned,
+    ReplicasWanted,
     SessionClosed,
     SessionMoved,
     SessionOpened,
@@ -87,10 +88,8 @@ class MetricsListener:
                 metrics.sessions.labels(tenant).inc()
             case SessionClosed(tenant):
                 metrics.sessions.labels(tenant).dec()
-            case StreamOpened():
-                metrics.streams_open.inc()
-            case StreamClosed():
-                metrics.streams_open.dec()
+            case StreamOpened() | StreamClosed():
+                metrics.streams_open.inc(1 if isinstance(event, StreamOpened) else -1)
             case CallEnded(reason):
                 metrics.calls_ended.labels(reason.name.lower()).inc()
             case FileReloaded(name, is_good):
@@ -106,5 +105,7 @@ class MetricsListener:
                 metrics.checkpoint_seconds.observe(seconds)
             case ReplicaCondemned(span, cause):
                 metrics.replicas_condemned.labels(span, cause.value).inc()
+            case ReplicasWanted(span, wanted, leaving, why):
+                metrics.replicas_decided(span, wanted, leaving, why)
             case _:
                 assert_never(event)

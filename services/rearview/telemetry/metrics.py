@@ -18,6 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from rearview.contract.failure import Failure
 from rearview.errors import DropReason, Reason
+from rearview.telemetry.scaling_metrics import ScalingMetrics
 
 __all__ = ["FrameRate", "Metrics", "new_registry"]
 
@@ -277,7 +278,15 @@ class _MoveMetrics:
         )
 
 
-class Metrics(_FrameMetrics, _ViewerMetrics, _SpanMetrics, _ForwardMetrics, _SessionMetrics, _MoveMetrics):
+class Metrics(
+    _FrameMetrics,
+    _ViewerMetrics,
+    _SpanMetrics,
+    _ForwardMetrics,
+    _SessionMetrics,
+    _MoveMetrics,
+    ScalingMetrics,
+):
     """The metrics of one process. Use the methods where there is one; else the attribute."""
 
     def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -288,6 +297,7 @@ class Metrics(_FrameMetrics, _ViewerMetrics, _SpanMetrics, _ForwardMetrics, _Ses
         _ForwardMetrics.__init__(self, registry)
         _SessionMetrics.__init__(self, registry)
         _MoveMetrics.__init__(self, registry)
+        ScalingMetrics.__init__(self, registry)
         self.link_bytes = Counter(
             "rearview_link_bytes_total",
             "Bytes that links carried, by peer (span or ingress) and direction (sent or received).",
