@@ -89,14 +89,14 @@ class IngressDeployment:
         from rearview.telemetry.logging import configure_logging
 
         configure_logging()
-        self._members = ServeMembers(spans)
         content = ServiceConfig.model_validate(config)
+        self._members = ServeMembers(spans, content.spans)
         replica_id = serve.get_replica_context().replica_id.unique_id
         node = get_runtime_context().get_node_id()
         self._ingress = Ingress(content, replica_id, node, self._members.describe)
         self._server = IngressServer(self._ingress)
         await self._server.start()
-        self._members.tell(self._ingress.demand.told, content.spans)
+        self._members.tell(self._ingress.demand.told)
 
     async def describe(self) -> Mapping[str, Any]:
         """Where the edge listens."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from rearview.config import SpanConfig
@@ -28,20 +29,21 @@ TELL_WITHIN_S = 5.0
 class ServeMembers:
     """Those of all spans. For one event loop."""
 
-    def __init__(self, spans: Sequence[DeploymentHandle[Any]]) -> None:
-        self._handles = spans
+    def __init__(self, handles: Sequence[DeploymentHandle[Any]], spans: Sequence[SpanConfig]) -> None:
+        """`handles`: of the deployments of `spans`."""
+        each = list(zip(handles, spans, strict=True))
+        self._scaling = [handle for handle, span in each if span.max_replicas is not None]
         self._telling: list[asyncio.Task[None]] = []
-        self._spans = [Described(partial(_ask, span)) for span in spans]
+        self._spans = [Described(partial(_ask, handle, span.min_replicas == 0)) for handle, span in each]
 
     async def describe(self) -> Sequence[Mapping[str, Any]]:
         """See `Members`."""
         described = await asyncio.gather(*(span.refresh() for span in self._spans))
         return [word for of_span in described for word in of_span]
 
-    def tell(self, told: Callable[[], Mapping[str, Any]], spans: Sequence[SpanConfig]) -> None:
-        """Tell what `told` gives to the replicas of those spans that scale, again and again until `stop`."""
-        scaling = [span for span, of in zip(self._handles, spans, strict=True) if of.max_replicas is not None]
-        self._telling = [asyncio.create_task(_Telling(span).run(told)) for span in scaling]
+    def tell(self, told: Callable[[], Mapping[str, Any]]) -> None:
+        """Tell what `told` gives to the replicas of all spans that scale, again and again until `stop`."""
+        self._telling = [asyncio.create_task(_Telling(span).run(told)) for span in self._scaling]
 
     async def stop(self) -> None:
         """Wait for nobody any more, and tell nobody."""
@@ -51,9 +53,14 @@ class ServeMembers:
         await asyncio.gather(*(span.stop() for span in self._spans))
 
 
-async def _ask(span: DeploymentHandle[Any]) -> Sequence[Awaitable[Description]]:
+async def _ask(span: DeploymentHandle[Any], may_be_empty: bool) -> Sequence[Awaitable[Description]]:
     # `results_async` gives nothing of anybody before all have answered, and fails if one does not.
-    answers = await span.broadcast("describe")._fetch_replica_results_async()
+    try:
+        answers = await span.broadcast("describe")._fetch_replica_results_async()
+    except DeploymentUnavailableError:
+        if not may_be_empty:  # Else Serve says so of a span that has none.
+            raise
+        return []
     return [answer.get_async() for answer in answers]
 
 
@@ -62,7 +69,7 @@ class _Telling:
 
     def __init__(self, span: DeploymentHandle[Any]) -> None:
         self._span = span
-        self._refused = 0
+        self._asked = 0
         self._calls: asyncio.Task[Any] | None = None
         """Waits for a replica, where there is none."""
 
@@ -77,16 +84,15 @@ class _Telling:
                 self._calls.cancel()
 
     async def _tell(self, words: Mapping[str, Any]) -> None:
-        """Tell every replica; where there is none and somebody was refused since, call for one."""
-        refused, before = words["refused"].get(self._span.deployment_name, 0), self._refused
-        self._refused = refused
+        """Tell every replica; where there is none and a session was asked for since, call for one."""
+        before, self._asked = self._asked, words["asked"]
         try:
             async with asyncio.timeout(TELL_WITHIN_S):
                 heard = await self._span.broadcast("hear", words)._fetch_replica_results_async()
         except Exception as error:  # Serve is away, or no replica is known yet.
             logger.info("replicas could not be told: %s", type(error).__name__)
             heard = []
-        if not heard and refused > before and (self._calls is None or self._calls.done()):
+        if not heard and self._asked > before and (self._calls is None or self._calls.done()):
             self._calls = asyncio.create_task(self._call())
 
     async def _call(self) -> None:

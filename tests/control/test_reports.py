@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from rearview.control.consolidation import leaving
 from rearview.control.placement import Asked, Replica, place
 from rearview.control.reports import BEGIN, Report, binding, figures_of, percentile_95, scale
 from rearview.control.scaling import Figures
+from rearview.errors import ConfigError
 
 pytestmark = pytest.mark.unit
 
@@ -88,6 +90,21 @@ def test_the_figures_are_those_of_the_configuration() -> None:
     assert (figures.node_s, figures.image_s, figures.hold_s) == (90.0, 30.0, 60.0)
     config = load_config({"spans": [{**span, "min_replicas": 0, "spares": 1}]})
     assert figures_of(config, config.spans[0]).min_replicas == 0
+
+
+@pytest.mark.parametrize(
+    ("span", "sections", "said"),
+    [
+        ({"min_replicas": 0}, {}, "needs max_replicas"),
+        ({"min_replicas": 3, "max_replicas": 4, "replicas": 2}, {}, "min_replicas 3 > replicas 2"),
+        ({"max_replicas": 4}, {"placement": {"max_load": 0.5}}, "max_load 0.5 < scaling.target_share 0.7"),
+        ({"max_replicas": 4}, {"scaling": {"target_share": 1.1}}, "target_share"),
+    ],
+)
+def test_what_cannot_scale_is_refused(span: dict[str, int], sections: dict[str, Any], said: str) -> None:
+    operators = ["encode", "denoise-0", "denoise-1", "decode"]
+    with pytest.raises(ConfigError, match=said):
+        load_config({"spans": [{"name": "fused", "operators": operators, **span}], **sections})
 
 
 def replica(name: str, started_s: float = 0.0, *, node: str = "n0", span: str = "fused") -> Replica:

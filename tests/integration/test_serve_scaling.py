@@ -1,10 +1,15 @@
-"""Autoscaling by sessions, live on a real Ray Serve: 1 → 2 → 1; live sessions move off what goes."""
+"""Autoscaling live on a real Ray Serve: a pipeline from one to three replicas of each span and back, while
+streams run; and a span that goes to none and comes back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from rearview.config import load_config
 from rearview.local import RayService
@@ -12,58 +17,60 @@ from rearview.v1 import settings_pb2
 from rearview.v1 import translation_service_pb2 as pb
 from support.waiting import eventually
 
+from loadtest.scaling import STAYING, perform, scaling_config
+
 from .conftest import Stream
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-CONFIG: dict[str, Any] = {
+WITHIN_S = 150.0
+"""Starts of replicas on a busy machine included."""
+IDLE: dict[str, Any] = {
     "model": {"checkpoint": "null"},
-    "topology": "fused",
     "spans": [
         {
             "name": "fused",
             "operators": ["encode", "denoise-0", "denoise-1", "decode"],
+            "min_replicas": 0,
             "replicas": 1,
             "max_replicas": 2,
-            "sessions_per_replica": 2,
         }
     ],
-    # Streams say nothing while a replica starts, which may take longer than the default on a busy machine.
-    "ingress": {"port": 0, "drain_grace_s": 20, "idle_timeout_s": 120},
+    "scaling": {"idle_s": 4.0, "hold_s": 1.0},
+    "ingress": {"port": 0, "idle_timeout_s": 120},
 }
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[RayService]:
-    with RayService(load_config(CONFIG)) as running:
-        yield running
+def test_one_to_three_to_one_while_streams_run_loses_and_resets_nothing(tmp_path: Path) -> None:
+    with RayService(scaling_config(tmp_path)) as service:
+        found = asyncio.run(perform(service))
+    assert found.violations == [], "a frame lost, doubled, out of order, or of another past"
+    assert found.dropped == 0
+    assert set(found.moved) == {"exact"}
+    assert sum(found.spread.values()) == 2 * STAYING, "each has a replica of both spans"
+    assert sum(count > 0 for count in found.spread.values()) > 2, "they were together before any had to go"
+    assert found.gaps_s["going"] < 5.0
 
 
-def open_four(service: RayService, open_stream: Callable[[str, pb.Open], Stream]) -> list[Stream]:
-    """Streams on two replicas, of which the second is new."""
-    request = pb.Open(settings=settings_pb2.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
-    assert len(service.stages) == 1
-    streams = [open_stream(service.address, request) for _ in range(3)]
-    eventually(lambda: len(service.stages) == 2, within_s=60)
-    return [*streams, open_stream(service.address, request)]
-
-
-def test_live_sessions_move_off_whichever_replica_goes(
-    service: RayService, open_stream: Callable[[str, pb.Open], Stream]
+def test_a_span_without_demand_has_no_replica_until_a_session_is_asked_for(
+    open_stream: Callable[[str, pb.Open], Stream],
 ) -> None:
-    streams = open_four(service, open_stream)
-    for stream in streams:
-        assert stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE) == [b"payload"] * 3
-    held = {stage["replica_id"]: list(stage["sessions"]) for stage in service.stages}
-    assert sum(map(len, held.values())) == 4
-    assert all(held.values()), "the new replica got no session"
-    staying = {sessions[0] for sessions in held.values()}  # One live session on each replica.
-    for stream in streams:
-        if stream.opened.session_id not in staying:
-            stream.finish()
-    eventually(lambda: len(service.stages) == 1, within_s=60)
-    for stream in streams:
-        if stream.opened.session_id in staying:
-            answers = stream.translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE, first=3)
-            assert answers == [b"payload"] * 3
-            stream.finish()
+    request = pb.Open(settings=settings_pb2.Settings(prompt="x"), drop_policy=pb.DROP_POLICY_LOSSLESS)
+    with RayService(load_config(IDLE)) as service:
+        eventually(lambda: not service.stages, within_s=WITHIN_S)
+        found: list[Stream] = []
+        codes: set[grpc.StatusCode] = set()
+
+        def is_open() -> bool:
+            try:
+                found.append(open_stream(service.address, request))
+            except grpc.RpcError as error:
+                codes.add(error.code())
+            return bool(found)
+
+        assert not is_open(), "there is no replica"
+        eventually(is_open, within_s=WITHIN_S)
+        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert found[0].translate([b"payload"] * 3, pb.IMAGE_FORMAT_OPAQUE) == [b"payload"] * 3
+        found[0].finish()
+        eventually(lambda: not service.stages, within_s=WITHIN_S)
