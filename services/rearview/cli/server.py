@@ -174,15 +174,21 @@ def plain_service(config: ServiceConfig, on_progress: Callable[[str], None]) -> 
 
 
 @contextlib.contextmanager
-def ray_service(config: ServiceConfig, on_progress: Callable[[str], None]) -> Iterator[RayService]:
-    """The same through a Ray of its own."""
-    from rearview.local import RayService
+def ray_service(
+    config: ServiceConfig, on_progress: Callable[[str], None], ray_address: str | None = None
+) -> Iterator[RayService]:
+    """The same through the Ray at `host:port`; None: one of its own."""
+    from rearview.local import JoinedRayService, RayService
 
     def progress(text: str) -> None:
         interrupt_on_sigterm()  # Ray's start takes the signal away
         on_progress(text)
 
-    with _stopped_at_the_end(RayService(config, progress)) as service:
+    if ray_address is None:
+        started = RayService(config, progress)
+    else:
+        started = JoinedRayService(config, ray_address, progress)
+    with _stopped_at_the_end(started) as service:
         interrupt_on_sigterm()
         yield service
 

@@ -43,6 +43,10 @@ def up(
     size: Annotated[
         str | None, typer.Option(help="Without --config: WIDTHxHEIGHT that there is room for.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a Ray that runs already, to serve on. Default: one of its own."),
+    ] = None,
     studio: Annotated[
         bool, typer.Option("--studio", help="Serve the studio's page too, on this machine alone.")
     ] = False,
@@ -53,6 +57,7 @@ def up(
     """Start the service on this machine and serve until Ctrl-C; then stop all that was started.
 
     It starts anew when Ray's control service (GCS) has died or is silent for 20 s: sessions are lost then.
+    With --ray it ends then, and from that Ray it deletes this one application at the end.
     """
     from rich.console import Console
 
@@ -61,6 +66,7 @@ def up(
     from rearview.cli.server import local_config, ray_service
     from rearview.cli.studio import STUDIO_PORT, Beside
     from rearview.cli.watch import LOOK_EVERY_S, Watch, start_anew
+    from rearview.errors import RearviewError, Reason
 
     interrupt_on_sigterm()
     chosen = port if port is not None or config is not None else DEFAULT_PORT
@@ -77,7 +83,7 @@ def up(
     console = Console()
     progress = show_progress(console)
     stop = threading.Event()
-    with progress, ray_service(service_config, progress.step) as service, ExitStack() as stack:
+    with progress, ray_service(service_config, progress.step, ray) as service, ExitStack() as stack:
         progress.pause()
         remember_costs(service_config, service.stages)
         for one in service.stages:
@@ -95,6 +101,8 @@ def up(
         watch = Watch(service.gcs_address)
         while not stop.wait(LOOK_EVERY_S):  # a wait without end would not let the handler run
             if watch.is_gone():
+                if ray is not None:
+                    raise RearviewError(Reason.UNREACHABLE, f"the Ray at {ray} is gone")
                 console.print("Ray's control service is gone: starting anew", highlight=False)
                 start_anew(service.address)
     console.print("stopped")

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rearview.config import ServiceConfig
-from rearview.errors import ConfigError
+from rearview.errors import ConfigError, RearviewError
 from rearview.local.quiet_ray import quiet_ray
+from rearview.local.ray_access import token_header
 from rearview.local.service import LocalService
 from rearview.scratch import Scratch
 
@@ -75,7 +76,7 @@ class RayService(LocalService):
     def _start(self) -> None:
         try:
             self._try_start()
-        except ConfigError:
+        except (ConfigError, RearviewError):
             raise
         except Exception as error:  # On a busy machine parts of Ray miss deadlines that it sets itself.
             self._on_progress(f"Ray did not start, trying once more: {_reason(error)}")
@@ -92,6 +93,7 @@ class RayService(LocalService):
         import ray
 
         quiet_ray()
+        token_header()
         self._scratch = Scratch()
         ray.init(
             address="local",
