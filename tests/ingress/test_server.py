@@ -41,6 +41,22 @@ async def test_health_is_serving(name: str) -> None:
         assert response.status == SERVING
 
 
+async def test_health_of_translation_follows_the_replicas_without_which_no_frame_comes_back() -> None:
+    async with running(spans=PIPELINE) as service, grpc.aio.insecure_channel(service.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICES[0]), timeout=30)
+        assert (await watch.read()).status == SERVING
+        lost = service.stages.pop()
+        await lost.stop()
+        assert (await watch.read()).status == NOT_SERVING
+        edge = await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert edge.status == SERVING, "who asks for a session is told why there is none"
+        service.stages.append(Stage(service.config, 1, "span-1#1", "node"))
+        await service.stages[-1].start()
+        assert (await watch.read()).status == SERVING
+        watch.cancel()
+
+
 async def test_reflection_lists_the_services() -> None:
     async with (
         running(ingress={"reflection": True}) as service,

@@ -12,6 +12,7 @@ from rearview.cli.chaos import chaos
 from rearview.cli.demo import demo
 from rearview.cli.doctor import doctor
 from rearview.cli.drain import drain
+from rearview.cli.probe import probe
 from rearview.cli.studio import studio
 from rearview.cli.styles import styles
 from rearview.cli.translate import TranslateCommand, translate
@@ -50,6 +51,7 @@ app.command()(demo)
 app.command(cls=TranslateCommand)(translate)
 app.add_typer(sessions.app, name="sessions")
 app.command()(drain)
+app.command()(probe)
 app.command()(doctor)
 app.command(context_settings=laboratory.UNREAD)(chaos)
 app.command("eval", context_settings=laboratory.UNREAD)(laboratory.evaluate)

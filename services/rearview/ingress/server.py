@@ -1,4 +1,8 @@
-"""The edge: a grpc.aio server of our own around an `Ingress`, with health, reflection, TLS and drain."""
+"""The edge: a grpc.aio server of our own around an `Ingress`, with health, reflection, TLS and drain.
+
+Health has two answers. Of the whole server ("") it is SERVING until the drain; of the TranslationService only
+while every span has a replica whose link beats, without which no frame can come back.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,9 @@ from rearview.v1 import (
 )
 
 __all__ = ["IngressServer"]
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +99,7 @@ class IngressServer:
         )
         self.metrics_port = self._metrics_server.port
         for service in ("", *_SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            await self._health.set(service, SERVING)
 
     @property
     def address(self) -> str:
@@ -131,16 +138,20 @@ class IngressServer:
         return self._server.add_secure_port(address, self._credentials)
 
     async def _watch(self) -> None:
-        """End the calls whose token is over, soon after it is or after its file has changed."""
+        """Say whether frames can flow, and end the calls whose token is over, soon after it is or after its
+        file has changed.
+        """
         while True:
             await asyncio.sleep(WATCH_PERIOD_S)
             try:
+                flows = self._ingress.choosing.has_lanes
+                await self._health.set(_SERVICES[0], SERVING if flows else NOT_SERVING)
                 self._running.expire(time.time())
                 if self._ingress.credentials.refresh():
                     self._ingress.revoke()
                     self._running.recheck()
             except Exception as error:  # The edge of a look: the next one must come.
-                log_fault(logger, "tokens could not be looked at", error)
+                log_fault(logger, "health and tokens could not be looked at", error)
 
 
 def _options(config: ServiceConfig) -> list[tuple[str, Any]]:
