@@ -13,7 +13,7 @@ from support.require import skip_or_fail
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(params=["base", "overlays/dev", "overlays/pipeline"])
+@pytest.fixture(params=["base", "overlays/dev", "overlays/pipeline", "overlays/ha"])
 def objects(request: pytest.FixtureRequest, root: Path) -> list[Manifest]:
     if kubectl() is None:
         skip_or_fail("kubectl is not installed")
@@ -51,7 +51,7 @@ def test_a_node_drain_may_always_evict_a_pod(objects: list[Manifest]) -> None:
     assert blocks_drains(objects) == []
 
 
-@pytest.mark.parametrize("budget", [{"maxUnavailable": 1}, {"minAvailable": "50%"}, {"minAvailable": 1}])
+@pytest.mark.parametrize("budget", [{"maxUnavailable": 1}, {"minAvailable": "50%"}, {"minAvailable": 3}])
 def test_a_budget_that_blocks_drains_for_ever_is_found(
     objects: list[Manifest], budget: dict[str, Any]
 ) -> None:

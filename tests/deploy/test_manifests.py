@@ -16,12 +16,17 @@ from rearview.app import INGRESS, build_app_from_args
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import ConfigError
 from rearview.serve_options import SHUTDOWN_MARGIN_S
+from rearview.v1 import translation_service_pb2
+from support.gateway_api import gateway_problems
 from support.manifests import CustomResources, Manifest, check_core, kubectl, pick, render, serve_problems
 from support.require import skip_or_fail
 
 pytestmark = pytest.mark.unit
 
-VARIANTS = ["base", "overlays/dev", "overlays/pipeline"]
+TRANSLATION = translation_service_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name
+OTHERS = ("Deployment", "StatefulSet")
+"""Kinds whose pods are not of the Ray cluster."""
+VARIANTS = ["base", "overlays/dev", "overlays/pipeline", "overlays/ha"]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -69,6 +74,10 @@ def group(objects: list[Manifest], name: str) -> dict[str, Any]:
     return next(item for item in groups if item["groupName"] == name)
 
 
+def named(objects: list[Manifest], kind: str, name: str) -> Manifest:
+    return next(item for item in pick(objects, kind) if item["metadata"]["name"] == name)
+
+
 def ports(template: dict[str, Any]) -> dict[str, int]:
     container = template["spec"]["containers"][0]
     return {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -78,6 +87,8 @@ def test_every_object_passes_its_schema(objects: list[Manifest], custom: CustomR
     for item in objects:
         if custom.knows(item):
             assert custom.problems(item) == []
+        elif item["apiVersion"].startswith("gateway."):
+            assert gateway_problems(item) == []
         else:
             check_core(item)
 
@@ -117,10 +128,11 @@ def test_serve_builds_one_scaling_deployment_per_span_behind_the_ingress(
 def test_grpc_port_is_the_same_everywhere(objects: list[Manifest]) -> None:
     port = config(objects).ingress.port
     ingress = templates(objects)["ingress"]
-    (exposed,) = pick(objects, "Service")[0]["spec"]["ports"]
+    (exposed,) = named(objects, "Service", "rearview-grpc")["spec"]["ports"]
     assert ports(ingress)["serve-grpc"] == port
     assert ports(templates(objects)["head"])["serve-grpc"] == port
-    assert ingress["spec"]["containers"][0]["readinessProbe"]["grpc"]["port"] == port
+    asked = ingress["spec"]["containers"][0]["readinessProbe"]["grpc"]
+    assert asked == {"port": port, "service": TRANSLATION}, "ready is who can bring frames back"
     assert (exposed["port"], exposed["targetPort"]) == (port, "serve-grpc")
     assert exposed["appProtocol"] == "kubernetes.io/h2c"
     policies = {item["metadata"]["name"]: item["spec"] for item in pick(objects, "NetworkPolicy")}
@@ -182,7 +194,8 @@ def test_every_span_is_scraped_where_there_is_monitoring(objects: list[Manifest]
 
 
 def test_every_selector_finds_pods(objects: list[Manifest]) -> None:
-    labels = [template["metadata"]["labels"] for template in templates(objects).values()]
+    others = [item["spec"]["template"] for kind in OTHERS for item in pick(objects, kind)]
+    labels = [template["metadata"]["labels"] for template in (*templates(objects).values(), *others)]
     for item in objects:
         spec = item.get("spec", {})
         selector = spec.get("podSelector", spec.get("selector", {}))
