@@ -93,7 +93,8 @@ class IngressDeployment:
         self._members = ServeMembers(spans, content.spans)
         replica_id = serve.get_replica_context().replica_id.unique_id
         node = get_runtime_context().get_node_id()
-        self._ingress = Ingress(content, replica_id, node, self._members.describe)
+        born = get_runtime_context().get_session_name()  # It begins with when this Ray was started.
+        self._ingress = Ingress(content, replica_id, node, self._members.describe, generation=born)
         self._server = IngressServer(self._ingress)
         await self._server.start()
         self._members.tell(self._ingress.demand.told)

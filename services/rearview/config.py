@@ -233,6 +233,9 @@ class DirectoryConfig(_Section):
     """A session whose ingress does not renew its lease for so long takes no more of capacity and quotas."""
     key_prefix: str = "rearview"
     """First part of every Redis key."""
+    takes_over: bool = False
+    """Whether several clusters of this name may share the Redis, as in an upgrade: sessions go on across
+    them, and once a newer cluster serves the older ones drain. They need one links' secret and a network."""
 
 
 class LinkConfig(_Section):

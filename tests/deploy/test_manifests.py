@@ -15,6 +15,7 @@ from ray.serve import Application
 from rearview.app import INGRESS, build_app_from_args
 from rearview.config import ServiceConfig, load_config
 from rearview.errors import ConfigError
+from rearview.ingress.clusters import SETTLE_S
 from rearview.serve_options import SHUTDOWN_MARGIN_S
 from rearview.v1 import translation_service_pb2
 from support.gateway_api import gateway_problems
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.unit
 TRANSLATION = translation_service_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name
 OTHERS = ("Deployment", "StatefulSet")
 """Kinds whose pods are not of the Ray cluster."""
-VARIANTS = ["base", "overlays/dev", "overlays/pipeline", "overlays/ha"]
+VARIANTS = ["base", "overlays/dev", "overlays/pipeline", "overlays/ha", "overlays/kind"]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -266,6 +267,13 @@ def test_nodes_outlive_a_head_that_is_brought_back(objects: list[Manifest]) -> N
         assert float(given["RAY_gcs_rpc_server_reconnect_timeout_s"]) >= 600, role
 
 
+def test_both_clusters_of_an_upgrade_run_until_sessions_have_gone_over(objects: list[Manifest]) -> None:
+    directory, edge = config(objects).directory, config(objects).ingress
+    assert directory.takes_over == (directory.redis_url is not None)
+    delay_s = service(objects)["spec"]["rayClusterDeletionDelaySeconds"]
+    assert delay_s >= SETTLE_S + 2 * edge.drain_grace_s
+
+
 def test_pods_are_restricted_and_bounded(objects: list[Manifest]) -> None:
     for role, template in templates(objects).items():
         pod, container = template["spec"], template["spec"]["containers"][0]
@@ -316,11 +324,12 @@ def test_a_pod_that_would_cut_its_replicas_off_is_found(base: list[Manifest], ch
     assert [found.split(":")[0] for found in drains_badly(base)] == ["spans"]
 
 
-def test_only_the_dev_overlay_carries_secrets(root: Path) -> None:
+def test_only_overlays_that_are_tried_carry_secrets(root: Path) -> None:
     if kubectl() is None:
         skip_or_fail("kubectl is not installed")
     assert {variant for variant in VARIANTS if pick(render(root / "k8s" / variant), "Secret")} == {
-        "overlays/dev"
+        "overlays/dev",
+        "overlays/kind",
     }
 
 

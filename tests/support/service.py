@@ -35,14 +35,17 @@ class InProcessService:
     shared: Directory | None = None
     """The directory in memory that its ingresses share; None: each opens what `config` says."""
     servers: list[IngressServer] = field(default_factory=list)
+    generation: str = ""
+    """Of the cluster that it is."""
 
     def __post_init__(self) -> None:
         self._turns = itertools.count()
 
     async def add(self) -> IngressServer:
         """One ingress more."""
-        name = f"ingress#{len(self.servers)}"
-        server = IngressServer(Ingress(self.config, name, "node", self.members, self.shared))
+        name = f"{self.generation}ingress#{len(self.servers)}"
+        ingress = Ingress(self.config, name, "node", self.members, self.shared, generation=self.generation)
+        server = IngressServer(ingress)
         await server.start()
         self.servers.append(server)
         return server
@@ -117,22 +120,28 @@ class SessionsOfAll:
 
 @asynccontextmanager
 async def in_process_service(
-    config: ServiceConfig, count: int | None = None, *, shares: bool | None = None
+    config: ServiceConfig,
+    count: int | None = None,
+    *,
+    shares: bool | None = None,
+    directory: Directory | None = None,
+    generation: str = "",
 ) -> AsyncIterator[InProcessService]:
     """Start every replica that `config` names and `count` ingresses; stop them all at the end. `shares`:
-    whether the directory in memory is one to share, which it is if there are several.
+    whether the directory in memory is one to share, which it is if there are several. `directory`: one that
+    another service shares, of which this is the `generation`.
     """
     count = ingresses if count is None else count
     in_memory = (config.directory.redis_url is None and count > 1) if shares is None else shares
-    shared = MemoryDirectory(lease_s=config.directory.lease_s) if in_memory else None
+    shared = MemoryDirectory(lease_s=config.directory.lease_s) if in_memory else directory
     stages = [
-        Stage(config, index, f"{span.name}#{replica}", "node")
+        Stage(config, index, f"{generation}{span.name}#{replica}", "node")
         for index, span in enumerate(config.spans)
         for replica in range(span.replicas)
     ]
     for stage in stages:
         await stage.start()
-    service = InProcessService(config, stages, shared)
+    service = InProcessService(config, stages, shared, generation=generation)
     try:
         for _ in range(count):
             await service.add()

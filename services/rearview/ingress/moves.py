@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.session import IngressSession
+from rearview.ingress.sessions import Record
 from rearview.ingress.tasks import SessionTasks
 
 __all__ = ["Moves", "check_in", "stand_still"]
@@ -64,6 +65,12 @@ class Moves:
         """A replica of the session's lane is to be left: move it off, and try until it is lost or gone."""
         if not self._tasks.runs(session):
             self._tasks.start(session, self._leave(session, session.lane))
+
+    def vacate(self, sessions: Iterable[Record], replicas: Set[str]) -> None:
+        """Let those of the sessions leave that have a replica among `replicas` in their lane."""
+        for session in (record.session for record in sessions):
+            if session.feed.is_attached and not replicas.isdisjoint(session.lane.replicas):
+                self.leave(session)
 
     def forget(self, session: IngressSession) -> None:
         """The session has ended, or has lost its lane: there is nothing to move."""

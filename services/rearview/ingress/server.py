@@ -74,6 +74,8 @@ class IngressServer:
         self._server: grpc.aio.Server = grpc.aio.server(interceptors=(door,), options=_options(self._config))
         self._metrics_server: MetricsServer | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._yielding: asyncio.Task[None] | None = None
+        """Drains, for a newer cluster serves."""
         self.port = 0
         self.metrics_port = 0
 
@@ -123,8 +125,9 @@ class IngressServer:
 
     async def stop(self) -> None:
         """End everything now."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._yielding):
+            if task is not None:
+                task.cancel()
         await self._ingress.stop()
         await self._server.stop(FLUSH_S)
         if self._metrics_server is not None:
@@ -146,9 +149,12 @@ class IngressServer:
             try:
                 flows = self._ingress.choosing.has_lanes
                 await self._health.set(_SERVICES[0], SERVING if flows else NOT_SERVING)
+                if self._ingress.clusters.is_superseded and self._yielding is None:
+                    logger.warning("a newer cluster serves: this ingress drains")
+                    self._yielding = asyncio.create_task(self.drain())
                 self._running.expire(time.time())
                 if self._ingress.credentials.refresh():
-                    self._ingress.revoke()
+                    self._ingress.sessions.revoke(self._ingress.credentials)
                     self._running.recheck()
             except Exception as error:  # The edge of a look: the next one must come.
                 log_fault(logger, "health and tokens could not be looked at", error)

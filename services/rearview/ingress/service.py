@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -34,12 +35,13 @@ from rearview.contract.settings import SettingsChange
 from rearview.control.admission import Admission, quota_of
 from rearview.control.circuit import Circuit
 from rearview.directory import Directory, open_directory
-from rearview.errors import Fault, InvalidRequest, RearviewError, Reason, Refused, StreamEnded
+from rearview.errors import Fault, RearviewError, Reason, Refused, StreamEnded
 from rearview.ingress.admission import read_served
 from rearview.ingress.adoption import Adoptions, Resumption, unknown, wrong_token
 from rearview.ingress.catalogue import Catalogue
 from rearview.ingress.checkpoints import Checkpoints
 from rearview.ingress.choosing import Choosing
+from rearview.ingress.clusters import Clusters
 from rearview.ingress.credentials import Credentials
 from rearview.ingress.demand import Demand
 from rearview.ingress.edge import Edge
@@ -87,8 +89,11 @@ class Ingress:
         node: str,
         members: Members,
         directory: Directory | None = None,
+        generation: str = "",
     ) -> None:
-        """`directory`: one that ingresses of this process share; None: the one of `config`."""
+        """`directory`: one that ingresses of this process share; None: the one of `config`. `generation`: of
+        this cluster (`Clusters`).
+        """
         self.config, self.admission = config, Admission(read_served(config))
         self._advice = Advice(self.admission.served.card, config.model)
         self.metrics = Metrics(new_registry())
@@ -103,6 +108,7 @@ class Ingress:
         self.credentials = Credentials(config, self.events)
         self._directory = directory or open_directory(config.directory, Circuit())
         self._is_shared = directory is not None or config.directory.redis_url is not None
+        self.clusters = Clusters(self._directory, config, ingress_id, generation, members, node)
         self._lanes = Lanes(
             [span.name for span in config.spans],
             config.link,
@@ -110,11 +116,11 @@ class Ingress:
             on_frame=self._on_frame,
             on_lane_lost=self._on_lane_lost,
             on_lane_drains=self._on_lane_drains,
-            source=lambda request: self._handovers.source(request),
+            source=lambda request: self.clusters.source(request, self._handovers.source),
             events=self.events,
         )
         self._checkpoints = Checkpoints(self._lanes, config.link, node, config.recovery, self.events)
-        self._roster = Roster(members, self._lanes, config.spans)
+        self._roster = Roster(self.clusters.members, self._lanes, config.spans)
         self._leases = Leases(
             self._directory,
             ingress_id,
@@ -124,11 +130,11 @@ class Ingress:
             held=self._roster.held,
         )
         self._choose_lanes(ingress_id)
-        self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
         self._outlive_lanes(ingress_id)
         self._outlive_ingresses(node)
-        self._edge = self._shared()
+        kept = config.recovery.input_bytes
+        self._edge = Edge(config.model.name, config.limits, LaneSender(), self._executor, self.events, kept)
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
         """Whether new streams are refused."""
@@ -139,8 +145,9 @@ class Ingress:
         await self._roster.wait_until_complete()
         await asyncio.to_thread(self._advice.prepare)
         await self._leases.begin(self._lanes.address)
+        await self.clusters.begin(self._lanes.address)
         await self._spares.try_look()
-        running = (self._roster, self._leases, self._spares, self._moving, self._unfed)
+        running = (self._roster, self._leases, self._spares, self._moving, self._unfed, self.clusters)
         self._background = {asyncio.create_task(each.run()) for each in running}
 
     async def stop(self) -> None:
@@ -171,7 +178,8 @@ class Ingress:
 
     def leave(self) -> None:
         """The drain grace is over: see `leave_to_others`."""
-        leave_to_others(self.sessions, self._lanes, self._leases, is_shared=self._is_shared)
+        parts, stays = (self.sessions, self._lanes, self._leases), self.clusters.is_superseded
+        leave_to_others(*parts, is_shared=self._is_shared, stays=stays)
 
     async def open(self, tenant: TenantConfig, request: OpenRequest) -> Record:
         """Admit, place and open a session. Raises InvalidRequest or Refused; then nothing is held."""
@@ -205,13 +213,6 @@ class Ingress:
             raise wrong_token()
         return record
 
-    def revoke(self) -> None:
-        """End the sessions of tenants that are no longer known, whether they are fed or not."""
-        revoked = InvalidRequest(Reason.TOKEN_REVOKED, "the tenant is no longer known")
-        for record in self.sessions:
-            if record.session.tenant.name not in self.credentials:
-                self.sessions.close(record, revoked)
-
     async def change_settings(self, session: IngressSession, change: SettingsChange) -> str:
         """Apply a change from the next frame on; returns advice. Raises as `changed` does."""
         await check_pictures(change, self._executor)
@@ -234,6 +235,7 @@ class Ingress:
             evict=lambda tenant, for_slots: self._unfed.evict(tenant, for_slots),
             is_draining=lambda: self.draining,
         )
+        self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
 
     def _outlive_lanes(self, ingress_id: str) -> None:
         """What a session needs to go on in another lane."""
@@ -243,6 +245,7 @@ class Ingress:
         moves = (self._directory, ingress_id, lanes, leases, self.choosing, self._emptying, kept)
         self._moving = Moving(self.config, *moves, self.sessions, self._roster, self.events)
         mine = (self._directory, ingress_id)
+        self.clusters.vacate = partial(self._moving.moves.vacate, self.sessions)
         grace_s, is_shared = self.config.ingress.resume_grace_s, self._is_shared
         self._unfed = Unfed(*mine, self.sessions, parking, self.catalogue, grace_s, is_shared)
 
@@ -254,11 +257,6 @@ class Ingress:
         self._adoptions = Adoptions(
             self._lanes, self._leases, self._handovers, refresh=self._roster.try_refresh, begin=self._begin
         )
-
-    def _shared(self) -> Edge:
-        """What all sessions have in common."""
-        config, kept_bytes = self.config, self.config.recovery.input_bytes
-        return Edge(config.model.name, config.limits, LaneSender(), self._executor, self.events, kept_bytes)
 
     def _begin(self, terms: Terms, lease: Lease, lane: Lane, inherited: Inherited) -> Record:
         """A session that nobody feeds yet."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rearview.config import TenantConfig
-from rearview.errors import NotFound, RearviewError, Reason, StreamEnded
+from rearview.errors import InvalidRequest, NotFound, RearviewError, Reason, StreamEnded
 from rearview.ingress.session import IngressSession
 
 __all__ = ["Feeder", "Record", "Sessions"]
@@ -127,6 +127,13 @@ class Sessions:
         """End every session."""
         for record in self:
             self.close(record, why)
+
+    def revoke(self, known: Container[str]) -> None:
+        """End the sessions of tenants that are not `known` any more, whether they are fed or not."""
+        revoked = InvalidRequest(Reason.TOKEN_REVOKED, "the tenant is no longer known")
+        for record in self:
+            if record.session.tenant.name not in known:
+                self.close(record, revoked)
 
     def evict(self, tenant: str, for_slots: bool) -> tuple[str, ...] | None:
         """End the session of the tenant that nobody has fed for longest, to make room for another of its own;

@@ -44,7 +44,7 @@ class Crew:
 
     def __init__(self, config: ServiceConfig, folder: Path) -> None:
         """`folder`: for what processes write."""
-        self._config, self._folder = config, folder
+        self._config, self._folder, self._generation = config, folder, f"{time.time_ns():020d}"
         self._places = [
             *(Place(span.name, n) for n, span in enumerate(config.spans) for _ in range(span.replicas)),
             *(Place(INGRESS, None) for _ in range(config.ingress.replicas)),
@@ -133,9 +133,11 @@ class Crew:
 
     def _fill(self, place: Place) -> None:
         id = f"{place.name}#{next(self._numbers)}"
+        if self._config.directory.takes_over:  # Another service may know it.
+            id = f"{id}.{self._generation}"
         log = str(self._folder / f"{id}.log")
         try:
-            process = Process(Order(id, self._config, place.span, log, everything()))
+            process = Process(Order(id, self._config, place.span, log, everything(), self._generation))
         except OSError as error:
             with self._changed:
                 place.filled(id, time.monotonic())

@@ -167,7 +167,7 @@ class _Ingress:
         from rearview.ingress.service import Ingress
 
         self._order = order
-        self._ingress = Ingress(order.config, order.name, NODE, line.replicas)
+        self._ingress = Ingress(order.config, order.name, NODE, line.replicas, generation=order.generation)
         self._server = IngressServer(self._ingress)
         self.stop = self._server.stop
 

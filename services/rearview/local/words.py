@@ -24,6 +24,8 @@ class Order:
     """The file that takes its standard output and error."""
     environment: Mapping[str, str]
     """Of the service's process, which that of a process forked elsewhere need not be."""
+    generation: str
+    """Of the service: one that is started later has a greater one."""
 
 
 @dataclass(frozen=True, slots=True)
