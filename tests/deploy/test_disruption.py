@@ -13,7 +13,7 @@ from support.require import skip_or_fail
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(params=["base", "overlays/dev", "overlays/pipeline", "overlays/ha"])
+@pytest.fixture(params=["base", "overlays/dev", "overlays/pipeline", "overlays/ha", "overlays/kind"])
 def objects(request: pytest.FixtureRequest, root: Path) -> list[Manifest]:
     if kubectl() is None:
         skip_or_fail("kubectl is not installed")

@@ -29,7 +29,7 @@ def ours(role: str) -> Pod:
 STRANGER = Pod({"app": "redis"})
 
 
-@pytest.fixture(params=["base", "overlays/dev", "overlays/pipeline", "overlays/ha"])
+@pytest.fixture(params=["base", "overlays/dev", "overlays/pipeline", "overlays/ha", "overlays/kind"])
 def policies(request: pytest.FixtureRequest, root: Path) -> list[Manifest]:
     if kubectl() is None:
         skip_or_fail("kubectl is not installed")
