@@ -15,7 +15,7 @@ from rearview.ingress.auth import Tenants
 pytestmark = pytest.mark.unit
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-CONFIGS = sorted(path for path in DEPLOY.glob("*.yaml") if not path.name.startswith("tenants."))
+CONFIGS = sorted(path for path in DEPLOY.glob("*.yaml") if path.name[:8] not in ("tenants.", "compose."))
 NAME = re.compile(
     r"(?P<model>[a-z0-9]+)-(?P<hardware>cpu|\d*x?h100)-(?P<kind>fused|pipeline|scaling|container)"
 )
