@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import click
 from rearview.cli.main import app
 from typer.main import get_command
 
@@ -12,18 +12,23 @@ __all__ = ["check_command"]
 
 
 def check_command(words: Sequence[str]) -> None:
-    """`words`: what follows `rearview`. Raises click.UsageError for what it does not know."""
-    command: click.Command = get_command(app)
-    context, left = click.Context(command, info_name="rearview"), list(words)
-    while isinstance(command, click.Group):
+    """`words`: what follows `rearview`. Raises LookupError for a command, an option or an argument that is
+    not there, and for an argument that is missing.
+    """
+    command: Any = get_command(app)
+    context, left = command.context_class(command, info_name="rearview"), list(words)
+    while hasattr(command, "get_command"):
         found = command.get_command(context, left[0]) if left else None
         if found is None:
-            raise click.UsageError(f"no such command: {' '.join(words)}")
-        context = click.Context(found, parent=context, info_name=left.pop(0))
+            raise LookupError(f"no such command: {' '.join(words)}")
+        context = found.context_class(found, parent=context, info_name=left.pop(0))
         command = found
-    values, extra, _ = command.make_parser(context).parse_args(left)
+    try:
+        values, extra, _ = command.make_parser(context).parse_args(left)
+    except Exception as error:  # A usage error of whichever click typer has.
+        raise LookupError(f"{' '.join(words)}: {error}") from error
     if extra and not context.allow_extra_args:
-        raise click.UsageError(f"what is {extra} in {' '.join(words)}?")
-    wanted = {each.name for each in command.params if isinstance(each, click.Argument) and each.required}
-    if missing := {name for name in wanted if name and values.get(name) is None}:
-        raise click.UsageError(f"{missing} missing in {' '.join(words)}")
+        raise LookupError(f"no such argument: {extra} in {' '.join(words)}")
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    if missing := [each.name for each in arguments if each.required and not values.get(each.name)]:
+        raise LookupError(f"missing: {missing} in {' '.join(words)}")
