@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -124,6 +124,41 @@ async def test_clusters_that_do_not_take_over_leave_each_other_alone(hurried: No
             get = sessions_pb.GetSessionRequest(session_id=opened.session_id)
             assert (await third.sessions.GetSession(get, timeout=10)).session.session_id == opened.session_id
         assert not old.ingress.draining
+
+
+async def test_a_session_that_the_new_model_cannot_take_stays_until_the_old_cluster_goes_and_is_reset(
+    hurried: None,
+) -> None:
+    directory = MemoryDirectory(lease_s=15.0)
+
+    def cluster(generation: str, model: str) -> AbstractAsyncContextManager[InProcessService]:
+        content = {
+            "model": {"checkpoint": model, "width": 64, "height": 64},
+            "spans": [{"name": "fused", "operators": OPERATORS}],
+            "ingress": {"port": 0, "drain_grace_s": 0.2},
+            "directory": {"takes_over": True},
+        }
+        return in_process_service(load_config(content), 1, directory=directory, generation=generation)
+
+    with quickly_stopped():
+        async with cluster("2-", "chain:2+0.1") as new:
+            async with cluster("1-", "chain:1+0.1") as old:
+                async with RawStream(old.address) as first:
+                    opened = await first.start(drop_policy=pb.DROP_POLICY_LOSSLESS)
+                    await first.frame(0, b"0")
+                    await first.read_answers(1)
+                    assert (await first.read_to_end()).reason is Reason.DRAINING
+                second = RawStream(new.address)
+                assert (await second.resume(opened, 1)).continuity == EXACT
+                owner = await directory.owner_of(opened.session_id)
+                assert owner is not None
+                assert owner.lease.lane == ("1-fused#0",), "the new ingress feeds the old replica"
+            await second.frame(1, b"1")
+            assert index((await second.read_answers(1))[0]) == 1
+            told = [each.notice for each in second.received if each.WhichOneof("message") == "notice"]
+            moved = [each.continuity for each in told if each.kind == pb.Notice.KIND_MOVED]
+            assert moved == [pb.CONTINUITY_RESET]
+            await second.__aexit__()
 
 
 class Board:
