@@ -36,11 +36,6 @@ class Choosing:
         self._lanes, self._leases, self._spares = lanes, leases, spares
         self._emptying, self._max_load = emptying, config.max_load
 
-    @property
-    def has_lanes(self) -> bool:
-        """Whether every span has a replica that seems to be alive."""
-        return self._lanes.fleet.is_complete
-
     async def for_new(self, spec: SessionSpec, load: Load) -> tuple[str, ...]:
         """A replica per span, none a spare, each with a slot and with time for what the session declares."""
         usage = await self._leases.usage_by_replica()

@@ -64,11 +64,16 @@ class Roster:
         self.known = descriptions
         return descriptions
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every span that is never without a replica has one that seems to be alive."""
+        return self._lanes.fleet.serves(self._needed)
+
     async def wait_until_complete(self) -> None:
-        """Return when every span has a replica that is never without one: before that nothing is served."""
-        while not self._lanes.fleet.serves(self._needed):
+        """Return when it is: before that nothing is served."""
+        while not self.is_complete:
             await self.try_refresh()
-            await asyncio.sleep(0 if self._lanes.fleet.serves(self._needed) else START_INTERVAL_S)
+            await asyncio.sleep(0 if self.is_complete else START_INTERVAL_S)
 
     async def run(self) -> None:
         """Ask for ever."""

@@ -166,6 +166,11 @@ class Ingress:
         await self._directory.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def has_lanes(self) -> bool:
+        """Whether frames can flow: no span lacks a replica that is never to be without one."""
+        return self._roster.is_complete
+
     async def refresh(self) -> Sequence[Mapping[str, Any]]:
         """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
         return await self._roster.refresh()
