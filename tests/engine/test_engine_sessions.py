@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rearview.contract.chain import Operator
+from rearview.contract.frame import Forward
 from rearview.contract.settings import Settings
 from rearview.engine.engine import Engine, Order
 from rearview.engine.memory.memoryless import Memoryless
@@ -183,6 +184,28 @@ def test_a_frame_tells_how_long_it_waited_and_ran() -> None:
     timings = {each.session_id: each.timings[-1] for each in left}
     assert (timings["a"].queue_s, timings["a"].compute_s) == (0.0, 0.5)
     assert (timings["b"].queue_s, timings["b"].compute_s) == (0.5, 0.5)
+    assert [each.forwards for each in timings.values()] == [(), ()]
+
+
+def test_a_forwards_time_is_shared_by_those_in_it_and_a_traced_frame_tells_of_each() -> None:
+    clock = Clock(10.0)
+    denoise = Operator.parse("denoise-0").kind
+    model = ToyModel(clock, CostTable({denoise: {1: 0.5, 2: 1.0}}))
+    engine = toy_engine(model, whole_chain(TOY_STEPS), max_batch=2)
+    for name, trace_id in (("a", b"t" * 16), ("b", b"")):
+        engine.open(toy_spec(name, steps=1))
+        frame = replace(entering(name, 0, toy_payload(name, 0)), trace_id=trace_id)
+        engine.admit(frame, clock() - 0.25)
+    left = Player(engine, clock=clock).left()
+    timings = {each.session_id: each.timings[-1] for each in left}
+    assert {(each.compute_s, each.device_s) for each in timings.values()} == {(1.0, 0.5)}
+    assert timings["b"].forwards == ()
+    assert timings["a"].arrived_s == 9.75
+    assert timings["a"].forwards == (
+        Forward("encode", 0.25, 0.0, 2),
+        Forward("denoise-0", 0.25, 1.0, 2),
+        Forward("decode", 1.25, 0.0, 2),
+    )
 
 
 def test_toy_outputs_tell_every_row_apart() -> None:

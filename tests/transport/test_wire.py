@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rearview.contract.frame import NO_PLACE, Frame, Timing
+from rearview.contract.frame import NO_PLACE, Forward, Frame, Timing
 from rearview.contract.memories import BankPolicy, BankSettings, CacheSettings, PromptChange, Rewarm
 from rearview.contract.reference import ImageFile
 from rearview.contract.session import SessionSpec
@@ -55,7 +55,10 @@ def frame(planes: dict[str, np.ndarray] | None, timings: int = 2) -> Frame[Any]:
         place=NO_PLACE if timings else (1 << 62),
         frame_index=(1 << 64) - 1,
         epoch=(1 << 32) - 1,
-        timings=tuple(Timing(f"span-{i}", 0.5 * i, 0.25) for i in range(timings)),
+        timings=tuple(
+            Timing(f"span-{i}", 0.5 * i, 0.25, 0.125, 1.7e9 + i, (Forward("denoise-0", 0.5, 0.25, 2),) * i)
+            for i in range(timings)
+        ),
         trace_id=bytes(range(16)) if timings else b"",
     )
 
@@ -81,7 +84,7 @@ FRAMES = st.builds(
     st.integers(NO_PLACE, 2**63 - 1),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**32 - 1),
-    st.lists(st.builds(Timing, NAMES, SECONDS, SECONDS), max_size=6).map(tuple),
+    st.lists(st.builds(Timing, NAMES, SECONDS, SECONDS, SECONDS), max_size=6).map(tuple),
     st.just(b"") | st.binary(min_size=16, max_size=16).filter(any),
     st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)),
 )
@@ -123,15 +126,15 @@ def test_any_damage_is_an_error_or_a_frame_never_anything_else(
 def test_the_bytes_are_those_that_were_written_down() -> None:
     """A change of them is a change of version, once version 2 is released."""
     planes = {"latent": np.arange(2, dtype=np.float32).reshape(1, 2), "depth": np.zeros(1, np.uint8)}
-    sent = Frame(
-        SESSION, 3, planes, 4, 10.5, 5, 6, 7, (Timing("encode", 0.5, 0.25),), bytes(range(16)), (8, 9)
-    )
+    timing = Timing("encode", 0.5, 0.25, 0.125, 1024.5, (Forward("encode", 0.0, 1.0, 3),))
+    sent = Frame(SESSION, 3, planes, 4, 10.5, 5, 6, 7, (timing,), bytes(range(16)), (8, 9))
     assert b"".join(encode_frame(sent, 10.0)).hex() == (
         f"{SESSION}07000000" "0500000000000000" "0600000000000000" "080000000000000009000000"
         "0300000000000000" "04000000"
         "000000000000e03f" "000102030405060708090a0b0c0d0e0f" "2600"
         "0102" "06656e636f6465" "0102" "0100000002000000" "066c6174656e74" "0001" "01000000" "056465707468"
-        "0000003f" "0000803e" "000000000000803f" "00"
+        "0000003f" "0000803e" "0000003e" "000000000000803f" "00"
+        "0000000000029040" "01" "00000000" "0000803f" "0300" "06656e636f6465"
     )  # fmt: skip
     lost = Frame(SESSION, 3, None, 4, 10.5, 5, 6, 7)
     assert b"".join(encode_frame(lost, 10.0)).hex() == (
@@ -162,7 +165,7 @@ def test_a_deadline_is_on_the_clock_of_who_reads_it() -> None:
 
 def test_a_plane_is_not_copied_when_it_is_sent() -> None:
     plane = np.zeros((64, 64, 3), np.uint8)
-    _, part = encode_frame(frame({"picture": plane}), 0.0)
+    _, part, _ = encode_frame(frame({"picture": plane}), 0.0)
     plane[0, 0, 0] = 9
     assert part[0] == 9
 

@@ -23,6 +23,7 @@ __all__ = [
     "NO_PLACE",
     "PICTURE",
     "UNSEEN",
+    "Forward",
     "Frame",
     "Timing",
     "control_plane",
@@ -76,6 +77,19 @@ def is_for_controls(plane: str) -> bool:
     return plane.startswith((CONTROL, HINT))
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One forward that a traced frame was part of."""
+
+    operator: str
+    """Its name: `encode`, `denoise-0`, …"""
+    start_s: float
+    """Since the frame came to the span."""
+    seconds: float
+    rows: int
+    """In the batch."""
+
+
 @dataclass(slots=True)
 class Timing:
     """A frame's time in one span, seconds. A value, as a frame is."""
@@ -86,6 +100,13 @@ class Timing:
     """Waiting for its turn."""
     compute_s: float
     """In the networks, the rest of its batches included."""
+    device_s: float = 0.0
+    """Its share of that time, by its samples among those of each batch."""
+    arrived_s: float = 0.0
+    """When it came, of a traced frame: on the monotonic clock of the process that holds it until it has left
+    that, then on the wall clock of that machine."""
+    forwards: tuple[Forward, ...] = ()
+    """Of a traced frame, in their order."""
 
 
 @dataclass(slots=True)

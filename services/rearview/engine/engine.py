@@ -20,7 +20,7 @@ from itertools import islice
 from torch import Tensor
 
 from rearview.contract.chain import Span
-from rearview.contract.frame import Frame, Timing
+from rearview.contract.frame import Frame
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.engine.failures import is_sticky
@@ -259,13 +259,13 @@ class Engine:
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
         finished_s = self._clock()
-        outputs = iter(forward.outputs)
+        outputs, samples = iter(forward.outputs), sum(row.width for row in rows)
         for row in rows:
             session = self._sessions[row.session_id]
             session.windows.committed(row)
             for frame, planes in zip(row.frames, islice(outputs, len(row.frames)), strict=True):
                 if session.is_own(frame):  # Else it fills a window, and its picture is that of another frame.
-                    frame.ran(started_s, finished_s)
+                    frame.ran(started_s, finished_s, row.width / len(row.frames) / samples, len(rows))
                     session.commit(frame, planes)
                     self._emit_if_done(session, frame)
 
@@ -284,7 +284,7 @@ class Engine:
         if not frame.done:
             return
         del session.frames[frame.ordinal]
-        emission = frame.came.left(frame.carries, Timing(self.span.name, frame.queue_s, frame.compute_s))
+        emission = frame.came.left(frame.carries, frame.timing(self.span.name))
         session.flight.retained.keep(emission)
         self._emissions.append(emission)
         if emission.is_lost:  # A window may end later for it: frames that are held are then part of it.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rearview.contract.chain import Operator, OperatorKind
 from rearview.contract.failure import Failure
-from rearview.contract.frame import Frame
+from rearview.contract.frame import Forward, Frame, Timing
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.contract.size import Size
@@ -56,6 +56,10 @@ class FrameInFlight:
     """When its next row became ready (or the frame arrived)."""
     queue_s: float = 0.0
     compute_s: float = 0.0
+    device_s: float = 0.0
+    """Its share of that."""
+    forwards: tuple[Forward, ...] = ()
+    """If it is traced."""
     failures: int = 0
     """Times that its next row has failed; from the first on it runs alone."""
     changes: Changes = field(default_factory=Changes)
@@ -108,12 +112,28 @@ class FrameInFlight:
         """None of what is before it has to run."""
         self.position = len(self.operators)
 
-    def ran(self, started_s: float, finished_s: float) -> None:
-        """A forward with its row has succeeded."""
+    def ran(self, started_s: float, finished_s: float, share: float, rows: int) -> None:
+        """A forward with its row has succeeded, of whose samples `share` were its own, in a batch of `rows`.
+        Before the frame goes on to its next operator.
+        """
         self.failures = 0
+        if self.came.trace_id:
+            start_s = started_s - self._arrived_s
+            forward = Forward(self.operator.name, start_s, finished_s - started_s, rows)
+            self.forwards = (*self.forwards, forward)
         self.queue_s += started_s - self.ready_s
         self.compute_s += finished_s - started_s
+        self.device_s += share * (finished_s - started_s)
         self.ready_s = finished_s
+
+    def timing(self, span: str) -> Timing:
+        """Its time in the span, where it leaves."""
+        arrived_s = self._arrived_s if self.came.trace_id else 0.0
+        return Timing(span, self.queue_s, self.compute_s, self.device_s, arrived_s, self.forwards)
+
+    @property
+    def _arrived_s(self) -> float:
+        return self.ready_s - self.queue_s - self.compute_s
 
 
 def row_width(operator: Operator, settings: Settings) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -77,7 +78,7 @@ class Outflow:
             return
         if held.retells:
             self._retell(held)
-        left = on_arrays(frame, held.epoch)
+        left = on_arrays(_dated(frame) if frame.trace_id else frame, held.epoch)
         with contextlib.suppress(LinkClosed):  # The stage will be told, and the output is kept.
             held.next.send(Kind.FRAME, *held.codec.encode(left, now))
             self._events(LinkBytes(self._span, Direction.SENT, plane_bytes(left)))
@@ -107,3 +108,10 @@ class Outflow:
         with contextlib.suppress(LinkClosed):  # Who is gone keeps nothing.
             before.send(Kind.ACK, encode_ack(Ack(held.session_id, held.epoch, ordinal)))
         reach("replica.acknowledge.after")
+
+
+def _dated(frame: Frame[Tensor]) -> Frame[Tensor]:
+    """With the arrival here on the wall clock, for whoever puts the spans of a trace in order."""
+    *before, here = frame.timings
+    arrived_s = time.time() - (time.monotonic() - here.arrived_s)
+    return frame.carrying(frame.planes, timings=(*before, replace(here, arrived_s=arrived_s)))

@@ -3,13 +3,14 @@
     message  = length u32 | kind u8 | body                       (length counts the body)
     ack      = session 16 bytes | epoch u32 | ordinal u64
     note     = session 16 bytes | epoch u32 | ordinal i64 | UTF-8
-    frame    = header | outline | queue f32 * spans | compute f32 * spans | bytes of the planes
+    frame    = header | outline | queue f32 * spans | compute f32 * spans | device f32 * spans
+               | bytes of the planes | of a traced frame its visits
     outline  = spans u8 | planes u8 | name of a span * spans | plane * planes
     plane    = type u8 | number of dims u8 | dims u32 * n | name
     name     = length u8 | UTF-8
     others   = JSON
 
-A frame carries its remaining budget, never a clock value: clocks differ between processes. This is
+A frame carries its remaining budget; no clock value that it carries decides anything: clocks differ. This is
 version 2 of the frame; `wire_v1` has the one before, and `codec` picks the version of a lane. What surprises:
 an outline seldom changes from one frame to the next, so it is written and read once, and then known.
 """
@@ -34,6 +35,7 @@ from rearview.contract.lease import Lease
 from rearview.contract.session import SessionSpec
 from rearview.contract.settings import Settings
 from rearview.errors import InvalidRequest
+from rearview.transport.visits import decode_visits, encode_visits
 
 __all__ = [
     "SINCE",
@@ -177,21 +179,21 @@ class _Outline:
     seconds: struct.Struct
     """Of its times in the spans."""
     num_bytes: int
-    """Of all that follows the outline."""
+    """Of all that follows the outline, but for the visits."""
 
     @classmethod
     def of(cls, spans: Sequence[str], planes: Sequence[_Plane] | None) -> _Outline:
         """Raises ValueError if two planes have one name."""
         if len({plane.name for plane in planes or ()}) != len(planes or ()):
             raise ValueError("two planes have one name")
-        seconds = struct.Struct(f"<{2 * len(spans)}f")
+        seconds = struct.Struct(f"<{3 * len(spans)}f")
         num_bytes = seconds.size + sum(plane.num_bytes for plane in planes or ())
         return cls(tuple(spans), None if planes is None else tuple(planes), seconds, num_bytes)
 
 
 def encode_frame(frame: Frame[NDArray[Any]], now: float) -> Sequence[bytes | memoryview]:
     """The body in parts, so that planes are not copied. `now`: on the clock of the frame's deadline."""
-    planes, timings = frame.planes, frame.timings
+    planes, timings, trace = frame.planes, frame.timings, frame.trace_id or _NO_TRACE
     shapes = None if planes is None else [_Plane(name, p.dtype, p.shape) for name, p in planes.items()]
     outline = _write_outline(tuple([t.span for t in timings]), None if shapes is None else tuple(shapes))
     header = _HEADER.pack(
@@ -203,13 +205,14 @@ def encode_frame(frame: Frame[NDArray[Any]], now: float) -> Sequence[bytes | mem
         frame.ordinal,
         frame.settings_version,
         frame.deadline_s - now,
-        frame.trace_id or _NO_TRACE,
+        trace,
         len(outline),
     )
-    seconds = [t.queue_s for t in timings] + [t.compute_s for t in timings]
+    seconds = [t.queue_s for t in timings] + [t.compute_s for t in timings] + [t.device_s for t in timings]
     full = [plane for plane in (planes or {}).values() if plane.size]
     contents = [np.ascontiguousarray(plane).data.cast("B") for plane in full]
-    return header + outline + struct.pack(f"<{len(seconds)}f", *seconds), *contents
+    visits = [] if trace == _NO_TRACE else [encode_visits(timings)]
+    return header + outline + struct.pack(f"<{len(seconds)}f", *seconds), *contents, *visits
 
 
 def decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
@@ -224,9 +227,11 @@ def _decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
     session, epoch, place, index, *offset, ordinal, version, budget_s, trace, size = _HEADER.unpack_from(body)
     at = _HEADER.size + size
     outline = _read_outline(bytes(body[_HEADER.size : at]))
-    if at + outline.num_bytes != len(body):
-        raise ValueError(f"its parts end at {at + outline.num_bytes}")
-    seconds, spans = outline.seconds.unpack_from(body, at), len(outline.spans)
+    is_traced, end = trace != _NO_TRACE, at + outline.num_bytes
+    if end > len(body) or (not is_traced and end != len(body)):
+        raise ValueError(f"its parts end at {end}")
+    seconds, n = outline.seconds.unpack_from(body, at), len(outline.spans)
+    visits = decode_visits(body, end, n) if is_traced else ()
     at += outline.seconds.size
     planes: dict[str, NDArray[Any]] = {}
     for plane in outline.planes or ():
@@ -241,8 +246,8 @@ def _decode_frame(body: Body, now: float) -> Frame[NDArray[Any]]:
         place,
         index,
         epoch,
-        tuple(map(Timing, outline.spans, seconds[:spans], seconds[spans:])),
-        b"" if trace == _NO_TRACE else trace,
+        tuple(map(Timing, outline.spans, seconds[:n], seconds[n : 2 * n], seconds[2 * n :], *visits)),
+        trace if is_traced else b"",
         (offset[0], offset[1]),
     )
 
