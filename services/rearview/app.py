@@ -22,6 +22,7 @@ from rearview.errors import ConfigError
 from rearview.machine import this_machine
 from rearview.serve_options import common_options, stage_options
 from rearview.serve_secret import kept_secret
+from rearview.telemetry_config import check_traces
 from rearview.transport.secrets import with_secret
 
 __all__ = ["INGRESS", "IngressDeployment", "StageDeployment", "build_app", "build_app_from_args"]
@@ -120,6 +121,7 @@ class IngressDeployment:
 def build_app(config: ServiceConfig) -> Application:
     """One deployment per span, and the ingress in front of them. Raises ConfigError at once."""
     check_checkpoint(config.model.checkpoint)
+    check_traces(config.telemetry.traces)
     if config.ingress.replicas > 1 and not this_machine().shares_ports:
         raise ConfigError("ingress.replicas > 1: on this system one process would get all connections")
     link = with_secret(config.link, partial(kept_secret, config.name))

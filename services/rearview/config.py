@@ -21,6 +21,7 @@ from rearview.errors import ConfigError, own_words
 from rearview.model_config import AdapterConfig, ModelConfig
 from rearview.placement_config import PlacementConfig, ScalingConfig
 from rearview.recovery_config import RecoveryConfig
+from rearview.telemetry_config import TelemetryConfig
 
 __all__ = [
     "AdapterConfig",
@@ -282,6 +283,7 @@ class ServiceConfig(_Section):
     scaling: ScalingConfig = ScalingConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     access: AccessConfig = AccessConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     tenants_file: Path | None = None
     """YAML list of tenants. Without it everyone is the tenant `local`, and only loopback is served."""
 

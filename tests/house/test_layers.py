@@ -35,25 +35,26 @@ ROOMS = {
         room("client", "errors contract schema v1", f"ray redis prometheus_client {NETWORKS} pydantic yaml"),
         room(
             "control",
-            "errors contract access config model_config placement_config recovery_config",
+            "errors contract access config model_config placement_config recovery_config telemetry_config",
             f"{SERVERS} {NETWORKS} numpy google.protobuf",
         ),
         room(
             "transport",
             "errors environment files machine contract access config model_config placement_config"
-            " recovery_config",
+            " recovery_config telemetry_config",
             f"{SERVERS} {NETWORKS}",
         ),
         room(
             "directory",
-            "errors contract access config model_config placement_config recovery_config environment",
+            "errors contract access config model_config placement_config recovery_config environment"
+            " telemetry_config",
             f"ray grpc prometheus_client {NETWORKS}",
         ),
-        room("telemetry", "errors contract access", f"ray grpc redis {NETWORKS}"),
+        room("telemetry", "errors contract access telemetry_config", f"ray grpc redis {NETWORKS}"),
         room(
             "ingress",
             "errors environment failpoints files machine contract access config placement_config"
-            " model_config recovery_config schema v1 control transport directory telemetry",
+            " model_config recovery_config telemetry_config schema v1 control transport directory telemetry",
             f"ray {NETWORKS}",
         ),
     )

@@ -20,6 +20,7 @@ from rearview.contract.events import (
     FrameAnswered,
     FrameDropped,
     FrameLeftSpan,
+    FrameTraced,
     ImageCoded,
     LinkBytes,
     OpenRefused,
@@ -40,6 +41,7 @@ from rearview.contract.failure import Failure
 from rearview.contract.frame import Timing
 from rearview.contract.scaling import Why
 from rearview.contract.stream import Continuity
+from rearview.contract.traces import FrameTrace
 from rearview.errors import DropReason, Reason
 from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.metrics import Metrics, new_registry
@@ -62,6 +64,7 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         [FrameDropped(DropReason.LATE)],
         {'frames_total{outcome="dropped"}': 1, 'frames_dropped_total{reason="late"}': 1},
     ),
+    ([FrameTraced(FrameTrace(b"t" * 16, "a", "alpha", "pocket", 0, 0, 0.0))], {"frames_traced_total": 1}),
     ([FillerSent(), FillerSent()], {"filler_frames_total": 2}),
     (
         [OutputsForgotten("fused", 3), OutputsForgotten("fused", 1)],

@@ -72,12 +72,17 @@ class RawStream:
     """Writes and reads as told; keeps what it has read."""
 
     def __init__(
-        self, address: str, token: str | None = None, timeout_s: float | None = None, **options: int
+        self,
+        address: str,
+        token: str | None = None,
+        timeout_s: float | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        **options: int,
     ) -> None:
         pairs = [("grpc.use_local_subchannel_pool", 1), *((f"grpc.{k}", v) for k, v in options.items())]
         self.channel = grpc.aio.insecure_channel(address, options=pairs)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self.channel)
-        self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+        self.metadata = [*metadata, *([] if token is None else [("authorization", f"Bearer {token}")])]
         self.call = translation_service_pb2_grpc.TranslationServiceStub(self.channel).Translate(
             metadata=self.metadata, timeout=timeout_s
         )

@@ -18,6 +18,7 @@ from rearview.contract.failure import Failure
 from rearview.contract.frame import Timing
 from rearview.contract.scaling import Why
 from rearview.contract.stream import Continuity
+from rearview.contract.traces import FrameTrace
 from rearview.errors import DropReason, Reason
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "FrameAnswered",
     "FrameDropped",
     "FrameLeftSpan",
+    "FrameTraced",
     "ImageCoded",
     "LinkBytes",
     "OpenRefused",
@@ -48,8 +50,8 @@ __all__ = [
     "SlotsTaken",
     "StreamClosed",
     "StreamOpened",
-    "heard_by",
     "no_events",
+    "told_to",
 ]
 
 
@@ -227,6 +229,13 @@ class FrameLeftSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameTraced:
+    """The answer to a traced frame was handed to its connection."""
+
+    trace: FrameTrace
+
+
+@dataclass(frozen=True, slots=True)
 class OutputsForgotten:
     """A replica, or an ingress, has let go of outputs that nobody had acknowledged: a session or its tenant
     kept too many.
@@ -294,6 +303,7 @@ Event: TypeAlias = (
     | SlotsTaken
     | BatchRun
     | FrameLeftSpan
+    | FrameTraced
     | OutputsForgotten
     | SessionMoved
     | CheckpointTaken
@@ -309,8 +319,10 @@ def no_events(event: Event) -> None:
     """The sink that listens to nothing."""
 
 
-def heard_by(*sinks: Events) -> Events:
-    """A sink that tells several, in order."""
+def told_to(*sinks: Events) -> Events:
+    """The sink that tells all of these, in their order."""
+    if len(sinks) == 1:
+        return sinks[0]
 
     def tell(event: Event) -> None:
         for sink in sinks:

@@ -56,6 +56,8 @@ class Work:
     """When the frame entered its lane; None if it never did."""
     codec_s: float = 0.0
     timings: tuple[Timing, ...] = ()
+    back_s: float | None = None
+    """When it came back; None if it never did."""
 
 
 NO_WORK = Work()

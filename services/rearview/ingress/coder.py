@@ -19,6 +19,7 @@ from rearview.errors import DropReason
 from rearview.ingress.codec import BadImage, decode_image, encode_image
 from rearview.ingress.intake import ControlIn, Waiting
 from rearview.ingress.similarity import Thumbnail, thumbnail
+from rearview.ingress.tracing import FrameTraces
 
 __all__ = ["Coder", "Decoded"]
 
@@ -41,11 +42,19 @@ class Decoded:
 class Coder:
     """Decodes and encodes with threads of `executor`. For one event loop."""
 
-    def __init__(self, executor: Executor, events: Events, clock: Callable[[], float]) -> None:
-        self._executor, self._events, self._clock = executor, events, clock
+    def __init__(
+        self, executor: Executor, events: Events, clock: Callable[[], float], traces: FrameTraces
+    ) -> None:
+        self._executor, self._events, self._clock, self._traces = executor, events, clock, traces
 
     async def decode(self, waiting: Waiting, width: int, height: int, *, look: bool) -> Decoded:
         """The pixels, those of controls that act among them, and with `look` a thumbnail. Raises BadImage."""
+        self._traces.taken(waiting.receipt.place)
+        decoded = await self._decode(waiting, width, height, look=look)
+        self._traces.decoded(waiting.receipt.place)
+        return decoded
+
+    async def _decode(self, waiting: Waiting, width: int, height: int, *, look: bool) -> Decoded:
         frame = waiting.frame
         if frame.format is ImageFormat.OPAQUE:
             return Decoded({PICTURE: np.frombuffer(frame.image, np.uint8)}, None, 0.0)

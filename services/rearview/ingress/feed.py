@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -27,7 +27,7 @@ from rearview.ingress.intake import Admitted
 from rearview.ingress.lane import Lane
 from rearview.transport.links import LinkClosed
 
-__all__ = ["SENT_AGAIN", "Feed", "Sender", "Sent"]
+__all__ = ["SENT_AGAIN", "Feed", "Sender", "Sent", "untraced"]
 
 Pictures: TypeAlias = Mapping[str, NDArray[np.uint8]]
 """A frame's planes as they enter the lane: the picture, and what came for its controls."""
@@ -74,6 +74,11 @@ NO_PICTURES: Pictures = MappingProxyType({})
 NOTHING: Mapping[int, Sent] = MappingProxyType({})
 
 
+def untraced(frame: Frame[NDArray[Any]], lane: Lane) -> Frame[NDArray[Any]]:
+    """A frame of which nobody makes a trace."""
+    return frame
+
+
 @dataclass(frozen=True, slots=True)
 class _Repeated:
     """What fillers show."""
@@ -93,12 +98,13 @@ class Feed:
         events: Events,
         inputs: Inputs,
         in_lane: Mapping[int, Sent] = NOTHING,
+        traced: Callable[[Frame[NDArray[Any]], Lane], Frame[NDArray[Any]]] = untraced,
     ) -> None:
         """`inputs`: what was sent, kept to be sent again. `in_lane`: what another ingress has sent, by
-        ordinal.
+        ordinal. `traced` makes of a client's frame what is sent of it.
         """
         self.inputs, self.session_id = inputs, session_id
-        self._sender, self._events = sender, events
+        self._sender, self._events, self._traced = sender, events, traced
         self._lane, self._is_attached = lane, True
         self._returned = -1
         """The last ordinal that has come back from this lane."""
@@ -168,7 +174,7 @@ class Feed:
         self._in_lane[numbers.ordinal] = Sent(admitted, codec_s)
         self._answering.append((frame.place, numbers.ordinal))
         self.inputs.add(Input(numbers.ordinal, admitted))
-        self._send(frame)
+        self._send(self._traced(frame, self._lane))
         if not may_repeat:
             self.forget()
 
@@ -185,7 +191,7 @@ class Feed:
         self._announce(kept.admitted.settings_version, kept.admitted.settings)
         frame = self._frame(kept.admitted, kept.ordinal, pictures, now + kept.admitted.budget_s)
         is_awaited = not kept.is_filler and kept.ordinal >= self._first_awaited
-        self._send(frame if is_awaited else replace(frame, place=UNSEEN))
+        self._send(self._traced(frame, self._lane) if is_awaited else replace(frame, place=UNSEEN))
 
     def lost_before(self, start: int) -> Sequence[Frame[NDArray[Any]]]:
         """Word of the frames that this lane will not answer, since it begins at `start` and they are not sent

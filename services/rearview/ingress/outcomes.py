@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from rearview.contract.events import FirstPicture, FrameAnswered, FrameDropped, Played
+from rearview.contract.size import Size
 from rearview.errors import DropReason
-from rearview.ingress.book import NO_WORK, Answer, Book, Outcome, Work
+from rearview.ingress.book import NO_WORK, Answer, Book, Outcome, Receipt, Work
 from rearview.ingress.edge import Edge
 from rearview.ingress.options import Terms
 from rearview.ingress.playout import Playout
+from rearview.ingress.tracing import FrameTraces
 
 __all__ = ["Outcomes"]
 
@@ -15,8 +17,8 @@ __all__ = ["Outcomes"]
 class Outcomes:
     """Gives frames their outcomes."""
 
-    def __init__(self, edge: Edge, book: Book, terms: Terms) -> None:
-        self._edge, self._book = edge, book
+    def __init__(self, edge: Edge, book: Book, terms: Terms, traces: FrameTraces) -> None:
+        self._edge, self._book, self._traces = edge, book, traces
         self._tenant, self._budget_s = terms.tenant.name, terms.options.budget_s
         self._asked_s = terms.asked_s
         """None: the first picture has been told of, or was another ingress's to tell."""
@@ -26,10 +28,24 @@ class Outcomes:
         if terms.asked_s is not None:
             edge.events(Played(self._tenant, queued_s=edge.clock() - terms.asked_s))
 
+    def receive(
+        self, frame_index: int, presentation_offset: tuple[int, int], received_s: float, size: Size
+    ) -> Receipt:
+        """A frame has come: see `Book.receive`."""
+        receipt = self._book.receive(frame_index, presentation_offset, received_s, size)
+        self._traces.received(receipt)
+        return receipt
+
+    def sent(self, place: int) -> None:
+        """Answers before `place` were handed to the connection."""
+        self._book.sent(place)
+        self._traces.sent(place)
+
     def settle(self, place: int, outcome: Outcome, work: Work = NO_WORK) -> None:
         """Give a frame its one outcome, and tell of all that is released, unless another ingress has."""
         before, now = self._book.released, self._edge.clock()
         answer = self._book.settle(place, outcome, now, work)
+        self._traces.answered(answer)
         if isinstance(outcome, DropReason) and not answer.receipt.is_counted:
             self._edge.events(FrameDropped(outcome))
         for released in range(before, self._book.released):

@@ -20,14 +20,7 @@ from numpy.typing import NDArray
 
 from rearview.config import ServiceConfig, TenantConfig
 from rearview.contract.card import is_chain
-from rearview.contract.events import (
-    Direction,
-    Events,
-    LinkBytes,
-    SessionClosed,
-    SessionOpened,
-    heard_by,
-)
+from rearview.contract.events import Direction, LinkBytes, SessionClosed, SessionOpened, told_to
 from rearview.contract.frame import Frame
 from rearview.contract.lease import Lease, LeaseRequest, Load
 from rearview.contract.opening import OpenRequest
@@ -48,7 +41,7 @@ from rearview.ingress.edge import Edge
 from rearview.ingress.emptying import Emptying
 from rearview.ingress.handover import Handovers
 from rearview.ingress.inherited import Inherited
-from rearview.ingress.lane import Lane, LaneSender
+from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.leaving import leave_to_others
@@ -63,11 +56,10 @@ from rearview.ingress.resizes import changed
 from rearview.ingress.session import IngressSession
 from rearview.ingress.sessions import Record, Sessions
 from rearview.ingress.spares import Spares
+from rearview.ingress.telling import Telling
 from rearview.ingress.unfed import Unfed
 from rearview.ingress.wording import Advice
-from rearview.telemetry.listener import MetricsListener
 from rearview.telemetry.logging import log_fault
-from rearview.telemetry.metrics import Metrics, new_registry
 from rearview.transport.wire import plane_bytes
 
 __all__ = ["Ingress"]
@@ -96,7 +88,8 @@ class Ingress:
         """
         self.config, self.admission = config, Admission(read_served(config))
         self._advice = Advice(self.admission.served.card, config.model)
-        self.metrics = Metrics(new_registry())
+        self._telling = Telling(config, ingress_id)
+        self.metrics = self._telling.metrics
         self.sessions = Sessions(
             config.ingress.resume_grace_s,
             on_closed=self._on_closed,
@@ -104,7 +97,7 @@ class Ingress:
             on_unfed=lambda session: self._unfed.unfed(session),
         )
         self.demand = Demand(ingress_id, time.monotonic)
-        self.events: Events = heard_by(MetricsListener(self.metrics), self.demand)
+        self.events = told_to(self._telling.events, self.demand)
         self.credentials = Credentials(config, self.events)
         self._directory = directory or open_directory(config.directory, Circuit())
         self._is_shared = directory is not None or config.directory.redis_url is not None
@@ -133,8 +126,7 @@ class Ingress:
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
         self._outlive_lanes(ingress_id)
         self._outlive_ingresses(node)
-        kept = config.recovery.input_bytes
-        self._edge = Edge(config.model.name, config.limits, LaneSender(), self._executor, self.events, kept)
+        self._edge = Edge.of(config, self._executor, self.events)
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
         """Whether new streams are refused."""
@@ -165,6 +157,7 @@ class Ingress:
         await self._leases.settle()
         await self._directory.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        await self._telling.stop()
 
     @property
     def has_lanes(self) -> bool:

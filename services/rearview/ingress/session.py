@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,7 @@ from rearview.ingress.outcomes import Outcomes
 from rearview.ingress.past import Checkpoint, Past
 from rearview.ingress.state import EdgeState
 from rearview.ingress.tasks import Tasks
+from rearview.ingress.tracing import FrameTraces
 
 __all__ = ["IngressSession"]
 
@@ -67,18 +69,18 @@ class IngressSession:
         inherited = inherited or Inherited.none(terms)
         self.intake = Intake(terms, edge.limits, inherited.state, inherited.in_lane)
         self.book, self.gate = inherited.book, Gate()
+        self.traces = FrameTraces(self.spec, edge.model, edge.sampling, edge.events, edge.clock)
         following, came_back = inherited.state.next_ordinal, self.gate.came_back
         self._keeping = Keeping(edge, self.tenant, self.book, following, came_back)
-        inputs, in_lane = self._keeping.inputs, inherited.in_lane
-        self.feed = Feed(self.spec.session_id, lane, edge.sender, edge.events, inputs, in_lane)
+        to = self.spec.session_id, lane, edge.sender, edge.events, self._keeping.inputs
+        self.feed = Feed(*to, inherited.in_lane, self.traces.enters)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.past.begin(lane.kernels, inherited.kernels)
         self.notes = Notes(terms, self.feed, lambda: self.state)
-        self._outcomes = Outcomes(edge, self.book, terms)
+        self._outcomes = Outcomes(edge, self.book, terms, self.traces)
         self._left = LeftAnswers(self.feed, self.book, dropped=inherited.dropped)
-        self._coder = Coder(edge.executor, edge.events, edge.clock)
+        self._coder, self._tasks = Coder(*edge.coding, self.traces), Tasks(on_fault)
         self._changed, self._startable = asyncio.Event(), asyncio.Event()
-        self._tasks = Tasks(on_fault)
         self._tell_warm_up()
         self._tasks.spawn(self._start_frames())
 
@@ -91,7 +93,7 @@ class IngressSession:
                 metadata={"frame_credit": str(self.frame_credit)},
             )
         numbers = frame.frame_index, frame.presentation_offset
-        receipt = self.book.receive(*numbers, frame.received_s, self.size)
+        receipt = self._outcomes.receive(*numbers, frame.received_s, self.size)
         self._drop(self.intake.receive(frame, receipt, refusal or self._left.why_dropped(receipt.place)))
         self._startable.set()
 
@@ -112,7 +114,7 @@ class IngressSession:
 
     def sent(self, place: int) -> None:
         """Answers before `place` were handed to the connection."""
-        self.book.sent(place)
+        self._outcomes.sent(place)
         self.feed.acknowledge(self.book.first_kept)
 
     async def wait_for_change(self) -> None:
@@ -225,7 +227,7 @@ class IngressSession:
             self._left.came_again(frame)
             return
         self.book.recognise(frame.place, frame.frame_index, frame.presentation_offset, size_of(frame))
-        work = Work(sent.admitted.started_s, sent.codec_s, frame.timings)
+        work = Work(sent.admitted.started_s, sent.codec_s, frame.timings, self._edge.clock())
         reason = self.intake.judge(sent.admitted, self._edge.clock(), lost=frame.is_lost)
         if reason is not None or frame.planes is None:
             self.notes.forgot()
@@ -279,7 +281,7 @@ class IngressSession:
     async def _finish(self, sent: Sent, frame: Frame[NDArray[Any]], work: Work) -> None:
         quality = sent.admitted.waiting.settings.jpeg_quality
         image, seconds = await self._coder.encode(frame, self.options.answer_format, quality)
-        self._settle(sent.place, image, Work(work.started_s, work.codec_s + seconds, work.timings))
+        self._settle(sent.place, image, replace(work, codec_s=work.codec_s + seconds))
         self._left.encoded(frame, image)
 
     def _tell_warm_up(self) -> None:

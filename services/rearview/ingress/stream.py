@@ -38,6 +38,7 @@ from rearview.ingress.messages import (
 from rearview.ingress.service import Ingress
 from rearview.ingress.sessions import Record
 from rearview.ingress.throttle import Throttle
+from rearview.ingress.tracing import caller_of
 from rearview.ingress.voice import HEARTBEAT_S, Voice
 from rearview.v1 import translation_service_pb2 as pb
 
@@ -86,6 +87,7 @@ class TranslateStream:
     async def run(self) -> None:
         """Serve the call to its end. Raises RearviewError for every end but an orderly half-close."""
         record = await self._open_or_resume(await self._first_message())
+        record.session.traces.caller = caller_of(self._context.invocation_metadata())
         self._ingress.sessions.attach(record, self)
         self.opened = True
         self._bad_frames = BadFrames(self._limits.max_bad_frames, record.session.received)

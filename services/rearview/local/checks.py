@@ -14,6 +14,7 @@ from rearview.contract.family import check_checkpoint
 from rearview.errors import ConfigError
 from rearview.machine import this_machine
 from rearview.replica.needs import check_host
+from rearview.telemetry_config import check_traces
 
 __all__ = ["check", "check_free"]
 
@@ -23,6 +24,7 @@ def check(config: ServiceConfig) -> None:
     one with the sum for what does not fit into memory.
     """
     check_checkpoint(config.model.checkpoint)
+    check_traces(config.telemetry.traces)
     if not is_opaque(config.model.checkpoint):
         _check_model(config.model)
     if config.cache is not None and config.cache.default and not _may_have_motion(config.model):

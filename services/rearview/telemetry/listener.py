@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import Any, TypeAlias, assert_never
 
 from rearview.contract.events import (
     BatchRun,
@@ -17,6 +17,7 @@ from rearview.contract.events import (
     FrameAnswered,
     FrameDropped,
     FrameLeftSpan,
+    FrameTraced,
     ImageCoded,
     LinkBytes,
     OpenRefused,
@@ -36,6 +37,25 @@ from rearview.contract.frame import Timing
 from rearview.telemetry.metrics import Metrics
 
 __all__ = ["MetricsListener"]
+
+_Rarer: TypeAlias = (
+    FirstPicture
+    | FillerSent
+    | OutputsForgotten
+    | SlotsOffered
+    | SlotsTaken
+    | SessionOpened
+    | SessionClosed
+    | StreamOpened
+    | StreamClosed
+    | CallEnded
+    | FileReloaded
+    | OpenRefused
+    | SessionMoved
+    | CheckpointTaken
+    | ReplicaCondemned
+)
+"""Than those of every frame."""
 
 
 class MetricsListener:
@@ -72,10 +92,18 @@ class MetricsListener:
                 metrics.frame_translated(model, latency_s, is_late=is_late, jitter_s=jitter_s)
             case Played(tenant, played_s, stalled_s, queued_s):
                 metrics.played(tenant, played=played_s, stalled=stalled_s, queued=queued_s)
-            case FirstPicture(model, seconds):
-                metrics.first_picture_seconds.labels(model).observe(seconds)
             case FrameDropped(drop_reason):
                 metrics.frame_dropped(drop_reason)
+            case FrameTraced():
+                metrics.frames_traced.inc()
+            case _:
+                self._count(event)
+
+    def _count(self, event: _Rarer) -> None:
+        metrics = self._metrics
+        match event:
+            case FirstPicture(model, seconds):
+                metrics.first_picture_seconds.labels(model).observe(seconds)
             case FillerSent():
                 metrics.filler_frames.inc()
             case OutputsForgotten(span, count):

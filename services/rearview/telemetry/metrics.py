@@ -100,6 +100,11 @@ class _FrameMetrics:
             ["reason"],
             registry=registry,
         )
+        self.frames_traced = Counter(
+            "rearview_frames_traced_total",
+            "Frames answered of which a trace was made.",
+            registry=registry,
+        )
         self.filler_frames = Counter(
             "rearview_filler_frames_total",
             "Frames repeated by the ingress, unseen, so that a temporal cache could warm up.",
