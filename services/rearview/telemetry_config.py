@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from rearview.contract.traces import NO_SAMPLING, Sampling
 from rearview.errors import ConfigError
 
-__all__ = ["LogsConfig", "TelemetryConfig", "TracesConfig", "check_traces"]
+__all__ = ["LogsConfig", "TelemetryConfig", "TracesConfig", "UsageConfig", "check_traces"]
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 _NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc")
@@ -61,6 +61,18 @@ class LogsConfig(BaseModel):
     """What is less than that is not logged."""
 
 
+class UsageConfig(BaseModel):
+    """Records of what tenants use."""
+
+    model_config = STRICT
+
+    folder: Path
+    """Where each ingress appends to a file of its own for each day (UTC). One that outlasts its machine, or
+    from which something ships lines."""
+    interval_s: float = Field(default=10.0, gt=0)
+    """Seconds from one writing to the next: a crash loses what was counted since."""
+
+
 class TelemetryConfig(BaseModel):
     """The section."""
 
@@ -69,6 +81,8 @@ class TelemetryConfig(BaseModel):
     traces: TracesConfig | None = None
     """None: frames are not traced, and OpenTelemetry is not imported."""
     logs: LogsConfig = LogsConfig()
+    usage: UsageConfig | None = None
+    """None: nothing is recorded but the metrics `rearview_usage_*`, which end with their process."""
 
     @property
     def sampling(self) -> Sampling:

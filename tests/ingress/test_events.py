@@ -21,6 +21,7 @@ from rearview.contract.events import (
     FrameDropped,
     FrameLeftSpan,
     FrameTraced,
+    FrameUsed,
     ImageCoded,
     LinkBytes,
     OpenRefused,
@@ -65,6 +66,18 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
         {'frames_total{outcome="dropped"}': 1, 'frames_dropped_total{reason="late"}': 1},
     ),
     ([FrameTraced(FrameTrace(b"t" * 16, "a", "alpha", "pocket", 0, 0, 0.0))], {"frames_traced_total": 1}),
+    (
+        [
+            FrameUsed("alpha", "a", "pocket", 0, "translated", 8192, 0.25),
+            FrameUsed("alpha", "a", "pocket", 1, "late", 8192, 0.5),
+        ],
+        {
+            'usage_frames_total{tenant="alpha",outcome="translated"}': 1,
+            'usage_frames_total{tenant="alpha",outcome="late"}': 1,
+            'usage_pixel_steps_total{tenant="alpha"}': 16384,
+            'usage_device_seconds_total{tenant="alpha"}': 0.75,
+        },
+    ),
     ([FillerSent(), FillerSent()], {"filler_frames_total": 2}),
     (
         [OutputsForgotten("fused", 3), OutputsForgotten("fused", 1)],

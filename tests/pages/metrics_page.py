@@ -17,7 +17,7 @@ LABELS = {
     "model": "the model's name in the configuration; one in a service",
     "span": "a span of the configuration; `link_bytes` also has `ingress`",
     "tenant": "a name in the tenants file, `local` without one",
-    "outcome": "`translated`, `dropped`; of a file `good`, `broken`",
+    "outcome": "`translated`, `dropped`, of usage the reason of the drop; of a file `good`, `broken`",
     "reason": "of a drop "
     + ", ".join(f"`{each.name.lower()}`" for each in DropReason)
     + "; of a refusal or an end a value of [error_reason.proto](../proto/rearview/v1/error_reason.proto)",

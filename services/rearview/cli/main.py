@@ -17,6 +17,7 @@ from rearview.cli.studio import studio
 from rearview.cli.styles import styles
 from rearview.cli.translate import TranslateCommand, translate
 from rearview.cli.up import up
+from rearview.cli.usage import usage
 from rearview.environment import keep_compiled
 
 __all__ = ["app"]
@@ -52,6 +53,7 @@ app.command(cls=TranslateCommand)(translate)
 app.add_typer(sessions.app, name="sessions")
 app.command()(drain)
 app.command()(probe)
+app.command()(usage)
 app.command()(doctor)
 app.command(context_settings=laboratory.UNREAD)(chaos)
 app.command("eval", context_settings=laboratory.UNREAD)(laboratory.evaluate)

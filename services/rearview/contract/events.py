@@ -36,6 +36,7 @@ __all__ = [
     "FrameDropped",
     "FrameLeftSpan",
     "FrameTraced",
+    "FrameUsed",
     "ImageCoded",
     "LinkBytes",
     "OpenRefused",
@@ -236,6 +237,24 @@ class FrameTraced:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameUsed:
+    """A frame's answer will not be asked for again: it counts to its tenant, once, whoever has fed it. Those
+    of a session follow each other by place.
+    """
+
+    tenant: str
+    session_id: str
+    model: str
+    place: int
+    outcome: str
+    """`translated`, or the name of the reason for which it was dropped."""
+    pixel_steps: int
+    """Width times height times denoising steps; 0 if it has not passed them."""
+    device_s: float
+    """Its shares of forwards."""
+
+
+@dataclass(frozen=True, slots=True)
 class OutputsForgotten:
     """A replica, or an ingress, has let go of outputs that nobody had acknowledged: a session or its tenant
     kept too many.
@@ -304,6 +323,7 @@ Event: TypeAlias = (
     | BatchRun
     | FrameLeftSpan
     | FrameTraced
+    | FrameUsed
     | OutputsForgotten
     | SessionMoved
     | CheckpointTaken

@@ -58,6 +58,8 @@ class Work:
     timings: tuple[Timing, ...] = ()
     back_s: float | None = None
     """When it came back; None if it never did."""
+    pixel_steps: int = 0
+    """Width times height times denoising steps, of one that has passed them."""
 
 
 NO_WORK = Work()
@@ -75,6 +77,8 @@ class Answer:
     """Of the first picture of another size: how many frames since the last one of the size before had none,
     though their clients wanted one. None: it is not the first.
     """
+    is_forgotten: bool = False
+    """Whether it had a picture, which was sent."""
 
 
 class Book:
@@ -97,6 +101,8 @@ class Book:
         self.num_bytes = 0
         """Of the pictures in it."""
         self._share, self._on_forgotten = Share(), lambda: None
+        self.on_delivered: Callable[[Answer], None] = _nobody_told
+        """Is told of each answer that will not be asked for again, in order."""
         self._counted: frozenset[int] = frozenset()
         """Places of frames whose outcome another ingress has told, if they come again."""
         self._last_index: int | None = None
@@ -256,7 +262,7 @@ class Book:
         for at in range(self._sent - self._first_kept):
             answer = self._released[at]
             if num_bytes := _bytes_of(answer):
-                self._released[at] = replace(answer, outcome=DropReason.FAULT)
+                self._released[at] = replace(answer, outcome=DropReason.FAULT, is_forgotten=True)
                 self._count(-num_bytes)
                 self._on_forgotten()
                 return True
@@ -299,12 +305,18 @@ class Book:
 
     def _keep_from(self, place: int) -> None:
         while self._first_kept < place:
-            self._count(-_bytes_of(self._released.popleft()))
+            answer = self._released.popleft()
+            self._count(-_bytes_of(answer))
             self._first_kept += 1
+            self.on_delivered(answer)
 
     def _count(self, num_bytes: int) -> None:
         self.num_bytes += num_bytes
         self._share.count(self, num_bytes)
+
+
+def _nobody_told(answer: Answer) -> None:
+    """What becomes of it is nobody's concern."""
 
 
 def _bytes_of(answer: Answer) -> int:

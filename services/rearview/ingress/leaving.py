@@ -31,4 +31,5 @@ def leave_to_others(
         if is_shared and record.session.feed.is_attached:
             leases.let_go(record.session.spec.session_id, to_others=True)
             lanes.give_away(record.session.lane)
+            record.session.outcomes.leave()
         sessions.close(record, why)

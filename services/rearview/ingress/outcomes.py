@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from rearview.contract.events import FirstPicture, FrameAnswered, FrameDropped, Played
+from typing import Any
+
+from rearview.contract.events import FirstPicture, FrameAnswered, FrameDropped, FrameUsed, Played
+from rearview.contract.frame import Frame
+from rearview.contract.session import SessionSpec
 from rearview.contract.size import Size
 from rearview.errors import DropReason
 from rearview.ingress.book import NO_WORK, Answer, Book, Outcome, Receipt, Work
 from rearview.ingress.edge import Edge
+from rearview.ingress.feed import Sent
 from rearview.ingress.options import Terms
 from rearview.ingress.playout import Playout
 from rearview.ingress.tracing import FrameTraces
 
-__all__ = ["Outcomes"]
+__all__ = ["Outcomes", "work_of"]
 
 
 class Outcomes:
@@ -20,6 +25,8 @@ class Outcomes:
     def __init__(self, edge: Edge, book: Book, terms: Terms, traces: FrameTraces) -> None:
         self._edge, self._book, self._traces = edge, book, traces
         self._tenant, self._budget_s = terms.tenant.name, terms.options.budget_s
+        self._session_id = terms.spec.session_id
+        book.on_delivered = self._delivered
         self._asked_s = terms.asked_s
         """None: the first picture has been told of, or was another ingress's to tell."""
         self._playout = Playout()
@@ -53,6 +60,24 @@ class Outcomes:
             assert found is not None, f"answer {released} was released and is not kept"
             self._released(found, now)
 
+    def leave(self) -> None:
+        """Another ingress goes on with the session: what its client has not acknowledged is that one's."""
+        self._book.on_delivered = lambda _: None
+
+    def end(self) -> None:
+        """Nothing will be asked for again. May be called once."""
+        for answer in self._book.kept:
+            self._book.on_delivered(answer)
+        self.leave()
+
+    def _delivered(self, answer: Answer) -> None:
+        outcome, work = answer.outcome, answer.work
+        is_dropped = isinstance(outcome, DropReason) and not answer.is_forgotten
+        told = outcome.name.lower() if isinstance(outcome, DropReason) and is_dropped else "translated"
+        named = self._tenant, self._session_id, self._edge.model
+        device_s = sum(timing.device_s for timing in work.timings)
+        self._edge.events(FrameUsed(*named, answer.receipt.place, told, work.pixel_steps, device_s))
+
     def _released(self, answer: Answer, now: float) -> None:
         has_picture = not isinstance(answer.outcome, DropReason)
         received_s = answer.receipt.received_s
@@ -73,3 +98,10 @@ class Outcomes:
         if self._asked_s is not None:
             self._edge.events(FirstPicture(model, now - self._asked_s))
             self._asked_s = None
+
+
+def work_of(sent: Sent, frame: Frame[Any], spec: SessionSpec, now: float) -> Work:
+    """What a frame took that has come back."""
+    settings = sent.admitted.settings
+    pixel_steps = 0 if frame.is_lost else spec.size_under(settings).pixels * settings.steps
+    return Work(sent.admitted.started_s, sent.codec_s, frame.timings, now, pixel_steps)

@@ -139,7 +139,8 @@ class Ingress:
         await self._leases.begin(self._lanes.address)
         await self.clusters.begin(self._lanes.address)
         await self._spares.try_look()
-        running = (self._roster, self._leases, self._spares, self._moving, self._unfed, self.clusters)
+        looking = (self._roster, self._leases, self._spares, self._moving, self._unfed)
+        running = (*looking, self.clusters, self._telling)
         self._background = {asyncio.create_task(each.run()) for each in running}
 
     async def stop(self) -> None:
@@ -273,6 +274,7 @@ class Ingress:
             each.forget(session)
         self._lanes.close(session.lane)
         self._leases.let_go(session.spec.session_id)
+        session.outcomes.end()
         self.events(SessionClosed(session.tenant.name))
 
     def _on_frame(self, frame: Frame[NDArray[Any]]) -> None:

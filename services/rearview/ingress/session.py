@@ -38,7 +38,7 @@ from rearview.ingress.lane import Lane
 from rearview.ingress.left import LeftAnswers, size_of
 from rearview.ingress.notes import Notes
 from rearview.ingress.options import Terms
-from rearview.ingress.outcomes import Outcomes
+from rearview.ingress.outcomes import Outcomes, work_of
 from rearview.ingress.past import Checkpoint, Past
 from rearview.ingress.state import EdgeState
 from rearview.ingress.tasks import Tasks
@@ -77,7 +77,7 @@ class IngressSession:
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
         self.past.begin(lane.kernels, inherited.kernels)
         self.notes = Notes(terms, self.feed, lambda: self.state)
-        self._outcomes = Outcomes(edge, self.book, terms, self.traces)
+        self.outcomes = Outcomes(edge, self.book, terms, self.traces)
         self._left = LeftAnswers(self.feed, self.book, dropped=inherited.dropped)
         self._coder, self._tasks = Coder(*edge.coding, self.traces), Tasks(on_fault)
         self._changed, self._startable = asyncio.Event(), asyncio.Event()
@@ -93,7 +93,7 @@ class IngressSession:
                 metadata={"frame_credit": str(self.frame_credit)},
             )
         numbers = frame.frame_index, frame.presentation_offset
-        receipt = self._outcomes.receive(*numbers, frame.received_s, self.size)
+        receipt = self.outcomes.receive(*numbers, frame.received_s, self.size)
         self._drop(self.intake.receive(frame, receipt, refusal or self._left.why_dropped(receipt.place)))
         self._startable.set()
 
@@ -114,7 +114,7 @@ class IngressSession:
 
     def sent(self, place: int) -> None:
         """Answers before `place` were handed to the connection."""
-        self._outcomes.sent(place)
+        self.outcomes.sent(place)
         self.feed.acknowledge(self.book.first_kept)
 
     async def wait_for_change(self) -> None:
@@ -227,7 +227,7 @@ class IngressSession:
             self._left.came_again(frame)
             return
         self.book.recognise(frame.place, frame.frame_index, frame.presentation_offset, size_of(frame))
-        work = Work(sent.admitted.started_s, sent.codec_s, frame.timings, self._edge.clock())
+        work = work_of(sent, frame, self.spec, self._edge.clock())
         reason = self.intake.judge(sent.admitted, self._edge.clock(), lost=frame.is_lost)
         if reason is not None or frame.planes is None:
             self.notes.forgot()
@@ -295,5 +295,5 @@ class IngressSession:
 
     def _settle(self, place: int, outcome: Outcome, work: Work = NO_WORK) -> None:
         """Give a frame its one outcome, and tell."""
-        self._outcomes.settle(place, outcome, work)
+        self.outcomes.settle(place, outcome, work)
         self.wake()

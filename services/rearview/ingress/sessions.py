@@ -117,6 +117,8 @@ class Sessions:
         if self._records.pop(session.spec.session_id, None) is None:
             return
         self._expire_no_more(record)
+        if why.reason is Reason.TAKEN_OVER:
+            session.outcomes.leave()
         session.end()
         if record.stream is not None:
             record.stream.end(why)

@@ -18,6 +18,7 @@ from rearview.contract.events import (
     FrameDropped,
     FrameLeftSpan,
     FrameTraced,
+    FrameUsed,
     ImageCoded,
     LinkBytes,
     OpenRefused,
@@ -94,6 +95,10 @@ class MetricsListener:
                 metrics.played(tenant, played=played_s, stalled=stalled_s, queued=queued_s)
             case FrameDropped(drop_reason):
                 metrics.frame_dropped(drop_reason)
+            case FrameUsed(tenant=tenant, outcome=outcome, pixel_steps=pixel_steps, device_s=device_s):
+                counted(metrics.usage_frames, tenant, outcome).inc()
+                counted(metrics.usage_pixel_steps, tenant).inc(pixel_steps)
+                counted(metrics.usage_device_seconds, tenant).inc(device_s)
             case FrameTraced():
                 metrics.frames_traced.inc()
             case _:
