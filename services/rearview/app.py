@@ -39,10 +39,12 @@ class StageDeployment:
     async def __init__(self, config: Mapping[str, Any], span_index: int) -> None:  # type: ignore[misc]  # Serve awaits it
         from rearview.replica.pulse import end_process
         from rearview.replica.stage import Stage
+        from rearview.telemetry.logging import log_as
 
         context = serve.get_replica_context()
         node = get_runtime_context().get_node_id()
         self._config = ServiceConfig.model_validate(config)
+        log_as(self._config.telemetry.logs, "json")
         replica_id = context.replica_id.unique_id
         self._replica_id = replica_id
         self._leaving: asyncio.Task[None] | None = None
@@ -87,10 +89,10 @@ class IngressDeployment:
         from rearview.ingress.server import IngressServer
         from rearview.ingress.service import Ingress
         from rearview.serve_members import ServeMembers
-        from rearview.telemetry.logging import configure_logging
+        from rearview.telemetry.logging import log_as
 
-        configure_logging()
         content = ServiceConfig.model_validate(config)
+        log_as(content.telemetry.logs, "json")
         self._members = ServeMembers(spans, content.spans)
         replica_id = serve.get_replica_context().replica_id.unique_id
         node = get_runtime_context().get_node_id()

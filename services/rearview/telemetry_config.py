@@ -55,8 +55,8 @@ class LogsConfig(BaseModel):
 
     model_config = STRICT
 
-    format: Literal["json", "text"] = "json"
-    """`json`: one object per line. `text`: for people; processes that `rearview run` starts always do."""
+    format: Literal["json", "text"] | None = None
+    """`json`: one object per line. `text`: for people. None: `json` under Ray, `text` without."""
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """What is less than that is not logged."""
 

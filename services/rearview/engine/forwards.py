@@ -8,7 +8,7 @@ only a row that does not fit alone has failed. An error after which the device a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rearview.contract.failure import Failure
@@ -25,6 +25,9 @@ from rearview.failpoints import reach
 __all__ = ["Forwards", "Outcome"]
 
 logger = logging.getLogger(__name__)
+
+MAX_NAMED = 5
+"""Sessions of a batch that failed, in one line of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Forwards:
                 raise
             failure = failure_of(error)
             if failure is Failure.RAISED:
-                logger.exception("forward of %d rows of %s failed", len(rows), rows[0].operator.name)
+                name = rows[0].operator.name
+                logger.exception("forward of %d rows of %s failed", len(rows), name, extra=_whose(rows))
         else:
             self._sizes.ran(group, samples, now)
             return outcome
@@ -81,7 +85,8 @@ class Forwards:
             assert forward.updates.keys() == views.keys(), "a model leaves something to each memory read"
             if broken := forward.broken_rows(rows):
                 name = rows[0].operator.name
-                logger.error("%d of %d rows of %s: results are not finite", len(broken), len(rows), name)
+                text = "%d of %d rows of %s: results are not finite"
+                logger.error(text, len(broken), len(rows), name, extra=_whose(broken))
                 return Outcome(None, Failure.NOT_FINITE, broken)
             reach("engine.commit.before")
             outputs = _where_they_belong(rows, forward.outputs)
@@ -92,7 +97,8 @@ class Forwards:
         """Those to blame."""
         name = rows[0].operator.name
         if len(rows) == 1:
-            logger.error("out of memory: a row of %s with %d samples does not fit alone", name, samples)
+            text = "out of memory: a row of %s with %d samples does not fit alone"
+            logger.error(text, name, samples, extra=_whose(rows))
             return rows
         most = self._sizes.did_not_fit(rows[0].group, samples, now)
         logger.warning("out of memory in a forward of %d samples of %s: %d for now", samples, name, most)
@@ -108,3 +114,13 @@ def _where_they_belong(rows: Sequence[Row], outputs: Sequence[Planes]) -> Sequen
     for index, planes in zip(leaving, on_host([outputs[index] for index in leaving]), strict=True):
         found[index] = planes
     return found
+
+
+def _whose(rows: Sequence[Row]) -> Mapping[str, Mapping[str, str]]:
+    """For the log, by names: of one session as lines about it have them, else of the first few."""
+    specs = {row.session_id: row.frame.spec for row in rows}
+    if len(specs) == 1:
+        (spec,) = specs.values()
+        return {"fields": {"session_id": spec.session_id, "tenant": spec.tenant}}
+    tenants = dict.fromkeys(spec.tenant for spec in specs.values())
+    return {"fields": {"session_ids": " ".join(list(specs)[:MAX_NAMED]), "tenants": " ".join(tenants)}}

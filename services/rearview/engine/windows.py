@@ -261,7 +261,9 @@ class WarmUps:
         for frame in inputs:
             frame.failures += 1
         if inputs[-1].failures >= MAX_FAILURES:
-            logger.error("%s was not warmed up anew: the old cache is kept", row.operator.name)
+            whose = {"session_id": row.session_id, "tenant": row.frame.spec.tenant}
+            text = "%s was not warmed up anew: the old cache is kept"
+            logger.error(text, row.operator.name, extra={"fields": whose})
             self._warmed_up(row)
 
     def end_of_window(self, ordinal: int, flight: Flight) -> int:

@@ -27,7 +27,7 @@ from rearview.ingress.auth import Caller
 from rearview.ingress.callers import Context, Parse, ReadingContext
 from rearview.ingress.running import RunningCalls
 from rearview.ingress.status import abort
-from rearview.telemetry.logging import log_fault
+from rearview.telemetry.logging import concerns, log_fault
 
 __all__ = ["OVERSIZE", "Door"]
 
@@ -98,6 +98,7 @@ class Door(grpc.aio.ServerInterceptor):
     def _known(self, context: Context) -> Iterator[Caller]:
         """Raises InvalidRequest for nobody's token, at once or when it ends."""
         with self._running.let_in(context.invocation_metadata() or ()) as caller:
+            concerns(tenant=caller.tenant.name)  # gRPC runs each call in a task of its own.
             yield caller
 
     @contextmanager

@@ -208,7 +208,7 @@ class Leases:
         except DirectoryUnavailable:
             return decide.Unanswered()
         except Exception as error:  # The edge of a renewal: the others, and the next one, go on.
-            log_fault(logger, "a lease could not be renewed", error, session_id=lease.session_id)
+            log_fault(logger, "a lease could not be renewed", error, **_whose(lease))
             return decide.Unanswered()
 
     async def _announce(self) -> None:
@@ -287,3 +287,7 @@ async def _charge(directory: Directory, holding: Holding | None, load: Load, quo
         if error.current is not None:
             raise
         await directory.charge(await directory.renew(holding.lease), load, quota)
+
+
+def _whose(lease: Lease) -> dict[str, str]:
+    return {"session_id": lease.session_id, "tenant": lease.tenant}

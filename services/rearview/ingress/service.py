@@ -321,7 +321,8 @@ class Ingress:
             self.sessions.close(record, why)
 
     def _on_fault(self, session_id: str, error: BaseException) -> None:
-        error_id = log_fault(logger, "session failed", error, session_id=session_id)
         record = self.sessions.get(session_id)
+        whose = {} if record is None else {"tenant": record.session.tenant.name}
+        error_id = log_fault(logger, "session failed", error, session_id=session_id, **whose)
         if record is not None:
             self.sessions.close(record, Fault(metadata={"error_id": error_id}))

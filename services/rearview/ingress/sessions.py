@@ -11,6 +11,7 @@ from typing import Protocol
 from rearview.config import TenantConfig
 from rearview.errors import InvalidRequest, NotFound, RearviewError, Reason, StreamEnded
 from rearview.ingress.session import IngressSession
+from rearview.telemetry.logging import concerns
 
 __all__ = ["Feeder", "Record", "Sessions"]
 
@@ -92,7 +93,8 @@ class Sessions:
         self.detach(record, None)
 
     def attach(self, record: Record, stream: Feeder) -> None:
-        """`stream` feeds the session from now on; the one that did before ends."""
+        """`stream` feeds the session from now on; the one that did before ends. For the stream's task."""
+        concerns(session_id=record.session.spec.session_id)
         if record.stream is not None:
             record.stream.end(StreamEnded(Reason.TAKEN_OVER, "another stream has resumed the session"))
         record.stream = stream

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from rearview.contract.session import SessionSpec
+from rearview.telemetry.logging import concerning
 
 __all__ = ["SessionTasks", "Tasks"]
 
@@ -57,7 +58,8 @@ class SessionTasks:
     def start(self, owner: Owner, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run it in place of what runs for the session."""
         self.cancel(owner)
-        task = asyncio.create_task(coroutine)
+        with concerning(session_id=owner.spec.session_id, tenant=owner.spec.tenant):
+            task = asyncio.create_task(coroutine)
         self._running[owner.spec.session_id] = task
         task.add_done_callback(lambda done: self._done(owner, done))
         return task

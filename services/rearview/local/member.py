@@ -60,7 +60,7 @@ def _fail(pipe: Connection[Said, Told], reason: str) -> None:
 
 
 def _begin(order: Order) -> None:
-    from rearview.telemetry.logging import configure_logging
+    from rearview.telemetry.logging import log_as
 
     end_with_parent()  # It has forked this one, and alone knows how it ends.
     log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -68,7 +68,7 @@ def _begin(order: Order) -> None:
         os.dup2(log, number)
     os.close(log)
     become(order.environment)
-    configure_logging(style="text")
+    log_as(order.config.telemetry.logs, "text")
 
 
 class _Line:

@@ -18,8 +18,9 @@ from rearview.engine.engine import Engine
 from rearview.replica.admitted import Admitted
 from rearview.replica.outflow import Outflow
 from rearview.replica.planes import on_tensors
-from rearview.replica.runner import EngineRunner
-from rearview.replica.sessions import Sessions
+from rearview.replica.runner import Command, EngineRunner
+from rearview.replica.sessions import Held, Sessions
+from rearview.telemetry.logging import concerning
 from rearview.transport.links import Link
 from rearview.transport.wire import (
     Body,
@@ -61,7 +62,7 @@ class Inflow:
         now = time.monotonic()
         frame = held.codec.decode(body, now)
         held.came(frame.place, frame.frame_index, link)
-        self._engine.post(partial(_admit, on_tensors(frame), now))
+        self._engine.post(partial(_for, held, partial(_admit, on_tensors(frame), now)))
         self._events(LinkBytes(self._span, Direction.RECEIVED, plane_bytes(frame)))
 
     def acknowledge(self, link: Link, body: Body) -> None:
@@ -97,8 +98,15 @@ class Inflow:
             return
         version, settings = content["version"], decode_settings(content["settings"])
         self._admitted.changed(held.session_id, settings)
-        self._engine.post(lambda engine: engine.update(held.session_id, version, settings))
+        self._engine.post(
+            partial(_for, held, lambda engine: engine.update(held.session_id, version, settings))
+        )
         self._outflow.announce(held, version, content["settings"])
+
+
+def _for(held: Held[Link], command: Command, engine: Engine) -> None:
+    with concerning(session_id=held.session_id, tenant=held.tenant):
+        command(engine)
 
 
 def _admit(frame: Frame[Tensor], now: float, engine: Engine) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from rearview.errors import Fault, RearviewError
-from rearview.telemetry.logging import log_fault
+from rearview.telemetry.logging import concerns, log_fault
 from rearview.transport.links import Link
 from rearview.transport.refusal import refusal
 from rearview.transport.wire import Body, Kind, decode_json
 
-__all__ = ["Answer", "Requests"]
+__all__ = ["Answer", "Requests", "whose"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Requests:
         return Fault(metadata={"error_id": error_id})
 
     async def _reply(self, link: Link, kind: Kind, request: dict[str, Any], with_: Answer) -> None:
+        concerns(**whose(request))
         try:
             answer = dict(await with_(link, request))
         except RearviewError as error:
@@ -62,3 +63,10 @@ class Requests:
         except Exception as error:  # The edge of one request: it is refused, the replica goes on.
             answer = refusal(self.fault(kind, error))
         link.reply(request, answer)
+
+
+def whose(told: Mapping[str, Any]) -> Mapping[str, str]:
+    """Session and tenant of what has come as JSON, as far as it says them: for logs."""
+    spec, lease = told.get("session"), told.get("lease")
+    found = {**(lease if isinstance(lease, dict) else {}), **(spec if isinstance(spec, dict) else {}), **told}
+    return {name: str(found[name]) for name in ("session_id", "tenant") if found.get(name)}

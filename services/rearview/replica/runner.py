@@ -25,7 +25,7 @@ from rearview.engine.failures import is_sticky, said_by
 from rearview.engine.rows import Running, StepResult
 from rearview.errors import Reason, Refused
 
-__all__ = ["EngineRunner"]
+__all__ = ["Command", "EngineRunner"]
 
 logger = logging.getLogger(__name__)
 

@@ -73,6 +73,7 @@ class Held(Generic[L]):
     next: L | None
     """Where its frames go. None: the link is gone, or an adoption is under way; outputs are kept."""
     codec: FrameCodec
+    tenant: str = ""
     lease: Mapping[str, Any] | None = None
     """Its lease when it was opened or adopted, as it travels: for a directory that comes back empty."""
     place: int = NO_PLACE

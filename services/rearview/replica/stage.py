@@ -230,7 +230,7 @@ class Stage:
                 self._forget(spec.session_id)
             raise
         reach("replica.activate.before")
-        held = Held(spec.session_id, epoch, owner, next_link, codec, lease=request.get("lease"))
+        held = Held(spec.session_id, epoch, owner, next_link, codec, spec.tenant, request.get("lease"))
         past.held(held)
         self._sessions.opened(held)
         self._changed()

@@ -5,29 +5,45 @@ given as `extra={"fields": {...}}` that are numbers, booleans or short text. Fra
 bytes and arrays show only as their type, and the text of foreign exceptions, which may quote a prompt, is
 left out: an exception shows as its type and where it happened. Only our own error types, assertions and
 errors of the system and of torch keep their text.
+
+Whose work is under way is known where it begins (`concerns`, `concerning`), and is in every line from there
+on, `session_id` and `tenant`, in tasks that are started too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import sys
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal, TextIO
 
 from rearview.errors import ConfigError, RearviewError
+from rearview.telemetry_config import LogsConfig
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure_logging", "log_fault", "new_error_id"]
+__all__ = [
+    "JsonFormatter",
+    "TextFormatter",
+    "concerning",
+    "concerns",
+    "configure_logging",
+    "log_as",
+    "log_fault",
+    "new_error_id",
+]
 
 MAX_TEXT_LENGTH = 200
 """Longer text in a field or an exception is cut."""
 _OWN_TEXT = (RearviewError, ConfigError, AssertionError, OSError, RuntimeError)
 _HANDLER_NAME = "rearview"
+_concern: ContextVar[Mapping[str, str]] = ContextVar("concern")
 
 
 def configure_logging(
@@ -46,6 +62,31 @@ def configure_logging(
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+
+
+def concerns(*, session_id: str = "", tenant: str = "") -> None:
+    """What the running task logs from now on is about these; empty: as before."""
+    _concern.set(_with(session_id, tenant))
+
+
+@contextlib.contextmanager
+def concerning(*, session_id: str = "", tenant: str = "") -> Iterator[None]:
+    """What is logged inside is about these; empty: as outside."""
+    before = _concern.set(_with(session_id, tenant))
+    try:
+        yield
+    finally:
+        _concern.reset(before)
+
+
+def _with(session_id: str, tenant: str) -> Mapping[str, str]:
+    told = {"session_id": session_id, "tenant": tenant}
+    return {**_concern.get({}), **{name: value for name, value in told.items() if value}}
+
+
+def log_as(config: LogsConfig, style: Literal["json", "text"]) -> None:
+    """`configure_logging` as the configuration says; `style` if it says none."""
+    configure_logging(config.level, config.format or style)
 
 
 def new_error_id() -> str:
@@ -81,10 +122,10 @@ class TextFormatter(logging.Formatter):
 
 
 def _content(record: logging.LogRecord) -> dict[str, Any]:
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = dict(_concern.get({}))
     fields = getattr(record, "fields", None)
     if isinstance(fields, Mapping):
-        content = {str(key): _plain(value) for key, value in fields.items()}
+        content |= {str(key): _plain(value) for key, value in fields.items()}
     content = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
