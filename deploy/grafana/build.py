@@ -136,6 +136,7 @@ CAPACITY: Rows = {
 TENANTS: Rows = {
     "Tenants": [
         Panel("Sessions", "short", {"{{tenant}}": "sum by (tenant) (rearview_sessions)"}),
+        Panel("Sessions by state", "short", {"{{state}}": "sum by (state) (rearview_sessions)"}),
         Panel("Continuous play ratio", "percentunit", {"{{tenant}}": "tenant:rearview_play:ratio_rate5m"}),
         Panel(
             "Viewers that stall",
@@ -184,6 +185,7 @@ STAGES: Rows = {
             },
             "The rest ran eager.",
         ),
+        Panel("Fallen back to eager", "reqps", rate("rearview_graph_fallbacks_total", "span")),
         Panel(
             "Forwards that failed",
             "reqps",

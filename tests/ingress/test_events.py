@@ -100,7 +100,7 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
     ([StreamOpened(), StreamOpened(), StreamClosed()], {"streams_open": 1}),
     (
         [SessionOpened("alpha"), SessionOpened("alpha"), SessionClosed("alpha")],
-        {'sessions{tenant="alpha"}': 1},
+        {'sessions_opened_total{tenant="alpha"}': 2, 'sessions_closed_total{tenant="alpha"}': 1},
     ),
     (
         [
@@ -169,10 +169,12 @@ CASES: Sequence[tuple[Sequence[Event], Expected]] = [
             BatchRun("one", 8, 0.0, 0.1, Failure.NO_MEMORY),
             BatchRun("one", 4, 0.0, 0.1),
             BatchRun("one", 4, 0.0, 0.1, is_accelerated=True),
+            BatchRun("one", 5, 0.0, 0.1, is_fallback=True),
         ],
         {
-            'batch_rows_count{span="one"}': 3,
+            'batch_rows_count{span="one"}': 4,
             'forwards_accelerated_total{span="one"}': 1,
+            'graph_fallbacks_total{span="one"}': 1,
             'forwards_failed_total{span="one",cause="no_memory"}': 1,
             'forwards_failed_total{span="one",cause="not_finite"}': 0,
             'forwards_failed_total{span="one",cause="raised"}': 0,

@@ -49,7 +49,12 @@ def used() -> Metrics:
     metrics.outputs_forgotten.labels("fused").inc(3)
     metrics.replica_started("fused", 16, 8)
     metrics.slots_used.labels("fused").set(2)
-    metrics.sessions.labels("alpha").set(2)
+    metrics.sessions.count = lambda: {("alpha", "streaming"): 2}
+    metrics.sessions_opened.labels("alpha").inc(2)
+    metrics.sessions_closed.labels("alpha").inc()
+    metrics.usage_frames.labels("alpha", "translated").inc()
+    metrics.usage_pixel_steps.labels("alpha").inc(8192)
+    metrics.usage_device_seconds.labels("alpha").inc(0.03)
     metrics.streams_open.inc()
     metrics.image_codec_seconds.labels("decode").observe(0.001)
     metrics.link_bytes.labels("fused", "sent").inc(4096)

@@ -247,7 +247,7 @@ async def test_promtool_finds_nothing_in_the_metrics_after_traffic(
         urls = [*service.metrics_urls, *(stage.describe()["metrics_url"] for stage in service.stages)]
         texts = [await scrape(url) for url in urls]
         assert b'rearview_frames_total{outcome="translated"} 2.0' in texts[0]
-        assert b'rearview_sessions{tenant="local"} 1.0' in texts[0]
+        assert b'rearview_sessions{state="streaming",tenant="local"} 1.0' in texts[0]
         assert b'rearview_session_opens_refused_total{reason="prompt_empty"} 1.0' in texts[0]
         assert b'rearview_slots_used{span="span-0"} 1.0' in texts[1]
         assert b'rearview_span_compute_seconds_count{span="span-1"} 2.0' in texts[2]

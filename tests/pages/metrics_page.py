@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics import MetricWrapperBase
 from rearview.contract.failure import Failure
 from rearview.contract.scaling import Why
@@ -21,7 +21,8 @@ LABELS = {
     "reason": "of a drop "
     + ", ".join(f"`{each.name.lower()}`" for each in DropReason)
     + "; of a refusal or an end a value of [error_reason.proto](../proto/rearview/v1/error_reason.proto)",
-    "state": "`played`, `stalled`, `queued`",
+    "state": "of play `played`, `stalled`, `queued`; of a session `streaming`, `detached`, `moving`,"
+    " `parked`",
     "cause": "of a failed forward "
     + ", ".join(f"`{each.value}`" for each in Failure)
     + "; of a condemned replica `silent`, `hung`, `broken`",
@@ -39,11 +40,12 @@ Made of the metrics themselves by `python tests/pages/metrics_page.py`, not edit
 
 Every ingress and every replica answers `/metrics` (`metrics_port` of the ingress and of each span;
 `describe` names the URLs) with its own; sums and quantiles over processes are for whoever asks. Names of
-sessions, prompts and pictures are in none of them, and every label has few values, so a process has some
-hundred series. [Recording and alert rules](../k8s/base/prometheus-rule.yaml) have unit tests; [four
-dashboards](../deploy/grafana) (`service`, `capacity`, `tenants`, `stages`: import the JSON, or mount the
-folder) show nothing that a test has not seen in a real Prometheus beside a running service. No Grafana has
-rendered them yet.
+sessions, prompts and pictures are in none of them, and every label has few values: a process has at most 50
+series for each tenant, 100 for each span and 400 besides, which a test counts. [Recording and alert
+rules](../k8s/base/prometheus-rule.yaml) have unit tests, and say how busy devices, how full batches and how
+old queues are; [four dashboards](../deploy/grafana) (`service`, `capacity`, `tenants`, `stages`: import the
+JSON, or mount the folder) show nothing that a test has not seen in a real Prometheus beside a running
+service. No Grafana has rendered them yet.
 
 **Continuous play ratio**, the one figure to promise: the share of session time in which the next picture
 was there when it was due.
@@ -80,7 +82,7 @@ def page() -> str:
 
 def _row(metric: MetricWrapperBase) -> str:
     name = metric._name + ("_total" if isinstance(metric, Counter) else "")
-    kind = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[type(metric)]
+    kind = metric._type
     labels = ", ".join(f"`{label}`" for label in metric._labelnames)
     return f"| `{name}` ({kind}) | {labels} | {metric._documentation} |\n"
 

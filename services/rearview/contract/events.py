@@ -220,6 +220,8 @@ class BatchRun:
     """Why nothing came of it."""
     is_accelerated: bool = False
     """Whether its network was replayed from a graph, or ran compiled."""
+    is_fallback: bool = False
+    """Whether it was to be, and ran as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,8 +254,8 @@ class Engine:
             return Batch(kind, len(rows), self._clock() - now, outcome.failure)
         self._commit(rows, outcome.forward, now)
         reach("engine.commit.after")
-        is_accelerated = outcome.forward.is_accelerated
-        return Batch(kind, len(rows), self._clock() - now, is_accelerated=is_accelerated)
+        how = outcome.forward.is_accelerated, outcome.forward.is_fallback
+        return Batch(kind, len(rows), self._clock() - now, None, *how)
 
     def _commit(self, rows: Sequence[Row], forward: Forward, started_s: float) -> None:
         finished_s = self._clock()

@@ -259,6 +259,8 @@ class Batch:
     """Why nothing came of it."""
     is_accelerated: bool = False
     """Whether its network was replayed, or ran compiled."""
+    is_fallback: bool = False
+    """Whether it was to be, and ran as it is."""
 
     @property
     def failed(self) -> bool:

@@ -19,6 +19,11 @@ class Gate:
         self.standing_still = asyncio.Lock()
         """Held by whoever freezes the lane: one at a time."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether frames are let in."""
+        return self._open.is_set()
+
     def shut(self) -> None:
         """There is no lane."""
         self._is_shut = True

@@ -133,6 +133,7 @@ class Ingress:
 
     async def start(self) -> None:
         """Take links, and wait for a replica of each span that always has one: before that none is served."""
+        self.metrics.sessions.count = self.sessions.standing
         await self._lanes.start()
         await self._roster.wait_until_complete()
         await asyncio.to_thread(self._advice.prepare)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Container, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,6 +74,10 @@ class Sessions:
     def get(self, session_id: str) -> Record | None:
         """The session; None if it is not, or no longer, fed here."""
         return self._records.get(session_id)
+
+    def standing(self) -> Mapping[tuple[str, ...], int]:
+        """How many there are, by tenant and by what they do. For any thread."""
+        return Counter((each.session.tenant.name, _does(each)) for each in tuple(self._records.values()))
 
     def find(self, tenant: TenantConfig, session_id: str) -> Record:
         """A session of the tenant. Raises NotFound."""
@@ -167,3 +172,12 @@ class Sessions:
         if record.expiry is not None:
             record.expiry.cancel()
             record.expiry = None
+
+
+def _does(record: Record) -> str:
+    session = record.session
+    if session.past.is_parked:
+        return "parked"
+    if not session.gate.is_open:
+        return "moving"
+    return "detached" if record.stream is None else "streaming"

@@ -44,8 +44,8 @@ class Outflow:
     def step(self, result: StepResult) -> None:
         """Pass on what one step of the engine did."""
         if (batch := result.batch) is not None:
-            figures = batch.rows, result.queue_age_s, batch.seconds, batch.failure, batch.is_accelerated
-            self._events(BatchRun(self._span, *figures))
+            figures, how = (batch.seconds, batch.failure), (batch.is_accelerated, batch.is_fallback)
+            self._events(BatchRun(self._span, batch.rows, result.queue_age_s, *figures, *how))
         if result.forgotten:
             self._events(OutputsForgotten(self._span, result.forgotten))
         now = time.monotonic()

@@ -55,6 +55,7 @@ _Rarer: TypeAlias = (
     | SessionMoved
     | CheckpointTaken
     | ReplicaCondemned
+    | ReplicasWanted
 )
 """Than those of every frame."""
 
@@ -79,11 +80,13 @@ class MetricsListener:
             case FrameLeftSpan(Timing(span, queue_s, compute_s)):
                 counted(metrics.span_queue_seconds, span).observe(queue_s)
                 counted(metrics.span_compute_seconds, span).observe(compute_s)
-            case BatchRun(span, rows, queue_age_s, seconds, failure, is_accelerated):
+            case BatchRun(span, rows, queue_age_s, seconds, failure, is_accelerated, is_fallback):
                 counted(metrics.batch_rows, span).observe(rows)
                 counted(metrics.forward_seconds, span).observe(seconds)
                 if is_accelerated:
                     counted(metrics.forwards_accelerated, span).inc()
+                if is_fallback:
+                    counted(metrics.graph_fallbacks, span).inc()
                 counted(metrics.queue_age_seconds, span).set(queue_age_s)
                 if failure is not None:
                     metrics.forwards_failed.labels(span, failure.value).inc()
@@ -118,9 +121,9 @@ class MetricsListener:
             case SlotsTaken(span, slots):
                 metrics.slots_used.labels(span).set(slots)
             case SessionOpened(tenant):
-                metrics.sessions.labels(tenant).inc()
+                metrics.sessions_opened.labels(tenant).inc()
             case SessionClosed(tenant):
-                metrics.sessions.labels(tenant).dec()
+                metrics.sessions_closed.labels(tenant).inc()
             case StreamOpened() | StreamClosed():
                 metrics.streams_open.inc(1 if isinstance(event, StreamOpened) else -1)
             case CallEnded(reason):

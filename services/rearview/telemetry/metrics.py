@@ -18,6 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from rearview.contract.failure import Failure
 from rearview.errors import DropReason, Reason
+from rearview.telemetry.counted import CountedGauge
 from rearview.telemetry.scaling_metrics import ScalingMetrics
 
 __all__ = ["FrameRate", "Metrics", "new_registry"]
@@ -215,14 +216,36 @@ class _ForwardMetrics:
             ["span"],
             registry=registry,
         )
+        self.graph_fallbacks = Counter(
+            "rearview_graph_fallbacks_total",
+            "Forwards whose network has graphs, or is compiled, and ran as it is for want of one that fits.",
+            ["span"],
+            registry=registry,
+        )
 
 
 class _SessionMetrics:
     """Of sessions and streams, and of what an ingress spends on them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.sessions = Gauge(
-            "rearview_sessions", "Sessions that this ingress feeds.", ["tenant"], registry=registry
+        self.sessions = CountedGauge(
+            "rearview_sessions",
+            "Sessions of this ingress: streaming, detached (no stream feeds it), moving (its frames wait for"
+            " another lane, or for its replicas to stand still), parked.",
+            ["tenant", "state"],
+            registry=registry,
+        )
+        self.sessions_opened = Counter(
+            "rearview_sessions_opened_total",
+            "Sessions that began at this ingress, taken over ones included.",
+            ["tenant"],
+            registry=registry,
+        )
+        self.sessions_closed = Counter(
+            "rearview_sessions_closed_total",
+            "Sessions that ended at this ingress, or went on at another one.",
+            ["tenant"],
+            registry=registry,
         )
         self.streams_open = Gauge(
             "rearview_streams_open", "gRPC streams that are open on this ingress.", registry=registry
@@ -343,6 +366,7 @@ class Metrics(
         self.slots.labels(span).set(slots)
         self.batch_rows_max.labels(span).set(max_batch)
         self.forwards_accelerated.labels(span)
+        self.graph_fallbacks.labels(span)
         for failure in Failure:  # As in `_start_at_zero`: no other span is served here.
             self.forwards_failed.labels(span, failure.value)
 

@@ -177,6 +177,7 @@ def test_an_engine_says_which_forwards_were_replayed(folder: Path, additions: Ad
         while engine.has_work:
             batches += [batch] if (batch := engine.step(0.0).batch) is not None else []
         said.append([batch.is_accelerated for batch in batches])
+        assert [batch.is_fallback for batch in batches] == [not each for each in said[-1]]
     # What is met for the first time runs as it is; both steps are one kind of call.
     assert said == [[False, False, True, False], [True] * 4, [True] * 4]
 

@@ -50,6 +50,8 @@ class Forward:
     """Samples of which some value is not finite."""
     is_accelerated: bool = False
     """Whether its network was replayed from a graph, or ran compiled."""
+    is_fallback: bool = False
+    """Whether it was to be, and ran as it is."""
 
     def broken_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Those of the forward's `rows` that have such a sample: neither pictures nor updates are good."""
@@ -174,9 +176,10 @@ class DiffusionModel:
         counts = getattr(network, "counts", None)  # What runs as it is has none.
         if counts is None:
             return self._forward(rows, views)
-        before = counts.accelerated
+        accelerated, eager = counts.accelerated, counts.eager
         forward = self._forward(rows, views)
-        return replace(forward, is_accelerated=counts.accelerated > before)
+        is_accelerated, is_fallback = counts.accelerated > accelerated, counts.eager > eager
+        return replace(forward, is_accelerated=is_accelerated, is_fallback=is_fallback)
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[Row], views: Views) -> Forward:
