@@ -57,6 +57,11 @@ ROOMS = {
             " model_config recovery_config telemetry_config schema v1 control transport directory telemetry",
             f"ray {NETWORKS}",
         ),
+        room(
+            "planning",
+            "errors failpoints machine contract control engine ingress",
+            f"{SERVERS} google.protobuf pydantic",
+        ),
     )
 }
 NO_EVENT_LOOP = frozenset({"asyncio", "ray", "grpc", "redis", "prometheus_client"})
@@ -161,6 +166,7 @@ PLANTED = {
     "edge": ("rearview/ingress/breach.py", "from rearview.engine import rows"),
     "schema": ("rearview/schema/breach.py", "import grpc"),
     "links": ("rearview/replica/breach.py", "import rearview.schema.enums"),
+    "planning": ("rearview/planning/breach.py", "import rearview.transport"),
     "callers": ("rearview/ingress/breach.py", "from rearview.client import aio"),
     "studio": ("rearview/studio/breach.py", "from rearview.config import load_config"),
     "laboratory": ("rearview/cli/breach.py", "import rearview_lab.data.styles"),
