@@ -30,6 +30,8 @@ class Point:
     play_ratio: float
     busy: float
     """Share of the time in which the device computes: more than `load`, since forwards are not full."""
+    age_s: float = 0.0
+    """95th percentile of the age of pictures when they are there."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def fit(
         for seed in range(rounds):
             outcome.add(play(_stints(count, streams, seconds, seed), device, streams, order, seed))
         busy = min(1.0, outcome.busy_s / (rounds * seconds))
-        points.append(Point(count, count * share, outcome.attainment, outcome.play_ratio, busy))
+        age_s = outcome.age_s(0.95)
+        points.append(Point(count, count * share, outcome.attainment, outcome.play_ratio, busy, age_s))
     return Curve(points)
 
 

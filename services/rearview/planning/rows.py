@@ -64,6 +64,8 @@ class Outcome:
     busy_s: float = 0.0
     """Of the device."""
     rows: int = 0
+    ages_s: list[float] = field(default_factory=list)
+    """Of every picture, from when its frame came."""
 
     @property
     def attainment(self) -> float:
@@ -76,6 +78,11 @@ class Outcome:
         whole_s = self.played_s + self.stalled_s
         return self.played_s / whole_s if whole_s else 1.0
 
+    def age_s(self, part: float) -> float:
+        """The age that this part of the pictures does not exceed; 0 without any."""
+        ages_s = sorted(self.ages_s)
+        return ages_s[min(len(ages_s) - 1, int(part * len(ages_s)))] if ages_s else 0.0
+
     def add(self, other: Outcome) -> None:
         """Count another replica too."""
         self.frames += other.frames
@@ -85,6 +92,7 @@ class Outcome:
         self.stalled_s += other.stalled_s
         self.busy_s += other.busy_s
         self.rows += other.rows
+        self.ages_s += other.ages_s
 
 
 def cost_table(device: DeviceCost, streams: Streams) -> CostTable:
@@ -262,7 +270,9 @@ class _Replica:
             sent_s = max(sent_s, came_s if picture_s is None else picture_s)
             outcome.frames += 1
             outcome.pictures += picture_s is not None
-            outcome.in_time += picture_s is not None and sent_s - came_s <= self._kind.slo_s
+            if picture_s is not None:
+                outcome.ages_s.append(sent_s - came_s)
+                outcome.in_time += sent_s - came_s <= self._kind.slo_s
             played_s, stalled_s = playout.answered(came_s, sent_s, shows=picture_s is not None)
             outcome.played_s += played_s
             outcome.stalled_s += stalled_s
