@@ -12,6 +12,7 @@ from rearview.cli.chaos import chaos
 from rearview.cli.demo import demo
 from rearview.cli.doctor import doctor
 from rearview.cli.drain import drain
+from rearview.cli.plan import plan
 from rearview.cli.probe import probe
 from rearview.cli.studio import studio
 from rearview.cli.styles import styles
@@ -55,6 +56,7 @@ app.command()(drain)
 app.command()(probe)
 app.command()(usage)
 app.command()(doctor)
+app.command()(plan)
 app.command(context_settings=laboratory.UNREAD)(chaos)
 app.command("eval", context_settings=laboratory.UNREAD)(laboratory.evaluate)
 app.add_typer(laboratory.train, name="train")
