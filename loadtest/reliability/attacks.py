@@ -42,7 +42,7 @@ ATTACKS: dict[int, Attack] = {
         "scale-down beside live streams",
         "live streams ended, the empty replica stayed",
         [
-            "integration/test_serve_scaling.py::test_live_sessions_move_off_whichever_replica_goes",
+            "integration/test_serve_scaling.py::test_one_to_three_to_one_while_streams_run_loses_and_resets_nothing",
             "ingress/test_moves.py::test_a_drained_replica_is_left_and_no_picture_changes",
         ],
     ),
