@@ -27,7 +27,8 @@ class ScaleByDemand:
     """Serve's autoscaling policy: see `control.scaling`. Runs in Serve's controller, so it waits for nothing.
 
     What surprises: Serve's aggregated metrics are means over time, in which half a session may be left of
-    one; so the newest value of each is taken from its series.
+    one; so the newest value of each is taken from its series. And a replica that is drained on request still
+    runs for Serve: it is ordered on top, else another one would have to go for it.
     """
 
     def __init__(self, figures: Mapping[str, Any]) -> None:
@@ -44,14 +45,16 @@ class ScaleByDemand:
             {name: series[each][-1].value for name, series in told.items() if series.get(each)}
             for each in running
         ]
+        said = [reports.Report.of(each) if "sessions" in each else None for each in heard]
         decision, standing = reports.scale(
-            [reports.Report.of(each) if "sessions" in each else None for each in heard],
+            said,
             max(0, context.target_num_replicas - len(running)),
             scaling.Figures(**self._figures),
             context.policy_state.get("standing", reports.BEGIN),
             context.current_time,
         )
-        return decision.target, {"standing": standing}
+        drained = sum(each is not None and bool(each.is_leaving) for each in said)
+        return decision.target + drained, {"standing": standing}
 
 
 def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:

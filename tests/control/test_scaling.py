@@ -337,3 +337,8 @@ def test_serve_tells_the_policy_what_replicas_say() -> None:
     report(sessions=(1.0, 1.0), slots=(8.0, 4.0))
     context.target_num_replicas, context.current_time = 2, 6.0
     assert policy(context)[0] == 2, "none of them is empty"
+    report(sessions=(1.0, 3.0), slots=(8.0, 8.0), is_leaving=(1.0, 0.0))
+    context.policy_state, context.current_time = {}, 7.0
+    _, context.policy_state = policy(context)
+    context.current_time = 60.0
+    assert policy(context)[0] == 2, "one that is drained on request is not what Serve would take"
