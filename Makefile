@@ -54,7 +54,7 @@ rm -f $(VENV)/.ready-*
 endef
 
 .PHONY: help demo studio test same-pictures lint format stubs proto proto-image vendor two-ingresses \
-  soak chaos nodes bench picture constraints clean
+  soak chaos nodes scaling bench picture constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,10 @@ chaos: $(TEST_READY) ## hurt the service again and again: RUNS runs (default 128
 nodes: $(TEST_READY) ## hurt the nodes of a Ray, and its GCS for a minute, then docs/reliability.md
 	@$(BIN)/python -m loadtest.reliability.nodes $(ARGS); status=$$?; \
 	  $(BIN)/python -m loadtest.reliability.document && exit $$status
+
+scaling: $(TEST_READY) ## one to three to one replicas of a pipeline while streams run, then docs/figures.md
+	@$(BIN)/python -m loadtest.scaling $(ARGS); status=$$?; \
+	  $(BIN)/python -m loadtest.report --into docs/figures.md && exit $$status
 
 bench: $(TEST_READY) ## measure the service with open-loop load
 	@$(BIN)/python -m loadtest $(ARGS)

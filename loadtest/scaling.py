@@ -1,6 +1,6 @@
 """One replica of each span becomes three and one again, while sessions run: what they have seen of it.
 
-python -m loadtest.scaling            writes loadtest/results/scaling.json
+make scaling     writes loadtest/results/scaling.json, and the table of it in docs/figures.md
 
 A real Ray Serve on one machine, a pipeline of two spans, the chain model: each of its answers carries a hash
 chain over every input of its session so far, so a frame that is lost, doubled, out of order or of another

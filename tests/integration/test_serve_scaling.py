@@ -41,6 +41,7 @@ IDLE: dict[str, Any] = {
 }
 
 
+@pytest.mark.load
 def test_one_to_three_to_one_while_streams_run_loses_and_resets_nothing(tmp_path: Path) -> None:
     with RayService(scaling_config(tmp_path)) as service:
         found = asyncio.run(perform(service))
