@@ -147,7 +147,7 @@ class IngressServer:
         while True:
             await asyncio.sleep(WATCH_PERIOD_S)
             try:
-                flows = self._ingress.has_lanes
+                flows = self._ingress.roster.is_complete
                 await self._health.set(_SERVICES[0], SERVING if flows else NOT_SERVING)
                 if self._ingress.clusters.is_superseded and self._yielding is None:
                     logger.warning("a newer cluster serves: this ingress drains")

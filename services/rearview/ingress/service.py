@@ -88,16 +88,14 @@ class Ingress:
         """
         self.config, self.admission = config, Admission(read_served(config))
         self._advice = Advice(self.admission.served.card, config.model)
-        self._telling = Telling(config, ingress_id)
-        self.metrics = self._telling.metrics
+        self._telling, self.demand = Telling(config, ingress_id), Demand(ingress_id, time.monotonic)
+        self.metrics, self.events = self._telling.metrics, told_to(self._telling.events, self.demand)
         self.sessions = Sessions(
             config.ingress.resume_grace_s,
             on_closed=self._on_closed,
             on_fed=lambda session: self._unfed.fed(session),
             on_unfed=lambda session: self._unfed.unfed(session),
         )
-        self.demand = Demand(ingress_id, time.monotonic)
-        self.events = told_to(self._telling.events, self.demand)
         self.credentials = Credentials(config, self.events)
         self._directory = directory or open_directory(config.directory, Circuit())
         self._is_shared = directory is not None or config.directory.redis_url is not None
@@ -113,14 +111,14 @@ class Ingress:
             events=self.events,
         )
         self._checkpoints = Checkpoints(self._lanes, config.link, node, config.recovery, self.events)
-        self._roster = Roster(self.clusters.members, self._lanes, config.spans)
+        self.roster = Roster(self.clusters.members, self._lanes, config.spans)
         self._leases = Leases(
             self._directory,
             ingress_id,
             config.directory.lease_s,
             on_granted=self._on_granted,
             on_taken=self._on_taken,
-            held=self._roster.held,
+            held=self.roster.held,
         )
         self._choose_lanes(ingress_id)
         self._executor = ThreadPoolExecutor(config.ingress.codec_threads, thread_name_prefix="codec")
@@ -135,12 +133,12 @@ class Ingress:
         """Take links, and wait for a replica of each span that always has one: before that none is served."""
         self.metrics.sessions.count = self.sessions.standing
         await self._lanes.start()
-        await self._roster.wait_until_complete()
+        await self.roster.wait_until_complete()
         await asyncio.to_thread(self._advice.prepare)
         await self._leases.begin(self._lanes.address)
         await self.clusters.begin(self._lanes.address)
         await self._spares.try_look()
-        looking = (self._roster, self._leases, self._spares, self._moving, self._unfed)
+        looking = (self.roster, self._leases, self._spares, self._moving, self._unfed)
         running = (*looking, self.clusters, self._telling)
         self._background = {asyncio.create_task(each.run()) for each in running}
 
@@ -161,14 +159,9 @@ class Ingress:
         self._executor.shutdown(wait=False, cancel_futures=True)
         await self._telling.stop()
 
-    @property
-    def has_lanes(self) -> bool:
-        """Whether frames can flow: no span lacks a replica that is never to be without one."""
-        return self._roster.is_complete
-
     async def refresh(self) -> Sequence[Mapping[str, Any]]:
         """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
-        return await self._roster.refresh()
+        return await self.roster.refresh()
 
     def drain(self) -> None:
         """Take no new streams and tell the others."""
@@ -231,11 +224,11 @@ class Ingress:
         finds = (lanes, leases, self.choosing, self.demand)
         self._placing = Placing(
             *finds,
-            refresh=self._roster.try_refresh,
+            refresh=self.roster.try_refresh,
             evict=lambda tenant, for_slots: self._unfed.evict(tenant, for_slots),
             is_draining=lambda: self.draining,
         )
-        self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self._roster.try_refresh)
+        self.catalogue = Catalogue(self.sessions, self._lanes, self._leases, self.roster.try_refresh)
 
     def _outlive_lanes(self, ingress_id: str) -> None:
         """What a session needs to go on in another lane."""
@@ -243,7 +236,7 @@ class Ingress:
         self._recovery = Recovery(self._placing, lanes, config, events=self.events, end=self._end)
         parking = Parking(lanes, leases, kept, self._recovery, after_s=config.park_after_s)
         moves = (self._directory, ingress_id, lanes, leases, self.choosing, self._emptying, kept)
-        self._moving = Moving(self.config, *moves, self.sessions, self._roster, self.events)
+        self._moving = Moving(self.config, *moves, self.sessions, self.roster, self.events)
         mine = (self._directory, ingress_id)
         self.clusters.vacate = partial(self._moving.moves.vacate, self.sessions)
         grace_s, is_shared = self.config.ingress.resume_grace_s, self._is_shared
@@ -255,7 +248,7 @@ class Ingress:
             self._placing, self._leases, self._checkpoints, self.sessions, self.config.link, node
         )
         self._adoptions = Adoptions(
-            self._lanes, self._leases, self._handovers, refresh=self._roster.try_refresh, begin=self._begin
+            self._lanes, self._leases, self._handovers, refresh=self.roster.try_refresh, begin=self._begin
         )
 
     def _begin(self, terms: Terms, lease: Lease, lane: Lane, inherited: Inherited) -> Record:

@@ -220,7 +220,7 @@ class _Day:
 
     def _decide(self, now: float) -> None:
         fleet = self._fleet
-        span = SpanNow(fleet.now(), self._arrivals, self._refusals, self._age_s())
+        span = SpanNow(fleet.now(), self._arrivals, self._refusals, frame_age_s=self._age_s())
         self._arrivals = self._refusals = 0
         more = self._policy.wanted(span, now) - fleet.count(Phase.SERVING, Phase.STARTING)
         if more > 0:

@@ -117,7 +117,7 @@ def figures_of(question: Question, per_gpu: int) -> Figures:
         max_share=(per_gpu + 0.5) * share,
         slots=question.slots,
         frame_age_slo_s=question.streams.slo_s,
-        time_to_capacity_s=question.conditions.time_to_capacity_s,
+        node_s=question.conditions.time_to_capacity_s,
         hold_s=300.0,
     )
 

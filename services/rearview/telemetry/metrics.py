@@ -20,6 +20,7 @@ from rearview.contract.failure import Failure
 from rearview.errors import DropReason, Reason
 from rearview.telemetry.counted import CountedGauge
 from rearview.telemetry.scaling_metrics import ScalingMetrics
+from rearview.telemetry.usage_metrics import UsageMetrics
 
 __all__ = ["FrameRate", "Metrics", "new_registry"]
 
@@ -283,31 +284,6 @@ class _SessionMetrics:
         )
 
 
-class _UsageMetrics:
-    """Of what tenants use, as the records of usage count it."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.usage_frames = Counter(
-            "rearview_usage_frames_total",
-            "Frames whose answers will not be asked for again, by tenant and outcome: translated, or the"
-            " reason of the drop.",
-            ["tenant", "outcome"],
-            registry=registry,
-        )
-        self.usage_pixel_steps = Counter(
-            "rearview_usage_pixel_steps_total",
-            "Width times height times denoising steps of these, where they have passed them.",
-            ["tenant"],
-            registry=registry,
-        )
-        self.usage_device_seconds = Counter(
-            "rearview_usage_device_seconds_total",
-            "Shares that these had of the time of forwards.",
-            ["tenant"],
-            registry=registry,
-        )
-
-
 class _MoveMetrics:
     """Of sessions that go on elsewhere."""
 
@@ -338,7 +314,7 @@ class Metrics(
     _ForwardMetrics,
     _SessionMetrics,
     _MoveMetrics,
-    _UsageMetrics,
+    UsageMetrics,
     ScalingMetrics,
 ):
     """The metrics of one process. Use the methods where there is one; else the attribute."""
@@ -352,7 +328,7 @@ class Metrics(
         _SessionMetrics.__init__(self, registry)
         _MoveMetrics.__init__(self, registry)
         ScalingMetrics.__init__(self, registry)
-        _UsageMetrics.__init__(self, registry)
+        UsageMetrics.__init__(self, registry)
         self.link_bytes = Counter(
             "rearview_link_bytes_total",
             "Bytes that links carried, by peer (span or ingress) and direction (sent or received).",
