@@ -22,6 +22,7 @@ from rearview.errors import ConfigError
 from rearview.machine import this_machine
 from rearview.serve_options import common_options, stage_options
 from rearview.serve_secret import kept_secret
+from rearview.telemetry.logging import log_as
 from rearview.telemetry_config import check_traces
 from rearview.transport.secrets import with_secret
 
@@ -39,16 +40,13 @@ class StageDeployment:
     async def __init__(self, config: Mapping[str, Any], span_index: int) -> None:  # type: ignore[misc]  # Serve awaits it
         from rearview.replica.pulse import end_process
         from rearview.replica.stage import Stage
-        from rearview.telemetry.logging import log_as
 
-        context = serve.get_replica_context()
         node = get_runtime_context().get_node_id()
         self._config = ServiceConfig.model_validate(config)
         log_as(self._config.telemetry.logs, "json")
-        replica_id = context.replica_id.unique_id
-        self._replica_id = replica_id
+        self._replica_id: str = serve.get_replica_context().replica_id.unique_id
         self._leaving: asyncio.Task[None] | None = None
-        self._stage = Stage(self._config, span_index, replica_id, node, on_end=end_process)
+        self._stage = Stage(self._config, span_index, self._replica_id, node, on_end=end_process)
         await self._stage.start()
 
     async def describe(self) -> Mapping[str, Any]:
@@ -65,10 +63,9 @@ class StageDeployment:
 
     async def leave(self, replica_id: str) -> bool:
         """If it is this replica that is meant: let its sessions move off, and be replaced then."""
-        if replica_id != self._replica_id:
-            return False
-        self._leaving = self._leaving or asyncio.create_task(self._stage.drain(LEAVE_GRACE_S))
-        return True
+        if replica_id == self._replica_id and self._leaving is None:
+            self._leaving = asyncio.create_task(self._stage.drain(LEAVE_GRACE_S))
+        return replica_id == self._replica_id
 
     async def check_health(self) -> None:
         """Raises if the replica must be replaced."""
@@ -89,7 +86,6 @@ class IngressDeployment:
         from rearview.ingress.server import IngressServer
         from rearview.ingress.service import Ingress
         from rearview.serve_members import ServeMembers
-        from rearview.telemetry.logging import log_as
 
         content = ServiceConfig.model_validate(config)
         log_as(content.telemetry.logs, "json")
@@ -128,10 +124,9 @@ def build_app(config: ServiceConfig) -> Application:
         raise ConfigError("ingress.replicas > 1: on this system one process would get all connections")
     link = with_secret(config.link, partial(kept_secret, config.name))
     content = config.model_copy(update={"link": link}).model_dump(mode="json")
+    stage = serve.deployment(StageDeployment)
     spans = [
-        serve.deployment(StageDeployment, name=span.name)
-        .options(**stage_options(config, span))
-        .bind(content, index)
+        stage.options(name=span.name, **stage_options(config, span)).bind(content, index)
         for index, span in enumerate(config.spans)
     ]
     ingress = serve.deployment(IngressDeployment, name=INGRESS).options(

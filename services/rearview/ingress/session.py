@@ -66,19 +66,18 @@ class IngressSession:
         self.spec, self.options, self.tenant = terms.spec, terms.options, terms.tenant
         self.lease, self.model, self.resume_token = lease, edge.model, terms.resume_token
         self._edge, self.on_fault = edge, on_fault
-        inherited = inherited or Inherited.none(terms)
-        self.intake = Intake(terms, edge.limits, inherited.state, inherited.in_lane)
-        self.book, self.gate = inherited.book, Gate()
+        given = inherited or Inherited.none(terms)
+        self.intake = Intake(terms, edge.limits, given.state, given.in_lane)
+        self.book, self.gate = given.book, Gate()
         self.traces = FrameTraces(self.spec, edge.model, edge.sampling, edge.events, edge.clock)
-        following, came_back = inherited.state.next_ordinal, self.gate.came_back
-        self._keeping = Keeping(edge, self.tenant, self.book, following, came_back)
+        self._keeping = Keeping(edge, self.tenant, self.book, given.state.next_ordinal, self.gate.came_back)
         to = self.spec.session_id, lane, edge.sender, edge.events, self._keeping.inputs
-        self.feed = Feed(*to, inherited.in_lane, self.traces.enters)
+        self.feed = Feed(*to, given.in_lane, self.traces.enters)
         self.past = Past(frames_to_rebuild(terms.spec, terms.warm_up_frames, forgets=terms.forgets))
-        self.past.begin(lane.kernels, inherited.kernels)
+        self.past.begin(lane.kernels, given.kernels)
         self.notes = Notes(terms, self.feed, lambda: self.state)
         self.outcomes = Outcomes(edge, self.book, terms, self.traces)
-        self._left = LeftAnswers(self.feed, self.book, dropped=inherited.dropped)
+        self._left = LeftAnswers(self.feed, self.book, dropped=given.dropped)
         self._coder, self._tasks = Coder(*edge.coding, self.traces), Tasks(on_fault)
         self._changed, self._startable = asyncio.Event(), asyncio.Event()
         self._tell_warm_up()
