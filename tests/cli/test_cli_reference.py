@@ -12,8 +12,7 @@ from PIL import Image
 from rearview.cli.choices import parse_mask, parse_reference
 from rearview.client.references import MASK_SIDE, SIDE
 from rearview.contract.reference import MAX_MASK_BYTES, MAX_PICTURE_BYTES, ImageFile
-from rearview.contract.settings import SettingsChange
-from rearview.ingress.references import check_pictures
+from rearview.ingress.references import check_picture
 from support.tiny_reference import half_mask, pixels
 
 pytestmark = pytest.mark.unit
@@ -42,7 +41,7 @@ def test_any_picture_becomes_one_that_the_service_takes(
     assert scale is None
     assert picture.num_bytes <= MAX_PICTURE_BYTES
     assert decoded(picture).shape == (SIDE, SIDE, 3)
-    check_pictures(SettingsChange(reference=picture))
+    check_picture("reference", picture)
 
 
 def test_the_square_in_the_middle_is_kept_upright_and_over_white(tmp_path: Path) -> None:
@@ -85,6 +84,6 @@ def test_a_mask_keeps_its_shape_and_becomes_small(tmp_path: Path) -> None:
     found = decoded(mask)
     assert found.shape == (96, MASK_SIDE)
     assert (int(found[:, :60].min()), int(found[:, 68:].max())) == (255, 0)
-    check_pictures(SettingsChange(reference_mask=mask))
+    check_picture("reference_mask", mask)
     rough = parse_mask(write(tmp_path / "rough.png", noise(500, 500)))
     assert rough.num_bytes <= MAX_MASK_BYTES

@@ -87,4 +87,4 @@ def test_every_command_that_speaks_tls_has_all_its_options() -> None:
         options = {name for parameter in command.params for name in parameter.opts}
         speaking += bool(options & TLS)
         assert options & TLS in (set(), TLS), command.name
-    assert speaking == 5
+    assert speaking == 6

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from rearview.contract.reference import ImageFile
-from rearview.contract.settings import SettingsChange
-from rearview.ingress.references import check_pictures
+from rearview.ingress.references import check_picture
 from support.browser_tab import WITHIN_MS, Gateway, Tab
 
 pytestmark = pytest.mark.integration
@@ -45,7 +44,7 @@ def test_a_picture_is_followed_louder_and_no_more(
     expect(card.locator(".note")).to_have_count(0)
     (file,) = asked(gateway, "reference")
     assert isinstance(file, dict)
-    check_pictures(SettingsChange(reference=ImageFile(file["base64"])))
+    check_picture("reference", ImageFile(file["base64"]))
     levels = np.asarray(Image.open(io.BytesIO(base64.b64decode(file["base64"]))))
     assert levels.shape == (224, 224, 3)
     assert np.abs(levels[112, 112].astype(int) - (30, 160, 60)).max() < 12

@@ -18,7 +18,7 @@ from rearview.contract.settings import SettingsChange
 from rearview.errors import DropReason, InvalidRequest, Reason
 from rearview.ingress.image_gate import check_jpeg
 
-__all__ = ["check_pictures"]
+__all__ = ["check_picture", "check_pictures"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HEADER = struct.Struct(">8s4s4sII")
@@ -28,15 +28,16 @@ TOO_LARGE = "{} has more than {} pixels: send it smaller"
 
 
 async def check_pictures(change: SettingsChange, executor: Executor) -> None:
-    """Raises InvalidRequest(REFERENCE_INVALID, REFERENCE_TOO_LARGE) for a picture that cannot be decoded.
-    Their bytes are bounded; takes a few milliseconds of a thread of `executor`.
-    """
+    """Raises as `check_picture` does; takes a few milliseconds of a thread of `executor`."""
     for field, picture in (("reference", change.reference), ("reference_mask", change.reference_mask)):
         if picture:
-            await asyncio.get_running_loop().run_in_executor(executor, _check, field, picture)
+            await asyncio.get_running_loop().run_in_executor(executor, check_picture, field, picture)
 
 
-def _check(field: str, picture: ImageFile) -> None:
+def check_picture(field: str, picture: ImageFile) -> None:
+    """Raises InvalidRequest(REFERENCE_INVALID, REFERENCE_TOO_LARGE) for one that cannot be decoded. `field`:
+    of the settings. Its bytes are bounded.
+    """
     data = picture.data
     is_png = data.startswith(PNG)
     refusal = _check_png(data) if is_png else check_jpeg(data, MAX_PICTURE_PIXELS)
