@@ -14,7 +14,7 @@ from rearview.contract.watermark import Watermark
 from rearview.errors import ConfigError
 from rearview.studio.models import Offer
 from rearview.studio.service import Endpoint
-from support.raw_stream import assert_nothing_held, running
+from support.raw_stream import assert_nothing_held, eventually, running
 from support.studio import studio
 
 pytestmark = pytest.mark.integration
@@ -115,7 +115,7 @@ async def test_tiles_go_on_with_another_model_at_a_frame_that_they_name_and_none
             await page.wait(lambda: len(page.pictures) == 3 * 81)
             await page.until("model", id="other", state="ready", count=2)
             await assert_nothing_held(two)
-            assert source.running == []
+            await eventually(lambda: source.running == [])
 
 
 async def test_a_tile_that_the_other_model_refuses_stays_where_it_is() -> None:
