@@ -113,12 +113,12 @@ def test_acknowledged_outputs_are_forgotten_and_no_others() -> None:
     assert engine._sessions["a"].flight.retained.num_bytes == 0
 
 
-def test_an_output_larger_than_all_that_may_be_retained_is_not() -> None:
+def test_the_newest_two_outputs_are_retained_however_large() -> None:
     engine = toy_engine(ToyModel(), whole_chain(TOY_STEPS), retained_bytes=10)
     engine.open(toy_spec("a"))
-    admit(engine, "a", 0)
-    assert len(drain(engine)) == 1
-    assert asked_again(engine, 0) == []
+    admit(engine, "a", 0, 1, 2)
+    assert len(drain(engine)) == 3
+    assert asked_again(engine, 0, 1, 2) == [1, 2]
 
 
 def test_the_default_holds_ten_pictures_of_stable_diffusion() -> None:

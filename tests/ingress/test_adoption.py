@@ -10,7 +10,7 @@ import pytest
 from rearview.errors import Reason
 from rearview.v1 import session_service_pb2 as sessions_pb
 from rearview.v1 import translation_service_pb2 as pb
-from support.ingresses import crash, several
+from support.ingresses import crash, one_wins, several
 from support.raw_stream import OPERATORS, RawStream, eventually, index, null_config
 
 from loadtest.reliability.counters import scrape
@@ -110,13 +110,12 @@ async def test_of_two_that_resume_at_the_same_time_one_wins() -> None:
         )
         async with RawStream(service.addresses[1]) as one, RawStream(service.addresses[2]) as other:
             await asyncio.gather(one.write(asked), other.write(asked))
+            winner, ending, lost = await one_wins(one, other)
             for number in (1, 2):
-                await asyncio.gather(*(each.frame(number, b"%d" % number) for each in (one, other)))
-            await asyncio.gather(one.half_close(), other.half_close())
-            ends = await asyncio.gather(one.read_to_end(), other.read_to_end())
-        reasons = [end.reason for end in ends]
-        assert sorted(reasons, key=str) in ([None, Reason.TAKEN_OVER], [None, Reason.SESSION_UNKNOWN])
-        winner = (one, other)[reasons.index(None)]
+                await winner.frame(number, b"%d" % number)
+            await winner.half_close()
+            assert (await ending).reason is None
+        assert lost.reason in (Reason.TAKEN_OVER, Reason.REPLICA_LOST)
         assert winner.indices == [1, 2]
         await eventually(lambda: all(stage.num_sessions == 0 for stage in service.stages))
 

@@ -13,10 +13,10 @@ from rearview.config import ServiceConfig
 from rearview.ingress.server import IngressServer
 from rearview.ingress.stream import TranslateStream
 
-from support.raw_stream import null_config, quickly_stopped
+from support.raw_stream import End, RawStream, null_config, quickly_stopped
 from support.service import InProcessService, in_process_service
 
-__all__ = ["CutAt", "crash", "cut_at", "several"]
+__all__ = ["CutAt", "crash", "cut_at", "one_wins", "several"]
 
 
 async def crash(server: IngressServer) -> None:
@@ -37,6 +37,15 @@ def _break(server: IngressServer) -> None:
         listening.close()
     for record in ingress.sessions:
         record.session.end()
+
+
+async def one_wins(*streams: RawStream) -> tuple[RawStream, asyncio.Task[End], End]:
+    """Of two streams that have asked for one session: which goes on, its end to come, and the other's end."""
+    ends = {asyncio.create_task(each.read_to_end()): each for each in streams}
+    lost, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    assert len(left) == 1, f"both have lost the session: {[each.result() for each in lost]}"
+    ((won,), (end,)) = left, lost
+    return ends[won], won, end.result()
 
 
 class CutAt:

@@ -56,6 +56,8 @@ REFRESH_TIMEOUT_S = 1.0
 RETRY_AFTER_S = 1.0
 AGAIN_S = 0.05
 """A session that is parked can be had from the ingress that has parked it."""
+OPENING_TRIES = 20
+"""How often a lane is asked for that the directory has noted, and that its replicas are still to open."""
 _REASONS = {reason.value: reason for reason in DropReason}
 """As a lane is told of them; a later release may know others."""
 
@@ -146,6 +148,7 @@ class Adoptions:
             await self._refresh(REFRESH_TIMEOUT_S)
         if not self._lanes.knows(lease.lane):
             raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=RETRY_AFTER_S)
+        await self._opened(lease)
         taken = await self._take(tenant, asked, lease)
         self._early[asked.session_id] = []
         try:
@@ -166,6 +169,15 @@ class Adoptions:
             raise unknown() from None
         finally:
             del self._early[asked.session_id]
+
+    async def _opened(self, lease: Lease) -> None:
+        """Return when the session can be adopted, or it takes too long. Before that, whoever opens its lane
+        would be fenced, and the session lost.
+        """
+        for _ in range(OPENING_TRIES):
+            if await self._lanes.is_open(lease):
+                return
+            await asyncio.sleep(AGAIN_S)
 
     async def _take(self, tenant: TenantConfig, asked: Resumption, lease: Lease) -> Lease:
         for _ in range(TAKES - 1):

@@ -25,7 +25,7 @@ from rearview.contract.lease import Lease, Usage
 from rearview.contract.session import SessionSpec
 from rearview.control import lane_events as words
 from rearview.control import lanes as decide
-from rearview.control.fleet import Fleet, LaneId
+from rearview.control.fleet import Fleet, LaneId, LaneState
 from rearview.control.placement import ANY, Asked, Replica
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.lane import Lane, Returning
@@ -163,6 +163,11 @@ class Lanes:
         content = {"session_id": lease.session_id, "takes_over": True, "closes": closes}
         return await self._ask(wanted, {**content, "lease": encode_lease(lease)})
 
+    async def is_open(self, lease: Lease) -> bool:
+        """Whether its replicas can adopt the session. A directory knows its lane before they do."""
+        replicas = [self._fleet.replicas[each] for each in lease.lane if self.knows(lease.lane)]
+        return bool(replicas) and await _is_open(self._pool, [each.address for each in replicas], lease)
+
     async def _ask(
         self, event: words.LaneWanted, content: Mapping[str, Any]
     ) -> tuple[Lane, Sequence[Mapping[str, Any]]]:
@@ -181,13 +186,8 @@ class Lanes:
         state = self._fleet.lanes.get(lane_id)
         if state is None:  # Lost since it was opened.
             raise Refused(Reason.REPLICA_LOST, "a replica is gone", retry_after_s=decide.RETRY_AFTER_S)
-        returning = self._open[lane_id]
-        addresses = tuple(replica.address for replica in state.replicas)
-        links = tuple(self._links[address] for address in addresses)
         replies = [wanted.replies[each] for each in event.replicas]
-        kernels = tuple(str(reply.get("kernels", "")) for reply in replies)
-        lane = Lane(lane_id.session_id, lane_id.epoch, event.replicas, links, returning, addresses, kernels)
-        return lane, replies
+        return _lane(lane_id, state, self._links, self._open[lane_id], replies), replies
 
     def knows(self, replicas: Sequence[str]) -> bool:
         """Whether a lane of these replicas can be asked for."""
@@ -324,6 +324,29 @@ class Lanes:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of a lane has failed", exc_info=error)
             self._answer(lane, error)  # A fault of ours: who wanted the lane fails with it.
+
+
+async def _is_open(pool: LinkPool, addresses: Sequence[str], lease: Lease) -> bool:
+    asked = {"session_id": lease.session_id, "epoch": lease.epoch, "takes_over": True, "asks": True}
+    try:
+        told = [await _slot(await pool.get(address), Kind.ATTACH, asked) for address in addresses]
+    except (LinkClosed, TimeoutError, RearviewError):
+        return False
+    return bool(told[0].get("is_noted")) and all(each.get("is_open") for each in told)
+
+
+def _lane(
+    lane: LaneId,
+    state: LaneState,
+    links: Mapping[str, Link],
+    returning: Returning,
+    replies: Sequence[Mapping[str, Any]],
+) -> Lane:
+    """One whose replicas have replied."""
+    addresses = tuple(replica.address for replica in state.replicas)
+    kernels = tuple(str(reply.get("kernels", "")) for reply in replies)
+    names, used = tuple(each.replica_id for each in state.replicas), tuple(links[each] for each in addresses)
+    return Lane(lane.session_id, lane.epoch, names, used, returning, addresses, kernels)
 
 
 async def _slot(link: Link, kind: Kind, content: dict[str, Any]) -> Mapping[str, Any]:

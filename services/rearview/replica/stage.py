@@ -238,11 +238,11 @@ class Stage:
         return {"kernels": self._renewal.kernels}
 
     async def _try_attach(self, owner: Link, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What whoever adopts the session must know. Frames of the hops before are fenced from now on, until
-        they are adopted too: the last span of a lane is to be the first, and no frame is lost then.
-        """
+        """What whoever adopts the session must know. The last span is first: hops before it are fenced."""
         session_id, epoch, address = request["session_id"], request["epoch"], request.get("next")
         takes_over = request.get("takes_over", False)
+        if request.get("asks"):
+            return self._sessions.standing(session_id)
         check = partial(self._sessions.check_attach, session_id, epoch, takes_over=takes_over)
         check()
         next_link = await _link_to(self._pool, address) if address else None
