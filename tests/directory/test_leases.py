@@ -461,3 +461,18 @@ async def test_errors_travel_between_processes_with_what_they_carry() -> None:
     )
     assert pickle.loads(pickle.dumps(DirectoryUnavailable())).retry_after_s == 1.0
     assert isinstance(pickle.loads(pickle.dumps(DirectoryEmpty())), DirectoryEmpty)
+
+
+async def test_many_are_renewed_in_one_call_and_each_is_told_its_own(directory: Directory) -> None:
+    first, other, ended = [await acquire(directory, session) for session in ("a", "b", "c")]
+    moved = await directory.move(other, lane=LANE, ingress="i2")
+    await directory.release(ended)
+    renewed, lost, gone = await directory.renew_all([first, other, ended])
+    assert isinstance(renewed, Lease)
+    assert renewed == await lease_of(directory, "a")
+    assert renewed.expiry_s >= first.expiry_s
+    assert isinstance(lost, LeaseLost)
+    assert lost.current == moved
+    assert isinstance(gone, LeaseLost)
+    assert gone.current is None
+    assert await directory.renew_all([]) == []

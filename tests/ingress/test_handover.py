@@ -62,7 +62,7 @@ async def test_a_parked_session_goes_on_at_another_ingress_as_if_it_had_stayed(
         leases._holdings[former.lease.session_id] = replace(
             leases._holdings[former.lease.session_id], due_s=0.0
         )
-        await leases._tick(former.lease.session_id)
+        await leases._renew_due()
         assert (len(service.ingresses[0].sessions), len(service.ingresses[1].sessions)) == (0, 1)
         (record,) = service.ingresses[1].sessions
         assert former.lease.epoch < record.session.lease.epoch

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
 from rearview.contract.lease import UNLIMITED, Lease, LeaseRequest, Load, Quota
 from rearview.directory.memory import MemoryDirectory
-from rearview.directory.protocol import DirectoryUnavailable, LeaseLost
+from rearview.directory.protocol import MAX_RENEWED, DirectoryUnavailable, LeaseLost
 from rearview.errors import RearviewError, Reason
 from rearview.ingress.leases import Leases
 from support.raw_stream import eventually
@@ -32,11 +32,17 @@ class Moody(MemoryDirectory):
         self.is_away = False
         self.is_broken = False
         self.refused = 0
+        self.renewed: list[int] = []
+        """Leases of each call."""
 
     async def acquire(self, *args: object, **kwargs: object) -> Lease:
         await self.open.wait()
         self._check()
         return await super().acquire(*args, **kwargs)  # type: ignore[arg-type]
+
+    async def renew_all(self, leases: Sequence[Lease]) -> Sequence[Lease | LeaseLost]:
+        self.renewed.append(len(leases))
+        return await super().renew_all(leases)
 
     async def renew(self, lease: Lease) -> Lease:
         self._check()
@@ -287,3 +293,12 @@ async def test_a_release_goes_on_when_its_caller_is_cancelled() -> None:
         await asyncio.gather(releasing, return_exceptions=True)
         await k.leases.settle()
         assert await k.directory.list(None) == []
+
+
+async def test_leases_that_are_due_together_are_renewed_together() -> None:
+    async with kept(lease_s=1.5) as k:
+        for number in range(2 * MAX_RENEWED):
+            k.leases.keep(await k.leases.acquire(replace(WANTED, session_id=f"s{number}"), LANE))
+        await eventually(lambda: len(k.granted) >= 6 * MAX_RENEWED)
+        assert max(k.directory.renewed) <= MAX_RENEWED
+        assert len(k.directory.renewed) < len(k.granted) / 2

@@ -63,6 +63,10 @@ class Holding:
         """Whether nothing can happen any more."""
         return self.released and not self.is_asked
 
+    def is_due(self, now: float) -> bool:
+        """Whether it is to be renewed."""
+        return now >= self.due_s and not self.released and not self.is_asked
+
 
 def held(lease: Lease, lease_s: float, now: float) -> Holding:
     """A lease that was granted now. `lease_s`: how long one lasts."""
@@ -208,7 +212,7 @@ def after(holding: Holding, event: Event, now: float) -> Outcome:
 
 
 def _tick(holding: Holding, now: float) -> Outcome:
-    if holding.released or holding.is_asked or now < holding.due_s:
+    if not holding.is_due(now):
         return holding, None
     return replace(holding, is_asked=True), Renew(holding.lease)
 

@@ -80,6 +80,16 @@ class MemoryDirectory:
         self._check_not_lost(lease)
         return self._store(lease)
 
+    async def renew_all(self, leases: Sequence[Lease]) -> Sequence[Lease | LeaseLost]:
+        """See Directory.renew_all."""
+        found: list[Lease | LeaseLost] = []
+        for lease in leases:
+            try:
+                found.append(await self.renew(lease))
+            except LeaseLost as lost:
+                found.append(lost)
+        return found
+
     async def move(self, lease: Lease, *, lane: tuple[str, ...], ingress: str, min_epoch: int = 0) -> Lease:
         """See Directory.move."""
         self._ask()

@@ -22,6 +22,7 @@ from rearview.contract.lease import Claim, Lease, LeaseRequest, Load, Owner, Quo
 from rearview.errors import Reason, Refused, StreamEnded
 
 __all__ = [
+    "MAX_RENEWED",
     "REMEMBER_S",
     "Claims",
     "Directory",
@@ -37,6 +38,8 @@ __all__ = [
 REMEMBER_S = 300.0
 """How long a session's epoch is remembered after its last transition, and a lease that nobody renews. Owners
 bring back what was forgotten too early."""
+MAX_RENEWED = 100
+"""Leases that are renewed in one call: more would keep the store from others for too long."""
 RETRY_AFTER_S = 1.0
 
 
@@ -149,7 +152,7 @@ class Claims(Protocol):
 
 class Directory(Claims, Protocol):
     """Leases of sessions. Every method is atomic; all but `close` may raise DirectoryUnavailable, and all but
-    `renew`, `publish`, `reopen`, `release` and `announce` DirectoryEmpty.
+    `renew`, `renew_all`, `publish`, `reopen`, `release` and `announce` DirectoryEmpty.
     """
 
     async def acquire(
@@ -168,6 +171,12 @@ class Directory(Claims, Protocol):
 
         A store that knows the session under an older epoch, or not at all, takes the lease as it is.
         Raises LeaseLost if a newer epoch is known, or the same one of another ingress, or if it was released.
+        """
+        ...
+
+    async def renew_all(self, leases: Sequence[Lease]) -> Sequence[Lease | LeaseLost]:
+        """`renew` each of them in one call, at most `MAX_RENEWED`; returns for each, in order, the lease, or
+        what `renew` would have raised.
         """
         ...
 

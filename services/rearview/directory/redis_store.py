@@ -11,6 +11,7 @@ import json
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +20,7 @@ from redis.asyncio import Redis
 from rearview.contract.lease import Claim, Lease, LeaseRequest, Load, Owner, Quota, Usage
 from rearview.directory.connection import Circuit, Connection, connect
 from rearview.directory.protocol import (
+    MAX_RENEWED,
     REMEMBER_S,
     DirectoryEmpty,
     LeaseHeld,
@@ -90,7 +92,16 @@ class RedisDirectory:
 
     async def renew(self, lease: Lease) -> Lease:
         """See Directory.renew."""
-        return _in_force(await self._run("renew", *_told(lease)))
+        (answer,) = await self.renew_all([lease])
+        if isinstance(answer, LeaseLost):
+            raise answer
+        return answer
+
+    async def renew_all(self, leases: Sequence[Lease]) -> Sequence[Lease | LeaseLost]:
+        """See Directory.renew_all."""
+        assert len(leases) <= MAX_RENEWED, f"{len(leases)} leases would keep the store from others"
+        _, rows = await self._run("renew_all", *(argument for lease in leases for argument in _told(lease)))
+        return [_renewed(lease, row) for lease, row in zip(leases, rows, strict=True)]
 
     async def move(self, lease: Lease, *, lane: tuple[str, ...], ingress: str, min_epoch: int = 0) -> Lease:
         """See Directory.move."""
@@ -195,7 +206,7 @@ def _lease_of(wanted: LeaseRequest, lane: tuple[str, ...], ingress: str, min_epo
 
 def _told(lease: Lease) -> Iterable[Argument]:
     """A lease as the scripts take it; floats with all their digits."""
-    head = (lease.session_id, lease.epoch, lease.tenant, json.dumps(lease.lane), lease.ingress)
+    head = (lease.session_id, lease.epoch, lease.tenant, _text_of(lease.lane), lease.ingress)
     load = (repr(lease.load.frames_per_s), repr(lease.load.pixels_per_s))
     return (*head, round(lease.open_time_s * 1000), *load, lease.token_sha256)
 
@@ -226,6 +237,18 @@ def _in_force(answer: Answer) -> Lease:
         raise LeaseLost(lease)
     assert lease is not None, f"a transition answered {status} without a lease"
     return lease
+
+
+def _renewed(lease: Lease, row: Sequence[Any]) -> Lease | LeaseLost:
+    if row[0] == "ok":
+        return replace(lease, expiry_s=int(row[1]) / 1000)
+    return LeaseLost(_lease(row[1]) if len(row) > 1 else None)
+
+
+@lru_cache(4096)
+def _text_of(lane: tuple[str, ...]) -> str:
+    """Many sessions share a lane."""
+    return json.dumps(lane)
 
 
 def _claim(row: Sequence[Any]) -> Claim:

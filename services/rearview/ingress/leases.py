@@ -6,14 +6,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar, assert_never
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from rearview.contract.lease import Lease, LeaseRequest, Load, Owner, Quota, Usage
 from rearview.control import leases as decide
 from rearview.control.leases import Holding
-from rearview.directory.protocol import Directory, DirectoryEmpty, DirectoryUnavailable, LeaseLost
+from rearview.directory.protocol import (
+    MAX_RENEWED,
+    Directory,
+    DirectoryEmpty,
+    DirectoryUnavailable,
+    LeaseLost,
+)
 from rearview.errors import RearviewError
+from rearview.ingress.renewing import renewals
 from rearview.ingress.shared import Shared
 from rearview.telemetry.logging import log_fault
 
@@ -22,6 +29,8 @@ __all__ = ["Leases"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+ROUNDS = 20
+"""Between two renewals of one lease all that is due is renewed at most so often: many together."""
 
 
 class Leases:
@@ -161,11 +170,11 @@ class Leases:
         """Renew and announce what is due, for ever."""
         while True:
             due_s = min([self._announce_due_s, *(each.due_s for each in self._holdings.values())])
+            rest_s = max(due_s - time.monotonic(), self._interval_s / ROUNDS)
             with contextlib.suppress(TimeoutError):  # A lease that comes meanwhile is due later.
-                await asyncio.wait_for(self._woken.wait(), due_s - time.monotonic())
+                await asyncio.wait_for(self._woken.wait(), rest_s)
             self._woken.clear()
-            for session_id in tuple(self._holdings):
-                await self._tick(session_id)
+            await self._renew_due()
             if time.monotonic() >= self._announce_due_s:
                 await self._announce()
 
@@ -179,37 +188,37 @@ class Leases:
         await self.released()  # What ended before this began counts no more.
         return await self._noticing(self._directory.acquire(wanted, replicas, self._id))
 
-    async def _tick(self, session_id: str) -> None:
-        event: decide.Event | None = decide.Tick()
-        while event is not None and (holding := self._holdings.get(session_id)) is not None:
-            holding, action = decide.after(holding, event, time.monotonic())
-            self._set(holding)
-            if isinstance(event, decide.Granted) and not holding.released:
-                self._on_granted(holding.lease)
-            event = None if action is None else await self._perform(action)
+    async def _renew_due(self) -> None:
+        """Renew what is due, many in one call."""
+        now = time.monotonic()
+        due = [session_id for session_id, holding in self._holdings.items() if holding.is_due(now)]
+        for first in range(0, len(due), MAX_RENEWED):
+            leases = [*self._to_renew(due[first : first + MAX_RENEWED])]
+            for lease, event in zip(leases, await renewals(self._directory, leases, self._id), strict=True):
+                await self._renewed(lease.session_id, event)
 
-    async def _perform(self, action: decide.Action) -> decide.Event | None:
-        match action:
-            case decide.Renew(lease):
-                return await self._renew(lease)
-            case decide.Release(lease):
-                await self._release(lease)
-            case decide.EndSession(session_id, error):
-                self._on_taken(session_id, error)
-            case _:
-                assert_never(action)
-        return None
+    def _to_renew(self, session_ids: Iterable[str]) -> Iterator[Lease]:
+        """Those of them that are to be asked for; they count as asked from now on."""
+        for session_id in session_ids:
+            holding = self._holdings.get(session_id)
+            if holding is not None:  # Else it has ended while others were renewed.
+                holding, action = decide.after(holding, decide.Tick(), time.monotonic())
+                self._set(holding)
+                if isinstance(action, decide.Renew):
+                    yield action.lease
 
-    async def _renew(self, lease: Lease) -> decide.Event:
-        try:
-            return decide.Granted(await self._directory.renew(lease))
-        except LeaseLost as error:
-            return decide.not_renewed(lease, error.current, self._id, error.message)
-        except DirectoryUnavailable:
-            return decide.Unanswered()
-        except Exception as error:  # The edge of a renewal: the others, and the next one, go on.
-            log_fault(logger, "a lease could not be renewed", error, **_whose(lease))
-            return decide.Unanswered()
+    async def _renewed(self, session_id: str, event: decide.Event) -> None:
+        holding = self._holdings.get(session_id)
+        if holding is None:
+            return
+        holding, action = decide.after(holding, event, time.monotonic())
+        self._set(holding)
+        if isinstance(event, decide.Granted) and not holding.released:
+            self._on_granted(holding.lease)
+        if isinstance(action, decide.Release):
+            await self._release(action.lease)
+        elif isinstance(action, decide.EndSession):
+            self._on_taken(session_id, action.error)
 
     async def _announce(self) -> None:
         after_s = decide.AGAIN_S
@@ -226,7 +235,7 @@ class Leases:
         now = time.monotonic()
         for session_id, holding in tuple(self._holdings.items()):
             self._holdings[session_id], _ = decide.after(holding, decide.Forgotten(), now)
-            await self._tick(session_id)
+        await self._renew_due()
         held = await self._held()
         await self._directory.publish([lease for lease in held.values() if lease is not None])
         serves = await self._directory.reopen(held)
@@ -287,7 +296,3 @@ async def _charge(directory: Directory, holding: Holding | None, load: Load, quo
         if error.current is not None:
             raise
         await directory.charge(await directory.renew(holding.lease), load, quota)
-
-
-def _whose(lease: Lease) -> dict[str, str]:
-    return {"session_id": lease.session_id, "tenant": lease.tenant}
