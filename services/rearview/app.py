@@ -89,11 +89,11 @@ class IngressDeployment:
 
         content = ServiceConfig.model_validate(config)
         log_as(content.telemetry.logs, "json")
-        self._members = ServeMembers(spans, content.spans)
+        self._members = members = ServeMembers(spans, content.spans)
         replica_id = serve.get_replica_context().replica_id.unique_id
         node = get_runtime_context().get_node_id()
         born = get_runtime_context().get_session_name()  # It begins with when this Ray was started.
-        self._ingress = Ingress(content, replica_id, node, self._members.describe, generation=born)
+        self._ingress = Ingress(content, replica_id, node, members.describe, None, born, members.present)
         self._server = IngressServer(self._ingress)
         await self._server.start()
         self._members.tell(self._ingress.demand.told)

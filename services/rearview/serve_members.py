@@ -31,6 +31,7 @@ class ServeMembers:
 
     def __init__(self, handles: Sequence[DeploymentHandle[Any]], spans: Sequence[SpanConfig]) -> None:
         """`handles`: of the deployments of `spans`."""
+        self._handles = handles
         each = list(zip(handles, spans, strict=True))
         self._scaling = [handle for handle, span in each if span.max_replicas is not None]
         self._telling: list[asyncio.Task[None]] = []
@@ -44,6 +45,11 @@ class ServeMembers:
     def tell(self, told: Callable[[], Mapping[str, Any]]) -> None:
         """Tell what `told` gives to the replicas of all spans that scale, again and again until `stop`."""
         self._telling = [asyncio.create_task(_Telling(span).run(told)) for span in self._scaling]
+
+    def present(self) -> frozenset[str] | None:
+        """See `Present`."""
+        here = [_running(span) for span in self._handles]
+        return None if None in here else frozenset().union(*(each for each in here if each is not None))
 
     async def stop(self) -> None:
         """Wait for nobody any more, and tell nobody."""
@@ -100,3 +106,14 @@ class _Telling:
             await self._span.describe.remote()
         except Exception as error:  # It was gone again, or the service stops.
             logger.info("no replica came: %s", type(error).__name__)
+
+
+def _running(span: DeploymentHandle[Any]) -> frozenset[str] | None:
+    """The replicas that Serve has told this process of, which it does as soon as they change. None: that
+    cannot be read, in this version of Ray or so early.
+    """
+    try:
+        router = span._router._asyncio_router._active_request_router
+        return frozenset(each.unique_id for each in router.curr_replicas)
+    except AttributeError:
+        return None

@@ -193,7 +193,7 @@ async def test_while_it_is_on_its_way_all_others_are_told_to_wait() -> None:
             leases = service.ingresses[0]._leases
             held = leases._holdings[opened.session_id]
             leases._holdings[opened.session_id] = replace(held, due_s=0.0)
-            await leases._tick(opened.session_id)
+            await leases._renew_due()
             assert opened.session_id in service.ingresses[0].sessions, "it may come back"
             for address in (service.addresses[0], service.addresses[2]):
                 async with RawStream(address) as other:

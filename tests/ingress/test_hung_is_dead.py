@@ -90,7 +90,7 @@ def listened(ingress: Ingress) -> list[ReplicaCondemned]:
             found.append(event)
         counted(event)
 
-    pulses = ingress._lanes._pulses
+    pulses = ingress._lanes.pulses
     listener: Events = listen
     pulses._events = listener
     return found
@@ -293,10 +293,10 @@ async def test_a_replica_that_was_never_linked_delays_no_open_while_it_is_stoppe
     async with apart() as (server, ingress, processes):
         first = processes.pop(0)
         await ingress.refresh()
-        await eventually(lambda: len(ingress._lanes._pulses._links) == 2)
-        for link in tuple(ingress._lanes._pulses._links.values()):
+        await eventually(lambda: len(ingress._lanes.pulses._links) == 2)
+        for link in tuple(ingress._lanes.pulses._links.values()):
             link.close()
-        await eventually(lambda: not ingress._lanes._pulses._links)
+        await eventually(lambda: not ingress._lanes.pulses._links)
         first.signal(signal.SIGSTOP)
         processes.append(first)
         for _ in range(4):
@@ -305,8 +305,8 @@ async def test_a_replica_that_was_never_linked_delays_no_open_while_it_is_stoppe
             assert lane_of(ingress, stream) == (processes[0].replica_id,)
             await stream.__aexit__()
         first.signal(signal.SIGCONT)
-        await eventually(lambda: len(ingress._lanes._pulses._links) == 2)
-        await eventually(lambda: ingress._lanes._pulses._judge.is_trusted(first.described["address"]))
+        await eventually(lambda: len(ingress._lanes.pulses._links) == 2)
+        await eventually(lambda: ingress._lanes.pulses._judge.is_trusted(first.described["address"]))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"alive":1,"work":[]}', b"\xff"])
@@ -314,7 +314,7 @@ async def test_a_heartbeat_that_cannot_be_read_ends_its_link(body: bytes) -> Non
     with pytest.raises(WireError):
         decode_beat(body)
     async with running() as service:
-        pulses = service.ingresses[0]._lanes._pulses
+        pulses = service.ingresses[0]._lanes.pulses
         await eventually(lambda: bool(pulses._links))
         (link,) = pulses._links.values()
         service.stages[0]._server.broadcast(Kind.HEARTBEAT, body)

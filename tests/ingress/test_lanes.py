@@ -351,3 +351,15 @@ async def test_the_last_span_lets_go_of_what_is_acknowledged() -> None:
 
         await eventually(is_released)
         assert {link.version for link in lane.links} == {lane.codec.version}
+
+
+async def test_replicas_tell_what_changes_of_them_without_being_asked() -> None:
+    async with fleet(slots=4) as f:
+
+        def free() -> set[int]:
+            return {replica.free_slots for replica in f.lanes.fleet.replicas.values()}
+
+        lane = await f.open()
+        await eventually(lambda: free() == {3})
+        f.lanes.close(lane)
+        await eventually(lambda: free() == {4})

@@ -33,6 +33,7 @@ __all__ = [
     "SlotUnanswered",
     "Stopping",
     "TakeSlot",
+    "Told",
     "Vacate",
 ]
 
@@ -43,6 +44,13 @@ class Described:
     """All replicas there are, as they have described themselves."""
 
     replicas: Sequence[Replica]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One replica as it is now: it says so itself."""
+
+    replica: Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,7 @@ class Stopping:
 
 Event: TypeAlias = (
     Described
+    | Told
     | LaneWanted
     | LaneUnwanted
     | Dialled

@@ -43,6 +43,7 @@ from rearview.control.lane_events import (
     SlotUnanswered,
     Stopping,
     TakeSlot,
+    Told,
     Vacate,
 )
 from rearview.errors import RearviewError, Reason, Refused, StreamEnded
@@ -62,6 +63,8 @@ def after(fleet: Fleet, event: Event) -> Outcome:
     match event:
         case Described(replicas):
             return replace(fleet, replicas={replica.replica_id: replica for replica in replicas}), ()
+        case Told(replica):
+            return replace(fleet, replicas={**fleet.replicas, replica.replica_id: replica}), ()
         case LaneWanted():
             return _want(fleet, event)
         case LaneUnwanted(lane):

@@ -13,14 +13,14 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence, Set
 from contextlib import aclosing
 from typing import Any
 
 from rearview.config import ServiceConfig
 from rearview.directory.protocol import Claims
 from rearview.errors import RearviewError
-from rearview.ingress.members import Members
+from rearview.ingress.members import Members, Present, unasked
 from rearview.transport.bulk import Source, pull
 
 __all__ = ["Clusters"]
@@ -49,16 +49,17 @@ class Clusters:
         generation: str,
         members: Members,
         node: str,
+        present: Present = unasked,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`generation`: of this cluster; later ones come later in the order of text. Empty: there are no
-        others. `members`, `node`: of this ingress.
+        others. `members`, `node`, `present`: of this ingress.
         """
         self._claims, self._links, self._node, self._clock = claims, config.link, node, clock
         self._generation = generation if config.directory.takes_over else ""
         self._prefix, self._ingress_id = f"cluster/{config.name}/", ingress_id
-        self._members = members
+        self._members, self._present = members, present
         self.vacate: Callable[[Set[str]], None] = lambda replicas: None
         """Moves this ingress's sessions off replicas, by their ids."""
         self._address = ""
@@ -79,10 +80,17 @@ class Clusters:
         known = {self._generation: self._own, **self._others}
         newest = self._newest
         return [
-            word if generation >= newest else {**word, "free_slots": 0}
+            word if generation >= newest else {**word, "superseded": True}
             for generation, words in known.items()
             for word in words
         ]
+
+    def present(self) -> Collection[str] | None:
+        """The replicas of all clusters as far as they are known without asking, and the newest. See
+        `Present`.
+        """
+        own, others = self._present(), (word for words in self._others.values() for word in words)
+        return None if own is None else {*own, *(word["replica_id"] for word in others), self._newest}
 
     async def source(self, request: Word, otherwise: Source) -> AsyncGenerator[bytes, None]:
         """Answer a PULL: with this cluster's replicas if they are asked for, else as `otherwise` does."""

@@ -107,17 +107,17 @@ class Lanes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = LinkServer(link, node, on_message=self._on_message, on_closed=lambda _: None)
         self._pool = LinkPool(link, node, on_message=self._on_message, on_closed=self._on_link_closed)
-        self._pulses = Pulses(self._pool, events, lambda address: self._happened(words.Doubted(address)))
+        self.pulses = Pulses(self._pool, events, self._happened, _replica)
         self._address = ""
 
     async def start(self) -> None:
         """Take links from the last spans."""
         self._address = str(await self._server.start())
-        self._pulses.start()
+        self.pulses.start()
 
     async def stop(self) -> None:
         """Close every lane, then every link: what ends in order leaves nothing behind in a replica."""
-        self._pulses.stop()
+        self.pulses.stop()
         self._happened(words.Stopping())
         for task in tuple(self._tasks):
             task.cancel()
@@ -132,7 +132,7 @@ class Lanes:
 
     def update(self, descriptions: Sequence[Mapping[str, Any]]) -> None:
         """Take what the replicas say of themselves (`Stage.describe`); who seems to be dead says nothing."""
-        self._happened(words.Described([_replica(each) for each in self._pulses.trusted(descriptions)]))
+        self._happened(words.Described([_replica(each) for each in self.pulses.trusted(descriptions)]))
 
     @property
     def fleet(self) -> Fleet:
@@ -291,8 +291,8 @@ class Lanes:
     def _on_message(self, link: Link, kind: Kind, body: Body) -> None:
         if kind is Kind.FRAME:
             self._take_picture(link, body)
-        elif kind is Kind.HEARTBEAT:
-            self._pulses.heard(link, body)
+        elif kind in (Kind.HEARTBEAT, Kind.CAPACITY):
+            self.pulses.heard(link, kind, body)
         elif kind is Kind.LOST:
             self._happened(_lost(decode_json(body), link.version))
         elif kind is Kind.DRAINING:
@@ -311,7 +311,7 @@ class Lanes:
     def _on_link_closed(self, link: Link) -> None:
         address = self._pool.address(link) or ""
         self._links.pop(address, None)
-        self._pulses.closed(address)
+        self.pulses.closed(address)
         self._happened(words.LinkLost(address))
 
     def _spawn(self, lane: LaneId, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -364,7 +364,8 @@ async def _slot(link: Link, kind: Kind, content: dict[str, Any]) -> Mapping[str,
 def _replica(described: Mapping[str, Any]) -> Replica:
     d = described
     cost = None if d.get("cost") is None else FrameCost.of(d["cost"])
-    told = (d["replica_id"], d["span"], d["address"], d["node"], d["free_slots"], d["slots"])
+    free_slots = 0 if d.get("superseded") else d["free_slots"]  # Of an old cluster: it takes no session more.
+    told = (d["replica_id"], d["span"], d["address"], d["node"], free_slots, d["slots"])
     load = (d.get("share", 0.0), d.get("pixels_per_s", 0.0))
     return Replica(*told, cost, *load, d.get("started_s", 0.0), d.get("draining", False))
 

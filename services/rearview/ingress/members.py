@@ -1,10 +1,16 @@
-"""Asking replicas who they are, again and again."""
+"""Who the replicas are: asked when others are there than were, and now and then.
+
+What changes of a replica it tells by itself, over its link (`pulse.py`). What surprises: where nobody knows
+who is there without asking, everybody is asked twice a second, which is too much for many.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rearview.config import SpanConfig
@@ -13,28 +19,49 @@ from rearview.ingress.lanes import Lanes
 from rearview.ingress.shared import Shared
 from rearview.transport.wire import decode_lease
 
-__all__ = ["Members", "Roster"]
+__all__ = ["Members", "Present", "Roster", "unasked"]
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
-"""How often replicas are asked to describe themselves; also what a new replica waits to be used."""
+"""How often to look who is there; also what a new replica waits to be used."""
+REST_S = 5.0
+"""After so long all are asked though the same are there."""
+ASK_S = 0.002
+"""For each replica that was asked so long passes before they are asked again, whoever wants to know: many
+refusals of a full service would keep it busy with nothing else."""
 START_INTERVAL_S = 0.1
 TIMEOUT_S = 5.0
 
 Members: TypeAlias = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 """The descriptions of all replicas (`Stage.describe`), however they are reached."""
+Present: TypeAlias = Callable[[], Collection[str] | None]
+"""Names of the replicas there are, without asking them. None: that is not known."""
+
+
+def unasked() -> None:
+    """Where replicas have to be asked."""
+    return
 
 
 class Roster:
     """Keeps lanes informed of the replicas there are. For one event loop."""
 
-    def __init__(self, members: Members, lanes: Lanes, spans: Sequence[SpanConfig]) -> None:
-        self._members, self._lanes = members, lanes
+    def __init__(
+        self,
+        members: Members,
+        lanes: Lanes,
+        spans: Sequence[SpanConfig],
+        present: Present = unasked,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._members, self._lanes, self._present, self._clock = members, lanes, present, clock
         self._needed = frozenset(span.name for span in spans if span.min_replicas != 0)
         self._shared = Shared(self._ask)
-        self.known: Sequence[Mapping[str, Any]] = ()
-        """What they have last said."""
+        self._here: Collection[str] | None = None
+        """Who was there when all were asked."""
+        self._asked_s, self._free_s = -math.inf, -math.inf
+        """When that was, and when they may be asked again."""
 
     async def refresh(self) -> Sequence[Mapping[str, Any]]:
         """Ask the replicas who they are; returns their descriptions, which placement uses from now on."""
@@ -59,15 +86,23 @@ class Roster:
             logger.info("replicas could not be asked: %s", type(error).__name__)
 
     async def _ask(self) -> Sequence[Mapping[str, Any]]:
+        await asyncio.sleep(max(0.0, self._free_s - self._clock()))
+        here, self._asked_s = self._present(), self._clock()
         descriptions = await self._members()
+        self._here, self._free_s = here, self._asked_s + ASK_S * len(descriptions)
         self._lanes.update(descriptions)
-        self.known = descriptions
         return descriptions
 
     @property
     def is_complete(self) -> bool:
         """Whether every span that is never without a replica has one that seems to be alive."""
         return self._lanes.fleet.serves(self._needed)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether all are to be asked."""
+        here, rested_s = self._present(), self._clock() - self._asked_s
+        return here is None or here != self._here or rested_s >= REST_S
 
     async def wait_until_complete(self) -> None:
         """Return when it is: before that nothing is served."""
@@ -76,7 +111,8 @@ class Roster:
             await asyncio.sleep(0 if self.is_complete else START_INTERVAL_S)
 
     async def run(self) -> None:
-        """Ask for ever."""
+        """Ask when it is due, for ever."""
         while True:
             await asyncio.sleep(INTERVAL_S)
-            await self.try_refresh()
+            if self.is_due:
+                await self.try_refresh()

@@ -48,7 +48,7 @@ class Moving:
         self.moves = Moves(lanes, leases, choosing, checkpoints, at_a_time=at_a_time, events=events)
         mine, every_s = (choosing, self.moves, sessions), config.placement.rebalance_every_s
         self.rebalancing = Rebalancing(claims, ingress_id, *mine, roster.try_refresh, every_s)
-        self.scaling = Scaling(config, emptying, *mine, lambda: roster.known, events=events)
+        self.scaling = Scaling(config, emptying, *mine, lambda: lanes.pulses.described, events=events)
 
     async def run(self) -> None:
         """Look for ever whether a session is to move."""

@@ -1,4 +1,5 @@
-"""The pulses of the replicas that an ingress may send sessions to, and what follows when one stops.
+"""What the replicas that an ingress may send sessions to say by themselves: their pulses, and what follows
+when one stops; and what placement must know of them.
 
 `control/liveness.py` judges, this listens and acts. Every replica that is described is dialled at once,
 before a session needs it: what is not linked cannot be heard. One that is dead is told so, for when it wakes,
@@ -15,11 +16,13 @@ from typing import Any, assert_never
 
 from rearview.contract.beat import Cause
 from rearview.contract.events import Events, ReplicaCondemned
+from rearview.control import lane_events as words
 from rearview.control.liveness import TICK_S, Dead, Doubted, Judge, Verdict
+from rearview.control.placement import Replica
 from rearview.ingress.tasks import Tasks
 from rearview.transport.beat import decode_beat
 from rearview.transport.links import Link, LinkClosed, LinkPool
-from rearview.transport.wire import Body, Kind
+from rearview.transport.wire import Body, Kind, decode_json
 
 __all__ = ["Pulses"]
 
@@ -33,16 +36,19 @@ class Pulses:
         self,
         pool: LinkPool,
         events: Events,
-        on_doubted: Callable[[str], None],
+        happened: Callable[[words.Event], None],
+        read: Callable[[Mapping[str, Any]], Replica],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_doubted(address)`: no session is to wait for that replica, nor to go there before it is trusted
-        again; sessions that it has go on, unless its link is closed.
+        """`happened`: told of a replica that is doubted, so that no session waits for it nor goes there until
+        it is trusted again, while those that it has go on unless its link is closed; and of one that is
+        trusted and says what placement must know. `read`: such a description.
         """
-        self._pool, self._events, self._on_doubted, self._clock = pool, events, on_doubted, clock
+        self._pool, self._events, self._clock = pool, events, clock
+        self._happened, self._read = happened, read
         self._judge = Judge(clock())
-        self._spans: dict[str, str] = {}
-        """Of the replicas described, by address."""
+        self._described: dict[str, Mapping[str, Any]] = {}
+        """The last word of each replica there is, by address."""
         self._links: dict[str, Link] = {}
         self._dialled: set[str] = set()
         """Addresses to which a link is being made."""
@@ -60,19 +66,32 @@ class Pulses:
         """Those of the replicas described (`Stage.describe`) that new sessions may go to. Makes a link to
         each that has none.
         """
-        self._spans = {described["address"]: described["span"] for described in descriptions}
-        for address in self._spans.keys() - self._links.keys() - self._dialled:
+        self._described = {described["address"]: described for described in descriptions}
+        for address in self._described.keys() - self._links.keys() - self._dialled:
             if not self._judge.is_dead(address):
                 self._dialled.add(address)
                 self._judge.meet(address, self._clock())
                 self._tasks.spawn(self._dial(address))
         return [described for described in descriptions if self._judge.is_trusted(described["address"])]
 
-    def heard(self, link: Link, body: Body) -> None:
-        """A heartbeat has come. Raises WireError."""
+    @property
+    def described(self) -> Sequence[Mapping[str, Any]]:
+        """The last word of each replica there is (`Stage.describe`)."""
+        return tuple(self._described.values())
+
+    def heard(self, link: Link, kind: Kind, body: Body) -> None:
+        """A HEARTBEAT or a CAPACITY has come. Raises WireError."""
         address = self._pool.address(link)
-        if address is not None:
+        if address is None:
+            return
+        was_trusted = self._judge.is_trusted(address)
+        if kind is Kind.HEARTBEAT:
             self._carry_out(self._judge.heard(address, decode_beat(body), self._clock()))
+        elif address in self._described:
+            self._described[address] = {**self._described[address], **decode_json(body), "address": address}
+        has_news = kind is Kind.CAPACITY or not was_trusted
+        if has_news and address in self._described and self._judge.is_trusted(address):
+            self._happened(words.Told(self._read(self._described[address])))
 
     def closed(self, address: str) -> None:
         """The link to that address has ended."""
@@ -105,17 +124,17 @@ class Pulses:
             match verdict:
                 case Doubted(address):
                     logger.warning("a replica is slow to answer: no new session goes there")
-                    self._on_doubted(address)
+                    self._happened(words.Doubted(address))
                 case Dead(address, cause):
                     self._condemn(address, cause)
                 case _:
                     assert_never(verdict)
 
     def _condemn(self, address: str, cause: Cause) -> None:
-        span = self._spans.get(address, "")
+        span = self._described.get(address, {}).get("span", "")
         logger.error("a replica of %s is condemned: %s", span, cause.value)
         self._events(ReplicaCondemned(span, cause))
-        self._on_doubted(address)
+        self._happened(words.Doubted(address))
         link = self._links.get(address)
         if link is not None:
             link.part(Kind.CONDEMN)

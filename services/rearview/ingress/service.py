@@ -45,7 +45,7 @@ from rearview.ingress.lane import Lane
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
 from rearview.ingress.leaving import leave_to_others
-from rearview.ingress.members import Members, Roster
+from rearview.ingress.members import Members, Present, Roster, unasked
 from rearview.ingress.moving import Moving
 from rearview.ingress.options import SessionOptions, Terms
 from rearview.ingress.parking import Parking
@@ -82,6 +82,7 @@ class Ingress:
         members: Members,
         directory: Directory | None = None,
         generation: str = "",
+        present: Present = unasked,
     ) -> None:
         """`directory`: one that ingresses of this process share; None: the one of `config`. `generation`: of
         this cluster (`Clusters`).
@@ -99,7 +100,7 @@ class Ingress:
         self.credentials = Credentials(config, self.events)
         self._directory = directory or open_directory(config.directory, Circuit())
         self._is_shared = directory is not None or config.directory.redis_url is not None
-        self.clusters = Clusters(self._directory, config, ingress_id, generation, members, node)
+        self.clusters = Clusters(self._directory, config, ingress_id, generation, members, node, present)
         self._lanes = Lanes(
             [span.name for span in config.spans],
             config.link,
@@ -111,7 +112,7 @@ class Ingress:
             events=self.events,
         )
         self._checkpoints = Checkpoints(self._lanes, config.link, node, config.recovery, self.events)
-        self.roster = Roster(self.clusters.members, self._lanes, config.spans)
+        self.roster = Roster(self.clusters.members, self._lanes, config.spans, self.clusters.present)
         self._leases = Leases(
             self._directory,
             ingress_id,

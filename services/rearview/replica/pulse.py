@@ -14,11 +14,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from rearview.contract.beat import BEAT_S, Beat, Work
 from rearview.control.liveness import Attention, Limits
 from rearview.machine import run_delays_s
 from rearview.replica.runner import EngineRunner
+from rearview.replica.telling import Telling
 from rearview.transport.beat import encode_beat
 from rearview.transport.links import LinkPool, LinkServer
 from rearview.transport.wire import Kind
@@ -119,12 +121,15 @@ class Pulse:
         server: LinkServer,
         pool: LinkPool,
         on_end: OnEnd,
+        describe: Callable[[], Mapping[str, Any]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Of the replica that takes links at `server` and dials with `pool`. `clock`: the runner's."""
+        """Of the replica that takes links at `server` and dials with `pool`. `describe`: what it says of
+        itself. `clock`: the runner's.
+        """
         self._runner, self._server, self._pool = runner, server, pool
         self._on_end, self._clock = on_end, clock
-        self._vitals = Vitals(runner, clock())
+        self._vitals, self._telling = Vitals(runner, clock()), Telling(server, describe)
         self._beat = Beat(runner.alive, None)
         self._task = asyncio.create_task(self._run())
         self._silence: asyncio.Task[None] | None = None
@@ -193,6 +198,7 @@ class Pulse:
         while True:
             self._beat = self._vitals.take(self._clock())
             self._server.broadcast(Kind.HEARTBEAT, encode_beat(self._beat))
+            self._telling.beat()
             if self._drains:
                 self._server.broadcast(Kind.DRAINING)
             await asyncio.sleep(BEAT_S)

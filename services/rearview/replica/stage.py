@@ -120,7 +120,7 @@ class Stage:
             origin=await asyncio.to_thread(origin_of, config.model),
         )
         await self._renewal.begin(runner)
-        self._pulse = Pulse(runner, self._server, self._pool, self._on_end)
+        self._pulse = Pulse(runner, self._server, self._pool, self._on_end, self.describe)
         self._handlers = self._routes(runner, self._transfers, self._pulse)
         self._address = str(await self._server.start())
         self._metrics_server = serve_metrics(self._metrics.registry, span.metrics_port, config.access.metrics)

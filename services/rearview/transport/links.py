@@ -308,6 +308,8 @@ class LinkPool:
         self._config, self._node, self._versions = config, node, versions or SPOKEN
         self._on_message, self._on_closed = on_message, on_closed
         self._links: dict[str, Link] = {}
+        self._addresses: dict[Link, str] = {}
+        """Of `_links`."""
         self._sockets: set[Link] = set()
         """All whose socket may be open, those that have parted included."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -320,13 +322,13 @@ class LinkPool:
             link = self._links.get(address)
             if link is None:
                 link = await self._dial(address)
-                self._links[address] = link
+                self._links[address], self._addresses[link] = link, address
                 self._sockets = {link, *(each for each in self._sockets if not each.ended)}
             return link
 
     def address(self, link: Link) -> str | None:
         """Where a link of this pool leads."""
-        return next((address for address, known in self._links.items() if known is link), None)
+        return self._addresses.get(link)
 
     async def stop(self) -> None:
         """Close every link."""
@@ -338,7 +340,7 @@ class LinkPool:
 
     def _closed(self, link: Link) -> None:
         self._on_closed(link)
-        address = self.address(link)
+        address = self._addresses.pop(link, None)
         if address is not None:
             del self._links[address]
 

@@ -107,6 +107,8 @@ class Kind(IntEnum):
     """From a replica to whoever has dialled it: it is alive, and what its engine does (`beat`)."""
     CONDEMN = 21
     """To a replica: it was taken for dead, and its sessions go on elsewhere."""
+    CAPACITY = 22
+    """From a replica to whoever has dialled it: what placement must know of it that has changed."""
 
 
 SINCE: Mapping[Kind, int] = dict.fromkeys([kind for kind in Kind if kind > Kind.LOST], 2)
@@ -146,8 +148,7 @@ _ACK = struct.Struct("<16sIQ")
 _NOTE = struct.Struct("<16sIq")
 _COUNTS = struct.Struct("<BB")
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
-_LOST = 255
-"""In place of a number of planes."""
+_LOST = 255  # In place of a number of planes.
 KNOWN_OUTLINES = 256
 """That are remembered: those of the sizes and methods in use, by span and with or without timings."""
 _NO_TRACE = bytes(16)
