@@ -12,6 +12,7 @@ from loadtest import (
     admission,
     cache_precision,
     compiled,
+    control_loop,
     demo_time,
     generator,
     host_time,
@@ -32,6 +33,7 @@ app.command("demo-time")(demo_time.main)
 app.command("cache-precision")(cache_precision.main)
 app.command("host-time")(host_time.main)
 app.command("compiled")(compiled.main)
+app.command("control-loop")(control_loop.main)
 app.command("report")(report.main)
 
 
