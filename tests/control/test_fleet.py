@@ -13,7 +13,7 @@ from rearview.control.lane_events import (
     SlotTaken,
 )
 from rearview.control.lanes import after
-from rearview.control.placement import Replica
+from rearview.control.placement import Replica, place
 from rearview.errors import Reason, Refused
 
 pytestmark = pytest.mark.unit
@@ -49,4 +49,4 @@ def test_a_replica_that_was_doubted_while_it_was_dialled_is_not_waited_for() -> 
     assert isinstance(actions[-1], Refuse)
     assert actions[-1].error.reason is Reason.REPLICA_LOST
     with pytest.raises(Refused):
-        fleet.choose({})
+        place(fleet.spans, fleet.replicas.values(), {})

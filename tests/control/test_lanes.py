@@ -36,7 +36,7 @@ from rearview.control.lane_events import (
     Vacate,
 )
 from rearview.control.lanes import ADOPTION_S, after
-from rearview.control.placement import Replica
+from rearview.control.placement import Replica, place
 from rearview.errors import Fault, Reason, Refused
 
 pytestmark = pytest.mark.unit
@@ -116,7 +116,7 @@ def test_a_replica_that_cannot_be_dialled_is_not_chosen_again() -> None:
     assert [error_of(each) for each in actions] == [Reason.REPLICA_LOST]
     assert set(fleet.replicas) == {"e", "d"}
     with pytest.raises(Refused):
-        fleet.choose({})
+        place(fleet.spans, fleet.replicas.values(), {})
 
 
 @pytest.mark.parametrize("reason", [Reason.NO_CAPACITY, Reason.TAKEN_OVER, Reason.DRAINING])
@@ -325,7 +325,7 @@ class World:
 
     def want(self, k: int) -> None:
         try:
-            replicas = self.fleet.choose({})
+            replicas = place(self.fleet.spans, self.fleet.replicas.values(), {})
         except Refused:
             return
         self.count += 1

@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from rearview.contract.lease import Usage
-from rearview.control.placement import ANY, Asked, Replica, place
+from rearview.control.placement import Replica
 
 __all__ = ["Fleet", "LaneId", "LaneState", "Phase"]
 
@@ -89,7 +88,3 @@ class Fleet:
             for lane, state in self.lanes.items()
             if any(each.address == address and each.replica_id in state.awaited for each in state.replicas)
         ]
-
-    def choose(self, usage: Mapping[str, Usage], asked: Asked = ANY) -> tuple[str, ...]:
-        """A replica per span for a session. Raises Full."""
-        return place(self.spans, self.replicas.values(), usage, asked)

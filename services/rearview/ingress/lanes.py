@@ -27,6 +27,7 @@ from rearview.control import lane_events as words
 from rearview.control import lanes as decide
 from rearview.control.fleet import Fleet, LaneId, LaneState
 from rearview.control.placement import ANY, Asked, Replica
+from rearview.control.ranked import Ranked
 from rearview.errors import RearviewError, Reason, Refused
 from rearview.ingress.lane import Lane, Returning
 from rearview.ingress.pulse import Pulses
@@ -97,7 +98,7 @@ class Lanes:
         `on_lane_drains(session_id, epoch)`: a replica of an open lane is about to go. `source`: what
         replicas pull from here.
         """
-        self._fleet = Fleet(tuple(spans))
+        self._fleet, self._ranked = Fleet(tuple(spans)), Ranked(spans)
         self._on_frame, self._on_lane_lost = on_frame, on_lane_lost
         self._on_lane_drains, self._source = on_lane_drains, source
         self._links: dict[str, Link] = {}
@@ -141,7 +142,7 @@ class Lanes:
 
     def choose(self, usage: Mapping[str, Usage], asked: Asked = ANY) -> tuple[str, ...]:
         """A replica per span for a session. Raises Full."""
-        return self._fleet.choose(usage, asked)
+        return self._ranked.place(self._fleet.replicas, usage, asked)
 
     async def open(
         self, spec: SessionSpec, epoch: int, replicas: Sequence[str], begin: Mapping[str, Any] = NOTHING
