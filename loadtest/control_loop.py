@@ -11,6 +11,7 @@ Not counted here: what an ask costs through Ray, what Serve's controller does, f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import random
 import sys
@@ -32,6 +33,7 @@ from rearview.contract.lease import Lease, LeaseRequest, Load
 from rearview.control.circuit import Circuit
 from rearview.control.leases import RENEWALS_PER_LEASE
 from rearview.control.placement import Asked
+from rearview.directory.protocol import DirectoryUnavailable
 from rearview.directory.redis_store import RedisDirectory
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.leases import Leases
@@ -42,6 +44,7 @@ from rearview.transport.links import LinkServer
 from rearview.transport.wire import Kind, encode_json, encode_lease
 
 from loadtest.figures import RESULTS, Figure, ResultFile, show
+from loadtest.placement import placement
 
 __all__ = ["main"]
 
@@ -155,14 +158,21 @@ class _Ingress:
 
     async def place(self) -> None:
         """Find lanes for sessions at the rate at which they come, and let them go again."""
-        random_ = random.Random(1)
-        number, asked = 0, Asked(LOAD, 2, max_load=None)
-        while True:
-            await asyncio.sleep(random_.expovariate(self.size.opens_per_s))
-            lane = self.lanes.choose(await self.leases.usage_by_replica(), asked)
-            self.leases.keep(await self.leases.acquire(LeaseRequest(f"new-{number:028x}", "t", LOAD), lane))
+        random_, number, due_s = random.Random(1), 0, time.monotonic()
+        async with asyncio.TaskGroup() as under_way:
+            while True:
+                due_s += random_.expovariate(self.size.opens_per_s)
+                await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+                under_way.create_task(self._place(number))
+                number += 1
+
+    async def _place(self, number: int) -> None:
+        with contextlib.suppress(DirectoryUnavailable):  # It counts as not done.
+            lane = self.lanes.choose(await self.leases.usage_by_replica(), Asked(LOAD, 2))
+            wanted = LeaseRequest(f"new-{number:028x}", "t", LOAD)
+            self.leases.keep(await self.leases.acquire(wanted, lane))
             self.leases.let_go(f"new-{number - 50:028x}")
-            self.placed, number = self.placed + 1, number + 1
+            self.placed += 1
 
 
 def _words(described: Mapping[str, Any], size: Size, leases: Mapping[str, Lease]) -> Mapping[str, Any]:
@@ -203,7 +213,7 @@ async def _ingress(
     leases = Leases(
         directory, "ingress", LEASE_S, on_granted=granted, on_taken=lambda *_: None, held=_held_by_none
     )
-    roster = Roster(members, lanes, **_present(size))
+    roster = Roster(members, lanes, (), **_present(size))
     found.append(_Ingress(size, lanes, roster, leases, described))
     await lanes.start()
     await leases.begin(lanes.address)
@@ -357,6 +367,7 @@ def main(
         size = Size(count, sessions)
         costs = run(size, seconds)
         found += figures(size, costs)
+        found.append(placement(count, min(seconds, 2.0)))
         short += problems(size, costs)
         parts[str(count)] = [asdict(cost) for cost in costs]
     command = f"python -m loadtest.control_loop --sessions {sessions} --seconds {seconds:g}"
@@ -365,4 +376,5 @@ def main(
 
 
 if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
     typer.run(main)

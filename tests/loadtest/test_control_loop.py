@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.control_loop import PARTS, Size, figures, run
+from loadtest.placement import placement
 
 pytestmark = pytest.mark.integration
 
@@ -17,3 +18,9 @@ def test_every_part_of_a_small_service_is_measured_and_does_its_work() -> None:
     assert costs["asking who is there"].asked_per_s < 2 * size.replicas, "the same are there"
     whole = figures(size, list(costs.values()))[-1]
     assert whole.target == 20.0
+
+
+def test_lanes_are_chosen_for_a_while_and_counted() -> None:
+    figure = placement(5, 0.05)
+    assert figure.value > 0
+    assert (figure.target, figure.at_most) == (10_000.0, False)
