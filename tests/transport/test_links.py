@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import hmac
 import os
 import random
+import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -270,6 +274,23 @@ async def test_a_stopped_server_leaves_nothing_behind() -> None:
         await eventually(lambda: link.closed)
         assert not folder.exists()
         assert not server.server._links
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_who_dials_while_a_server_stops_leaves_nothing_open(turns: int) -> None:
+    async with peers() as (server, _):
+        path = Address.parse(server.address).unix_path
+        stopping = asyncio.create_task(server.server.stop())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with socket.socket(socket.AF_UNIX) as dialled:
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                dialled.connect(path)
+            await stopping
+        await asyncio.sleep(0)
+    with warnings.catch_warnings(record=True) as unclosed:
+        gc.collect()
+    assert not unclosed, [str(each.message) for each in unclosed]
 
 
 async def _flood(link: Link) -> None:
