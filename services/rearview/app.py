@@ -122,7 +122,7 @@ def build_app(config: ServiceConfig) -> Application:
     check_traces(config.telemetry.traces)
     if config.ingress.replicas > 1 and not this_machine().shares_ports:
         raise ConfigError("ingress.replicas > 1: on this system one process would get all connections")
-    link = with_secret(config.link, partial(kept_secret, config.name))
+    link = with_secret(config.link, partial(kept_secret, config))
     content = config.model_copy(update={"link": link}).model_dump(mode="json")
     stage = serve.deployment(StageDeployment)
     spans = [

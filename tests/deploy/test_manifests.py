@@ -111,8 +111,9 @@ def test_serve_config_carries_one_configuration_and_overrides_none_of_it(objects
 
 
 def test_serve_builds_one_scaling_deployment_per_span_behind_the_ingress(
-    objects: list[Manifest], tmp_path: Path
+    objects: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("REARVIEW_LINK_SECRET", "that of the pod")
     content = serve_config(objects)["applications"][0]["args"]["config"]
     content["model"]["checkpoint"] = str(tmp_path)
     ingress = build_app_from_args({"config": content})._bound_deployment

@@ -69,3 +69,13 @@ def test_builds_in_one_ray_share_a_secret_so_that_old_and_new_replicas_speak(
 
 def test_without_a_ray_every_build_has_a_secret_of_its_own() -> None:
     assert secret_of_a_build() != secret_of_a_build()
+
+
+def test_clusters_that_take_over_from_each_other_share_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = {"redis_url": "redis://127.0.0.1:1/0", "takes_over": True}
+    with pytest.raises(ConfigError, match=r"directory\.takes_over needs link\.secret"):
+        build_app(load_config({"directory": directory}))
+    for link in ({"secret": "ours"}, {"secret_file": "/run/secrets/link"}):
+        assert build_app(load_config({"directory": directory, "link": link}))
+    monkeypatch.setenv("REARVIEW_LINK_SECRET", "ours")
+    assert build_app(load_config({"directory": directory}))
