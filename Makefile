@@ -39,7 +39,7 @@ if [ ! -x $(BIN)/python ]; then \
 if [ -z "$$uv" ] && { [ -x $(BIN)/uv ] || $(BIN)/python -m pip install --quiet uv 2>/dev/null; }; then \
   uv=$(BIN)/uv; fi; \
 links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null || true)}}"; \
-export UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-180}"; \
+export UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-180}" UV_COMPILE_BYTECODE=1; \
 if [ -z "$$uv" ]; then \
   $(BIN)/python -m pip install --quiet --upgrade pip \
   && $(BIN)/python -m pip install --quiet -c constraints.txt $(1); \

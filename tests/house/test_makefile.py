@@ -4,6 +4,7 @@ what they lack is looked for by name, and `make help` runs with POSIX's tools al
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -115,3 +116,12 @@ def test_a_python_that_is_too_old_is_told_for_both_systems(root: Path, tmp_path:
     assert "Debian: apt install" in done.stderr
     assert "macOS: brew install" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("name", ["torch", "diffusers", "ray"])
+def test_packages_are_compiled_when_they_are_installed(name: str) -> None:
+    """Else every process compiles them anew where bytecode is not written: 7 s for one that loads a model."""
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    assert Path(importlib.util.cache_from_source(found.origin)).exists()
