@@ -115,6 +115,7 @@ def test_the_wheel_of_the_service_has_nothing_of_the_laboratory(root: Path, tmp_
     assert {name.split("/")[0] for name in names} == {"rearview"}
     assert {"rearview/cli/main.py", "rearview/checkpoints/pocket/rearview.json"} <= names
     assert "rearview/proto/rearview/v1/translation_service.proto" in names
+    assert {"rearview/studio/page/index.html", "rearview/studio/page/client/link.js"} <= names
 
 
 def test_the_wheel_of_the_laboratory_is_its_modules(root: Path, tmp_path: Path) -> None:

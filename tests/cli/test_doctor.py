@@ -147,9 +147,11 @@ def test_a_page_that_is_not_whole_is_found(monkeypatch: pytest.MonkeyPatch, tmp_
     assert broken.verdict is Verdict.FAIL
     assert "lacks app.js" in broken.text
     assert "has another preact.js" in broken.text
+    monkeypatch.setattr(checks, "CLIENT", tmp_path)
+    assert "lacks client/link.js" in next(checks.check_page()).text
     shutil.rmtree(page)
     (gone,) = checks.check_page()
-    assert "lacks index.html, lacks view.html" in gone.text
+    assert "lacks client/link.js, lacks index.html, lacks view.html" in gone.text
 
 
 def test_devices_and_the_choice_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

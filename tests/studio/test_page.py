@@ -21,8 +21,12 @@ GLOBALS = re.compile(r"\b(document|window|navigator|location|fetch|setTimeout|pe
 
 
 @pytest.fixture(scope="module")
-def page(root: Path) -> Path:
-    return root / "services/rearview/studio/page"
+def page(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As it is served and packed: with the client in its place."""
+    folder = tmp_path_factory.mktemp("served") / "page"
+    shutil.copytree(root / "services/rearview/studio/page", folder)
+    shutil.copytree(root / "clients/web/src", folder / "client")
+    return folder
 
 
 def needs(tool: str) -> None:
@@ -102,7 +106,8 @@ def test_no_module_of_the_page_is_too_long(page: Path) -> None:
 
 def test_pure_modules_know_no_browser(page: Path) -> None:
     """They run in node, in the worker and in the page: neither globals of a browser nor other rooms."""
-    for path in (page / "state").glob("*.js"):
+    pure = ("credit.js", "pacing.js", "protocol.js", "shape.js", "size.js")
+    for path in (*(page / "state").glob("*.js"), *(page / "client" / name for name in pure)):
         text = re.sub(r"/\*.*?\*/|//.*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert not GLOBALS.search(text), path.name
         assert all(name.startswith("./") for name in re.findall(r'from "([^"]+)"', text)), path.name

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from aiohttp import WSMsgType, web
 from PIL import Image
+from rearview.studio.folders import CLIENT, PAGE
 from rearview.studio.protocol import picture_out, read_frame
-from rearview.studio.server import HEADERS, PAGE
+from rearview.studio.server import HEADERS
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "services/rearview/samples/pan.mp4"
@@ -134,6 +135,7 @@ class FakeGateway:
                 web.get("/api/qr.svg", self.code),
                 web.get("/sample.mp4", file_of(SAMPLE)),
                 web.get("/wall", self.wall),
+                web.static("/static/client", CLIENT),
                 web.static("/static", PAGE),
             ]
         )

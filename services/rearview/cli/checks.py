@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from rearview.errors import ConfigError
 from rearview.machine import Machine, System, this_machine
+from rearview.studio.folders import CLIENT, PAGE
 
 if TYPE_CHECKING:
     from rearview.config import IngressConfig, ServiceConfig, SpanConfig
@@ -32,7 +33,6 @@ MIN_MODEL_BYTES = 5 << 30
 """SD-Turbo with its TAESD takes 2.6 GB in half precision, and twice that while a download is checked."""
 MIN_MEMORY_BYTES = 3 << 30
 MIN_SHM_BYTES = 256 << 20
-PAGE = Path(__file__).parents[1] / "studio" / "page"
 PAGE_DOCUMENTS = ("index.html", "view.html")
 PAGE_LINK = re.compile(r'(?:href|src)="/?static/([^"]+)"')
 VIDEO_DEVICE = Path("/dev/video0")
@@ -223,6 +223,7 @@ def check_page() -> Iterator[Check]:
     for name in set(PAGE_DOCUMENTS).difference(missing):
         text = (PAGE / name).read_text(encoding="utf-8")
         missing += [file for file in PAGE_LINK.findall(text) if not (PAGE / file).is_file()]
+    missing += [] if (CLIENT / "link.js").is_file() else ["client/link.js"]
     libraries = PAGE / "vendor" / "vendor.json"
     known = json.loads(libraries.read_text(encoding="utf-8")) if libraries.is_file() else {}
     wrong = [name for name, about in known.items() if _sha256(libraries.with_name(name)) != about["sha256"]]
@@ -230,7 +231,8 @@ def check_page() -> Iterator[Check]:
         found = [f"lacks {name}" for name in sorted(set(missing))] + [f"has another {name}" for name in wrong]
         yield Check("studio", Verdict.FAIL, f"{PAGE} {', '.join(found)}", "install the package anew")
         return
-    sizes = [file.stat().st_size for file in PAGE.rglob("*") if file.is_file()]
+    files = {*PAGE.rglob("*"), *CLIENT.rglob("*")}
+    sizes = [file.stat().st_size for file in files if file.is_file()]
     yield Check("studio", Verdict.OK, f"{len(sizes)} files, {sum(sizes) >> 10} KiB")
 
 

@@ -193,11 +193,11 @@ def _tell(console: Console, said: ServiceSaid) -> None:
 
 def _ports(port: int, *, lan: bool = False, allowed: Sequence[str] = (), option: str = "--port") -> Ports:
     from rearview.errors import ConfigError
-    from rearview.studio.server import PAGE
+    from rearview.studio.folders import CLIENT, PAGE
     from rearview.studio.serving import Ports
 
-    if not (PAGE / "index.html").is_file():
-        raise ConfigError(f"the page is not where it belongs: {PAGE}")
+    if missing := [file for file in (PAGE / "index.html", CLIENT / "link.js") if not file.is_file()]:
+        raise ConfigError(f"the page is not where it belongs: {missing[0]}")
     folder = Path(typer.get_app_dir("rearview")) / "studio" if lan else None
     return Ports.bind(port, key_folder=folder, allowed=allowed, option=option)
 

@@ -11,13 +11,13 @@ from yarl import URL
 from rearview.samples import sample_clip_path
 from rearview.studio.conversation import converse, watch
 from rearview.studio.doors import Doors, is_loopback
+from rearview.studio.folders import CLIENT, PAGE
 from rearview.studio.gateway import Gateway
 from rearview.studio.lan import qr_svg
 from rearview.studio.protocol import MAX_FRAME_BYTES
 
-__all__ = ["PAGE", "Studio"]
+__all__ = ["Studio"]
 
-PAGE = Path(__file__).parent / "page"
 COOKIE = "rearview-studio"
 MAX_SOCKETS = 256
 HEARTBEAT_S = 15.0
@@ -59,6 +59,7 @@ class Studio:
         app.router.add_get("/wall", self._wall)
         app.router.add_get("/view/{key}", self._view)
         app.router.add_get("/view/{key}/feed", self._feed)
+        app.router.add_static("/static/client/", CLIENT)
         app.router.add_static("/static/", self._page, append_version=False)
         app.on_response_prepare.append(_add_headers)
         return app

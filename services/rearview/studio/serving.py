@@ -14,8 +14,9 @@ from aiohttp import web
 from rearview.errors import ConfigError
 from rearview.studio import lan
 from rearview.studio.doors import Doors, own_origins
+from rearview.studio.folders import PAGE
 from rearview.studio.gateway import Gateway
-from rearview.studio.server import PAGE, Studio
+from rearview.studio.server import Studio
 
 __all__ = ["Ports", "serve"]
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Credit } from "../../../services/rearview/studio/page/state/credit.js";
-import { Pace, reconnectAfterMs } from "../../../services/rearview/studio/page/state/pacing.js";
+import { Credit } from "../../../clients/web/src/credit.js";
+import { Pace, reconnectAfterMs } from "../../../clients/web/src/pacing.js";
 
 test("frames are sent while there is credit, and not one more", () => {
   const credit = new Credit();

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { columns, contain, cover, places, sessionSize } from "../../../services/rearview/studio/page/state/layout.js";
+import { cover, sessionSize } from "../../../clients/web/src/size.js";
+import { columns, contain, places } from "../../../services/rearview/studio/page/state/layout.js";
 
 const POCKET = { width: 256, height: 256, multiple: 32 };
 

@@ -2,7 +2,7 @@
 import { order } from "./engine.js";
 import * as media from "./media.js";
 import { tell } from "./announce.js";
-import { sessionSize } from "./state/layout.js";
+import { sessionSize } from "./client/size.js";
 import { SAMPLE, cameraNames, whyNoCamera, whyNoFile, whyRefused } from "./state/sources.js";
 import * as store from "./store.js";
 import { openTile, reshape } from "./tiles.js";

@@ -1,9 +1,9 @@
 // The worker: owns socket, capture, decoding and canvases, and tells the page what it must know.
-import { Credit } from "../state/credit.js";
-import { Pace } from "../state/pacing.js";
-import { unpackPicture } from "../state/protocol.js";
-import { Capture } from "./capture.js";
-import { Link } from "./link.js";
+import { Credit } from "../client/credit.js";
+import { Pace } from "../client/pacing.js";
+import { unpackPicture } from "../client/protocol.js";
+import { Capture } from "../client/capture.js";
+import { Link } from "../client/link.js";
 import { Pictures } from "./pictures.js";
 import { Recorder } from "./recorder.js";
 

@@ -1,10 +1,11 @@
 // Pictures out: decoded, newest first, and drawn on the canvases that the page lent. Pixels stay here.
 import { GapWatch } from "../state/gaps.js";
-import { contain, cover, places } from "../state/layout.js";
+import { cover } from "../client/size.js";
+import { contain, places } from "../state/layout.js";
 import { cutTo, fadeDone, layers, noTile, sharesAt } from "../state/program.js";
 import { percentile } from "../state/series.js";
 
-/** @typedef {import("../state/protocol.js").Picture} Picture */
+/** @typedef {import("../client/protocol.js").Picture} Picture */
 /** @typedef {{bitmap: ImageBitmap, frame: number}} Shown */
 /** @typedef {OffscreenCanvasRenderingContext2D} Brush */
 

@@ -1,5 +1,5 @@
 // The WebSocket: connects, says hello, and connects again. Knows nothing of pictures.
-import { reconnectAfterMs } from "../state/pacing.js";
+import { reconnectAfterMs } from "./pacing.js";
 
 /**
  * @typedef {{

@@ -1,8 +1,8 @@
 // Frames in: paced, cut to the session's size, encoded, and sent while there is credit. Only the newest waits.
-import { packFrame } from "../state/protocol.js";
-import { cover } from "../state/layout.js";
-import { Pace } from "../state/pacing.js";
-import { Shape } from "../state/shape.js";
+import { packFrame } from "./protocol.js";
+import { cover } from "./size.js";
+import { Pace } from "./pacing.js";
+import { Shape } from "./shape.js";
 
 /** @typedef {VideoFrame | ImageBitmap} Image */
 
@@ -12,7 +12,7 @@ const MOST_UNSENT_BYTES = 2e6;
 export class Capture {
   /**
    * @param {import("./link.js").Link} link
-   * @param {import("../state/credit.js").Credit} credit
+   * @param {import("./credit.js").Credit} credit
    */
   constructor(link, credit) {
     this.link = link;
@@ -180,7 +180,7 @@ export class Capture {
   }
 }
 
-/** @param {Image} image @returns {import("../state/layout.js").Size} */
+/** @param {Image} image @returns {import("./size.js").Size} */
 function sizeOf(image) {
   return "displayWidth" in image ? { width: image.displayWidth, height: image.displayHeight } : image;
 }
