@@ -95,15 +95,33 @@ def test_a_lossless_tile_has_room_for_all_that_credit_was_given_for() -> None:
 @given(st.lists(st.integers(0, 8), max_size=100), st.lists(st.integers(0, 200), max_size=20))
 def test_answers_that_the_page_has_taken_make_room_in_their_order(given_: list[int], said: list[int]) -> None:
     book = Unacknowledged()
-    for tile in given_:
-        book.given(tile)
+    for frame, tile in enumerate(given_):
+        book.given(tile, frame, f"{frame}")
     acknowledged = 0
     for answers in said:
         book.received(answers)
         acknowledged = max(acknowledged, min(answers, len(given_)))
         left = given_[acknowledged:]
+        assert list(book) == [f"{frame}" for frame in range(acknowledged, len(given_))]
         for tile in range(9):
             assert book.has_room(tile) == (left.count(tile) < MAX_UNACKNOWLEDGED)
+
+
+def test_what_a_page_has_not_taken_waits_in_the_order_in_which_it_was_given() -> None:
+    book = Unacknowledged()
+    for frame in range(4):
+        book.given(0, frame, f"{frame}")
+        book.applied(0, f"control {frame}")
+    book.displaced(0, 2, "late 2")
+    assert list(book) == ["0", "control 0", "1", "control 1", "control 2", "3", "control 3", "late 2"]
+    book.received(2)
+    assert list(book) == ["control 1", "control 2", "3", "control 3", "late 2"]
+    book.received(4)
+    book.displaced(0, 9, "never given")
+    assert list(book) == []
+    for number in range(100):
+        book.applied(0, f"{number}")
+    assert list(book) == [f"{number}" for number in range(100 - MAX_CONTROLS, 100)]
 
 
 async def test_a_newer_word_takes_the_place_of_the_one_that_waits() -> None:

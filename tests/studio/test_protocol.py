@@ -285,7 +285,16 @@ def test_what_the_gateway_says_is_plain_json_with_its_type_first() -> None:
         model="pocket",
     )
     text = text_of(
-        Welcome(wall="w", viewer="v", resumed=False, credit=4, tiles=[opened], program=ProgramSaid(a=None))
+        Welcome(
+            wall="w",
+            viewer="v",
+            resumed=False,
+            page=1,
+            heard=0,
+            credit=4,
+            tiles=[opened],
+            program=ProgramSaid(a=None),
+        )
     )
     said = json.loads(text)
     assert text.startswith('{"type": "welcome"')

@@ -45,13 +45,13 @@ async def converse(gateway: Gateway, socket: web.WebSocketResponse, *, is_local:
         await _refuse(socket, error)
         return
     outbox = Outbox()
-    wall.attach(outbox, resumed=resumed)
+    wall.attach(outbox, hello, resumed=resumed)
     gateway.greet(wall)
     writer = asyncio.create_task(_write(socket, outbox))
     try:
-        is_done = await _Page(gateway, wall, is_local=is_local).hear(socket)
+        is_done = await _Page(gateway, wall, outbox, is_local=is_local).hear(socket)
     finally:
-        wall.detach()
+        wall.page.detach(outbox, wall.now())
         await _finish(writer, outbox, socket)
     if is_done:
         gateway.leave(wall)
@@ -83,20 +83,25 @@ async def watch(wall: Wall, socket: web.WebSocketResponse) -> None:
 
 
 class _Page:
-    def __init__(self, gateway: Gateway, wall: Wall, *, is_local: bool) -> None:
+    def __init__(self, gateway: Gateway, wall: Wall, outbox: Outbox, *, is_local: bool) -> None:
         self._gateway, self._wall, self._is_local = gateway, wall, is_local
+        self._outbox = outbox
 
     async def hear(self, socket: web.WebSocketResponse) -> bool:
         """Until the socket is gone. Whether the page is done with its wall: it said so, or made no sense."""
         errors = 0
         async for message in socket:
+            if not self._wall.page.hears(self._outbox):
+                return False  # The page has come back by another socket.
             try:
+                self._wall.page.heard += 1
                 if message.type is WSMsgType.BINARY:
                     self._wall.take(read_frame(message.data))
                 elif message.type is WSMsgType.TEXT:
                     said = read_message(message.data)
                     if isinstance(said, Bye):
                         return True
+                    self._wall.page.heard -= isinstance(said, Received)
                     self._obey(said)
                 errors = 0
             except RearviewError as error:

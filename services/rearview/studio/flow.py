@@ -6,6 +6,7 @@ Values and counts; no clock, no I/O.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rearview.contract.settings import SettingsChange
@@ -106,24 +107,54 @@ class Waiting:
         return item
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    tile: int
+    frame: int | None
+    """None: it answers a control, and the page does not count it."""
+    message: str | bytes
+
+
 class Unacknowledged:
-    """The answers that were given to a page, in order, until it says that it has taken them."""
+    """What was given to a page, in order, until it says that it has taken it: given again if its socket is
+    lost.
+    """
 
     def __init__(self) -> None:
-        self._tiles: deque[int] = deque()
+        self._given: deque[_Given] = deque()
         self._counts: Counter[int] = Counter()
+        """Of each tile, those that the page counts."""
         self._taken = 0
 
-    def given(self, tile: int) -> None:
+    def __iter__(self) -> Iterator[str | bytes]:
+        return (each.message for each in self._given)
+
+    def given(self, tile: int, frame: int, message: str | bytes) -> None:
         """One more answer of the tile."""
-        self._tiles.append(tile)
+        self._given.append(_Given(tile, frame, message))
         self._counts[tile] += 1
+
+    def displaced(self, tile: int, frame: int, message: str) -> None:
+        """In the place of an answer the page is given another one, after all that wait."""
+        old = next((each for each in self._given if (each.tile, each.frame) == (tile, frame)), None)
+        if old is not None:  # Else the page claims to have taken what it was not given.
+            self._given.remove(old)
+            self._given.append(_Given(tile, frame, message))
+
+    def applied(self, tile: int, message: str) -> None:
+        """A control was answered; of those that no counted answer follows the newest are kept."""
+        self._given.append(_Given(tile, None, message))
+        uncounted = [each for each in self._given if each.frame is None]
+        if len(uncounted) > MAX_CONTROLS:
+            self._given.remove(uncounted[0])
 
     def received(self, answers: int) -> None:
         """The page has taken so many in all. More than were given counts as all of them."""
-        for _ in range(min(answers - self._taken, len(self._tiles))):
-            self._counts[self._tiles.popleft()] -= 1
-            self._taken += 1
+        while self._taken < answers and self._counts.total():
+            oldest = self._given.popleft()
+            if oldest.frame is not None:
+                self._counts[oldest.tile] -= 1
+                self._taken += 1
 
     def has_room(self, tile: int) -> bool:
         """Whether the tile may have one more."""
@@ -132,7 +163,7 @@ class Unacknowledged:
     @property
     def is_full(self) -> bool:
         """Whether the page takes nothing any more."""
-        return len(self._tiles) >= MAX_UNACKNOWLEDGED_IN_ALL
+        return self._counts.total() >= MAX_UNACKNOWLEDGED_IN_ALL
 
 
 class PageCredit:

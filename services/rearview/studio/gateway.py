@@ -107,7 +107,11 @@ class Gateway:
         for wall in self._walls.values():  # all of them: how long it takes says nothing of keys
             if same_secret(wall.key, hello.wall):
                 found = wall
-        if found is not None and not found.is_attached and same_secret(found.token, hello.token):
+        if (
+            found is not None
+            and (not found.page.is_there or found.page.is_again(hello))
+            and same_secret(found.token, hello.token)
+        ):
             return found, True
         if len(self._walls) >= MAX_WALLS and not self._evict():
             raise Refused(Reason.NO_CAPACITY, f"the studio has {MAX_WALLS} walls", retry_after_s=KEEP_S)
@@ -180,10 +184,10 @@ class Gateway:
         return service
 
     def _evict(self) -> bool:
-        left = [wall for wall in self._walls.values() if wall.left_s is not None]
+        left = [wall for wall in self._walls.values() if wall.page.left_s is not None]
         if not left:
             return False
-        self.leave(min(left, key=lambda wall: wall.left_s or 0.0))
+        self.leave(min(left, key=lambda wall: wall.page.left_s or 0.0))
         return True
 
     async def _tick(self) -> None:
@@ -191,7 +195,7 @@ class Gateway:
             await asyncio.sleep(TICK_S)
             now = asyncio.get_running_loop().time()
             for wall in list(self._walls.values()):
-                if wall.left_s is not None and now - wall.left_s > self._keep_s:
+                if wall.page.left_s is not None and now - wall.page.left_s > self._keep_s:
                     self.leave(wall)
                 else:
                     wall.tick(now)

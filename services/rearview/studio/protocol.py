@@ -65,6 +65,9 @@ class Hello(_Asked):
     type: Literal["hello"] = "hello"
     token: Secret | None = None
     wall: Secret | None = None
+    page: Annotated[int, Field(ge=1, lt=1 << 53)] | None = None
+    """Of a page that has lost its connection: its number in `welcome`, and the answers that it has taken."""
+    received: Annotated[int, Field(ge=0, lt=1 << 53)] | None = None
 
 
 class Open(_Asked):

@@ -82,6 +82,10 @@ class Welcome(Said):
     wall: str
     viewer: str
     resumed: bool
+    page: int
+    """Of this page; a page that has lost its connection shows it, and goes on where it was."""
+    heard: int
+    """Messages but `received` that came from it: what it has said after that is to be said again."""
     credit: int
     tiles: Sequence[Opened]
     program: ProgramSaid

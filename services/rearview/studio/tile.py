@@ -22,7 +22,7 @@ from rearview.studio.feed import Feed
 from rearview.studio.figures import Figures
 from rearview.studio.flow import Change, Taken, Waiting
 from rearview.studio.opener import Opener
-from rearview.studio.said import Opened, Said, State
+from rearview.studio.said import Applied, Opened, Said, State
 from rearview.studio.service import Service
 from rearview.studio.spoken import plain
 from rearview.studio.telling import applied_said, notice_said, opened_said, rejected_said
@@ -49,6 +49,9 @@ class WallSide(Protocol):
 
     def drop(self, tile: Tile, taken: Taken, reason: str) -> None:
         """Tell the page that a frame has no picture."""
+
+    def answer(self, applied: Applied) -> None:
+        """Tell the page what became of a control."""
 
     async def room(self, tile: Tile) -> None:
         """Return when the page may be given one more answer."""
@@ -111,10 +114,10 @@ class Tile:
     def control(self, control_id: int, settings: SettingsChange) -> None:
         """A change of settings, in its place among the frames."""
         if self.is_over:
-            self._wall.tell(rejected_said(self.number, control_id, Reason.CLOSED, "open the tile again"))
+            self._wall.answer(rejected_said(self.number, control_id, Reason.CLOSED, "open the tile again"))
         elif not self._waiting.control(Change(control_id, settings)):
             text = "too many controls are unanswered"
-            self._wall.tell(rejected_said(self.number, control_id, Reason.CALLS_EXHAUSTED, text))
+            self._wall.answer(rejected_said(self.number, control_id, Reason.CALLS_EXHAUSTED, text))
         self._wake()
 
     async def move(self, service: Service) -> None:
@@ -209,14 +212,14 @@ class Tile:
         if change.id is None or self._is_closed:
             return
         frame = self._wall.page_frame(change.frame)
-        self._wall.tell(applied_said(self.number, change.id, answer, feed.service.model, frame))
+        self._wall.answer(applied_said(self.number, change.id, answer, feed.service.model, frame))
 
     def lost(self, change: Change) -> None:
         """The session has ended before it answered a control."""
         self._waiting.control_answered()
         if change.id is not None and not self._is_closed:
             text = "the session has ended"
-            self._wall.tell(rejected_said(self.number, change.id, Reason.REPLICA_LOST, text))
+            self._wall.answer(rejected_said(self.number, change.id, Reason.REPLICA_LOST, text))
 
     def noticed(self, notice: Notice) -> None:
         """Something to know."""

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 from rearview.client import Translated
 from rearview.errors import InvalidRequest, RearviewError, Reason
-from rearview.studio.flow import PAGE_FRAMES, PageCredit, Taken, Unacknowledged
+from rearview.studio.flow import PAGE_FRAMES, Taken
 from rearview.studio.lanes import Span, lanes_said
-from rearview.studio.outbox import Outbox, SlowPeer
-from rearview.studio.protocol import Control, FrameIn, Open, ProgramAsked, picture_out
-from rearview.studio.said import Credit, Dropped, ErrorSaid, Lanes, Said, Serving, Welcome, text_of
+from rearview.studio.outbox import Outbox
+from rearview.studio.page_side import PageSide
+from rearview.studio.protocol import Control, FrameIn, Hello, Open, ProgramAsked, picture_out
+from rearview.studio.said import Applied, ErrorSaid, Lanes, Said, Serving, Welcome
 from rearview.studio.service import Service, described
 from rearview.studio.supply import Connect, Supply
 from rearview.studio.tile import Tile
@@ -36,14 +37,10 @@ class Wall:
         self.key, self.viewer_key = secrets.token_urlsafe(24), secrets.token_urlsafe(18)
         self.tiles: dict[int, Tile] = {}
         self.viewers = Viewers()
-        self.left_s: float | None = None
-        """When its socket was gone; None while there is one."""
+        self.page = PageSide()
         self._lanes: Lanes | None = None
         """As the page was told last."""
-        self._outbox: Outbox | None = None
-        self._credit, self._unacknowledged = PageCredit(), Unacknowledged()
         self._base, self.next_number = 0, 0
-        self._taken = asyncio.Event()
         self._supply = Supply(connect, self._tell_serving)
         self._tasks: set[asyncio.Task[None]] = set()
         """Tiles on their way out."""
@@ -51,18 +48,11 @@ class Wall:
 
     # -- the page's socket
 
-    @property
-    def is_attached(self) -> bool:
-        """Whether a page is there."""
-        return self._outbox is not None
-
-    def attach(self, outbox: Outbox, *, resumed: bool) -> None:
-        """A page is there: tell it what there is."""
-        assert self._outbox is None, "two sockets share a wall"
-        self.left_s, self._outbox, self._lanes = None, outbox, None
-        self._base = self.next_number
-        self._credit, self._unacknowledged = PageCredit(), Unacknowledged()
-        self._wake()
+    def attach(self, outbox: Outbox, hello: Hello, *, resumed: bool) -> None:
+        """A page is there: tell it what there is. A socket that is still there is left."""
+        if not self.page.attach(outbox, hello):
+            self._base = self.next_number
+        self._lanes = None
         said = [tile.said for tile in self.tiles.values() if tile.said is not None]
         program = self.viewers.program.said(self.now())
         self.tell(
@@ -70,27 +60,25 @@ class Wall:
                 wall=self.key,
                 viewer=self.viewer_key,
                 resumed=resumed,
-                credit=PAGE_FRAMES,
+                page=self.page.number,
+                heard=self.page.heard,
+                credit=self.page.credit,
                 tiles=said,
                 program=program,
             )
         )
         for tile in self.tiles.values():
             tile.tell_state()
+        for answer in self.page.untaken:
+            self.page.put(answer)
         self._tell_serving()
-
-    def detach(self) -> None:
-        """The page is gone; what comes back meanwhile is for nobody."""
-        self._outbox, self.left_s = None, self.now()
-        self._unacknowledged = Unacknowledged()
-        self._wake()
 
     # -- what the page asks
 
     def take(self, frame: FrameIn) -> None:
         """A frame for every open tile. Raises InvalidRequest for one without credit or out of order."""
         number = self._base + frame.frame
-        if not self._credit.receive():
+        if not self.page.has_credit():
             raise InvalidRequest(Reason.CREDIT_EXCEEDED, "a frame without credit")
         try:
             if number < self.next_number:
@@ -133,8 +121,7 @@ class Wall:
 
     def received(self, answers: int) -> None:
         """The page has taken so many answers in all."""
-        self._unacknowledged.received(answers)
-        self._wake()
+        self.page.received(answers)
         self.tell_credit()
 
     def use(self, model: str) -> None:
@@ -158,35 +145,29 @@ class Wall:
 
     def tell(self, said: Said, key: object = None) -> None:
         """Tell the page, if there is one; one that does not read loses its socket."""
-        if self._outbox is not None:
-            self._put(text_of(said), key)
+        self.page.tell(said, key)
 
     def give(self, tile: Tile, taken: Taken, picture: Translated) -> None:
         """A picture for the page and for viewers."""
         server_ms, service_ms = 1000 * (self.now() - taken.received_s), 1000 * picture.timings.total_s
         data = picture_out(tile.number, taken.frame, server_ms, service_ms, picture.data)
         self.viewers.give(tile.number, data, self.now())
-        if self._outbox is None or taken.number < self._base:
-            return
-        self._unacknowledged.given(tile.number)
-        if tile.is_lossless:
-            self._put(data)
-            return
-        displaced = self._outbox.put_live(tile.number, taken.frame.frame, data)
-        if displaced is not None:
-            self.tell(Dropped(tile=tile.number, frame=displaced, reason="late"))
+        if taken.number >= self._base:
+            self.page.give(tile.number, taken.frame.frame, data, is_lossless=tile.is_lossless)
 
     def drop(self, tile: Tile, taken: Taken, reason: str) -> None:
         """Tell the page that a frame has no picture."""
-        if self._outbox is not None and taken.number >= self._base:
-            self._unacknowledged.given(tile.number)
-            self.tell(Dropped(tile=tile.number, frame=taken.frame.frame, reason=reason))
+        if taken.number >= self._base:
+            self.page.drop(tile.number, taken.frame.frame, reason)
         self.tell_credit()
 
+    def answer(self, applied: Applied) -> None:
+        """Tell the page what became of a control."""
+        self.page.answer(applied)
+
     async def room(self, tile: Tile) -> None:
-        """Return when the page may be given one more answer of the tile; at once while there is no page."""
-        while not self._unacknowledged.has_room(tile.number):
-            await self._taken.wait()
+        """Return when the page may be given one more answer of the tile."""
+        await self.page.room(tile.number)
 
     async def service(self) -> Service:
         """Where tiles are opened. Raises RearviewError if it cannot be used."""
@@ -208,9 +189,7 @@ class Wall:
     def tell_credit(self) -> None:
         """Tell the page of credit that it has gained."""
         rooms = [room for tile in self.tiles.values() if (room := tile.room) is not None]
-        room = 0 if self._unacknowledged.is_full else min(rooms, default=PAGE_FRAMES)
-        if self._outbox is not None and self._credit.grant(room):
-            self.tell(Credit(frames=self._credit.granted), "credit")
+        self.page.grant(0 if self.page.is_full else min(rooms, default=PAGE_FRAMES))
 
     async def close(self) -> None:
         """End everything that belongs to it."""
@@ -222,26 +201,14 @@ class Wall:
         await asyncio.gather(*self._tasks, *tiles, return_exceptions=True)
         self.tiles.clear()
         await self._supply.close()
-        if self._outbox is not None:
-            self._outbox.close()
+        self.page.close()
 
     # -- how
-
-    def _put(self, item: str | bytes, key: object = None) -> None:
-        assert self._outbox is not None, "nobody listens"
-        try:
-            self._outbox.put(item, key)
-        except SlowPeer:
-            self._outbox.close()
 
     def _tile(self, number: int) -> Tile:
         if number not in self.tiles:
             raise InvalidRequest(Reason.NOT_OPEN, f"tile {number} is not open")
         return self.tiles[number]
-
-    def _wake(self) -> None:
-        self._taken.set()
-        self._taken = asyncio.Event()
 
     def _tell_serving(self) -> None:
         """Once the wall's service is known, when that changes, and when a new page asks."""
