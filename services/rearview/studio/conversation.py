@@ -36,11 +36,13 @@ CLOSE_S = 2.0
 """How long a peer may take to read what waits, when its socket is closed."""
 
 
-async def converse(gateway: Gateway, socket: web.WebSocketResponse, *, is_local: bool) -> None:
-    """A page, to its end."""
+async def converse(
+    gateway: Gateway, socket: web.WebSocketResponse, *, is_local: bool, is_session: bool = False
+) -> None:
+    """A page, to its end. `is_session`: one that has a token of one session, and nothing else."""
     try:
         hello = await _hello(socket)
-        wall, resumed = gateway.enter(hello)
+        wall, resumed = gateway.sessions.enter(hello) if is_session else gateway.enter(hello)
     except RearviewError as error:
         await _refuse(socket, error)
         return
@@ -113,6 +115,8 @@ class _Page:
 
     def _obey(self, said: PageMessage) -> None:
         wall = self._wall
+        if wall.is_one_session and not _is_of_one_session(said):
+            raise InvalidRequest(Reason.METHOD_UNSUPPORTED, "the token is for tile 0 and nothing else")
         match said:
             case Received():
                 wall.received(said.answers)
@@ -130,6 +134,12 @@ class _Page:
                 self._gateway.kill(said.span, is_local=self._is_local)
             case _:
                 raise InvalidRequest(Reason.ALREADY_OPEN, "hello was said before")
+
+
+def _is_of_one_session(said: PageMessage) -> bool:
+    if isinstance(said, Open | Control | Close):
+        return said.tile == 0
+    return isinstance(said, Received | Hello)
 
 
 async def _hello(socket: web.WebSocketResponse) -> Hello:

@@ -19,6 +19,7 @@ from rearview.studio.protocol import MAX_FRAME_BYTES, MAX_TILES, Hello, ModelAsk
 from rearview.studio.said import Said, ServiceSaid
 from rearview.studio.secrecy import same_secret
 from rearview.studio.service import Endpoint, Service, described
+from rearview.studio.sessions import Sessions
 from rearview.studio.wall import Wall
 
 __all__ = ["Gateway"]
@@ -58,6 +59,8 @@ class Gateway:
         """By viewer key."""
         self._model: Model | None = None
         self._needs_token = False
+        self.sessions = Sessions(self._describe_as, self._begin, self._is_there, self.leave)
+        """Of pages that come with a token of one session."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leaving: set[asyncio.Task[Any]] = set()
         """Walls that are being closed: to an end, also when the gateway itself ends."""
@@ -105,7 +108,7 @@ class Gateway:
         """The wall of a page that comes back, else a new one; and which of both. Raises Refused."""
         found = None
         for wall in self._walls.values():  # all of them: how long it takes says nothing of keys
-            if same_secret(wall.key, hello.wall):
+            if same_secret(wall.key, hello.wall) and not wall.is_one_session:
                 found = wall
         if (
             found is not None
@@ -113,15 +116,14 @@ class Gateway:
             and same_secret(found.token, hello.token)
         ):
             return found, True
-        if len(self._walls) >= MAX_WALLS and not self._evict():
-            raise Refused(Reason.NO_CAPACITY, f"the studio has {MAX_WALLS} walls", retry_after_s=KEEP_S)
-        wall = Wall(partial(self._connect, hello.token), hello.token)
-        self._walls[wall.viewer_key] = wall
-        return wall, False
+        return self._begin(hello.token, is_one_session=False), False
 
     def greet(self, wall: Wall) -> None:
         """Tell a page what it has missed."""
-        for said in (self._backing.said, *self._models.said()):
+        wall.tell(self._backing.said)
+        if wall.is_one_session:
+            return
+        for said in self._models.said():
             wall.tell(said)
         if self._spans:
             wall.tell_lanes(self._spans)
@@ -163,6 +165,22 @@ class Gateway:
 
     # -- how
 
+    def _begin(self, token: str | None, *, is_one_session: bool = True) -> Wall:
+        if len(self._walls) >= MAX_WALLS and not self._evict():
+            raise Refused(Reason.NO_CAPACITY, f"the studio has {MAX_WALLS} walls", retry_after_s=KEEP_S)
+        wall = Wall(partial(self._connect, token), token, is_one_session=is_one_session)
+        self._walls[wall.viewer_key] = wall
+        return wall
+
+    def _is_there(self, wall: Wall) -> bool:
+        return self._walls.get(wall.viewer_key) is wall
+
+    async def _describe_as(self, token: str | None) -> Model:
+        endpoint = await self._backing.endpoint()
+        with self._backing.asked():
+            async with endpoint.client(token) as client:
+                return await client.describe_model()
+
     async def _kill(self, lanes: LocalLanes, span: str) -> None:
         with suppress(RearviewError):  # there is none to kill at this moment
             killed = await asyncio.to_thread(lanes.kill, span)
@@ -194,6 +212,7 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK_S)
             now = asyncio.get_running_loop().time()
+            self.sessions.tick(now)
             for wall in list(self._walls.values()):
                 if wall.page.left_s is not None and now - wall.page.left_s > self._keep_s:
                     self.leave(wall)
@@ -210,11 +229,8 @@ class Gateway:
 
     async def _ask(self) -> None:
         with suppress(RearviewError):
-            endpoint = await self._backing.endpoint()
             try:
-                with self._backing.asked():
-                    async with endpoint.client() as client:
-                        self._model = await client.describe_model()
+                self._model = await self._describe_as(None)
             except RearviewError as error:
                 self._needs_token = error.reason in _REFUSALS
 
@@ -231,7 +247,8 @@ class Gateway:
 
     def _tell_all(self, said: Said) -> None:
         for wall in self._walls.values():
-            wall.tell(said)
+            if not wall.is_one_session or isinstance(said, ServiceSaid):
+                wall.tell(said)
 
     def _keep(self, work: Any, among: set[asyncio.Task[Any]] | None = None) -> None:
         tasks = self._tasks if among is None else among

@@ -14,6 +14,7 @@ from rearview.studio.doors import Doors, is_loopback
 from rearview.studio.folders import CLIENT, PAGE
 from rearview.studio.gateway import Gateway
 from rearview.studio.lan import qr_svg
+from rearview.studio.minting import mint
 from rearview.studio.protocol import MAX_FRAME_BYTES
 
 __all__ = ["Studio"]
@@ -34,6 +35,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+FOR_ALL_PAGES = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
+"""`@rearview/web` may be imported from here by any page: it holds no secret."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,6 +61,8 @@ class Studio:
         app.router.add_get("/api/qr.svg", self._qr_svg)
         app.router.add_get("/sample.mp4", self._sample)
         app.router.add_get("/wall", self._wall)
+        app.router.add_get("/session", self._session)
+        app.router.add_post("/api/tokens", self._tokens)
         app.router.add_get("/view/{key}", self._view)
         app.router.add_get("/view/{key}/feed", self._feed)
         app.router.add_static("/static/client/", CLIENT)
@@ -70,8 +76,8 @@ class Studio:
         doors = self._doors
         if not doors.knows_host(request.host, request.scheme):
             raise web.HTTPForbidden(text="this name is not the studio's: see --allow-origin\n")
-        if request.path.startswith(("/static/", "/view/")):
-            return await handler(request)  # without secrets, or with one in the path
+        if request.path.startswith(("/static/", "/view/")) or request.path in ("/session", "/api/tokens"):
+            return await handler(request)  # without secrets, or with one of its own
         shown = request.query.get("key")
         if request.path == "/" and shown is not None and doors.admits(None, shown):
             welcome = web.HTTPFound("/")
@@ -115,6 +121,19 @@ class Studio:
 
         return await self._socket(request, 2 * MAX_FRAME_BYTES, talk)
 
+    async def _session(self, request: web.Request) -> web.StreamResponse:
+        async def talk(socket: web.WebSocketResponse) -> None:
+            await converse(self._gateway, socket, is_local=False, is_session=True)
+
+        return await self._socket(request, 2 * MAX_FRAME_BYTES, talk)
+
+    async def _tokens(self, request: web.Request) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is not None and not self._doors.knows_origin(origin):
+            raise web.HTTPForbidden(text="this page is not the studio's: see --allow-origin\n")
+        is_known = self._doors.admits(request.remote, request.cookies.get(COOKIE))
+        return await mint(self._gateway.sessions, request, is_known=is_known)
+
     async def _feed(self, request: web.Request) -> web.StreamResponse:
         wall = self._gateway.watched(request.match_info["key"])
         if wall is None:
@@ -144,5 +163,7 @@ class Studio:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
+    if request.path.startswith("/static/client/"):
+        response.headers.update(FOR_ALL_PAGES)
     if request.path.startswith("/static/"):
         response.headers["Cache-Control"] = "no-cache"

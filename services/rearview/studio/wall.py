@@ -32,8 +32,9 @@ MAX_CLOSING = 18
 class Wall:
     """For one event loop. `close` ends its sessions."""
 
-    def __init__(self, connect: Connect, token: str | None) -> None:
-        self.token = token
+    def __init__(self, connect: Connect, token: str | None, *, is_one_session: bool = False) -> None:
+        """`is_one_session`: of a page that has one tile, and no say in anything else."""
+        self.token, self.is_one_session = token, is_one_session
         self.key, self.viewer_key = secrets.token_urlsafe(24), secrets.token_urlsafe(18)
         self.tiles: dict[int, Tile] = {}
         self.viewers = Viewers()
@@ -132,6 +133,8 @@ class Wall:
 
     def tell_lanes(self, spans: Sequence[Span]) -> None:
         """Draw the replicas anew, if something has changed."""
+        if self.is_one_session:
+            return
         said = lanes_said(spans, {tile.session_id: tile.number for tile in self.tiles.values()})
         if said != self._lanes:
             self._lanes = said
