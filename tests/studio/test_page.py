@@ -36,7 +36,8 @@ def needs(tool: str) -> None:
 
 def test_the_pure_modules_do_what_they_say(root: Path) -> None:
     needs("node")
-    files = sorted((root / "tests/studio/state").glob("*.test.mjs"))
+    folders = (root / "tests/studio/state", root / "clients/web/test")
+    files = sorted(path for folder in folders for path in folder.glob("*.test.*js"))
     assert len(files) >= 9
     run = subprocess.run(["node", "--test", *files], cwd=root, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr
@@ -106,7 +107,7 @@ def test_no_module_of_the_page_is_too_long(page: Path) -> None:
 
 def test_pure_modules_know_no_browser(page: Path) -> None:
     """They run in node, in the worker and in the page: neither globals of a browser nor other rooms."""
-    pure = ("credit.js", "pacing.js", "protocol.js", "shape.js", "size.js")
+    pure = ("credit.js", "ledger.js", "pacing.js", "protocol.js", "shape.js", "size.js")
     for path in (*(page / "state").glob("*.js"), *(page / "client" / name for name in pure)):
         text = re.sub(r"/\*.*?\*/|//.*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert not GLOBALS.search(text), path.name

@@ -1,5 +1,4 @@
 // Frames in: paced, cut to the session's size, encoded, and sent while there is credit. Only the newest waits.
-import { packFrame } from "./protocol.js";
 import { cover } from "./size.js";
 import { Pace } from "./pacing.js";
 import { Shape } from "./shape.js";
@@ -7,16 +6,11 @@ import { Shape } from "./shape.js";
 /** @typedef {VideoFrame | ImageBitmap} Image */
 
 const INPUTS_BYTES = 48e6;
-const MOST_UNSENT_BYTES = 2e6;
 
 export class Capture {
-  /**
-   * @param {import("./link.js").Link} link
-   * @param {import("./credit.js").Credit} credit
-   */
-  constructor(link, credit) {
-    this.link = link;
-    this.credit = credit;
+  /** @param {import("./conversation.js").Conversation} conversation */
+  constructor(conversation) {
+    this.conversation = conversation;
     this.pace = new Pace(30);
     this.quality = 0.85;
     this.canvas = new OffscreenCanvas(16, 16);
@@ -107,7 +101,7 @@ export class Capture {
     this.isBusy = true;
     this.newest = null;
     try {
-      if (this.isWanted && this.link.isOpen && this.credit.maySend && this.link.unsentBytes < MOST_UNSENT_BYTES) {
+      if (this.isWanted && this.conversation.maySend) {
         const { frame, canvas } = this;
         const blob = await this.encoded(image);
         const jpeg = new Uint8Array(await blob.arrayBuffer());
@@ -163,12 +157,11 @@ export class Capture {
   /** @param {number} frame @param {number} ms @param {Uint8Array} jpeg */
   send(frame, ms, jpeg) {
     // The connection may have gone while the frame was encoded.
-    if (!this.link.isOpen || !this.credit.maySend) return;
+    if (!this.conversation.maySend) return;
     while (this.scheduled.length > 0 && this.scheduled[0].frame <= frame) {
-      this.link.say(/** @type {{message: Record<string, unknown>}} */ (this.scheduled.shift()).message);
+      this.conversation.say(/** @type {{message: Record<string, unknown>}} */ (this.scheduled.shift()).message);
     }
-    this.credit.spend();
-    this.link.send(packFrame(frame, ms, jpeg));
+    this.conversation.send(frame, ms, jpeg);
     this.frame = frame + 1;
     this.sent += 1;
     this.bytes += jpeg.length;

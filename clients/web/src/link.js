@@ -2,10 +2,8 @@
 import { reconnectAfterMs } from "./pacing.js";
 
 /**
- * @typedef {{
- *   text: (message: any) => void, bytes: (message: ArrayBuffer) => void,
- *   changed: (state: {state: "connecting" | "open" | "waiting", attempt: number, retryMs: number}) => void,
- * }} Listener
+ * @typedef {{state: "connecting" | "open" | "waiting", attempt: number, retryMs: number}} LinkState
+ * @typedef {{text: (message: any) => void, bytes: (message: ArrayBuffer) => void, changed: (state: LinkState) => void}} Listener
  */
 
 export class Link {
@@ -15,14 +13,15 @@ export class Link {
     /** @type {WebSocket | null} */
     this.socket = null;
     this.attempt = 0;
-    this.timer = 0;
-    /** @type {() => Record<string, unknown>} */
-    this.hello = () => ({ type: "hello" });
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.timer = undefined;
+    /** @type {() => Promise<Record<string, unknown>>} */
+    this.hello = async () => ({ type: "hello" });
     this.url = "";
     this.isGreeted = false;
   }
 
-  /** @param {string} url @param {() => Record<string, unknown>} hello what is said first, each time */
+  /** @param {string} url @param {() => Promise<Record<string, unknown>>} hello what is said first, each time */
   connect(url, hello) {
     this.url = url;
     this.hello = hello;
@@ -37,10 +36,20 @@ export class Link {
     this.isGreeted = false;
     const socket = new WebSocket(this.url);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => socket.send(JSON.stringify(this.hello()));
+    socket.onopen = () => this.greet(socket);
     socket.onmessage = ({ data }) => this.heard(data);
     socket.onclose = () => this.lost(socket);
     this.socket = socket;
+  }
+
+  /** @param {WebSocket} socket */
+  async greet(socket) {
+    try {
+      const hello = JSON.stringify(await this.hello());
+      if (socket.readyState === WebSocket.OPEN) socket.send(hello);
+    } catch {
+      socket.close(); // Nothing to say for now: it is tried again.
+    }
   }
 
   /** @param {string | ArrayBuffer} data */
@@ -70,13 +79,7 @@ export class Link {
     return this.socket !== null && this.socket.readyState === WebSocket.OPEN;
   }
 
-  /** Says it, or not at all if there is no connection. @param {Record<string, unknown>} message */
-  say(message) {
-    if (this.isOpen) this.socket?.send(JSON.stringify(message));
-    return this.isOpen;
-  }
-
-  /** @param {ArrayBuffer} message */
+  /** @param {string | ArrayBuffer} message */
   send(message) {
     this.socket?.send(message);
   }

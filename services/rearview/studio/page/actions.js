@@ -98,7 +98,8 @@ function withContext(message) {
 function welcomed(message) {
   sessionStorage.setItem("wall", message.wall);
   const open = new Set((message.tiles ?? []).map((/** @type {any} */ one) => one.tile));
-  for (const index of store.tiles.value) {
+  // A gateway with which the page goes on has heard of every tile.
+  for (const index of message.goesOn ? [] : store.tiles.value) {
     const tile = store.wall.value.tiles[index];
     if (!open.has(index)) openTile(index, reopening(tile));
   }

@@ -1,51 +1,44 @@
 // The worker: owns socket, capture, decoding and canvases, and tells the page what it must know.
-import { Credit } from "../client/credit.js";
+import { Conversation } from "../client/conversation.js";
 import { Pace } from "../client/pacing.js";
-import { unpackPicture } from "../client/protocol.js";
 import { Capture } from "../client/capture.js";
-import { Link } from "../client/link.js";
 import { Pictures } from "./pictures.js";
 import { Recorder } from "./recorder.js";
 
 const BEAT_MS = 500;
-const ACKNOWLEDGE_MS = 50;
-const ACKNOWLEDGE_EVERY = 8;
 
 /** @param {Record<string, unknown>} message @param {Transferable[]} [transfer] */
 const tell = (message, transfer = []) => /** @type {any} */ (self).postMessage(message, transfer);
 
-const credit = new Credit();
-const link = new Link({ text: heard, bytes: pictured, changed: (state) => tell({ is: "link", ...state }) });
-const capture = new Capture(link, credit);
+const conversation = new Conversation({
+  said,
+  pictured: (picture) => pictures.arrived(picture, performance.now()),
+  changed: (state) => tell({ is: "link", ...state }),
+});
+const capture = new Capture(conversation);
 const pictures = new Pictures({
-  taken,
+  taken: () => conversation.taken(),
   inputOf: (frame) => capture.inputOf(frame),
   gap: (tile, gap) => tell({ is: "gap", tile, ...gap }),
 });
 const recorder = new Recorder(pictures, tell);
 /** Tiles that take frames. @type {Set<number>} */
 const live = new Set();
-/** @type {{token: string | null, wall: string | null}} */
-const known = { token: null, wall: null };
-let isViewer = false;
 let ticking = 0;
 
 capture.onInput = () => {
-  if (pictures.isVisible && !isViewer && !pictures.feeds.get(pictures.tile)?.shown) pictures.drawStage();
+  if (pictures.isVisible && !conversation.isViewer && !pictures.feeds.get(pictures.tile)?.shown) pictures.drawStage();
 };
 
 /** @param {any} message */
-function heard(message) {
+function said(message) {
   switch (message.type) {
     case "welcome":
-      known.wall = message.wall;
-      credit.restart(message.credit ?? 0);
-      live.clear();
+      if (!message.goesOn) live.clear();
       for (const tile of message.tiles ?? []) opened(tile);
       if (message.program) pictures.cut({ ...message.program, fade_ms: 0 });
       break;
     case "credit":
-      credit.grant(message.frames);
       capture.pump();
       break;
     case "opened":
@@ -58,7 +51,7 @@ function heard(message) {
       capture.isWanted = live.size > 0;
       break;
     case "dropped":
-      taken();
+      conversation.taken();
       return;
     case "program":
       pictures.cut(message);
@@ -75,34 +68,15 @@ function opened(message) {
   capture.pump();
 }
 
-/** @param {ArrayBuffer} bytes */
-function pictured(bytes) {
-  const picture = unpackPicture(bytes);
-  if (picture) pictures.arrived(picture, performance.now());
-}
-
-function taken() {
-  credit.take();
-  if (!isViewer) acknowledge(ACKNOWLEDGE_EVERY);
-}
-
-function acknowledge(/** @type {number} */ step) {
-  const answers = link.isOpen ? credit.due(step) : null;
-  if (answers !== null) link.say({ type: "received", answers });
-}
-
 /** @type {Record<string, (order: any) => unknown>} */
 const orders = {
   connect({ url, token, wall, viewer }) {
-    known.token = token;
-    known.wall = wall;
-    isViewer = Boolean(viewer);
-    link.connect(url, () => (isViewer ? { type: "hello" } : { type: "hello", ...known }));
+    conversation.connect(url, { token, wall, isViewer: Boolean(viewer) });
   },
-  reconnect: () => link.again(),
+  reconnect: () => conversation.again(),
   token({ token }) {
-    known.token = token;
-    link.again();
+    conversation.token = token;
+    conversation.again();
   },
   say({ message }) {
     if (message.type === "close") {
@@ -110,7 +84,7 @@ const orders = {
       pictures.drop(message.tile);
       capture.isWanted = live.size > 0;
     }
-    link.say(message);
+    conversation.say(message);
   },
   mark: () => tell({ is: "marked", frame: capture.frame }),
   /** Controls of a score: `frame` counts from the next frame that is sent. */
@@ -136,9 +110,9 @@ const orders = {
     if (visible) pictures.drawAll();
   },
   /** `said`: what tells of the size. It goes right before the first frame that has it. */
-  fit({ width, height, rate, quality, said = [] }) {
+  fit({ width, height, rate, quality, said: saying = [] }) {
     if (width) capture.setSize({ width, height });
-    for (const message of said) link.say(message);
+    for (const message of saying) conversation.say(message);
     if (rate) capture.pace = new Pace(rate);
     if (quality) capture.quality = quality;
   },
@@ -167,8 +141,7 @@ const orders = {
   record: ({ writable, what }) => recorder.start(writable, what),
   "stop-record": () => recorder.stop(),
   bye() {
-    link.say({ type: "bye" });
-    link.close();
+    conversation.close(true);
   },
 };
 
@@ -195,10 +168,5 @@ setInterval(() => {
   });
   capture.seen = capture.sent = capture.skipped = capture.bytes = 0;
 }, BEAT_MS);
-
-// The last few answers before a pause are acknowledged, too.
-setInterval(() => {
-  if (!isViewer) acknowledge(1);
-}, ACKNOWLEDGE_MS);
 
 self.onmessage = ({ data }) => orders[data.do]?.(data);
