@@ -89,7 +89,6 @@ async def test_a_token_opens_one_session_of_its_tenant(tmp_path: Path) -> None:
 async def test_it_may_do_nothing_else(tmp_path: Path) -> None:
     forbidden: list[dict[str, Any]] = [
         {"type": "open", "tile": 1, "options": LOSSLESS},
-        {"type": "control", "tile": 1, "id": 0, "settings": {"seed": 1}},
         {"type": "program", "a": 0},
         {"type": "model", "id": "null", "action": "look"},
         {"type": "kill", "span": "fused"},
@@ -103,11 +102,32 @@ async def test_it_may_do_nothing_else(tmp_path: Path) -> None:
         for count, message in enumerate(forbidden, 1):
             await guest.say(message)
             await guest.until("error", count, reason="METHOD_UNSUPPORTED")
+        await guest.say({"type": "control", "tile": 1, "id": 0, "settings": {"seed": 1}})
+        assert (await guest.until("applied"))["rejected"]["reason"] == "METHOD_UNSUPPORTED"
         assert not [each for each in guest.messages if each["type"] in ("lanes", "model")]
         wall = guest.said("welcome")[0]["wall"]
         async with under.page(wall=wall) as thief:
             assert not thief.said("welcome")[0]["resumed"], "its key opens nothing at the studio's door"
         assert len(list(service.sessions)) == 1
+
+
+async def test_its_viewers_watch_and_cannot_steer(tmp_path: Path) -> None:
+    async with (
+        tenants(tmp_path) as service,
+        studio(service.address) as under,
+        page(under, await minted(under, "alpha")) as guest,
+    ):
+        await guest.open(**LOSSLESS)
+        viewer = under.page(path=f"/view/{guest.said('welcome')[0]['viewer']}/feed")
+        await viewer.connect()
+        await viewer.until("program", a=0)
+        await guest.frame(0, b"a frame")
+        await viewer.wait(lambda: [each.picture for each in viewer.pictures] == [b"a frame"])
+        await viewer.say({"type": "control", "tile": 0, "id": 1, "settings": {"seed": 3}})
+        assert (await viewer.until("error"))["reason"] == "METHOD_UNSUPPORTED"
+        assert await viewer.ended() == 1008
+        await guest.frame(1)
+        await guest.wait(lambda: len(guest.pictures) == 2)
 
 
 async def test_who_has_no_valid_token_is_told_why_and_gets_no_session(tmp_path: Path) -> None:

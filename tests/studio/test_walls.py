@@ -154,7 +154,7 @@ async def test_bye_and_close_let_sessions_go_at_once() -> None:
             await page.open(1)
             await page.say({"type": "close", "tile": 0})
             await page.say({"type": "control", "tile": 0, "id": 1, "settings": {}})
-            assert (await page.until("error"))["reason"] == "NOT_OPEN"
+            assert (await page.until("applied"))["rejected"]["reason"] == "NOT_OPEN"
             await page.open(0)
             await page.until("opened", count=2, tile=0)
             await page.say({"type": "bye"})

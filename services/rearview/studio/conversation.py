@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from rearview.errors import InvalidRequest, RearviewError, Reason
 from rearview.studio.gateway import Gateway
@@ -21,10 +21,12 @@ from rearview.studio.protocol import (
     PageMessage,
     ProgramAsked,
     Received,
+    named_control,
     read_frame,
     read_message,
 )
 from rearview.studio.said import ErrorSaid, text_of
+from rearview.studio.telling import rejected_said
 from rearview.studio.wall import Wall
 
 __all__ = ["converse", "watch"]
@@ -108,10 +110,18 @@ class _Page:
                 errors = 0
             except RearviewError as error:
                 errors += 1
-                self._wall.tell(ErrorSaid(reason=error.reason.name, message=error.message))
+                self._complain(message, error)
                 if errors >= MAX_ERRORS:
                     return True
         return False
+
+    def _complain(self, message: WSMessage, error: RearviewError) -> None:
+        """A control has an answer, also one that makes no sense."""
+        named = named_control(message.data) if message.type is WSMsgType.TEXT else None
+        if named is None:
+            self._wall.tell(ErrorSaid(reason=error.reason.name, message=error.message))
+        else:
+            self._wall.answer(rejected_said(*named, error.reason, error.message))
 
     def _obey(self, said: PageMessage) -> None:
         wall = self._wall

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rearview.errors import InvalidRequest, Reason, own_words
 from rearview.studio.spoken import STRICT, AskedChange, AskedSession
@@ -33,6 +33,7 @@ __all__ = [
     "ProgramAsked",
     "Received",
     "frame_out",
+    "named_control",
     "picture_out",
     "read_frame",
     "read_message",
@@ -149,6 +150,25 @@ def read_message(text: str) -> PageMessage:
         raise InvalidRequest(Reason.MESSAGE_INVALID, f"{where or 'message'}: {_short(first)}") from None
     except RecursionError:
         raise InvalidRequest(Reason.MESSAGE_INVALID, "message: nested too deep") from None
+
+
+class _Named(BaseModel):
+    """What is needed to answer a control of which the rest makes no sense."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["control"]
+    tile: Tile
+    id: Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+def named_control(text: str) -> tuple[int, int] | None:
+    """Tile and id of a control, whatever else is in it; None: it is no control."""
+    try:
+        named = _Named.model_validate_json(text) if len(text) <= MAX_TEXT_BYTES else None
+    except (ValidationError, RecursionError):
+        return None
+    return None if named is None else (named.tile, named.id)
 
 
 def _short(error: Any) -> str:
