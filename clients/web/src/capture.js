@@ -3,14 +3,24 @@ import { cover } from "./size.js";
 import { Pace } from "./pacing.js";
 import { Shape } from "./shape.js";
 
-/** @typedef {VideoFrame | ImageBitmap} Image */
+/**
+ * @typedef {VideoFrame | ImageBitmap} Image
+ * @typedef {{
+ *   readonly maySend: boolean, send: (frame: number, capturedMs: number, jpeg: Uint8Array) => void,
+ *   say: (message: Record<string, unknown>) => unknown,
+ * }} Outlet where frames go
+ */
 
 const INPUTS_BYTES = 48e6;
 
 export class Capture {
-  /** @param {import("./conversation.js").Conversation} conversation */
-  constructor(conversation) {
+  /**
+   * @param {Outlet} conversation
+   * @param {{keepsInputs?: boolean}} [how] whether an answer is to stand beside its own frame
+   */
+  constructor(conversation, { keepsInputs = true } = {}) {
     this.conversation = conversation;
+    this.keepsInputs = keepsInputs;
     this.pace = new Pace(30);
     this.quality = 0.85;
     this.canvas = new OffscreenCanvas(16, 16);
@@ -107,12 +117,13 @@ export class Capture {
         const jpeg = new Uint8Array(await blob.arrayBuffer());
         // Else the size was changed meanwhile, and no session takes this frame.
         if (canvas === this.canvas) {
-          this.keep(frame);
+          if (this.keepsInputs) this.keep(frame);
           this.send(frame, ms, jpeg);
         }
       } else {
         // Shown, not sent. It waits for credit unless a newer one comes.
         if (this.newest === null) this.newest = { image, ms };
+        if (!this.keepsInputs) return;
         await this.encoded(image, false);
         this.keep(-1);
         return;

@@ -19,6 +19,8 @@ export class Link {
     this.hello = async () => ({ type: "hello" });
     this.url = "";
     this.isGreeted = false;
+    /** The attempt that is going on. @type {object | null} */
+    this.dialling = null;
   }
 
   /** @param {string} url @param {() => Promise<Record<string, unknown>>} hello what is said first, each time */
@@ -30,26 +32,29 @@ export class Link {
   }
 
   /** Connect now, whatever the wait. */
-  again() {
+  async again() {
     this.close();
     this.listener.changed({ state: "connecting", attempt: this.attempt, retryMs: 0 });
     this.isGreeted = false;
+    const dialling = {};
+    this.dialling = dialling;
+    try {
+      // Known before the socket is there, which is not kept waiting.
+      const hello = JSON.stringify(await this.hello());
+      if (this.dialling === dialling) this.dial(hello);
+    } catch {
+      if (this.dialling === dialling) this.retry();
+    }
+  }
+
+  /** @param {string} hello */
+  dial(hello) {
     const socket = new WebSocket(this.url);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.greet(socket);
+    socket.onopen = () => socket.send(hello);
     socket.onmessage = ({ data }) => this.heard(data);
     socket.onclose = () => this.lost(socket);
     this.socket = socket;
-  }
-
-  /** @param {WebSocket} socket */
-  async greet(socket) {
-    try {
-      const hello = JSON.stringify(await this.hello());
-      if (socket.readyState === WebSocket.OPEN) socket.send(hello);
-    } catch {
-      socket.close(); // Nothing to say for now: it is tried again.
-    }
   }
 
   /** @param {string | ArrayBuffer} data */
@@ -69,6 +74,10 @@ export class Link {
   lost(socket) {
     if (socket !== this.socket) return;
     this.socket = null;
+    this.retry();
+  }
+
+  retry() {
     const retryMs = reconnectAfterMs(this.attempt, Math.random());
     this.attempt += 1;
     this.timer = setTimeout(() => this.again(), retryMs);
@@ -91,6 +100,7 @@ export class Link {
   /** For good, unless it is connected anew. */
   close() {
     clearTimeout(this.timer);
+    this.dialling = null;
     const socket = this.socket;
     this.socket = null;
     if (socket) {
