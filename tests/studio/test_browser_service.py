@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 from support.browser_tab import CAMERA_COLOUR, WITHIN_MS, Tab
+from support.pages import blocks
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -21,30 +25,48 @@ Open = Callable[..., Tab]
 START_S = 120
 
 
-@pytest.fixture(scope="module")
-def url(root: Path) -> Iterator[str]:
-    """Of a studio that stays for the module."""
-    command = [sys.executable, "-m", "rearview.cli.main", "studio", "--port", "0", "--no-open"]
-    environment = {**os.environ, "PYTHONPATH": str(root / "services"), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+@contextmanager
+def process(told: str, *arguments: str, cwd: Path, **environment: str) -> Iterator[str]:
+    """A process of Python from the moment that it says so; yields what the pattern's group found."""
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     watch = threading.Timer(START_S, process.kill)
     watch.start()
     lines: list[str] = []
     for line in process.stdout:
         lines.append(line)
-        if found := re.match(r"STUDIO (\S+)", line):
+        if found := re.search(told, line):
             break
     else:
         raise AssertionError(f"it did not start: {lines}")
     watch.cancel()
     reading = threading.Thread(target=process.stdout.read)
     reading.start()
-    yield found.group(1)
-    process.send_signal(signal.SIGINT)
-    process.wait(30)
-    reading.join()
-    process.stdout.close()
+    try:
+        yield found.group(1)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        reading.join()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def shop_port() -> int:
+    """Of another site, whose pages the studio knows."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def url(root: Path, shop_port: int) -> Iterator[str]:
+    """Of a studio that stays for the module."""
+    command = ("-m", "rearview.cli.main", "studio", "--port", "0", "--no-open")
+    allowed = ("--allow-origin", f"http://127.0.0.1:{shop_port}")
+    with process(r"STUDIO (\S+)", *command, *allowed, cwd=root, PYTHONPATH=str(root / "services")) as url:
+        yield url
 
 
 def test_a_look_returns_changes_at_its_frame_and_outlives_a_reload(open_studio: Open, url: str) -> None:
@@ -110,3 +132,45 @@ def test_a_viewer_sees_the_program_by_its_code(open_studio: Open, url: str) -> N
     viewer.goto(link)
     feed = viewer.locator("#feed")
     Tab(viewer).until(lambda: int(feed.get_attribute("data-frame") or 0) > 0, "the viewer's picture")
+
+
+COLOUR = """video => {
+    const brush = new OffscreenCanvas(1, 1).getContext("2d");
+    brush.drawImage(video, 0, 0, 1, 1);
+    return [...brush.getImageData(0, 0, 1, 1).data];
+}"""
+
+
+def test_the_page_of_the_docs_paints_the_camera(
+    root: Path, browser: Browser, url: str, shop_port: int, tmp_path: Path
+) -> None:
+    docs = root / "docs/web.md"
+    (text,) = re.findall(r"```html\n(.*?)```", docs.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len([line for line in text.splitlines() if line.strip()]) <= 20
+    (backend,) = blocks(docs)
+    (tmp_path / "backend.py").write_text(backend.code, encoding="utf-8")
+    studio = url.rstrip("/")
+    (tmp_path / "page.html").write_text(text.replace("https://studio.example", studio), encoding="utf-8")
+    how = {"STUDIO": studio, "TENANT_TOKEN": "anybody", "PORT": str(shop_port)}
+    with process(r"Running on (\S+)", "backend.py", cwd=tmp_path, **how) as shop:
+        context = browser.new_context(permissions=["camera"])
+        page = context.new_page()
+        page.set_default_timeout(WITHIN_MS)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(shop)
+        video = page.locator("#painted")
+        # The model may still be loading.
+        eventually(lambda: video.evaluate("video => video.videoWidth") > 0, START_S)
+        page.locator("#prompt").fill("blueprint")
+        page.locator("#prompt").press("Enter")
+
+        def is_blue() -> bool:
+            """A blueprint of a red picture."""
+            red, _, blue, _ = video.evaluate(COLOUR)
+            return bool(blue > red + 10)
+
+        eventually(is_blue, WITHIN_MS / 1000)
+        expect(page.locator("#status")).to_be_empty()
+        assert faults == []
+        context.close()
