@@ -116,12 +116,24 @@ def test_a_link_for_phones_comes_with_what_they_will_warn_of(
         (["--allow-origin", "nonsense"], "no origin"),
         (["--server", "127.0.0.1:9", "--token-file", "/nonexistent"], "--token-file"),
         (["--server", "127.0.0.1:9", "--tls-cert", "/nonexistent"], "--tls-key"),
+        (["--ice-server", "stun:stun.example:3478"], "for --webrtc"),
+        (["--webrtc", "--ice-server", "stun.example"], "stun:HOST:3478"),
+        (["--webrtc", "--ice-server", "turn:turn.example"], "--turn-login"),
+        (["--webrtc", "--ice-server", "stun:a:1", "--ice-server", "stun:b:1"], "one stun server"),
+        (["--webrtc", "--turn-login", "/nonexistent"], "--turn-login /nonexistent"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_starts(options: list[str], words: str) -> None:
     result = CliRunner().invoke(app, ["studio", "--no-open", "--port", "0", *options])
     assert result.exit_code == 1
     assert words in result.output
+
+
+def test_webrtc_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiortc", None)  # as if it were not installed
+    result = CliRunner().invoke(app, ["studio", "--no-open", "--port", "0", "--webrtc"])
+    assert result.exit_code == 1
+    assert "pip install 'rearview[webrtc]'" in result.output
 
 
 @pytest.mark.parametrize(

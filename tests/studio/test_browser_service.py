@@ -63,7 +63,7 @@ def shop_port() -> int:
 @pytest.fixture(scope="module")
 def url(root: Path, shop_port: int) -> Iterator[str]:
     """Of a studio that stays for the module."""
-    command = ("-m", "rearview.cli.main", "studio", "--port", "0", "--no-open")
+    command = ("-m", "rearview.cli.main", "studio", "--port", "0", "--no-open", "--webrtc")
     allowed = ("--allow-origin", f"http://127.0.0.1:{shop_port}")
     with process(r"STUDIO (\S+)", *command, *allowed, cwd=root, PYTHONPATH=str(root / "services")) as url:
         yield url
@@ -174,3 +174,30 @@ def test_the_page_of_the_docs_paints_the_camera(
         expect(page.locator("#status")).to_be_empty()
         assert faults == []
         context.close()
+
+
+def test_a_page_of_the_docs_sends_a_camera_by_whip_and_watches_it_by_whep(
+    open_studio: Open, url: str, root: Path
+) -> None:
+    text = (root / "docs" / "webrtc.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```html\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    mine = snippet.replace("http://127.0.0.1:8600", url.rstrip("/"))
+    studio = open_studio(url)
+    begin = studio.page.get_by_role("group", name="Begin as")
+    expect(begin).to_be_visible(timeout=1000 * START_S)  # The model may still be loading.
+    studio.page.route("**/mine", lambda route: route.fulfill(body=mine, content_type="text/html"))
+    studio.page.goto(url + "mine")
+
+    def blue() -> float:
+        return blue_over_red(studio.page.evaluate(MEAN_COLOUR))
+
+    # A blueprint of a red picture is blue.
+    studio.until(lambda: blue() > 10, "the translated camera")
+
+
+MEAN_COLOUR = """() => {
+  const video = document.querySelector("video"), canvas = new OffscreenCanvas(1, 1);
+  const context = canvas.getContext("2d");
+  context.drawImage(video, 0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+}"""

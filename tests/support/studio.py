@@ -19,6 +19,7 @@ from rearview.studio.protocol import FrameIn, PictureOut, frame_out
 from rearview.studio.said import text_of
 from rearview.studio.server import Studio
 from rearview.studio.service import Endpoint
+from rearview.studio.serving import _webrtc
 
 __all__ = ["Page", "StudioUnderTest", "studio"]
 
@@ -46,12 +47,15 @@ class StudioUnderTest:
 async def studio(
     service: Any, *, doors: Callable[[int], Doors] | None = None, **options: Any
 ) -> AsyncIterator[StudioUnderTest]:
-    """`service`: an address, or what `Gateway` takes. It listens on a free port of loopback."""
+    """`service`: an address, or what `Gateway` takes. It listens on a free port of loopback. `ice`: with WHIP
+    and WHEP.
+    """
     start = Endpoint(service) if isinstance(service, str) else service
     page_folder = options.pop("page", None) or Path(__file__).parent
+    ice = options.pop("ice", None)
     async with Gateway(start, **options) as gateway, ClientSession() as http:
         runner = web.AppRunner(web.Application(), shutdown_timeout=0.1)
-        app_of = Studio(gateway, Doors(frozenset()), page=page_folder)
+        app_of = Studio(gateway, Doors(frozenset()), page=page_folder, webrtc=_webrtc(gateway, ice))
         runner = web.AppRunner(app_of.app(), shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rearview.studio.said import ServiceSaid
     from rearview.studio.service import Endpoint
     from rearview.studio.serving import Ports
+    from rearview.studio.webrtc.ice import Ice
 
 __all__ = ["STUDIO_PORT", "Beside", "LocalStart", "studio"]
 
@@ -61,11 +62,19 @@ def studio(
         list[str] | None,
         typer.Option(help="Another name for the page, as https://studio.example behind a proxy. Repeat it."),
     ] = None,
+    webrtc: Annotated[
+        bool, typer.Option("--webrtc", help="Cameras by WHIP, watchers by WHEP (needs the extra `webrtc`).")
+    ] = False,
+    ice_server: Annotated[
+        list[str] | None, typer.Option(help="stun:HOST:PORT or turn:HOST:PORT, for --webrtc. Repeat it.")
+    ] = None,
+    turn_login: Annotated[Path | None, typer.Option(help="File with username:password of turn:.")] = None,
 ) -> None:
     """Serve the studio: a camera, screen or clip through the model, live, in the browser, until Ctrl-C."""
     from rearview.forks import begin_imports
 
     check_started_here(server, model, device)
+    ice = _ice(webrtc, ice_server or (), turn_login)
     if server is None:
         begin_imports()
     from rich.console import Console
@@ -84,7 +93,7 @@ def studio(
         sessions = None if model is None else MAX_TILES
         gateway = LocalStart(model_config(model, device=device, sessions=sessions)).gateway(tell)
     ports = _ports(port, lan=lan, allowed=allow_origin or ())
-    asyncio.run(_run(gateway, ports, console, opens=open_page))
+    asyncio.run(_run(gateway, ports, console, opens=open_page, ice=ice))
     console.print("stopped")
 
 
@@ -202,15 +211,35 @@ def _ports(port: int, *, lan: bool = False, allowed: Sequence[str] = (), option:
     return Ports.bind(port, key_folder=folder, allowed=allowed, option=option)
 
 
-async def _run(gateway: Gateway, ports: Ports, console: Console, *, opens: bool) -> None:
+def _ice(is_on: bool, servers: Sequence[str], login: Path | None) -> Ice | None:
+    from rearview.errors import ConfigError
+    from rearview.studio.webrtc.ice import Ice, check_installed
+
+    if not is_on:
+        if servers or login is not None:
+            raise ConfigError("--ice-server and --turn-login are for --webrtc")
+        return None
+    check_installed()
+    try:
+        return Ice.of(servers, None if login is None else login.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--turn-login {login}: {error}") from None
+
+
+async def _run(
+    gateway: Gateway, ports: Ports, console: Console, *, opens: bool, ice: Ice | None = None
+) -> None:
     from rearview.studio.lan import qr_text
     from rearview.studio.serving import serve
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with gateway, serve(gateway, ports) as link:
+    async with gateway, serve(gateway, ports, ice=ice) as link:
         console.print(f"STUDIO {ports.url}  (Ctrl-C stops)", highlight=False, soft_wrap=True)
+        if ice is not None:
+            words = f"cameras: WHIP at {ports.url}whip/NAME; watchers: WHEP at {ports.url}whep/NAME"
+            console.print(words, highlight=False, soft_wrap=True)
         if link is not None:
             console.print(f"from other machines: {link}", highlight=False, soft_wrap=True)
             console.file.write(qr_text(link))

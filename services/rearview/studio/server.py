@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from yarl import URL
 
 from rearview.samples import sample_clip_path
@@ -16,6 +17,9 @@ from rearview.studio.gateway import Gateway
 from rearview.studio.lan import qr_svg
 from rearview.studio.minting import mint
 from rearview.studio.protocol import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from rearview.studio.webrtc.endpoints import WebRtc
 
 __all__ = ["Studio"]
 
@@ -35,6 +39,12 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+CORS = {
+    "Access-Control-Allow-Headers": "authorization, content-type",
+    "Access-Control-Allow-Methods": "POST, DELETE",
+    "Access-Control-Expose-Headers": "Location, Link",
+    "Vary": "Origin",
+}
 
 FOR_ALL_PAGES = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 """`@rearview/web` may be imported from here by any page: it holds no secret."""
@@ -46,10 +56,17 @@ class Studio:
     """What requests are answered with. `app` is served by whoever listens."""
 
     def __init__(
-        self, gateway: Gateway, doors: Doors, *, page: Path = PAGE, lan_url: str | None = None, qr: str = ""
+        self,
+        gateway: Gateway,
+        doors: Doors,
+        *,
+        page: Path = PAGE,
+        lan_url: str | None = None,
+        qr: str = "",
+        webrtc: WebRtc | None = None,
     ) -> None:
-        """`lan_url` and `qr`, an SVG of it, are for pages that were let in."""
-        self._gateway, self._doors, self._page = gateway, doors, page
+        """`lan_url` and `qr`, an SVG of it, are for pages that were let in. `webrtc`: WHIP and WHEP."""
+        self._gateway, self._doors, self._page, self._webrtc = gateway, doors, page, webrtc
         self._lan_url, self._qr = lan_url, qr
         self._num_sockets = 0
 
@@ -67,6 +84,11 @@ class Studio:
         app.router.add_get("/view/{key}/feed", self._feed)
         app.router.add_static("/static/client/", CLIENT)
         app.router.add_static("/static/", self._page, append_version=False)
+        if self._webrtc is not None:
+            self._webrtc.add_routes(app)
+        else:
+            for path in ("/whip/{rest:.*}", "/whep/{rest:.*}"):
+                app.router.add_route("*", path, self._no_webrtc)
         app.on_response_prepare.append(_add_headers)
         return app
 
@@ -78,6 +100,8 @@ class Studio:
             raise web.HTTPForbidden(text="this name is not the studio's: see --allow-origin\n")
         if request.path.startswith(("/static/", "/view/")) or request.path in ("/session", "/api/tokens"):
             return await handler(request)  # without secrets, or with one of its own
+        if request.path.startswith(("/whip/", "/whep/")):
+            return await self._guard_peer(request, handler)
         shown = request.query.get("key")
         if request.path == "/" and shown is not None and doors.admits(None, shown):
             welcome = web.HTTPFound("/")
@@ -88,6 +112,25 @@ class Studio:
         if not doors.admits(request.remote, request.cookies.get(COOKIE)):
             raise web.HTTPForbidden(text="open the link that the studio has printed\n")
         return await handler(request)
+
+    async def _guard_peer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The same for WHIP and WHEP, whose clients keep no cookies, and may be pages of other origins."""
+        origin, shown = request.headers.get(hdrs.ORIGIN), request.cookies.get(COOKIE)
+        if origin is not None and not self._doors.knows_origin(origin):
+            raise web.HTTPForbidden(text="this page is not the studio's: see --allow-origin\n")
+        is_free = request.method == hdrs.METH_OPTIONS or (
+            request.path.startswith("/whep/")
+            and self._gateway.watched(request.path.split("/")[2]) is not None
+        )
+        if not (is_free or self._doors.admits(request.remote, request.query.get("key", shown))):
+            raise web.HTTPForbidden(text="add ?key=, as in the link that the studio has printed\n")
+        response = await handler(request)
+        if origin is not None:
+            response.headers.update({hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin, **CORS})
+        return response
+
+    async def _no_webrtc(self, request: web.Request) -> web.StreamResponse:
+        raise web.HTTPNotFound(text="start the studio with --webrtc\n")
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
         return self._file("index.html")

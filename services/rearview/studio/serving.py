@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -17,6 +18,10 @@ from rearview.studio.doors import Doors, own_origins
 from rearview.studio.folders import PAGE
 from rearview.studio.gateway import Gateway
 from rearview.studio.server import Studio
+
+if TYPE_CHECKING:
+    from rearview.studio.webrtc.endpoints import WebRtc
+    from rearview.studio.webrtc.ice import Ice
 
 __all__ = ["Ports", "serve"]
 
@@ -64,8 +69,12 @@ class Ports:
 
 
 @asynccontextmanager
-async def serve(gateway: Gateway, ports: Ports, *, page: Path = PAGE) -> AsyncIterator[str | None]:
-    """Answer at the ports until the block ends; yields the link for other machines, if there is one."""
+async def serve(
+    gateway: Gateway, ports: Ports, *, page: Path = PAGE, ice: Ice | None = None
+) -> AsyncIterator[str | None]:
+    """Answer at the ports until the block ends; yields the link for other machines, if there is one. `ice`:
+    how WebRTC's peers find each other; None: there is no WHIP and no WHEP.
+    """
     hosts, key, link, context = lan.addresses(), None, None, None
     local_port, lan_port = ports.local.getsockname()[1], None
     if ports.lan is not None and ports.key_folder is not None:
@@ -74,7 +83,7 @@ async def serve(gateway: Gateway, ports: Ports, *, page: Path = PAGE) -> AsyncIt
         link = f"https://{next(iter(hosts), '127.0.0.1')}:{lan_port}/?key={key}"
     doors = Doors(frozenset(own_origins(local_port, lan_port, hosts, ports.allowed)), key)
     qr = lan.qr_svg(link) if link is not None else ""
-    studio = Studio(gateway, doors, page=page, lan_url=link, qr=qr)
+    studio = Studio(gateway, doors, page=page, lan_url=link, qr=qr, webrtc=_webrtc(gateway, ice))
     runner = web.AppRunner(studio.app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
@@ -84,6 +93,14 @@ async def serve(gateway: Gateway, ports: Ports, *, page: Path = PAGE) -> AsyncIt
         yield link
     finally:
         await runner.cleanup()
+
+
+def _webrtc(gateway: Gateway, ice: Ice | None) -> WebRtc | None:
+    if ice is None:
+        return None
+    from rearview.studio.webrtc.endpoints import WebRtc
+
+    return WebRtc(gateway, ice)
 
 
 async def _listen(runner: web.AppRunner, port: socket.socket, context: ssl.SSLContext | None) -> None:

@@ -1,0 +1,222 @@
+"""A camera that comes by WHIP: a page without a browser, with one tile. What it has no credit for it drops.
+
+Of its frames only the newest waits. A tile that ends though the camera is there is opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from rearview.contract.opening import OpenRequest
+from rearview.contract.settings import SettingsChange
+from rearview.errors import InvalidRequest, Reason, Refused
+from rearview.studio.outbox import Outbox
+from rearview.studio.protocol import Control, FrameIn, Open
+from rearview.studio.service import merged
+from rearview.studio.wall import Wall
+from rearview.studio.webrtc.pictures import jpeg_of
+
+if TYPE_CHECKING:
+    from aiortc import MediaStreamTrack
+    from av import VideoFrame
+
+__all__ = ["Camera"]
+
+logger = logging.getLogger(__name__)
+
+TILE = 0
+OPEN_S = 20.0
+"""How long an offer waits for its session."""
+ANSWER_S = 10.0
+"""How long a change of settings waits for its answer."""
+REOPEN_S = 2.0
+"""After which a tile that has ended is opened again."""
+
+
+class Camera:
+    """For one event loop. `close` lets the wall alone, as a page does that is closed."""
+
+    def __init__(self, wall: Wall, options: OpenRequest, *, resumed: bool) -> None:
+        """A tile that the wall has already goes on, under the `settings` of these options."""
+        self.wall, self._options = wall, options
+        self._outbox = Outbox()
+        self._credit = self._sent = self._answers = 0
+        self._size: tuple[int, int] | None = None
+        """Width and height of the frames that the session takes; None: there is none yet."""
+        self._state: Mapping[str, Any] = {}
+        self._applied: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        self._ids = count()
+        self._frame: VideoFrame | None = None
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        self.over = asyncio.Event()
+        """The wall has ended."""
+        wall.attach(self._outbox, resumed=resumed)
+        self._start(self._hear())
+        tile = wall.tiles.get(TILE)
+        if tile is None or tile.is_over:
+            self._open()
+        elif options.settings.named():
+            wall.control(Control(tile=TILE, id=next(self._ids), settings=options.settings))
+
+    async def opened(self) -> None:
+        """Return once its session is there. Raises RearviewError with the service's reason, or the wait's."""
+        try:
+            async with asyncio.timeout(OPEN_S):
+                while self._state.get("state") != "live":
+                    self._raise_if_refused()
+                    await self._wait()
+        except TimeoutError:
+            text = "the service is not ready yet"
+            raise Refused(Reason.REPLICA_LOST, text, retry_after_s=REOPEN_S) from None
+
+    def show(self, track: MediaStreamTrack) -> None:
+        """From now on its frames are those of this track."""
+        self._start(self._take(track))
+        self._start(self._send())
+
+    async def change(self, settings: SettingsChange) -> Mapping[str, Any]:
+        """Change the session's settings; the `applied` that answers it. Raises InvalidRequest."""
+        number = next(self._ids)
+        answer = asyncio.get_running_loop().create_future()
+        self._applied[number] = answer
+        try:
+            self.wall.control(Control(tile=TILE, id=number, settings=settings))
+            self._resize(settings.width, settings.height)
+            async with asyncio.timeout(ANSWER_S):
+                applied: Mapping[str, Any] = await answer
+        except TimeoutError:
+            text = "the change waits for a frame, and none comes"
+            raise Refused(Reason.IDLE, text, retry_after_s=REOPEN_S) from None
+        finally:
+            self._applied.pop(number, None)
+        if applied["rejected"] is None:
+            self._options = replace(self._options, settings=merged(self._options.settings, settings))
+        return applied
+
+    async def close(self) -> None:
+        """The camera is gone. The wall keeps its sessions for its grace time."""
+        self._is_closed = True
+        self._wake()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.over.is_set():
+            self.wall.detach()
+
+    # -- what comes back
+
+    async def _hear(self) -> None:
+        while (item := await self._outbox.next()) is not None:
+            if isinstance(item, bytes):  # a picture: viewers have it
+                self._answered()
+            else:
+                self._understand(json.loads(item))
+            self._wake()
+        self.over.set()
+        self._wake()
+
+    def _understand(self, said: Mapping[str, Any]) -> None:
+        match said["type"]:
+            case "welcome":
+                self._credit = said["credit"]
+                for opened in said["tiles"]:
+                    self._resize(opened["width"], opened["height"])
+            case "credit":
+                self._credit = said["frames"]
+            case "dropped":
+                self._answered()
+            case "opened":
+                self._resize(said["width"], said["height"])
+            case "state":
+                self._hear_state(said)
+            case "applied":
+                settings = said["settings"] or {}
+                self._resize(settings.get("width"), settings.get("height"))
+                answer = self._applied.get(said["id"])
+                if answer is not None and not answer.done():
+                    answer.set_result(said)
+            case "error":
+                logger.warning("a camera by WHIP: %s (%s)", said["message"], said["reason"])
+
+    def _hear_state(self, said: Mapping[str, Any]) -> None:
+        was_live, self._state = self._state.get("state") in ("live", "reconnecting"), said
+        if said["state"] == "ended" and said["reason"] != Reason.IDLE.name and was_live:
+            asyncio.get_running_loop().call_later(REOPEN_S, self._open)
+
+    def _answered(self) -> None:
+        self._answers += 1
+        self.wall.received(self._answers)
+
+    def _resize(self, width: int | None, height: int | None) -> None:
+        known = self._size or (0, 0)
+        size = (width or known[0], height or known[1])
+        self._size = size if all(size) else None
+
+    def _open(self) -> None:
+        tile = self.wall.tiles.get(TILE)
+        if not self._is_closed and not self.over.is_set() and (tile is None or tile.is_over):
+            self.wall.open(Open(tile=TILE, options=self._options))
+
+    def _raise_if_refused(self) -> None:
+        state = self._state.get("state")
+        if self._is_closed or self.over.is_set():
+            raise Refused(Reason.TAKEN_OVER, "another camera has come under this name")
+        if state in ("refused", "ended", "queued"):
+            retry_ms = self._state["retry_ms"]
+            raise Refused(
+                Reason[self._state["reason"]],
+                self._state["message"],
+                retry_after_s=None if retry_ms is None else retry_ms / 1000,
+            )
+
+    # -- what the camera sends
+
+    async def _take(self, track: MediaStreamTrack) -> None:
+        """Keep the newest frame; each one takes the place of the one before, which nobody has taken."""
+        from aiortc.mediastreams import MediaStreamError
+
+        try:
+            while True:
+                self._frame = await track.recv()
+                self._wake()
+        except MediaStreamError:
+            return
+
+    async def _send(self) -> None:
+        for number in count():
+            while self._frame is None or self._size is None or self._sent >= self._credit:
+                await self._wait()
+            frame, self._frame = self._frame, None
+            picture = await asyncio.to_thread(jpeg_of, frame, *self._size)
+            self._sent += 1
+            try:
+                self.wall.take(FrameIn(number, 0.0, picture))
+            except InvalidRequest as error:  # the wall is on its way out
+                logger.warning("a camera by WHIP: %s", error.message)
+
+    # -- how
+
+    def _start(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            logger.error("a camera by WHIP failed: %s", type(failure).__name__, exc_info=failure)
+
+    async def _wait(self) -> None:
+        await self._news.wait()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
