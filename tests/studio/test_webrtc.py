@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import trustme
 from rearview.studio.doors import Doors, own_origins
 from rearview.studio.webrtc.ice import Ice
+from support.pages import blocks
 from support.raw_stream import eventually, running
+from support.require import skip_or_fail
 from support.studio import StudioUnderTest, studio
 from support.tokens import Registry
 from support.webrtc import Lamp, bearer, camera, watcher
@@ -140,6 +147,38 @@ async def test_pages_of_other_origins_are_refused_unless_allowed() -> None:
         for path in ("/whip/cam", "/whep/cam"):
             async with under.http.post(under.url + path, headers=evil) as refused:
                 assert refused.status == 403
+
+
+async def test_the_program_of_the_docs_sends_a_file_by_the_muxer_of_pyav(root: Path, tmp_path: Path) -> None:
+    if "whip" not in av.formats_available:
+        skip_or_fail("this PyAV has no whip muxer")
+    (program,) = blocks(root / "docs" / "webrtc.md")
+    certificate = trustme.CA().issue_cert("camera")
+    paths = [tmp_path / name for name in ("blue.mp4", "cert.pem", "key.pem")]
+    certificate.cert_chain_pems[0].write_to_path(str(paths[1]))
+    certificate.private_key_pem.write_to_path(str(paths[2]))
+    await asyncio.to_thread(film, paths[0], BLUE)
+    async with running() as service, studio(service.address, ice=Ice()) as under:
+        arguments = [paths[0], whip(under), *paths[1:]]
+        muxer = await asyncio.create_subprocess_exec(sys.executable, "-c", program.code, *arguments)
+        try:
+            await eventually(lambda: bool(under.gateway._walls))
+            async with watcher(under.http, f"{under.url}/whep/cam") as seen:
+                await seen.sees(BLUE)
+        finally:
+            muxer.kill()
+            await muxer.wait()
+
+
+def film(path: Path, colour: tuple[int, int, int]) -> None:
+    """Ten seconds of one colour, 320 x 240."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=20, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        picture = np.full((240, 320, 3), colour, np.uint8)
+        for _ in range(200):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 async def test_a_studio_without_webrtc_says_how_to_have_it() -> None:
