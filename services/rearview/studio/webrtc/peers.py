@@ -16,6 +16,7 @@ from aiortc import (
 
 from rearview.errors import InvalidRequest, Reason
 from rearview.studio.webrtc.ice import Ice
+from rearview.studio.webrtc.prompt import make_prompt
 
 __all__ = ["Peer"]
 
@@ -41,6 +42,7 @@ class Peer:
     async def receive(self, offer: str) -> tuple[str, MediaStreamTrack]:
         """The answer to an offer (SDP) that sends video, and that video. Raises InvalidRequest."""
         video = await self._video_of(offer, "recvonly")
+        make_prompt(video.receiver)
         return await self._answer(), video.receiver.track
 
     async def send(self, offer: str, track: MediaStreamTrack) -> str:
