@@ -20,6 +20,7 @@ from loadtest import (
     studio,
     throughput,
     transport,
+    webrtc,
 )
 
 app = typer.Typer(help="Measure the service. Without a command: transport, throughput, report.")
@@ -29,6 +30,7 @@ app.command("generator")(generator.main)
 app.command("transport")(transport.main)
 app.command("throughput")(throughput.main)
 app.command("studio")(studio.main)
+app.command("webrtc")(webrtc.main)
 app.command("demo-time")(demo_time.main)
 app.command("cache-precision")(cache_precision.main)
 app.command("host-time")(host_time.main)

@@ -27,7 +27,7 @@ BEGIN_ENGINE = (
 )
 END = "<!-- measured: end -->"
 _ORDER = ("demo", "throughput", "transport")
-_WHOLE = ("cache_precision", "compiled", "control_loop", "gpu_check-cuda", "host_time", "scaling")
+_WHOLE = ("cache_precision", "compiled", "control_loop", "gpu_check-cuda", "host_time", "scaling", "webrtc")
 """Results whose figures are all in the table, those without a target too."""
 
 

@@ -27,7 +27,7 @@ from loadtest.payloads import clip_frames, clip_jpegs
 from loadtest.service import NULL_CUT, fail, pipeline_config
 from loadtest.studio_page import Tally, WallPlan, percentile, play
 
-__all__ = ["figures", "main"]
+__all__ = ["MAX_LATE_MS", "figures", "gateway", "main"]
 
 SIDE = 512
 GLASS_FPS, WALLS_FPS, WALLS = 30.0, 10.0, 8
@@ -91,15 +91,17 @@ def _measure(checkpoint: str, plans: list[WallPlan]) -> list[Tally]:
         return await asyncio.gather(*(play(url, plan) for plan in plans))
 
     config = pipeline_config(checkpoint, NULL_CUT, slots=max(16, len(plans)))
-    with PlainService(config) as service, _gateway(service.address) as url:
+    with PlainService(config) as service, gateway(service.address) as url:
         return asyncio.run(all_of_them(url))
 
 
 @contextmanager
-def _gateway(address: str) -> Iterator[str]:
+def gateway(address: str, *options: str) -> Iterator[str]:
     """`rearview studio` before a service; yields its URL. Ends the command if that does not come."""
     command = [sys.executable, "-m", "rearview.cli.main", "studio", "--server", address]
-    process = subprocess.Popen([*command, "--port", "0", "--no-open"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--no-open", *options], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         words = next((line.split() for line in process.stdout if line.startswith("STUDIO")), None)
