@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from support.browser_tab import CAMERA_COLOUR, WITHIN_MS, Tab
 from support.pages import blocks
 from support.waiting import eventually
@@ -176,23 +176,27 @@ def test_the_page_of_the_docs_paints_the_camera(
         context.close()
 
 
-def test_a_page_of_the_docs_sends_a_camera_by_whip_and_watches_it_by_whep(
+def test_a_page_of_the_docs_sends_a_camera_by_whip_and_another_watches_it_by_whep(
     open_studio: Open, url: str, root: Path
 ) -> None:
     text = (root / "docs" / "webrtc.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"^```html\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     mine = snippet.replace("http://127.0.0.1:8600", url.rstrip("/"))
+    sending = re.compile(r"^(const camera|await connect\(`\$\{studio\}/whip).*\n", re.MULTILINE)
+    assert len(sending.findall(mine)) == 2
     studio = open_studio(url)
     begin = studio.page.get_by_role("group", name="Begin as")
     expect(begin).to_be_visible(timeout=1000 * START_S)  # The model may still be loading.
-    studio.page.route("**/mine", lambda route: route.fulfill(body=mine, content_type="text/html"))
-    studio.page.goto(url + "mine")
+    for page, content in ((studio.page, mine), (studio.page.context.new_page(), sending.sub("", mine))):
+        shows_a_blueprint(page, url, content)
 
-    def blue() -> float:
-        return blue_over_red(studio.page.evaluate(MEAN_COLOUR))
 
-    # A blueprint of a red picture is blue.
-    studio.until(lambda: blue() > 10, "the translated camera")
+def shows_a_blueprint(page: Page, url: str, content: str) -> None:
+    """A page of the studio's own origin with this content: in its video a red camera is blue."""
+    page.route("**/own", lambda route: route.fulfill(body=content, content_type="text/html"))
+    page.goto(url + "own")
+    tab = Tab(page)
+    tab.until(lambda: blue_over_red(page.evaluate(MEAN_COLOUR)) > 10, "the translated camera")
 
 
 MEAN_COLOUR = """() => {

@@ -11,7 +11,14 @@ import av
 import numpy as np
 import pytest
 import trustme
+from aiohttp import ClientSession, TCPConnector
+from rearview.errors import Reason, StreamEnded
+from rearview.studio import lan
 from rearview.studio.doors import Doors, own_origins
+from rearview.studio.gateway import Gateway
+from rearview.studio.protocol import Hello
+from rearview.studio.service import Endpoint
+from rearview.studio.serving import Ports, serve
 from rearview.studio.webrtc.ice import Ice
 from support.pages import blocks
 from support.raw_stream import eventually, running
@@ -81,6 +88,53 @@ async def test_a_watcher_keeps_its_picture_when_a_replica_is_lost_and_when_the_c
             async with camera(under.http, whip(under), Lamp(BLUE)):
                 await seen.sees(BLUE)
                 assert list(under.gateway._walls.values()) == [wall]
+
+
+async def test_a_session_that_has_ended_is_opened_again_under_what_was_asked_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rearview.studio.webrtc.camera.REOPEN_S", 0.05)
+    async with running() as service, studio(service.address, ice=Ice()) as under:
+        lamp = Lamp(RED)
+        async with (
+            camera(under.http, whip(under), lamp),
+            watcher(under.http, f"{under.url}/whep/cam") as seen,
+        ):
+            await seen.sees(RED)
+            (wall,) = under.gateway._walls.values()
+            change = {"prompt": "b", "width": 128}
+            async with under.http.post(f"{under.url}/whip/cam/settings", json=change) as response:
+                assert (await response.json())["rejected"] is None
+            ended = wall.tiles[0]
+            ended._feed._session.abort(StreamEnded(Reason.REPLICA_LOST, "all are gone"))
+            lamp.colour = BLUE
+            await seen.sees(BLUE)
+            again = wall.tiles[0].said
+            assert wall.tiles[0] is not ended
+            assert (again.settings.prompt, again.width, again.height) == ("b", 128, 64)
+
+
+async def test_other_machines_come_with_the_key(tmp_path: Path) -> None:
+    ports = Ports.bind(0, key_folder=tmp_path / "keys")
+    others = lan.addresses()
+    if not others:
+        skip_or_fail("this machine has no address but loopback's")
+    async with (
+        Gateway(Endpoint("127.0.0.1:9")) as gateway,
+        serve(gateway, ports, ice=Ice()) as link,
+        ClientSession(connector=TCPConnector(ssl=False)) as http,
+    ):
+        base = f"https://{others[0]}:{ports.lan.getsockname()[1]}"
+        key = link.partition("?key=")[2]
+        # 415: let in, and told that this is no offer.
+        for path, status in (("", 403), ("?key=wrong", 403), (f"?key={key}", 415)):
+            async with http.post(f"{base}/whip/cam{path}") as response:
+                assert response.status == status
+        async with http.post(f"{base}/whep/cam") as response:
+            assert response.status == 403
+        wall, _ = gateway.enter(Hello())
+        async with http.post(f"{base}/whep/{wall.viewer_key}") as response:
+            assert response.status == 415
 
 
 async def test_a_name_belongs_to_a_token_and_no_token_or_a_wrong_one_is_refused(tmp_path: Path) -> None:

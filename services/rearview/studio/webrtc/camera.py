@@ -55,7 +55,7 @@ class Camera:
         self._frame: VideoFrame | None = None
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_closed = False
+        self._is_closed = self._has_opened = False
         self.over = asyncio.Event()
         """The wall has ended."""
         wall.attach(self._outbox, resumed=resumed)
@@ -73,6 +73,7 @@ class Camera:
                 while self._state.get("state") != "live":
                     self._raise_if_refused()
                     await self._wait()
+                self._has_opened = True
         except TimeoutError:
             text = "the service is not ready yet"
             raise Refused(Reason.REPLICA_LOST, text, retry_after_s=REOPEN_S) from None
@@ -147,8 +148,9 @@ class Camera:
                 logger.warning("a camera by WHIP: %s (%s)", said["message"], said["reason"])
 
     def _hear_state(self, said: Mapping[str, Any]) -> None:
-        was_live, self._state = self._state.get("state") in ("live", "reconnecting"), said
-        if said["state"] == "ended" and said["reason"] != Reason.IDLE.name and was_live:
+        self._state = said
+        is_over = said["state"] in ("refused", "ended") and said["reason"] != Reason.IDLE.name
+        if is_over and self._has_opened:
             asyncio.get_running_loop().call_later(REOPEN_S, self._open)
 
     def _answered(self) -> None:
