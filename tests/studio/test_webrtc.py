@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +15,8 @@ import numpy as np
 import pytest
 import trustme
 from aiohttp import ClientSession, TCPConnector
+from rearview.contract.opening import OpenRequest
+from rearview.contract.settings import SettingsChange
 from rearview.errors import Reason, StreamEnded
 from rearview.studio import lan
 from rearview.studio.doors import Doors, own_origins
@@ -19,6 +24,7 @@ from rearview.studio.gateway import Gateway
 from rearview.studio.protocol import Hello
 from rearview.studio.service import Endpoint
 from rearview.studio.serving import Ports, serve
+from rearview.studio.webrtc.camera import Camera
 from rearview.studio.webrtc.ice import Ice
 from support.pages import blocks
 from support.raw_stream import eventually, running
@@ -81,7 +87,7 @@ async def test_a_watcher_keeps_its_picture_when_a_replica_is_lost_and_when_the_c
             async with camera(under.http, whip(under), Lamp(RED)):
                 await seen.sees(RED)
                 assert list(under.gateway._walls.values()) == [wall]
-                assert wall.tiles[0].session_id == session
+                assert (wall.tiles[0].session_id, wall.is_attached) == (session, True)
             await eventually(lambda: not wall.is_attached)
             num_frames = seen.num_frames
             await seen.until(lambda: seen.num_frames > num_frames + 1)
@@ -112,6 +118,25 @@ async def test_a_session_that_has_ended_is_opened_again_under_what_was_asked_sin
             again = wall.tiles[0].said
             assert wall.tiles[0] is not ended
             assert (again.settings.prompt, again.width, again.height) == ("b", 128, 64)
+
+
+async def test_a_camera_that_rested_or_was_closed_before_harms_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rearview.studio.tile.REST_AFTER_S", 0.0)
+    async with running() as service, studio(service.address) as under:
+        wall, _ = under.gateway.enter(Hello())
+        asked = OpenRequest(settings=SettingsChange(prompt="a"))
+        first = Camera(wall, asked, resumed=False)
+        await first.opened()
+        await eventually(lambda: wall.tiles[0].session_id == "")
+        await first.close()
+        second = Camera(wall, asked, resumed=True)
+        await second.opened()
+        await first.close()
+        assert wall.is_attached
+        await second.close()
+        assert not wall.is_attached
 
 
 async def test_other_machines_come_with_the_key(tmp_path: Path) -> None:
@@ -222,6 +247,24 @@ async def test_the_program_of_the_docs_sends_a_file_by_the_muxer_of_pyav(root: P
         finally:
             muxer.kill()
             await muxer.wait()
+
+
+async def test_the_curl_lines_of_the_docs_are_answered(root: Path) -> None:
+    if shutil.which("curl") is None:
+        skip_or_fail("curl is missing")
+    text = (root / "docs" / "webrtc.md").read_text(encoding="utf-8")
+    offer, change = re.findall(r"^curl .*$", text, re.MULTILINE)
+    async with running() as service, studio(service.address, ice=Ice()) as under:
+
+        async def said_to(line: str) -> str:
+            command = shlex.split(line.replace("http://127.0.0.1:8600", under.url))
+            process = await asyncio.create_subprocess_exec(*command, "-s", stdout=asyncio.subprocess.PIPE)
+            return (await process.communicate())[0].decode()
+
+        assert "400 Bad Request" in await said_to(offer)
+        async with camera(under.http, whip(under), Lamp()):
+            applied = json.loads(await said_to(change))
+            assert (applied["rejected"], applied["settings"]["prompt"]) == (None, "pencil sketch")
 
 
 def film(path: Path, colour: tuple[int, int, int]) -> None:

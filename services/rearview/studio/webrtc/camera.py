@@ -70,13 +70,20 @@ class Camera:
         """Return once its session is there. Raises RearviewError with the service's reason, or the wait's."""
         try:
             async with asyncio.timeout(OPEN_S):
-                while self._state.get("state") != "live":
+                while not self._is_ready:
                     self._raise_if_refused()
                     await self._wait()
                 self._has_opened = True
         except TimeoutError:
             text = "the service is not ready yet"
             raise Refused(Reason.REPLICA_LOST, text, retry_after_s=REOPEN_S) from None
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether frames lead to pictures. A tile that rests opens with the next frame."""
+        state, reason = self._state.get("state"), self._state.get("reason")
+        rests = state == "ended" and reason == Reason.IDLE.name
+        return not self._is_closed and not self.over.is_set() and (rests or state in ("live", "reconnecting"))
 
     def show(self, track: MediaStreamTrack) -> None:
         """From now on its frames are those of this track."""
@@ -103,14 +110,17 @@ class Camera:
         return applied
 
     async def close(self) -> None:
-        """The camera is gone. The wall keeps its sessions for its grace time."""
+        """The camera is gone. The wall keeps its sessions for its grace time. A second time says nothing: by
+        then another camera may be there.
+        """
+        if self._is_closed:
+            return
         self._is_closed = True
+        self.wall.detach()
         self._wake()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if not self.over.is_set():
-            self.wall.detach()
 
     # -- what comes back
 
