@@ -24,7 +24,7 @@ from rearview.studio.protocol import FrameIn, PictureOut, frame_out
 if TYPE_CHECKING:
     from aiortc import RTCPeerConnection
 
-__all__ = ["GlassPlan", "Seen", "by_webrtc", "by_websocket", "marked", "number_of"]
+__all__ = ["BITS", "CELL", "GlassPlan", "Seen", "by_webrtc", "by_websocket", "marked", "number_of"]
 
 BITS, CELL = 16, 32
 """Cells of the mark are black or white, in two rows of eight."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from typing import Any
+
 import numpy as np
 import pytest
 import simplejpeg
 from rearview.studio.webrtc.ice import Ice
 from support.raw_stream import running
+from support.require import skip_or_fail
 from support.studio import studio
 
 from loadtest.glass import GlassPlan, Seen, marked, number_of
+from loadtest.glass_browser import in_chromium
 from loadtest.webrtc import WAYS, figures
 
 pytestmark = pytest.mark.integration
@@ -39,9 +44,11 @@ def test_only_webrtc_has_a_target() -> None:
     assert {one.what: one.met for one in found if one.target} == {"WebRTC, glass to glass, p95": False}
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_studio_is_measured(way: str) -> None:
+@pytest.mark.parametrize("play", [*WAYS.values(), in_chromium])
+async def test_a_studio_is_measured(play: Any) -> None:
+    if play is in_chromium and shutil.which("chromium") is None:
+        skip_or_fail("chromium is missing (Debian: apt install chromium)")
     async with running() as service, studio(service.address, ice=Ice()) as under:
-        seen = await WAYS[way](under.url + "/", GlassPlan(20.0, 40, 10, [NOISE]))
+        seen = await play(under.url + "/", GlassPlan(20.0, 40, 10, [NOISE]))
     assert seen.latencies_ms
     assert all(1.0 < latency < 5000.0 for latency in seen.latencies_ms)
