@@ -19,7 +19,8 @@ from support.tiny import write_tiny_checkpoint
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
-BLOCKS = {block.title: block for block in blocks(PAGE)}
+FOUND = blocks(PAGE)
+BLOCKS = {block.title: block for block in FOUND}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,10 @@ def at(block: Block, address: str) -> Block:
 
 
 def test_every_block_of_the_page_is_run_here() -> None:
-    assert list(BLOCKS) == [
-        "A few pictures",
+    assert [block.title for block in FOUND] == [
+        "Pictures in, pictures out",
+        "Pictures in, pictures out",
+        "Frames and answers",
         "A video, with its sound",
         "Live, with changes on the way",
         "Errors",
@@ -64,8 +67,18 @@ def test_every_block_of_the_page_is_run_here() -> None:
     ]
 
 
-def test_a_few_pictures(address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    at(BLOCKS["A few pictures"], address).run()
+def test_pictures_in_pictures_out(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    listed, live = (at(block, address) for block in FOUND[:2])
+    listed.run()
+    assert capsys.readouterr().out == "(64, 64, 3)\n" * 3
+    live.run()
+    *sizes, left_out = capsys.readouterr().out.splitlines()
+    assert set(sizes) == {"(64, 64)"}
+    assert len(sizes) + int(left_out.removeprefix("left out: ")) == 8
+
+
+def test_frames_and_answers(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    at(BLOCKS["Frames and answers"], address).run()
     told = capsys.readouterr().out.splitlines()
     assert [line.split(" ms")[0].rsplit(" ", 1)[0] for line in told] == [f"{n} (64, 64, 3)" for n in range(3)]
 

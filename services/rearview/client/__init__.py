@@ -18,12 +18,14 @@ from rearview.client.answers import (
     Translated,
 )
 from rearview.client.exchange import Frame, exchange
+from rearview.client.kinds import PictureKind
 from rearview.client.losses import Unreachable
 from rearview.client.options import OpenOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session
 from rearview.client.sessions import SessionInfo
 from rearview.client.tokens import Token
+from rearview.client.translator import Translator, connect
 from rearview.contract.controls import WeightedControl
 from rearview.contract.memories import (
     BankOptions,
@@ -71,6 +73,7 @@ __all__ = [
     "NoticeKind",
     "OpenOptions",
     "Opened",
+    "PictureKind",
     "PromptChange",
     "Reconnect",
     "Rewarm",
@@ -87,9 +90,11 @@ __all__ = [
     "Tls",
     "Token",
     "Translated",
+    "Translator",
     "Unreachable",
     "WeightedAdapters",
     "WeightedControl",
     "WeightedPrompt",
+    "connect",
     "exchange",
 ]

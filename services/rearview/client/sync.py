@@ -14,24 +14,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from rearview.client import aio
+from rearview.client import aio, translator
 from rearview.client import session as aio_session
 from rearview.client.aio import Tls
 from rearview.client.answers import Answer, Image, Opened
 from rearview.client.exchange import Item
+from rearview.client.kinds import PictureKind
 from rearview.client.options import OpenOptions, SettingOptions
 from rearview.client.reconnect import Reconnect
 from rearview.client.sessions import SessionInfo
 from rearview.client.tokens import Token
+from rearview.client.translator import connect
 from rearview.client.wire import NO_CONTROLS
 from rearview.contract.model import Model
 from rearview.contract.stream import ImageFormat
+from rearview.errors import DropReason
 
-__all__ = ["Client", "Session"]
+__all__ = ["Client", "Session", "Translator", "connect_sync"]
 
 _T = TypeVar("_T")
 
@@ -52,6 +56,18 @@ class _LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def each(self, items: AsyncGenerator[_T, None]) -> Iterator[_T]:
+        """The items; left early, the generator is closed when this one is."""
+        try:
+            while True:
+                try:
+                    item = self.run(items.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            self.run(items.aclose())
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -97,17 +113,7 @@ class Client:
 
         `frames` is read in another thread.
         """
-        thread = self._open_thread()
-        answers = self._inner.translate_frames(frames, **options)
-        try:
-            while True:
-                try:
-                    answer = thread.run(answers.__anext__())
-                except StopAsyncIteration:
-                    return
-                yield answer
-        finally:
-            thread.run(answers.aclose())
+        return self._open_thread().each(self._inner.translate_frames(frames, **options))
 
     def describe_model(self) -> Model:
         """The model that the service serves, what sessions may ask of it, and within which limits."""
@@ -128,6 +134,65 @@ class Client:
     def _open_thread(self) -> _LoopThread:
         if self._thread is None:
             raise RuntimeError("enter the client with `with` first")
+        return self._thread
+
+
+def connect_sync(
+    address: str | Sequence[str],
+    token: Token = None,
+    *,
+    tls: Tls | bool = False,
+    reconnect: Reconnect | None = None,
+    **options: Unpack[OpenOptions],
+) -> Translator:
+    """See `rearview.connect`; use it with `with`."""
+    return Translator(connect(address, token, tls=tls, reconnect=reconnect, **options))
+
+
+class Translator:
+    """See `rearview.client.Translator`; made by `rearview.connect_sync`."""
+
+    def __init__(self, inner: translator.Translator) -> None:
+        self._inner = inner
+        self._thread: _LoopThread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = _LoopThread()
+        self._thread.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        thread = self._open_thread()
+        try:
+            thread.run(self._inner.__aexit__(kind, error, trace))
+        finally:
+            thread.close()
+
+    def translate(
+        self, frames: Iterable[Any], kind: PictureKind | None = None, **options: Unpack[OpenOptions]
+    ) -> Iterator[Any]:
+        """Translate a video; see `rearview.client.Translator.translate`."""
+        return self._open_thread().each(self._inner.translate(frames, kind, **options))
+
+    def control(self, **changes: Unpack[SettingOptions]) -> int:
+        """Change settings of the video that is being translated, from the next frame on that is sent."""
+        return self._open_thread().run(self._inner.control(**changes))
+
+    @property
+    def opened(self) -> Opened:
+        """The open session: its id, model, size and settings. Raises RuntimeError if there is none."""
+        return self._inner.opened
+
+    @property
+    def dropped(self) -> Counter[DropReason]:
+        """Frames of the latest video that came to no picture, by reason."""
+        return self._inner.dropped
+
+    def _open_thread(self) -> _LoopThread:
+        if self._thread is None:
+            raise RuntimeError("enter it with `with` first")
         return self._thread
 
 

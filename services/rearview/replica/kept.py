@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-import rearview
 from rearview.config import ServiceConfig, SpanConfig
 from rearview.contract.chain import OperatorKind
 from rearview.engine.bench import Timing
@@ -199,7 +198,7 @@ def _device_name(device: torch.device) -> str:
 @functools.cache
 def _code() -> str:
     """What the engine's sources are, in few characters."""
-    root = Path(rearview.__file__).parent / "engine"
+    root = Path(__file__).parents[1] / "engine"
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
