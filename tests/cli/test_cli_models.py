@@ -10,6 +10,7 @@ import pytest
 import torch
 from rearview.cli.main import app
 from rearview.cli.models import Figures, problems
+from support.shapes import shaped
 from support.tiny import SIZE, write_tiny_checkpoint
 from support.tiny_depth import write_tiny_depth
 from support.tiny_motion_files import depth_branch, original_motion, write_motion_file
@@ -38,11 +39,13 @@ def test_it_runs_both_ways_and_finds_random_weights_wanting(tmp_path: Path) -> N
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
     options = ["--checkpoint", str(checkpoint), "--lcm-lora", "", "--vae", "", "--size", str(SIZE)]
     out = tmp_path / "out"
-    result = CliRunner().invoke(app, ["models", "verify", *options, "--frames", "3", "--out", str(out)])
+    options += ["--frames", "3", "--out", str(out), "--json"]
+    result = CliRunner().invoke(app, ["models", "verify", *options])
     assert result.exit_code == 1, result.output
-    assert "problem: the VAE gives inputs back" in result.output
+    assert "problem: the VAE gives inputs back" in result.stderr
     assert (out / "models.png").stat().st_size > 0
     report = json.loads((out / "models.json").read_text())
+    assert shaped("models verify", json.loads(result.stdout)) == report
     assert report["figures"].keys() == {"per frame", "feature bank"}
     assert all(figures["fps"] > 0 for figures in report["figures"].values())
     assert report["problems"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +21,7 @@ import pytest
 from rearview.cli.main import app
 from rearview.config import load_config
 from rearview.errors import ConfigError
+from support.fake_server import serving_in_thread
 from support.tiny_turbo import write_tiny_turbo
 from support.waiting import eventually
 from typer.testing import CliRunner
@@ -197,6 +201,26 @@ def test_up_serves_no_studio_before_an_ingress_whose_certificate_it_could_not_ch
     ingress = {"tls_cert_file": str(tmp_path / "cert.pem"), "tls_key_file": str(tmp_path / "key.pem")}
     with pytest.raises(ConfigError, match="--tls-ca"):
         Beside.bind(load_config({"ingress": ingress}), 0)
+
+
+def test_up_serves_its_page_to_other_machines_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from rearview.cli.studio import Beside
+
+    monkeypatch.setattr("typer.get_app_dir", lambda _: str(tmp_path))
+    beside = Beside.bind(load_config({}), 0, lan=True)
+    with serving_in_thread() as server, beside.serve(server.address) as link:
+        assert link is not None
+        place, key = link.split("/?key=")
+        assert place.startswith("https://")
+        assert key
+        port, context = int(place.rpartition(":")[2]), ssl._create_unverified_context()
+        with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", port, context=context)) as phone:
+            phone.request("GET", "/")
+            assert phone.getresponse().read()
+    result = CliRunner().invoke(app, ["up", "--lan", "--port", "0"], env={"COLUMNS": "200"})
+    assert (result.exit_code, "needs --studio" in result.output) == (2, True)
 
 
 def test_up_names_the_option_of_the_port_that_is_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from rearview.client import DropPolicy, ImageFormat, Translated
 from rearview.client.exchange import Frame
 from rearview.client.sync import Client
+from support.shapes import shaped
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -28,7 +30,7 @@ ingress: {port: 0}
 def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     config = tmp_path / "service.yaml"
     config.write_text(SERVICE)
-    command = [sys.executable, "-m", "rearview.cli.main", "up", "--config", str(config)]
+    command = [sys.executable, "-m", "rearview.cli.main", "up", "--config", str(config), "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as started:
@@ -45,6 +47,8 @@ def ready_address(process: subprocess.Popen[str]) -> str:
     for line in process.stdout:
         seen.append(line)
         if line.startswith("READY"):
+            said = shaped("up", json.loads(next(process.stdout)))
+            assert said == {"address": line.split()[1], "studio": None, "studio_lan": None}
             return line.split()[1]
     raise AssertionError(f"ended without READY:\n{''.join(seen)}")
 

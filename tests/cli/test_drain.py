@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from rearview.cli.main import app
+from support.shapes import shaped
 from typer.testing import CliRunner, Result
 
 pytestmark = pytest.mark.unit
@@ -117,6 +119,12 @@ def test_a_sibling_that_is_dead_keeps_no_replica_from_leaving(monkeypatch: pytes
     first, second = result.output.splitlines()
     assert first == "in the Ray at here:6379"
     assert second == "meant of fused leaves: 1 session to be moved off"
+
+
+def test_what_it_did_is_said_to_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = drain(monkeypatch, Cluster([stage("meant"), stage("other")]), "meant", "--json")
+    said = shaped("drain", json.loads(result.stdout))
+    assert said == {"replica_id": "meant", "span": "fused", "sessions": 1, "is_gone": False}
 
 
 def test_a_replica_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import click
 import pytest
 from rearview.cli.main import app
 from rearview.planning.sizing import spark
+from support.shapes import shaped
 from typer.testing import CliRunner, Result
 
 pytestmark = pytest.mark.unit
@@ -24,7 +25,7 @@ def run(*words: str) -> Result:
 def test_it_says_how_many_gpus_and_why() -> None:
     result = run("60", *SHORT, "--json")
     assert result.exit_code == 0, result.output
-    said = json.loads(result.output)
+    said = shaped("plan", json.loads(result.output))
     assert said["is_met"] is True
     assert said["streams_per_gpu"] in (9, 10)
     assert 6 <= said["gpus"] <= 11

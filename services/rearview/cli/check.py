@@ -6,7 +6,6 @@ loaded, fetched or started.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 
 from rearview.cli.choices import DeviceOption, ModelOption, parse_size
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.printing import JsonOption, print_json
 
 if TYPE_CHECKING:
     from rearview.config import ModelConfig, ServiceConfig
@@ -64,7 +64,7 @@ def check_model(
     device: DeviceOption = "auto",
     size: Annotated[str | None, typer.Option(help="Without --config: WIDTHxHEIGHT of the sessions.")] = None,
     steps: Annotated[int | None, typer.Option(help="Without --config: denoising steps.", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what works with a model that is here: family and sampler, methods with the bytes that a session
     takes, adapters, ControlNets, and the frames a second that it is expected to make. Loads nothing.
@@ -84,7 +84,10 @@ def check_model(
         wanted = parse_size(size) if size else None
         service = model_config(model, size=wanted, steps=steps, device=device)
     found = checked(service)
-    typer.echo(json.dumps(asdict(found), indent=2) if as_json else "\n".join(_lines(found)))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        typer.echo("\n".join(_lines(found)))
 
 
 def checked(config: ServiceConfig) -> Checked:

@@ -9,6 +9,7 @@ import typer
 
 from rearview.cli.choices import DeviceOption, ModelOption, parse_size
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.printing import JsonOption, print_json
 from rearview.cli.up import TopologyChoice
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def compile_networks(
     steps: Annotated[
         int | None, typer.Option(help="Without --config: denoising steps that there is room for.", min=1)
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compile a model's networks for this machine. Takes minutes; later starts with the same model, size,
     steps and topology find and use what was made, and pictures differ by rounding alone. On a CPU a service
@@ -49,6 +51,9 @@ def compile_networks(
         except CannotCompile as error:
             raise ConfigError(str(error)) from None
         kept += sum(bool(artefact.file) for artefact in made)
+    if as_json:
+        print_json({"model": service.model.name, "compiled_networks": kept})
+        return
     number = f"{kept} compiled network{'' if kept == 1 else 's'}"
     typer.echo(f"{service.model.name} has {number} on this machine; its next start uses them")
 

@@ -12,6 +12,7 @@ import typer
 
 from rearview.cli.choices import DeviceOption, ModelOption
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.printing import JsonOption, print_json
 from rearview.cli.up import TopologyChoice
 from rearview.contract.methods import Method
 
@@ -49,6 +50,7 @@ def demo(
     ] = 0,
     model: ModelOption = None,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> None:
     """Start the service, translate the bundled clip in several styles, and show the figures."""
     from rearview.forks import begin_imports
@@ -81,6 +83,9 @@ def demo(
         write_contact_sheet(out / "demo.png", watcher.rows)
     watcher.check()
     report.write(out / "demo.json")
+    if as_json:
+        print_json(report.as_dict())
+        return
     report.show(console)
     console.print(
         f"service ready after {report.service_ready_s:.1f} s, "

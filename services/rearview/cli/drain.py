@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.printing import JsonOption, print_json
 from rearview.cli.words import counted
 from rearview.errors import ConfigError, NotFound, Reason, Refused
 
@@ -31,6 +32,7 @@ def drain(
     force: Annotated[
         bool, typer.Option("--force", help="Also if no other replica of its span has a free slot.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Move all sessions off a replica; then it fails its health check, and Serve starts another one.
 
@@ -43,7 +45,7 @@ def drain(
 
     quiet_ray()
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    typer.echo(f"in the Ray at {ray.get_runtime_context().gcs_address}")
+    typer.echo(f"in the Ray at {ray.get_runtime_context().gcs_address}", err=as_json)
     try:
         ingress = _ingress(application)
         stages = _stages(ingress)
@@ -53,7 +55,7 @@ def drain(
         replica_id = found["replica_id"]
         _tell_to_leave(replica_id, serve.get_deployment_handle(found["span"], application))
         moving = counted(len(found["sessions"]), "session")
-        typer.echo(f"{replica_id} of {found['span']} leaves: {moving} to be moved off")
+        typer.echo(f"{replica_id} of {found['span']} leaves: {moving} to be moved off", err=as_json)
         gives_up_s = time.monotonic() + WAIT_S
         while wait and any(stage["replica_id"] == replica_id for stage in _stages(ingress)):
             if time.monotonic() > gives_up_s:
@@ -61,7 +63,10 @@ def drain(
             time.sleep(POLL_S)
     finally:
         ray.shutdown()
-    if wait:
+    if as_json:
+        moved = len(found["sessions"])
+        print_json({"replica_id": replica_id, "span": found["span"], "sessions": moved, "is_gone": wait})
+    elif wait:
         typer.echo(f"{replica_id} is gone")
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.printing import JsonOption, print_json
 
 if TYPE_CHECKING:
-    from rearview.models import Listing, Progress
+    from rearview.models import KnownModel, Listing, Progress
 
 __all__ = ["fetch_shown", "fetch_wanted", "list_known"]
 
@@ -20,11 +21,14 @@ SHOW_EVERY_S = 2.0
 
 
 @fails_in_one_line
-def list_known() -> None:
+def list_known(as_json: JsonOption = False) -> None:
     """Show the models that have a short name, and whether they are on this machine. Asks nobody."""
     from rearview.contract.card import bundled_names
     from rearview.models import fetched, known_models, model_folder, models_folder
 
+    if as_json:
+        print_json([*map(_bundled, bundled_names()), *map(_known, known_models().values())])
+        return
     for name in bundled_names():
         typer.echo(f"{name:16} {'bundled':12} What a service starts with where no --model is named.")
     for model in known_models().values():
@@ -44,6 +48,7 @@ def fetch_wanted(
     folder: Annotated[
         Path | None, typer.Option(help="Where to. Default: where --model looks for it.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch a model from the Hugging Face hub (HF_ENDPOINT, HF_TOKEN): licences and bytes are shown first.
 
@@ -51,7 +56,31 @@ def fetch_wanted(
     """
     interrupt_on_sigterm()
     place = fetch_shown(name, folder=folder, asks=not yes)
+    if as_json:
+        print_json({"id": name, "folder": str(place)})
+        return
     typer.echo(f"{name} is in {place}; use it with --model {name if folder is None else place}")
+
+
+def _bundled(name: str) -> dict[str, object]:
+    return {"id": name, "state": "bundled", "title": None, "note": None, "folder": None, "repositories": []}
+
+
+def _known(model: KnownModel) -> dict[str, object]:
+    from rearview.models import fetched, model_folder
+
+    folder = model_folder(model.id)
+    return {
+        "id": model.id,
+        "state": "here" if fetched(folder) else "not fetched",
+        "title": model.title,
+        "note": model.note,
+        "folder": str(folder),
+        "repositories": [
+            {"hub_id": one.hub_id, "licence": one.licence.name, "licence_url": one.licence.url}
+            for one in model.repositories
+        ],
+    }
 
 
 def fetch_shown(name: str, *, folder: Path | None = None, asks: bool = False) -> Path:

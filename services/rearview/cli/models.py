@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from rearview.cli.check import check_model
 from rearview.cli.compile import compile_networks
 from rearview.cli.failure import fails_in_one_line
 from rearview.cli.fetch import fetch_wanted, list_known
+from rearview.cli.printing import JsonOption, print_json
 from rearview.cli.trial import bundled_frames, translate, ways, whole_span
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def verify(
     size: Annotated[int, typer.Option(help="Side of the pictures, pixels.", min=64, max=1024)] = 512,
     device: Annotated[str, typer.Option(help="auto: CUDA, MPS, XPU or CPU, the first there is.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for models.png and models.json.")] = Path("out"),
+    as_json: JsonOption = False,
 ) -> None:
     """Load released weights (from the hub's cache or the hub), translate the bundled clip in every way that
     they allow (per frame, with a feature bank, with motion modules and their cache), print the figures and
@@ -111,7 +114,10 @@ def verify(
         device=device,
         out=out,
     )
-    broken = _verify(options)
+    report = _verify(options, partial(typer.echo, err=as_json))
+    if as_json:
+        print_json(report)
+    broken = report["problems"]
     for problem in broken:
         typer.secho(f"problem: {problem}", fg="red", err=True)
     if broken:
@@ -146,8 +152,8 @@ class VerifyOptions:
         return {name: getattr(self, name) for name in names}
 
 
-def _verify(options: VerifyOptions) -> list[str]:
-    """Load, translate, tell, and write both files. Returns what cannot be right."""
+def _verify(options: VerifyOptions, say: Callable[[str], None]) -> dict[str, Any]:
+    """Load, translate, tell, and write both files. Returns the report, with what cannot be right."""
 
     from rearview.cli.contact_sheet import write_contact_sheet
     from rearview.engine.devices import device_name, pick_device, pick_dtype
@@ -157,17 +163,17 @@ def _verify(options: VerifyOptions) -> list[str]:
     started_s = time.perf_counter()
     model = _load(options, place, dtype)
     load_s = time.perf_counter() - started_s
-    typer.echo(f"loaded in {load_s:.1f} s on {place}, {str(dtype).removeprefix('torch.')}")
+    say(f"loaded in {load_s:.1f} s on {place}, {str(dtype).removeprefix('torch.')}")
     frames = max(options.frames, MOTION_FRAMES) if model.layouts.cache is not None else options.frames
     clip = bundled_frames(frames, options.size)
     quality_db = _autoencoder_db(model, clip, dtype, place)
-    typer.echo(f"autoencoder: {quality_db:.1f} dB")
+    say(f"autoencoder: {quality_db:.1f} dB")
     depths = None if model.depth is None else _depth_pictures(model.depth, clip, place)
-    found, rows = _try_every_way(model, options, clip, depths, dtype, place)
+    found, rows = _try_every_way(model, options, clip, depths, dtype, place, say)
     options.out.mkdir(parents=True, exist_ok=True)
     write_contact_sheet(options.out / "models.png", rows)
     broken = problems(quality_db, found, depths)
-    report = {
+    report: dict[str, Any] = {
         **options.weights,
         "device": device_name(place),
         "dtype": str(dtype).removeprefix("torch."),
@@ -180,8 +186,8 @@ def _verify(options: VerifyOptions) -> list[str]:
     }
     sheet, figures = options.out / "models.png", options.out / "models.json"
     figures.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    typer.echo(f"wrote {sheet} and {figures}: look at the pictures")
-    return broken
+    say(f"wrote {sheet} and {figures}: look at the pictures")
+    return report
 
 
 def _load(options: VerifyOptions, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
@@ -209,6 +215,7 @@ def _try_every_way(
     depths: Sequence[Image] | None,
     dtype: torch.dtype,
     device: torch.device,
+    say: Callable[[str], None],
 ) -> tuple[dict[str, Figures], list[Row]]:
     """Figures of every way in which the model translates, and rows of pictures to look at."""
     from rearview.cli.contact_sheet import Row
@@ -222,9 +229,7 @@ def _try_every_way(
         name = spec.session_id
         pictures, latencies_s = translate(model, memory, spec, clip)
         found[name] = _figures(clip, pictures, latencies_s[max(1, memory.warm_up_frames(spec)) :])
-        typer.echo(
-            f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in asdict(found[name]).items())
-        )
+        say(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in asdict(found[name]).items()))
         rows.append(Row(f"{name}: {options.prompt}", [(clip[n], pictures[n]) for n in shown]))
     return found, rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from rearview.cli.choices import parse_size
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.printing import JsonOption, print_json, table_console
 
 if TYPE_CHECKING:
     from rearview.config import ServiceConfig
@@ -62,7 +62,7 @@ def plan(
         float, typer.Option(help="How long a stream lasts, on average.", min=0.5, max=1440.0)
     ] = 30.0,
     gpus: Annotated[int, typer.Option(help="There are no more GPUs than that.", min=1, max=10_000)] = 4096,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say how many GPUs so many streams need, from what forwards cost. Nothing is started; takes seconds to
     minutes.
@@ -86,7 +86,7 @@ def plan(
 
     answer = find(_question(deployment, device, kind, streams, trace.value, hours, 60 * minutes, gpus))
     if as_json:
-        typer.echo(json.dumps(_said(answer)))
+        print_json(_said(answer))
     else:
         _show(answer)
     if not answer.is_met:
@@ -160,12 +160,11 @@ def _said(answer: Answer) -> dict[str, Any]:
 
 
 def _show(answer: Answer) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from rearview.planning.sizing import spark
 
-    console, result, question = Console(), answer.result, answer.question
+    console, result, question = table_console(), answer.result, answer.question
     kind = question.streams
     size = f"{kind.width}x{kind.height}"
     asked = f"{kind.fps:g} FPS, {kind.steps} steps, {size}; {question.trace}, {question.hours:g} h"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.printing import JsonOption, print_json
 from rearview.cli.server import Server, TlsChoice, connect
 from rearview.errors import Fault, Reason
 
@@ -39,6 +40,7 @@ def probe(
         str | None, typer.Option(help="Name in the server's certificate, if not the address.")
     ] = None,
     timeout_s: Annotated[float, typer.Option(help="Seconds that it may take.", min=0.1)] = 10.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Send two frames through every span; exit 0 if both come back as pictures, else 1 with a line.
 
@@ -47,6 +49,9 @@ def probe(
     choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
     named = Server.named(server, token_file, choice)
     first_s, following_s = asyncio.run(_probe(named, timeout_s))
+    if as_json:
+        print_json({"first_frame_s": round(first_s, 4), "following_s": round(following_s, 4)})
+        return
     typer.echo(f"frames flow: the first after {first_s:.2f} s, the next {1000 * following_s:.0f} ms later")
 
 

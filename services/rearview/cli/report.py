@@ -83,7 +83,7 @@ class Report:
         return {stage: percentiles(values) for stage, values in self._stages.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--report`."""
+        """For `--report` and `--json`."""
         session = self.session
         first_s = None if self.first_answer_s is None else round(self.first_answer_s - self.started_s, 4)
         return {
@@ -95,6 +95,8 @@ class Report:
             "first_frame_s": first_s,
             "latency_ms": self.latency_ms(),
             "lossless": self.is_lossless,
+            "output": self.output or None,
+            "pictures": self.num_written,
             "connections": self.num_connections,
             "service_ready_s": self.service_ready_s,
             "model": session.model if session else None,

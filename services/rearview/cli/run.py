@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rearview.cli.failure import interrupt_on_sigterm
+from rearview.cli.printing import print_json
 from rearview.cli.server import Named, Server
 from rearview.cli.words import counted
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["run_translation"]
 
 
-def run_translation(job: Job, named: Named, report: Path | None, model: str | None, device: str) -> None:
+def run_translation(
+    job: Job, named: Named, report: Path | None, model: str | None, device: str, *, as_json: bool = False
+) -> None:
     """Run the job, against a service of its own, of `model` on `device`, if none was named, and show what it
     took.
     """
@@ -52,9 +55,12 @@ def run_translation(job: Job, named: Named, report: Path | None, model: str | No
             are = "is" if result.num_written == 1 else "are"
             error.add_note(f"{counted(result.num_written, 'picture')} {are} kept in {result.output}")
         raise
-    result.show(console)
     if report is not None:
         result.write(report)
+    if as_json:
+        print_json(result.as_dict())
+        return
+    result.show(console)
     console.print(f"wrote {result.output}", highlight=False, markup=False, soft_wrap=True)
 
 

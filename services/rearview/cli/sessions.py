@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.printing import JsonOption, print_json, table_console
 from rearview.cli.server import Server, TlsChoice, connect
 
 if TYPE_CHECKING:
@@ -42,14 +44,17 @@ def list_sessions(
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
     tls_name: NameOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the tenant's sessions, oldest first."""
     choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
     found = _call(server, token_file, choice, lambda client: client.list_sessions())
+    if as_json:
+        print_json([_as_json(info) for info in found])
+        return
     if not found:
         typer.echo("no sessions")
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -59,7 +64,7 @@ def list_sessions(
         size, opened = f"{info.width}x{info.height}", f"{info.open_time:%Y-%m-%d %H:%M:%S}Z"
         counts = (str(info.received_frames), str(info.dropped_frames))
         table.add_row(info.session_id, info.state.name.lower(), info.model, size, *counts, opened)
-    Console().print(table)
+    table_console().print(table)
 
 
 @app.command("get")
@@ -73,10 +78,14 @@ def get_session(
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
     tls_name: NameOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show one session."""
     choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
     info = _call(server, token_file, choice, lambda client: client.get_session(session_id))
+    if as_json:
+        print_json(_as_json(info))
+        return
     for name, value in _lines(info):
         typer.echo(f"{name:<18}{value}")
 
@@ -92,11 +101,15 @@ def close_session(
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
     tls_name: NameOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """End a session and the stream that feeds it."""
     choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
     _call(server, token_file, choice, lambda client: client.close_session(session_id))
-    typer.echo(f"closed {session_id}")
+    if as_json:
+        print_json({"session_id": session_id})
+    else:
+        typer.echo(f"closed {session_id}")
 
 
 def _call(
@@ -110,6 +123,10 @@ def _call(
             return await work(client)
 
     return asyncio.run(call())
+
+
+def _as_json(info: SessionInfo) -> dict[str, object]:
+    return asdict(info) | {"state": info.state.name.lower(), "open_time": info.open_time.isoformat()}
 
 
 def _lines(info: SessionInfo) -> list[tuple[str, object]]:

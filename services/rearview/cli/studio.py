@@ -8,6 +8,7 @@ import signal
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import typer
 
 from rearview.cli.choices import DeviceOption, ModelOption, check_started_here
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.printing import JsonOption, people_console, print_json
 from rearview.cli.server import Server, TlsChoice
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from rearview.studio.serving import Ports
     from rearview.studio.webrtc.ice import Ice
 
-__all__ = ["STUDIO_PORT", "Beside", "LocalStart", "studio"]
+__all__ = ["STUDIO_PORT", "Beside", "LocalStart", "show_page", "studio"]
 
 STUDIO_PORT = 8600
 FIRST_VISIT = (
@@ -69,6 +71,7 @@ def studio(
         list[str] | None, typer.Option(help="stun:HOST:PORT or turn:HOST:PORT, for --webrtc. Repeat it.")
     ] = None,
     turn_login: Annotated[Path | None, typer.Option(help="File with username:password of turn:.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve the studio: a camera, screen or clip through the model, live, in the browser, until Ctrl-C."""
     from rearview.forks import begin_imports
@@ -77,13 +80,11 @@ def studio(
     ice = _ice(webrtc, ice_server or (), turn_login)
     if server is None:
         begin_imports()
-    from rich.console import Console
-
     from rearview.cli.model_choice import model_config
     from rearview.studio.protocol import MAX_TILES
 
     interrupt_on_sigterm()
-    console = Console()
+    console = people_console(as_json=as_json)
     choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
     tell = partial(_tell, console)
     if server is not None:
@@ -93,7 +94,7 @@ def studio(
         sessions = None if model is None else MAX_TILES
         gateway = LocalStart(model_config(model, device=device, sessions=sessions)).gateway(tell)
     ports = _ports(port, lan=lan, allowed=allow_origin or ())
-    asyncio.run(_run(gateway, ports, console, opens=open_page, ice=ice))
+    asyncio.run(_run(gateway, ports, console, opens=open_page, as_json=as_json, ice=ice))
     console.print("stopped")
 
 
@@ -149,33 +150,41 @@ class Beside:
     ports: Ports
 
     @classmethod
-    def bind(cls, config: ServiceConfig, port: int) -> Self:
-        """`port`: of the page, 0 for a free one. Raises ConfigError if it is taken, and before an ingress
-        whose TLS it could not check.
+    def bind(cls, config: ServiceConfig, port: int, *, lan: bool = False) -> Self:
+        """`port`: of the page, 0 for a free one; `lan`: HTTPS for other machines at the next one.
+
+        Raises ConfigError if one is taken, and before an ingress whose TLS it could not check.
         """
         from rearview.errors import ConfigError
 
         if config.ingress.tls_cert_file is not None:
             raise ConfigError("--studio: this ingress speaks TLS; run rearview studio --server … --tls-ca …")
-        return cls(_ports(port, option="--studio-port"))
+        return cls(_ports(port, lan=lan, option="--studio-port"))
 
     @contextlib.contextmanager
-    def serve(self, address: str) -> Iterator[str]:
-        """In a thread until the block ends; yields the page's URL."""
+    def serve(self, address: str) -> Iterator[str | None]:
+        """In a thread until the block ends; yields the link for other machines, if there is to be one."""
         from rearview.studio.gateway import Gateway
         from rearview.studio.service import Endpoint
         from rearview.studio.serving import serve
 
         loop, stop = asyncio.new_event_loop(), asyncio.Event()
+        found: Future[str | None] = Future()
 
         async def work() -> None:
-            async with Gateway(Endpoint(address)) as gateway, serve(gateway, self.ports):
-                await stop.wait()
+            try:
+                async with Gateway(Endpoint(address)) as gateway, serve(gateway, self.ports) as link:
+                    found.set_result(link)
+                    await stop.wait()
+            except Exception as error:
+                if found.done():
+                    raise
+                found.set_exception(error)
 
         thread = threading.Thread(target=loop.run_until_complete, args=(work(),), name="studio")
         thread.start()
         try:
-            yield self.ports.url
+            yield found.result()
         finally:
             loop.call_soon_threadsafe(stop.set)
             thread.join()
@@ -226,25 +235,34 @@ def _ice(is_on: bool, servers: Sequence[str], login: Path | None) -> Ice | None:
         raise ConfigError(f"--turn-login {login}: {error}") from None
 
 
-async def _run(
-    gateway: Gateway, ports: Ports, console: Console, *, opens: bool, ice: Ice | None = None
-) -> None:
+def show_page(console: Console, url: str, link: str | None) -> None:
+    """Where the page is, and for other machines."""
+    console.print(f"STUDIO {url}", highlight=False, soft_wrap=True)
+    if link is None:
+        return
     from rearview.studio.lan import qr_text
+
+    console.print(f"from other machines: {link}", highlight=False, soft_wrap=True)
+    console.file.write(qr_text(link))
+    console.file.flush()
+    console.print(FIRST_VISIT, highlight=False, soft_wrap=True)
+
+
+async def _run(
+    gateway: Gateway, ports: Ports, console: Console, *, opens: bool, as_json: bool, ice: Ice | None = None
+) -> None:
     from rearview.studio.serving import serve
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with gateway, serve(gateway, ports, ice=ice) as link:
-        console.print(f"STUDIO {ports.url}  (Ctrl-C stops)", highlight=False, soft_wrap=True)
+        show_page(console, f"{ports.url}  (Ctrl-C stops)", link)
         if ice is not None:
             words = f"cameras: WHIP at {ports.url}whip/NAME; watchers: WHEP at {ports.url}whep/NAME"
             console.print(words, highlight=False, soft_wrap=True)
-        if link is not None:
-            console.print(f"from other machines: {link}", highlight=False, soft_wrap=True)
-            console.file.write(qr_text(link))
-            console.file.flush()
-            console.print(FIRST_VISIT, highlight=False, soft_wrap=True)
+        if as_json:
+            print_json({"studio": ports.url, "studio_lan": link})
         if opens:
             await asyncio.to_thread(webbrowser.open, ports.url)
         await stop.wait()

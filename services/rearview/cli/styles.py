@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.printing import JsonOption, print_json
 
 __all__ = ["styles"]
 
@@ -15,11 +16,20 @@ __all__ = ["styles"]
 def styles(
     checkpoint: Annotated[str, typer.Argument(help="Bundled name or folder.")] = "pocket",
     phrases: Annotated[bool, typer.Option("--phrases", help="Also all the words that it knows.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the styles that a model knows by name, with a prompt for each."""
     from rearview.contract.card import ModelCard
 
     card = ModelCard.read(checkpoint)
+    if as_json:
+        print_json(
+            [
+                {"name": name, "prompt": prompt, "phrases": list(card.phrases.get(name, ()))}
+                for name, prompt in sorted(card.styles.items())
+            ]
+        )
+        return
     if not card.styles:
         typer.echo(f"{checkpoint} names no styles: it takes any prompt")
         return

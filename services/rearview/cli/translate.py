@@ -201,6 +201,7 @@ def translate(
     max_frames: Annotated[int | None, _files("Stop after so many frames.", min=1)] = None,
     camera: Annotated[str | None, _files("Camera device, for IN = -.")] = None,
     fps: Annotated[float | None, _files("Of a folder or camera. Default 30.", min=0.1)] = None,
+    as_json: Annotated[bool, _files("Print the figures of --report on stdout.", "--json")] = False,
 ) -> None:
     """Translate a video, images, a camera or a stream. Keeps frame times and the audio track.
 
@@ -255,4 +256,6 @@ def translate(
     )
     choice = TlsChoice(on=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name)
     named = Named(address=server, token_file=token_file, tls=choice)
-    run_translation(files.job(look, past, drop_policy and drop_policy.name), named, report, model, device)
+    run_translation(
+        files.job(look, past, drop_policy and drop_policy.name), named, report, model, device, as_json=as_json
+    )

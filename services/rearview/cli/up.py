@@ -13,6 +13,7 @@ import typer
 
 from rearview.cli.choices import DeviceOption, ModelOption, parse_size
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
+from rearview.cli.printing import JsonOption, people_console, print_json
 
 if TYPE_CHECKING:
     from rearview.config import ServiceConfig
@@ -53,18 +54,20 @@ def up(
     studio_port: Annotated[
         int | None, typer.Option(help="Of that page, 0 for a free one. Default: 8600.", min=0, max=65534)
     ] = None,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="With --studio: for phones too, as `rearview studio --lan`.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Start the service on this machine and serve until Ctrl-C; then stop all that was started.
 
     It starts anew when Ray's control service (GCS) has died or is silent for 20 s: sessions are lost then.
     With --ray it ends then, and from that Ray it deletes this one application at the end.
     """
-    from rich.console import Console
-
     from rearview.cli.model_choice import choose_model, remember_costs
     from rearview.cli.progress import show_progress
     from rearview.cli.server import local_config, ray_service
-    from rearview.cli.studio import STUDIO_PORT, Beside
+    from rearview.cli.studio import STUDIO_PORT, Beside, show_page
     from rearview.cli.watch import LOOK_EVERY_S, Watch, start_anew
     from rearview.errors import RearviewError, Reason
 
@@ -72,15 +75,15 @@ def up(
     chosen = port if port is not None or config is not None else DEFAULT_PORT
     if config is not None and (model or size or device != "auto"):
         raise typer.BadParameter("names model, size and device already", param_hint="--config")
-    if studio_port is not None and not studio:
-        raise typer.BadParameter("needs --studio", param_hint="--studio-port")
+    if not studio and (lan or studio_port is not None):
+        raise typer.BadParameter("needs --studio", param_hint="--lan" if lan else "--studio-port")
     wanted = parse_size(size) if size else None
     own = None if config is not None else choose_model(model, size=wanted, device=device)
     service_config = local_config(topology.value, config_file=config, port=chosen, model=own)
     _check_port(service_config)
     page_port = STUDIO_PORT if studio_port is None else studio_port
-    beside = Beside.bind(service_config, page_port) if studio else None
-    console = Console()
+    beside = Beside.bind(service_config, page_port, lan=lan) if studio else None
+    console = people_console(as_json=as_json)
     progress = show_progress(console)
     stop = threading.Event()
     with progress, ray_service(service_config, progress.step, ray) as service, ExitStack() as stack:
@@ -94,8 +97,12 @@ def up(
             if one.get("memory"):
                 console.print(f"memory of {one['memory']}", highlight=False)
         console.print(f"READY {service.address} after {service.ready_s:.1f} s; Ctrl-C stops", highlight=False)
+        link = None if beside is None else stack.enter_context(beside.serve(service.address))
         if beside is not None:
-            console.print(f"STUDIO {stack.enter_context(beside.serve(service.address))}", highlight=False)
+            show_page(console, beside.ports.url, link)
+        if as_json:
+            page = None if beside is None else beside.ports.url
+            print_json({"address": service.address, "studio": page, "studio_lan": link})
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         watch = Watch(service.gcs_address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rearview.cli.failure import fails_in_one_line
+from rearview.cli.printing import JsonOption, print_json, table_console
 from rearview.contract.usage import Sum, UsageRecord, read_record, summed
 
 __all__ = ["usage"]
@@ -38,7 +38,7 @@ def usage(
     tenant: Annotated[str | None, typer.Option("--tenant", help="Of this one alone.")] = None,
     since: Annotated[str | None, typer.Option("--since", help="From this time on (UTC, 2026-01-31).")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Before this time.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Sum up what tenants have used: frames, pixel-steps, seconds of device time."""
     records = _read(folders)
@@ -53,7 +53,7 @@ def usage(
 
     sums = _only(summed(records, lambda one: key(one) if is_wanted(one) else ("", "")))
     if as_json:
-        typer.echo(json.dumps(list(map(_as_json, sums.items())), indent=1))
+        print_json(list(map(_as_json, sums.items())))
     elif not sums:
         typer.echo("no usage")
     else:
@@ -105,7 +105,6 @@ def _as_json(entry: tuple[tuple[str, str], Sum]) -> Mapping[str, object]:
 
 
 def _print(sums: Mapping[tuple[str, str], Sum], by: Interval) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     named = () if by is Interval.ALL else (by.value,)
@@ -119,7 +118,7 @@ def _print(sums: Mapping[tuple[str, str], Sum], by: Interval) -> None:
         translated, frames = total.frames["translated"], total.frames.total()
         counts = len(total.sessions), translated, frames - translated, total.unrecorded, total.pixel_steps
         table.add_row(tenant, *([interval] if named else []), *map(_whole, counts), f"{total.device_s:,.1f}")
-    Console().print(table)
+    table_console().print(table)
 
 
 _whole: Callable[[int], str] = "{:,}".format
