@@ -98,11 +98,52 @@ def test_a_take_of_another_rate_is_followed_by_time(rate: float, is_by_number: b
 
 def test_at_changes_the_prompt_at_a_frame_and_at_a_time(server: FakeServer, tmp_path: Path) -> None:
     images = steady(tmp_path, 20)
-    schedule = ["--at", "5", "ink", "--at", "0.5s", "neon", "--at", "9s", "oil"]
-    result = run(server, images, "--prompt", "clay", *schedule)
+    result = run(server, images, "--prompt", "clay", "--at", "5", "ink", "--at", "0.5s", "neon")
     assert result.exit_code == 0, result.output
     assert prompts(server) == {0: "clay", 5: "ink", 15: "neon"}
-    assert "the video ended before the change at 9 s" in result.output
+    assert len(video_times(tmp_path / "out.mp4")) == 20
+    (session,) = server.log.finished
+    assert session
+
+
+def test_an_at_at_the_beginning_is_the_prompt(server: FakeServer, tmp_path: Path) -> None:
+    result = run(server, steady(tmp_path, 8), "--at", "0s", "clay", "--at", "0.1s", "ink")
+    assert result.exit_code == 0, result.output
+    assert prompts(server) == {0: "clay", 3: "ink"}
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (["0.2s", "0.1s"], "0.1 s comes after 0.2 s on the line and not in the video"),
+        (["0.2s", "0.2s"], "0.2 s comes after 0.2 s"),
+        (["4", "3"], "frame 3 comes after frame 4"),
+        (["0.1s", "1s"], "1 s is past the end: 20 frames, 0.67 s"),
+        (["20"], "frame 20 is past the end: 20 frames, 0.67 s"),
+    ],
+)
+def test_moments_out_of_order_or_past_the_end_are_refused(
+    server: FakeServer, tmp_path: Path, at: list[str], words: str
+) -> None:
+    schedule = [word for moment in at for word in ("--at", moment, "ink")]
+    result = run(server, steady(tmp_path, 20), "--prompt", "clay", *schedule)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.replace("│", " ").split())
+    assert server.log.num_opens == 0
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_until_the_first_at_something_must_say_a_prompt(server: FakeServer, tmp_path: Path) -> None:
+    result = run(server, steady(tmp_path, 4), "--at", "0.1s", "ink")
+    assert result.exit_code == 2
+    assert "until 0.1 s, here or with --at 0s" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_an_event_of_a_score_past_the_end_is_told(server: FakeServer, tmp_path: Path) -> None:
+    result = run(server, steady(tmp_path, 6), "--score", str(score(tmp_path / "take.json")))
+    assert result.exit_code == 0, result.output
+    assert prompts(server) == {0: "clay", 4: "ink"}
+    assert "the video ended before the change at frame 8" in result.output
 
 
 def test_times_are_those_of_the_pictures_where_their_rate_varies(server: FakeServer, tmp_path: Path) -> None:

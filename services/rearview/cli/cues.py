@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rearview.cli.words import counted
+
 if TYPE_CHECKING:
     from rearview.contract.score import Score
     from rearview.contract.settings import SettingsChange
 
-__all__ = ["Cue", "Schedule", "cues_of", "parse_cue"]
+__all__ = ["Cue", "Schedule", "check_order", "cues_of", "parse_cue"]
 
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 _CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
@@ -73,6 +75,25 @@ def parse_cue(words: Any) -> Cue:
     if (found := _CLOCK.fullmatch(moment)) is not None:
         return Cue(change=change, at_s=int(found[1] or 0) * 3600 + int(found[2]) * 60 + float(found[3]))
     raise typer.BadParameter(f"{moment!r} is no moment; write 3s, 1:02.5 or the number of a frame")
+
+
+def check_order(cues: Sequence[Cue], length: tuple[int, float] | None) -> None:
+    """`length`: frames and seconds of the source, where they are known. Raises BadParameter for cues that do
+    not come after each other, times among times and frames among frames, and for one past the end.
+    """
+    latest: dict[bool, Cue] = {}
+    for cue in cues:
+        former = latest.get(cue.frame is None)
+        if former is not None and (cue.frame or 0, cue.at_s) <= (former.frame or 0, former.at_s):
+            text = f"{cue.moment} comes after {former.moment} on the line and not in the video"
+            raise typer.BadParameter(text, param_hint="--at")
+        latest[cue.frame is None] = cue
+        if length is None:
+            continue
+        frames, seconds = length
+        if cue.frame >= frames if cue.frame is not None else cue.at_s >= seconds:
+            text = f"{cue.moment} is past the end: {counted(frames, 'frame')}, {seconds:.2f} s"
+            raise typer.BadParameter(text, param_hint="--at")
 
 
 def cues_of(score: Score, frame_rate: float) -> Sequence[Cue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -47,15 +47,17 @@ class Files:
         """What the service is asked to do. Raises MediaError, OSError or RearviewError for what cannot be
         read, cannot be written, or would overwrite what is read.
         """
-        from rearview.cli.cues import cues_of
+        from rearview.cli.cues import check_order, cues_of
         from rearview.cli.translation import Job, options_for
         from rearview.client import DropPolicy
         from rearview.client.media import Fit, open_source
         from rearview.client.targets import check_not_read, open_target
 
+        look = self._with_first_prompt(look)
         score = self._score(look)
         rate = Fraction(self.fps).limit_denominator(1001) if self.fps else None
         source = open_source(self.source, device=self.camera, frame_rate=rate)
+        check_order(self.cues, _length(source))
         target = open_target(self.out, source, overwrite=self.overwrite)
         controls = {name: open_source(place, frame_rate=rate) for name, place in self.control_videos.items()}
         check_not_read(self.out, [path for each in controls.values() for path in each.paths])
@@ -71,12 +73,22 @@ class Files:
         cues = (*events, *self.cues)
         return Job(source, target, options, Fit(self.fit), self.compare, self.max_frames, cues, controls)
 
+    def _with_first_prompt(self, look: Look) -> Look:
+        """An `--at` that is the video's beginning says `--prompt`, too."""
+        first = next(iter(self.cues), None)
+        if look.prompt is not None or self.score is not None or first is None or not first.is_due(0, 0.0):
+            return look
+        return replace(look, prompt=first.change.prompt)
+
     def _score(self, look: Look) -> Score | None:
         from rearview.client.scores import read_score
 
         score = None if self.score is None else read_score(self.score)
         if look.prompt is None and (score is None or not score.open.settings.has_prompt):
-            raise typer.BadParameter("say what the pictures shall look like", param_hint="--prompt")
+            text = "say what the pictures shall look like"
+            if self.cues:
+                text += f" until {self.cues[0].moment}, here or with --at 0s"
+            raise typer.BadParameter(text, param_hint="--prompt")
         return score
 
     def _check_report(self, *sources: Source) -> None:
@@ -93,3 +105,10 @@ class Files:
             raise MediaError(f"--report {self.report}: is the input")
         if self.report.resolve() == Path(self.out).resolve():
             raise MediaError(f"--report {self.report}: is the output")
+
+
+def _length(source: Source) -> tuple[int, float] | None:
+    """Frames and seconds; None if it is not known."""
+    if source.num_frames is None:
+        return None
+    return source.num_frames, float(source.num_frames / source.frame_rate)
