@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from client.clips import write_clip
 from rearview.cli.main import app
 from rearview.client.sync import Client
 from rearview.errors import Reason
+from support.commands import check_command
 from support.fake_server import FakeServer, Faults, serving_in_thread
 from support.processes import REARVIEW
 from support.shapes import documented, shaped
@@ -178,3 +180,12 @@ def test_what_installs_completion_stands_in_help(root: Path) -> None:
     for option in ("--install-completion", "--show-completion"):
         assert option in told
         assert f"rearview {option}" in text
+
+
+def test_every_command_of_the_page_is_one_of_ours(root: Path) -> None:
+    text = (root / "docs/cli.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^rearview (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        if not line.endswith("-completion"):  # options of the command itself
+            check_command(shlex.split(line))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -104,6 +106,19 @@ def test_at_changes_the_prompt_at_a_frame_and_at_a_time(server: FakeServer, tmp_
     assert len(video_times(tmp_path / "out.mp4")) == 20
     (session,) = server.log.finished
     assert session
+
+
+def test_the_line_of_the_documentation_does_what_it_says(
+    server: FakeServer, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = re.findall(r"^rearview (translate .*)$", (root / "docs/cli.md").read_text(), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    times = [float(time) for time in video_times(write_clip(tmp_path / "walk.mp4", count=200))]
+    result = CliRunner().invoke(app, [*shlex.split(line), "--server", server.address])
+    assert result.exit_code == 0, result.output
+    neon, pencil = (next(n for n, time in enumerate(times) if time >= at_s) for at_s in (3, 8))
+    assert prompts(server) == {0: "oil painting", neon: "neon lights", pencil: "pencil sketch"}
+    assert len(video_times(tmp_path / "out.mp4")) == 200
 
 
 def test_an_at_at_the_beginning_is_the_prompt(server: FakeServer, tmp_path: Path) -> None:
