@@ -10,8 +10,10 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ import rearview
 import torch
 import yaml
 from PIL import Image
-from rearview.client import Dropped, DropPolicy, Frame, ImageFormat, Reconnect, SettingsChange
+from rearview.client import Dropped, DropPolicy, Frame, ImageFormat, Reconnect, SettingsChange, Translator
 from rearview.client.newest import MAX_WAITING, newest
-from rearview.errors import DropReason, InvalidRequest, Reason, Refused
+from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
 from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
 from support.ingresses import cut_at, several
 from support.raw_stream import assert_nothing_held, eventually, null_config, quickly_stopped, running
@@ -121,6 +123,21 @@ def test_of_no_frames_there_are_no_pictures_and_no_session(server: FakeServer) -
         with pytest.raises(RuntimeError, match="nothing is being translated"):
             service.control(prompt="b")
     assert server.log.num_opens == 0
+
+
+def test_what_controls_are_shown_is_of_any_kind_too(server: FakeServer) -> None:
+    pose = torch.from_numpy(WIDE[3]).permute(2, 0, 1)
+    with rearview.connect_sync(server.address, **RAW) as service:
+        (found,) = service.translate([Frame(WIDE[1], controls={"pose": pose})])  # type: ignore[dict-item]
+    np.testing.assert_array_equal(found, 255 - WIDE[1])
+    assert server.log.shown[0] == {"pose": WIDE[3].tobytes()}
+
+
+def test_lost_connections_cost_no_picture(server: FakeServer) -> None:
+    server.faults.cut_after_answers, server.faults.unreceived_on_cut = [2, 6], 1
+    with rearview.connect_sync(server.address, **RAW) as service:
+        np.testing.assert_array_equal(np.stack(list(service.translate(WIDE))), 255 - np.stack(WIDE))
+    assert server.log.num_resumes == 2
 
 
 # -- what stands for a picture that is not there
@@ -231,6 +248,63 @@ def test_a_video_that_is_left_ends_its_session(server: FakeServer) -> None:
         assert list(former) == []
         next(service.translate(iter(WIDE)))
     assert len(server.log.finished) + len(server.log.closed) == 3
+
+
+@pytest.mark.parametrize("how", ["broken off", "failed", "of another task"])
+async def test_however_a_video_is_left_its_session_is_closed_before_the_service_is(how: str) -> None:
+    async with FakeServer(Faults(depth=2)) as server:
+        with suppress(ZeroDivisionError):
+            async with rearview.connect(server.address, **RAW) as service:
+                if how == "of another task":
+                    going = asyncio.create_task(to_the_end(service))
+                    await eventually(lambda: len(server.log.received) > 0)
+                else:
+                    async for _ in service.translate(WIDE):
+                        if how == "broken off":
+                            break
+                        _ = 1 // 0
+        if how == "of another task":
+            with pytest.raises(StreamEnded, match="was left"):
+                await going
+        assert len(server.log.closed) == 1
+
+
+async def to_the_end(service: Translator) -> None:
+    """Of frames that do not end."""
+
+    async def frames() -> AsyncIterator[np.ndarray]:
+        for number in range(6):
+            yield WIDE[number]
+        await asyncio.Event().wait()
+
+    async for _ in service.translate(frames()):
+        pass
+
+
+def test_what_is_held_longer_than_its_service_ends_in_silence(server: FakeServer) -> None:
+    with rearview.connect_sync(server.address, **RAW) as service:
+        pictures = service.translate(WIDE)
+        next(pictures)
+    pictures.close()  # type: ignore[attr-defined]
+    assert len(server.log.closed) + len(server.log.finished) == 1
+
+
+def test_a_refusal_leaves_no_thread_that_reads(server: FakeServer) -> None:
+    """Though whoever keeps the exception keeps all that it has passed through."""
+    server.faults.refuse = [(Reason.NO_CAPACITY, 2.5)]
+    before = readers()
+    with rearview.connect_sync(server.address, **RAW) as service:
+        with pytest.raises(Refused) as caught:
+            list(service.translate(iter(WIDE)))
+        deadline_s = time.monotonic() + 5
+        while readers() > before and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert readers() == before
+    assert caught.value.retry_after_s == 2.5
+
+
+def readers() -> int:
+    return sum(thread.name == "rearview-source" for thread in threading.enumerate())
 
 
 def test_a_twin_that_was_not_entered_says_so() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _Asked = asyncio.Future[Any]
 
 
-async def in_thread(items: Iterable[_T]) -> AsyncIterator[_T]:
+async def in_thread(items: Iterable[_T]) -> AsyncGenerator[_T, None]:
     """The items, each asked for when it is wanted; raises what `items` raises."""
     end = object()
     asked: SimpleQueue[_Asked | None] = SimpleQueue()

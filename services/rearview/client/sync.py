@@ -58,7 +58,7 @@ class _LoopThread:
             raise
 
     def each(self, items: AsyncGenerator[_T, None]) -> Iterator[_T]:
-        """The items; left early, the generator is closed when this one is."""
+        """The items; left early, the generator is closed when this one is, or with the loop."""
         try:
             while True:
                 try:
@@ -67,7 +67,8 @@ class _LoopThread:
                     return
                 yield item
         finally:
-            self.run(items.aclose())
+            if not self._loop.is_closed():
+                self.run(items.aclose())
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -10,12 +10,14 @@ live       frames ─► the newest ─► session ─► the newest ─► pict
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence, Sized
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeAlias, Unpack
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -31,9 +33,11 @@ from rearview.client.session import Session
 from rearview.client.tokens import Token
 from rearview.contract.settings import SettingsChange
 from rearview.contract.stream import DropPolicy
-from rearview.errors import DropReason, InvalidRequest
+from rearview.errors import DropReason, InvalidRequest, Reason, StreamEnded
 
 __all__ = ["Translator", "connect"]
+
+Pictures: TypeAlias = AsyncGenerator[Any, None]
 
 
 def connect(
@@ -59,7 +63,9 @@ class Translator:
     def __init__(self, client: Client, options: OpenOptions) -> None:
         self._client, self._options = client, options
         self._session: Session | None = None
-        self._pictures: AsyncGenerator[Any, None] | None = None
+        self._pictures: ReferenceType[Pictures] | None = None
+        self._is_busy = asyncio.Lock()
+        """Held while there is a video, until its session is closed."""
         self._dropped: Counter[DropReason] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -74,7 +80,7 @@ class Translator:
         finally:
             await self._client.__aexit__(kind, error, trace)
 
-    async def translate(
+    def translate(
         self,
         frames: Iterable[Any] | AsyncIterable[Any],
         kind: PictureKind | None = None,
@@ -98,15 +104,14 @@ class Translator:
         that is refused, ValueError or TypeError for what is no frame, and what `frames` raises. Another call
         ends this one.
         """
-        await self._leave()
-        self._pictures = pictures = self._translated(frames, kind, {**self._options, **options})
-        async with aclosing(pictures):
-            async for picture in pictures:
-                yield picture
+        own: list[ReferenceType[Pictures]] = []
+        pictures = self._translated(own, frames, kind, {**self._options, **options})
+        own.append(ref(pictures))
+        return pictures
 
     async def control(self, **changes: Unpack[SettingOptions]) -> int:
         """Change settings of the video that is being translated, from the next frame on that is sent. Returns
-        the control's id. Raises RuntimeError if none is.
+        the control's id. Raises RuntimeError if none is, and StreamEnded once its last frame was sent.
         """
         return await self._open_session().control(**changes)
 
@@ -123,27 +128,40 @@ class Translator:
         return self._dropped
 
     async def _translated(
-        self, frames: Iterable[Any] | AsyncIterable[Any], kind: PictureKind | None, options: OpenOptions
+        self,
+        own: Sequence[ReferenceType[Pictures]],
+        frames: Iterable[Any] | AsyncIterable[Any],
+        kind: PictureKind | None,
+        options: OpenOptions,
     ) -> AsyncGenerator[Any, None]:
+        """`own`: this generator; not held, so that one that was broken off is collected and ends."""
         policy = options.get("drop_policy")
         if policy is None:
             policy = DropPolicy.LOSSLESS if isinstance(frames, Sized) else DropPolicy.LATEST
         if policy is DropPolicy.LOSSLESS:
             # They take the time they take: no rate is reserved for them.
             options.setdefault("frame_rate", LEAST_RATE)
-        self._dropped = Counter()
-        given = _Given(aiter(frames if isinstance(frames, AsyncIterable) else in_thread(frames)), kind)
-        if not await given.begin():
-            return
-        options = {**given.size, **options, "drop_policy": policy}
-        async with self._client.open(**options) as session, aclosing(given.items()) as items:
-            self._session = session
-            try:
-                async with aclosing(self._answered(session, items, policy)) as answers:
-                    async for answer in answers:
-                        yield answer if isinstance(answer, Dropped) else given.picture(answer)
-            finally:
-                self._session = None
+        await self._leave()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._is_busy)
+            self._pictures, self._dropped = own[0], Counter()
+            if isinstance(frames, AsyncIterable):
+                source = aiter(frames)
+            else:
+                source = await stack.enter_async_context(aclosing(in_thread(frames)))
+            given = _Given(source, kind)
+            if not await given.begin():
+                return
+            options = {**given.size, **options, "drop_policy": policy}
+            self._session = session = await stack.enter_async_context(self._client.open(**options))
+            stack.callback(self._forget_session)
+            items = await stack.enter_async_context(aclosing(given.items()))
+            answers = await stack.enter_async_context(aclosing(self._answered(session, items, policy)))
+            async for answer in answers:
+                yield answer if isinstance(answer, Dropped) else given.picture(answer)
+
+    def _forget_session(self) -> None:
+        self._session = None
 
     async def _answered(
         self, session: Session, items: AsyncGenerator[Item, None], policy: DropPolicy
@@ -187,12 +205,19 @@ class Translator:
         return [answer]
 
     async def _leave(self) -> None:
-        """End the video that is not over yet. Raises RuntimeError while another task waits for its next
+        """End the video that is not over yet. Raises RuntimeError while another task waits for its first
         picture.
         """
-        former, self._pictures = self._pictures, None
-        if former is not None:
-            await former.aclose()
+        pictures = None if self._pictures is None else self._pictures()
+        if pictures is not None:
+            try:
+                await pictures.aclose()
+            except RuntimeError:  # Another task waits for its next picture, or closes it.
+                if self._session is None:
+                    raise
+                self._session.abort(StreamEnded(Reason.CLOSED, "the video was left"))
+        async with self._is_busy:
+            self._pictures = None
 
     def _open_session(self) -> Session:
         if self._session is None:
