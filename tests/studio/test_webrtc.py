@@ -87,8 +87,8 @@ async def test_a_watcher_keeps_its_picture_when_a_replica_is_lost_and_when_the_c
             async with camera(under.http, whip(under), Lamp(RED)):
                 await seen.sees(RED)
                 assert list(under.gateway._walls.values()) == [wall]
-                assert (wall.tiles[0].session_id, wall.is_attached) == (session, True)
-            await eventually(lambda: not wall.is_attached)
+                assert (wall.tiles[0].session_id, wall.page.is_there) == (session, True)
+            await eventually(lambda: not wall.page.is_there)
             num_frames = seen.num_frames
             await seen.until(lambda: seen.num_frames > num_frames + 1)
             async with camera(under.http, whip(under), Lamp(BLUE)):
@@ -134,9 +134,9 @@ async def test_a_camera_that_rested_or_was_closed_before_harms_no_other_one(
         second = Camera(wall, asked, resumed=True)
         await second.opened()
         await first.close()
-        assert wall.is_attached
+        assert wall.page.is_there
         await second.close()
-        assert not wall.is_attached
+        assert not wall.page.is_there
 
 
 async def test_other_machines_come_with_the_key(tmp_path: Path) -> None:

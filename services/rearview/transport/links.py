@@ -250,10 +250,9 @@ class LinkServer:
     async def stop(self) -> None:
         """Stop listening and close every link."""
         self._stopped, loop = True, asyncio.get_running_loop()
-        # asyncio forgets to close what it has accepted and not handed over when a server closes.
         for socket in [each for server in self._servers for each in server.sockets]:
             loop.remove_reader(socket)
-        for _ in range(ACCEPTING_TURNS):
+        for _ in range(ACCEPTING_TURNS):  # asyncio forgets to close what it has accepted and not handed over.
             await asyncio.sleep(0)
         for server in self._servers:
             server.close()

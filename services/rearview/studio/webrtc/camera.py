@@ -17,7 +17,7 @@ from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.errors import InvalidRequest, Reason, Refused
 from rearview.studio.outbox import Outbox
-from rearview.studio.protocol import Control, FrameIn, Open
+from rearview.studio.protocol import Control, FrameIn, Hello, Open
 from rearview.studio.service import merged
 from rearview.studio.wall import Wall
 from rearview.studio.webrtc.pictures import jpeg_of
@@ -58,7 +58,7 @@ class Camera:
         self._is_closed = self._has_opened = False
         self.over = asyncio.Event()
         """The wall has ended."""
-        wall.attach(self._outbox, resumed=resumed)
+        wall.attach(self._outbox, Hello(), resumed=resumed)
         self._start(self._hear())
         tile = wall.tiles.get(TILE)
         if tile is None or tile.is_over:
@@ -116,7 +116,7 @@ class Camera:
         if self._is_closed:
             return
         self._is_closed = True
-        self.wall.detach()
+        self.wall.page.detach(self._outbox, self.wall.now())
         self._wake()
         for task in self._tasks:
             task.cancel()
