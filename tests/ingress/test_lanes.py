@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -363,3 +364,19 @@ async def test_replicas_tell_what_changes_of_them_without_being_asked() -> None:
         await eventually(lambda: free() == {3})
         f.lanes.close(lane)
         await eventually(lambda: free() == {4})
+
+
+async def test_what_a_replica_has_told_since_it_was_asked_is_newer_than_its_answer() -> None:
+    async with fleet(slots=4) as f:
+        answers, asked_s = [stage.describe() for stage in f.stages], time.monotonic()
+        f.lanes.update(answers, asked_s)
+        await f.open()
+
+        def told() -> set[int]:
+            return {replica.free_slots for replica in f.lanes.fleet.replicas.values()}
+
+        await eventually(lambda: told() == {3})
+        f.lanes.update(answers, asked_s)
+        assert told() == {3}
+        f.lanes.update(answers)
+        assert told() == {4}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rearview.config import LinkConfig
+from rearview.control import lane_events as words
 from rearview.ingress.lanes import Lanes
 from rearview.ingress.members import ASK_S, INTERVAL_S, REST_S, Present, Roster, unasked
 from support.toy import Clock
@@ -58,6 +59,17 @@ async def test_the_same_replicas_are_asked_now_and_then_and_others_at_once() -> 
     assert not asked.is_due
     replicas.names.remove("a")
     assert asked.is_due
+
+
+async def test_one_that_is_there_and_takes_no_session_is_asked_for_at_once() -> None:
+    replicas, clock = Replicas("r0"), Clock(100.0)
+    asked = roster(replicas, clock, replicas.present)
+    await asked.refresh()
+    asked._lanes.update([described(0)])
+    assert not asked.is_due
+    asked._lanes._happened(words.Doubted("nowhere-0"))
+    assert asked.is_due
+    await asked._lanes.stop()
 
 
 async def test_where_nobody_knows_who_is_there_all_are_asked_each_time() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,9 +132,10 @@ class Lanes:
         """Where links to this ingress are dialled."""
         return self._address
 
-    def update(self, descriptions: Sequence[Mapping[str, Any]]) -> None:
-        """Take what the replicas say of themselves (`Stage.describe`); who seems to be dead says nothing."""
-        self._happened(words.Described([_replica(each) for each in self.pulses.trusted(descriptions)]))
+    def update(self, descriptions: Sequence[Mapping[str, Any]], asked_s: float = math.inf) -> None:
+        """Take what the replicas say of themselves (see `Pulses.trusted`), but those that seem to be dead."""
+        trusted = self.pulses.trusted(descriptions, asked_s)
+        self._happened(words.Described([_replica(each) for each in trusted]))
 
     @property
     def fleet(self) -> Fleet:

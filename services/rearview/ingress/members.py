@@ -28,7 +28,7 @@ INTERVAL_S = 0.5
 REST_S = 5.0
 """After so long all are asked though the same are there."""
 ASK_S = 0.002
-"""For each replica that was asked so long passes before they are asked again, whoever wants to know: many
+"""For each replica that was asked so long passes before they are asked again, `INTERVAL_S` at most: many
 refusals of a full service would keep it busy with nothing else."""
 START_INTERVAL_S = 0.1
 TIMEOUT_S = 5.0
@@ -89,8 +89,8 @@ class Roster:
         await asyncio.sleep(max(0.0, self._free_s - self._clock()))
         here, self._asked_s = self._present(), self._clock()
         descriptions = await self._members()
-        self._here, self._free_s = here, self._asked_s + ASK_S * len(descriptions)
-        self._lanes.update(descriptions)
+        self._here, self._free_s = here, self._asked_s + min(ASK_S * len(descriptions), INTERVAL_S)
+        self._lanes.update(descriptions, self._asked_s)
         return descriptions
 
     @property
@@ -102,7 +102,8 @@ class Roster:
     def is_due(self) -> bool:
         """Whether all are to be asked."""
         here, rested_s = self._present(), self._clock() - self._asked_s
-        return here is None or here != self._here or rested_s >= REST_S
+        lacks_one = len(self._lanes.fleet.replicas) < len(self._lanes.pulses.described)  # Its link is broken.
+        return here is None or here != self._here or rested_s >= REST_S or lacks_one
 
     async def wait_until_complete(self) -> None:
         """Return when it is: before that nothing is served."""

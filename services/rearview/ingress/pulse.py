@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
@@ -49,6 +50,8 @@ class Pulses:
         self._judge = Judge(clock())
         self._described: dict[str, Mapping[str, Any]] = {}
         """The last word of each replica there is, by address."""
+        self._told: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        """What each has last told by itself, and when."""
         self._links: dict[str, Link] = {}
         self._dialled: set[str] = set()
         """Addresses to which a link is being made."""
@@ -62,17 +65,23 @@ class Pulses:
         """Judge no more. Links stay, and are the pool's."""
         self._tasks.cancel()
 
-    def trusted(self, descriptions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def trusted(
+        self, descriptions: Sequence[Mapping[str, Any]], asked_s: float = math.inf
+    ) -> list[Mapping[str, Any]]:
         """Those of the replicas described (`Stage.describe`) that new sessions may go to. Makes a link to
-        each that has none.
+        each that has none. `asked_s`: when they were asked; what one has told since is newer.
         """
-        self._described = {described["address"]: described for described in descriptions}
+        self._described = {
+            described["address"]: {**described, **self._told_since(described["address"], asked_s)}
+            for described in descriptions
+        }
+        self._told = {address: word for address, word in self._told.items() if address in self._described}
         for address in self._described.keys() - self._links.keys() - self._dialled:
             if not self._judge.is_dead(address):
                 self._dialled.add(address)
                 self._judge.meet(address, self._clock())
                 self._tasks.spawn(self._dial(address))
-        return [described for described in descriptions if self._judge.is_trusted(described["address"])]
+        return [word for address, word in self._described.items() if self._judge.is_trusted(address)]
 
     @property
     def described(self) -> Sequence[Mapping[str, Any]]:
@@ -88,10 +97,16 @@ class Pulses:
         if kind is Kind.HEARTBEAT:
             self._carry_out(self._judge.heard(address, decode_beat(body), self._clock()))
         elif address in self._described:
-            self._described[address] = {**self._described[address], **decode_json(body), "address": address}
+            word = {**decode_json(body), "address": address}
+            self._told[address] = self._clock(), word
+            self._described[address] = {**self._described[address], **word}
         has_news = kind is Kind.CAPACITY or not was_trusted
         if has_news and address in self._described and self._judge.is_trusted(address):
             self._happened(words.Told(self._read(self._described[address])))
+
+    def _told_since(self, address: str, since_s: float) -> Mapping[str, Any]:
+        at_s, word = self._told.get(address, (-math.inf, {}))
+        return word if at_s > since_s else {}
 
     def closed(self, address: str) -> None:
         """The link to that address has ended."""
