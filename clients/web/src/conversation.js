@@ -13,10 +13,12 @@ const MOST_ANSWERED = 64;
 /**
  * @typedef {import("./ledger.js").Said} Said
  * @typedef {{
- *   said: (message: any, left: Said[]) => void, pictured: (picture: import("./protocol.js").Picture) => void,
+ *   said: (message: any, left: Said[]) => void,
+ *   pictured: (picture: import("./protocol.js").Picture, page: number | null) => void,
  *   changed: (state: import("./link.js").LinkState) => void,
  * }} Listener
  * `said`: with `welcome`, `goesOn` says whether the gateway has all that was said; if not, `left` is what has no answer.
+ * `pictured`: `page` goes back with `taken`.
  */
 
 export class Conversation {
@@ -99,8 +101,12 @@ export class Conversation {
     this.link.send(message);
   }
 
-  /** The page has taken one picture, or one `dropped`, and is ready for another. */
-  taken() {
+  /**
+   * The page has taken one picture, or one `dropped`, and is ready for another.
+   * @param {number | null} [page] the number that it had when that came: with another one nothing of it counts
+   */
+  taken(page = this.page) {
+    if (page !== this.page) return;
     this.credit.take();
     if (this.isViewer) return;
     this.acknowledge(ACKNOWLEDGE_EVERY);
@@ -174,6 +180,6 @@ export class Conversation {
     if (!picture) return;
     this.arrived += 1;
     this.ledger.answered("frame", picture.frame);
-    this.listener.pictured(picture);
+    this.listener.pictured(picture, this.page);
   }
 }

@@ -3,13 +3,13 @@
 export class Screen {
   /**
    * @param {HTMLCanvasElement} canvas
-   * @param {() => void} onTaken one picture was taken, drawn or not
+   * @param {(page: number | null) => void} onTaken one picture of that page was taken, drawn or not
    */
   constructor(canvas, onTaken) {
     this.canvas = canvas;
     this.onTaken = onTaken;
     this.brush = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { alpha: false }));
-    /** @type {Uint8Array | null} */
+    /** @type {{jpeg: Uint8Array, page: number | null} | null} */
     this.waiting = null;
     this.isDecoding = false;
     /** @type {MediaStream | null} */
@@ -21,18 +21,18 @@ export class Screen {
     return this.captured;
   }
 
-  /** @param {Uint8Array} jpeg */
-  show(jpeg) {
+  /** @param {Uint8Array} jpeg @param {number | null} page under which it came */
+  show(jpeg, page) {
     // A picture that finds another one waiting takes its place.
-    if (this.waiting) this.onTaken();
-    this.waiting = jpeg;
+    if (this.waiting) this.onTaken(this.waiting.page);
+    this.waiting = { jpeg, page };
     if (!this.isDecoding) this.decode();
   }
 
   async decode() {
     this.isDecoding = true;
     while (this.waiting) {
-      const jpeg = this.waiting;
+      const { jpeg, page } = this.waiting;
       this.waiting = null;
       try {
         const bitmap = await createImageBitmap(new Blob([/** @type {any} */ (jpeg)], { type: "image/jpeg" }));
@@ -43,7 +43,7 @@ export class Screen {
       } catch {
         // Not a picture that this browser reads: it is answered, and the last one stays.
       }
-      this.onTaken();
+      this.onTaken(page);
     }
     this.isDecoding = false;
   }

@@ -57,10 +57,10 @@ export class Session extends EventTarget {
     this.viewerLink = "";
     /** Sockets that were welcomed; 1 if none was lost. */
     this.connections = 0;
-    this.screen = new Screen(canvas ?? document.createElement("canvas"), () => this.conversation.taken());
+    this.screen = new Screen(canvas ?? document.createElement("canvas"), (page) => this.conversation.taken(page));
     this.conversation = new Conversation({
       said: (message, left) => this.said(message, left),
-      pictured: (picture) => this.pictured(picture),
+      pictured: (picture, page) => this.pictured(picture, page),
       changed: (state) => this.linked(state),
     });
     this.outgoing = new Outgoing(this.conversation);
@@ -263,9 +263,9 @@ export class Session extends EventTarget {
     this.tell("applied", { frame, settings, advice, unknownWords });
   }
 
-  /** @param {import("./protocol.js").Picture} picture */
-  pictured({ tile: _tile, ...picture }) {
-    this.screen.show(picture.jpeg);
+  /** @param {import("./protocol.js").Picture} picture @param {number | null} page */
+  pictured({ tile: _tile, ...picture }, page) {
+    this.screen.show(picture.jpeg, page);
     this.tell("frame", picture);
     this.settle();
   }

@@ -12,12 +12,12 @@ const tell = (message, transfer = []) => /** @type {any} */ (self).postMessage(m
 
 const conversation = new Conversation({
   said,
-  pictured: (picture) => pictures.arrived(picture, performance.now()),
+  pictured: (picture, page) => pictures.arrived(picture, page, performance.now()),
   changed: (state) => tell({ is: "link", ...state }),
 });
 const capture = new Capture(conversation);
 const pictures = new Pictures({
-  taken: () => conversation.taken(),
+  taken: (page) => conversation.taken(page),
   inputOf: (frame) => capture.inputOf(frame),
   gap: (tile, gap) => tell({ is: "gap", tile, ...gap }),
 });

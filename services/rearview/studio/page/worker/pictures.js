@@ -16,7 +16,7 @@ class Feed {
   constructor() {
     /** @type {Shown | null} */
     this.shown = null;
-    /** @type {Picture | null} */
+    /** @type {{picture: Picture, page: number | null} | null} */
     this.waiting = null;
     this.isDecoding = false;
     this.gaps = new GapWatch();
@@ -47,7 +47,7 @@ class Feed {
 
 export class Pictures {
   /**
-   * @param {{taken: () => void, inputOf: (frame: number) => ImageBitmap | null,
+   * @param {{taken: (page: number | null) => void, inputOf: (frame: number) => ImageBitmap | null,
    *   gap: (tile: number, gap: {from: number, to: number, ms: number}) => void}} page
    */
   constructor(page) {
@@ -77,8 +77,8 @@ export class Pictures {
     return feed;
   }
 
-  /** @param {Picture} picture @param {number} nowMs */
-  arrived(picture, nowMs) {
+  /** @param {Picture} picture @param {number | null} page under which it came @param {number} nowMs */
+  arrived(picture, page, nowMs) {
     const feed = this.feed(picture.tile);
     const gap = feed.gaps.arrived(picture.frame, nowMs);
     if (gap) this.page.gap(picture.tile, gap);
@@ -86,8 +86,8 @@ export class Pictures {
     feed.serverMs = picture.serverMs;
     feed.serviceMs = picture.serviceMs;
     // A picture that finds another one waiting takes its place.
-    if (feed.waiting) this.page.taken();
-    feed.waiting = picture;
+    if (feed.waiting) this.page.taken(feed.waiting.page);
+    feed.waiting = { picture, page };
     if (!feed.isDecoding) this.decode(picture.tile, feed);
   }
 
@@ -95,7 +95,7 @@ export class Pictures {
   async decode(tile, feed) {
     feed.isDecoding = true;
     while (feed.waiting) {
-      const picture = feed.waiting;
+      const { picture, page } = feed.waiting;
       feed.waiting = null;
       try {
         const bitmap = await createImageBitmap(new Blob([/** @type {any} */ (picture.jpeg)], { type: "image/jpeg" }));
@@ -106,7 +106,7 @@ export class Pictures {
       } catch {
         // Not a picture that this browser reads: it is answered, and the last one stays.
       }
-      this.page.taken();
+      this.page.taken(page);
     }
     feed.isDecoding = false;
   }
