@@ -112,7 +112,7 @@ export type Callbacks = { [Name in keyof Events as `on${Name}`]?: (detail: Event
 export interface Options extends Callbacks {
   /** Of the studio. Default: where the page is from. */
   url?: string | URL;
-  /** Of one session, or what is asked for it before each connection. None: the page is the studio's own. */
+  /** Of one session, or what is asked for it: at first, and where the studio no longer takes the last one. None: the page is the studio's own. */
   token?: string | (() => string | Promise<string>) | null;
   settings?: Settings;
   /** On which pictures are drawn. Default: a new one. */

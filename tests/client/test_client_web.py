@@ -178,22 +178,26 @@ async def test_every_frame_is_answered_in_order_and_controls_say_from_where(
         await assert_nothing_held(service)
 
 
+@pytest.mark.parametrize("how", [{}, {"asks": True}], ids=["a token", "a function that mints anew"])
 async def test_wherever_the_connection_is_cut_nothing_is_lost_or_doubled(
-    chromium: Browser, site: Shop
+    chromium: Browser, site: Shop, how: Mapping[str, Any]
 ) -> None:
     async with running() as service, stage(chromium, site, service.address) as on:
         page = await on.page()
-        await on.begin(page)
+        await on.begin(page, **how)
         on.wire.cut_after(None)
         whole(await on.go(page))
         most = on.wire.passed
         for part in (0.05, 0.2, 0.4, 0.6, 0.8):
-            await on.begin(page)
+            await on.begin(page, **how)
             on.wire.cut_after(round(part * most))
-            whole(await on.go(page), connections=2)
+            found = await on.go(page)
+            whole(found, connections=2)
+            again = [each for each in found["events"] if each["name"] == "reconnected"]
+            assert again == [{"name": "reconnected", "continuity": "exact"}]
         for count in (200, 700, 1200, 1700):
             on.wire.cut_after(count)
-            assert "error" not in await on.begin(page), f"cut while it opens, after {count} bytes"
+            assert "error" not in await on.begin(page, **how), f"cut while it opens, after {count} bytes"
             on.wire.cut_after(None)
             found = await on.go(page)
             whole(found, found["connections"])

@@ -14,7 +14,13 @@ export class RearviewError extends Error {
   }
 }
 
-const FINAL = new Set(["TOKEN_INVALID", "TOKEN_EXPIRED", "TOKEN_REVOKED", "TAKEN_OVER"]);
+const OF_TOKEN = ["TOKEN_INVALID", "TOKEN_EXPIRED", "TOKEN_REVOKED"];
+const FINAL = new Set([...OF_TOKEN, "TAKEN_OVER"]);
+
+/** Whether another token may be taken. @param {string} reason */
+export function isOfToken(reason) {
+  return OF_TOKEN.includes(reason);
+}
 
 /** Whether coming again with the same token is in vain. @param {string} reason */
 export function isFinal(reason) {

@@ -1,7 +1,7 @@
 // One session: opened once, kept over lost connections, each frame answered once.
 import { Capture } from "./capture.js";
 import { Conversation } from "./conversation.js";
-import { RearviewError, isFinal } from "./errors.js";
+import { RearviewError, isFinal, isOfToken } from "./errors.js";
 import { OPTIONS, SETTINGS, checkNames, heard, merged, spoken } from "./names.js";
 import { Outgoing } from "./outgoing.js";
 import { Pace } from "./pacing.js";
@@ -84,6 +84,10 @@ export class Session extends EventTarget {
     this.giveUpAtMs = 0;
     /** Of the caller's own function. @type {unknown} */
     this.tokenError = undefined;
+    /** What that function gave last: a session goes on by its own token alone. @type {string | null} */
+    this.keptToken = null;
+    /** Whether the studio was told a token that was kept. */
+    this.isTokenOld = false;
   }
 
   // -- what a page asks
@@ -188,6 +192,7 @@ export class Session extends EventTarget {
       case "stats":
         return this.tell("stats", heard(about));
       case "error":
+        if (this.forgetsToken(about.reason)) return undefined;
         if (this.opening || isFinal(about.reason)) return this.end(new RearviewError(about.reason, about.message));
         return this.tell("complaint", about);
     }
@@ -282,17 +287,27 @@ export class Session extends EventTarget {
 
   async currentToken() {
     if (typeof this.token !== "function") return this.token;
+    this.isTokenOld = this.keptToken !== null;
+    if (this.isTokenOld) return this.keptToken;
     // The studio is not to blame for the time that this takes.
     clearTimeout(this.givingUp);
     const leftMs = this.giveUpAtMs - performance.now();
     try {
-      return await this.token();
+      this.keptToken = await this.token();
+      return this.keptToken;
     } catch (error) {
       this.tokenError = error;
       throw error;
     } finally {
       if (!this.error) this.giveUpAfter(leftMs / 1000);
     }
+  }
+
+  /** Whether the studio refused a token that was kept: with the next attempt it is told another. @param {string} reason */
+  forgetsToken(reason) {
+    const isOver = this.isTokenOld && !this.conversation.isWelcomed && isOfToken(reason);
+    if (isOver) this.keptToken = null;
+    return isOver;
   }
 
   /** @param {number} seconds */
