@@ -307,6 +307,29 @@ async def test_a_service_without_room_refuses_and_says_when_to_ask_again(
         await page.close()
 
 
+WAITS = """({ url, token }) => {
+    const settings = { prompt: "a" };
+    const onqueued = () => (window.isQueued = true);
+    const begun = window.connect(null, { url, token, settings, openTimeoutS: 1, onqueued });
+    window.waits = begun.catch(({ reason }) => reason);
+}"""
+
+
+async def test_a_studio_that_goes_before_it_has_opened_is_not_waited_for(
+    chromium: Browser, site: Shop
+) -> None:
+    async with running(slots=1) as service, stage(chromium, site, service.address) as on:
+        page = await on.page()
+        await on.begin(page)
+        await page.evaluate(WAITS, {"url": on.wire.url, "token": await site.mint()})
+        await page.wait_for_function("window.isQueued")
+        on.wire.target = 1
+        on.wire.cut()
+        async with asyncio.timeout(20):
+            assert await page.evaluate("window.waits") == "UNREACHABLE"
+        await page.close()
+
+
 async def test_quota_and_tokens_that_are_wrong_or_over_are_told_apart(
     chromium: Browser, site: Shop, tmp_path: Path
 ) -> None:

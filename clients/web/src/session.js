@@ -277,9 +277,12 @@ export class Session extends EventTarget {
 
   /** @param {import("./link.js").LinkState} link */
   linked({ state, attempt }) {
-    if (state === "open") clearTimeout(this.givingUp);
+    if (state === "open") {
+      clearTimeout(this.givingUp);
+      this.givingUp = undefined;
+    }
     if (state !== "waiting" || this.error) return;
-    if (attempt === 1 && !this.opening) this.giveUpAfter(this.how.giveUpAfterS);
+    if (this.givingUp === undefined) this.giveUpAfter(this.opening ? this.how.openTimeoutS : this.how.giveUpAfterS);
     this.tell("reconnecting", { where: "gateway", attempt });
   }
 
