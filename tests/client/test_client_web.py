@@ -18,6 +18,7 @@ import yaml
 from aiohttp import web
 from playwright.async_api import Browser, Page, async_playwright
 from rearview.studio.doors import Doors, own_origins
+from rearview.studio.protocol import MAX_FRAME_BYTES, MAX_TEXT_BYTES
 from support.ingresses import cut_at, several
 from support.raw_stream import assert_nothing_held, eventually, null_config, quickly_stopped, running
 from support.require import skip_or_fail
@@ -369,7 +370,11 @@ async def test_a_control_that_makes_no_sense_is_refused_and_the_session_goes_on(
         assert said.startswith("MESSAGE_INVALID: control.settings.seed"), said
         assert (await page.evaluate(refused, {"strength": 7})).startswith("SETTING_OUT_OF_RANGE")
         assert await page.evaluate(refused, {"guide": "self"}) == "TypeError: there is no setting guide"
+        said = await page.evaluate(refused, {"prompt": "a" * MAX_TEXT_BYTES})
+        assert said.startswith("MESSAGE_TOO_LARGE: a message of more than 65536 characters"), said
+        sent = "size => window.begun.session.send(new Uint8Array(size)).catch(({ reason }) => reason)"
+        assert await page.evaluate(sent, 3 * MAX_FRAME_BYTES) == "MESSAGE_TOO_LARGE"
         found = await on.go(page)
         assert found["frames"] == WHOLE
-        assert "error" not in found
+        assert ("error" in found, found["connections"]) == (False, 1)
         await page.close()

@@ -6,7 +6,7 @@ import { Shape } from "./shape.js";
 /**
  * @typedef {VideoFrame | ImageBitmap} Image
  * @typedef {{
- *   readonly maySend: boolean, send: (frame: number, capturedMs: number, jpeg: Uint8Array) => void,
+ *   readonly maySend: boolean, send: (frame: number, capturedMs: number, jpeg: Uint8Array) => boolean,
  *   say: (message: Record<string, unknown>) => unknown,
  * }} Outlet where frames go
  */
@@ -172,7 +172,7 @@ export class Capture {
     while (this.scheduled.length > 0 && this.scheduled[0].frame <= frame) {
       this.conversation.say(/** @type {{message: Record<string, unknown>}} */ (this.scheduled.shift()).message);
     }
-    this.conversation.send(frame, ms, jpeg);
+    if (!this.conversation.send(frame, ms, jpeg)) return;
     this.frame = frame + 1;
     this.sent += 1;
     this.bytes += jpeg.length;

@@ -3,7 +3,7 @@
 import { Credit } from "./credit.js";
 import { Ledger } from "./ledger.js";
 import { Link } from "./link.js";
-import { packFrame, unpackPicture } from "./protocol.js";
+import { packFrame, tooLarge, unpackPicture } from "./protocol.js";
 
 const ACKNOWLEDGE_MS = 50;
 const ACKNOWLEDGE_EVERY = 8;
@@ -11,6 +11,7 @@ const MOST_UNSENT_BYTES = 2e6;
 const MOST_ANSWERED = 64;
 
 /**
+ * @typedef {import("./errors.js").RearviewError} RearviewError
  * @typedef {import("./ledger.js").Said} Said
  * @typedef {{
  *   said: (message: any, left: Said[]) => void,
@@ -79,26 +80,38 @@ export class Conversation {
     return this.isOpen && this.credit.maySend && this.link.unsentBytes < MOST_UNSENT_BYTES;
   }
 
-  /** Says it, or not at all if there is no connection. @param {Record<string, any>} message */
+  /** Says it, or not at all if there is no connection, or it is too large. @param {Record<string, any>} message */
   say(message) {
-    if (!this.isOpen) return false;
     const text = JSON.stringify(message);
+    const error = tooLarge(text);
+    if (error) return this.refuse(error, message);
+    if (!this.isOpen) return false;
     if (message.type === "control") this.ledger.add("control", message.id, text);
     else this.ledger.add("other", 0, text);
     this.link.send(text);
     return true;
   }
 
-  /** A frame, where `maySend`. @param {number} frame @param {number} capturedMs @param {Uint8Array} jpeg */
+  /** A frame, where `maySend`. False: it is too large. @param {number} frame @param {number} capturedMs @param {Uint8Array} jpeg */
   send(frame, capturedMs, jpeg) {
-    this.repeat(frame, packFrame(frame, capturedMs, jpeg));
+    return this.repeat(frame, packFrame(frame, capturedMs, jpeg));
   }
 
-  /** A frame that was packed before, where `maySend`. @param {number} frame @param {ArrayBuffer} message */
+  /** A frame that was packed before, where `maySend`. False: it is too large. @param {number} frame @param {ArrayBuffer} message */
   repeat(frame, message) {
+    const error = tooLarge(message);
+    if (error) return this.refuse(error);
     this.credit.spend();
     this.ledger.add("frame", frame, message);
     this.link.send(message);
+    return true;
+  }
+
+  /** The listener hears what the gateway would say. @param {RearviewError} error @param {Record<string, any>} [message] */
+  refuse({ reason, message: text }, { type, tile, id } = {}) {
+    const why = { reason, message: text };
+    this.listener.said(type === "control" ? { type: "applied", tile, id, rejected: why } : { type: "error", ...why }, []);
+    return false;
   }
 
   /**

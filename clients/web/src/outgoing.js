@@ -21,7 +21,7 @@ export class Outgoing {
 
   /** A frame that may be sent now: for `Capture`. @param {number} frame @param {number} capturedMs @param {Uint8Array} jpeg */
   send(frame, capturedMs, jpeg) {
-    this.conversation.send(frame, capturedMs, jpeg);
+    return this.conversation.send(frame, capturedMs, jpeg);
   }
 
   /** @param {Record<string, unknown>} message */

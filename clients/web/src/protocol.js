@@ -1,10 +1,14 @@
 // The binary messages between page and gateway (big-endian), and the names of the JSON ones. No I/O.
+import { RearviewError } from "./errors.js";
 
 /** @typedef {{tile: number, frame: number, capturedMs: number, serverMs: number, serviceMs: number, jpeg: Uint8Array}} Picture */
 
 export const MAX_TILES = 9;
 export const FRAME_HEADER_BYTES = 16;
 export const PICTURE_HEADER_BYTES = 24;
+/** Of the JPEG in a frame. */
+export const MAX_FRAME_BYTES = 1 << 20;
+export const MAX_TEXT_LENGTH = 64 << 10;
 const FRAME = 1;
 const PICTURE = 2;
 
@@ -24,6 +28,19 @@ export function packFrame(frame, capturedMs, jpeg) {
   view.setFloat64(8, capturedMs);
   new Uint8Array(message, FRAME_HEADER_BYTES).set(jpeg);
   return message;
+}
+
+/**
+ * What a gateway says of a message that is larger than it takes; null: it takes it. One of twice that size would close
+ * the socket.
+ * @param {string | ArrayBuffer} message
+ * @returns {RearviewError | null}
+ */
+export function tooLarge(message) {
+  const isText = typeof message === "string";
+  if (isText ? message.length <= MAX_TEXT_LENGTH : message.byteLength - FRAME_HEADER_BYTES <= MAX_FRAME_BYTES) return null;
+  const text = isText ? `a message of more than ${MAX_TEXT_LENGTH} characters` : `a frame of more than ${MAX_FRAME_BYTES} bytes`;
+  return new RearviewError("MESSAGE_TOO_LARGE", text);
 }
 
 /**

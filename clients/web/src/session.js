@@ -5,7 +5,7 @@ import { RearviewError, isFinal, isOfToken } from "./errors.js";
 import { OPTIONS, SETTINGS, checkNames, heard, merged, spoken } from "./names.js";
 import { Outgoing } from "./outgoing.js";
 import { Pace } from "./pacing.js";
-import { packFrame } from "./protocol.js";
+import { packFrame, tooLarge } from "./protocol.js";
 import { Screen } from "./screen.js";
 import { sessionSize } from "./size.js";
 import { feed, sizeOf } from "./source.js";
@@ -123,10 +123,13 @@ export class Session extends EventTarget {
     checkNames(settings, SETTINGS, "setting");
     if (this.error) throw this.error;
     const id = this.numChanges;
+    const control = { type: "control", tile: 0, id, settings: spoken(settings) };
+    const tooLong = tooLarge(JSON.stringify(control));
+    if (tooLong) throw tooLong;
     this.numChanges += 1;
     return new Promise((resolve, reject) => {
       this.changes.set(id, { resolve, reject, settings });
-      this.outgoing.add({ control: { type: "control", tile: 0, id, settings: spoken(settings) } });
+      this.outgoing.add({ control });
     });
   }
 
@@ -142,9 +145,11 @@ export class Session extends EventTarget {
     const jpeg = await encoded;
     if (this.error) throw this.error;
     const frame = this.capture.frame;
+    const message = packFrame(frame, capturedMs, jpeg);
+    const tooLong = tooLarge(message);
+    if (tooLong) throw tooLong;
     this.capture.frame += 1;
     return new Promise((resolve, reject) => {
-      const message = packFrame(frame, capturedMs, jpeg);
       this.outgoing.add({ frame, message, sent: () => resolve(frame), failed: reject });
     });
   }
@@ -220,7 +225,10 @@ export class Session extends EventTarget {
     const isSized = "width" in options || "height" in options || own === null || !model.width;
     const size = isSized ? {} : sessionSize(own, { ...model, multiple: model.motionMultiple || model.multiple });
     const asked = { dropPolicy: "latest", frameRate: 30, ...size, ...options, settings: this.asked };
-    this.conversation.say({ type: "open", tile: 0, options: spoken(asked) });
+    const message = { type: "open", tile: 0, options: spoken(asked) };
+    const tooLong = tooLarge(JSON.stringify(message));
+    if (tooLong) this.end(tooLong, true);
+    else this.conversation.say(message);
   }
 
   /** @param {any} about */
