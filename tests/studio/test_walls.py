@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
+from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import Settings
 from rearview.contract.watermark import Watermark, settings_digest
 from rearview.studio.gateway import Gateway
-from rearview.studio.protocol import Hello
-from rearview.studio.service import Endpoint
+from rearview.studio.outbox import Outbox
+from rearview.studio.protocol import FrameIn, Hello, Open
+from rearview.studio.service import Endpoint, Service
 from rearview.studio.wall import Wall
 from support.raw_stream import assert_nothing_held, running
 from support.studio import Page, studio
@@ -170,8 +173,27 @@ async def test_a_refused_session_is_told_with_its_reason_and_tried_again_while_t
         await page.say({"type": "open", "tile": 1, "options": {"settings": {"prompt": "a"}}})
         queued = await page.until("state", state="queued", tile=1)
         assert (queued["reason"], queued["retry_ms"] > 0) == ("NO_CAPACITY", True)
+        await page.frame(0)
+        await page.until("dropped", tile=1, frame=0, reason="queued")
         await page.say({"type": "close", "tile": 0})
         await page.until("opened", tile=1)
+
+
+async def test_frames_that_wait_when_their_tile_is_closed_are_dropped() -> None:
+    async def connect(model: str) -> Service:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    wall, outbox = Wall(connect, None), Outbox()
+    wall.attach(outbox, Hello(), resumed=False)
+    wall.open(Open(tile=0, options=OpenRequest()))
+    wall.take(FrameIn(0, 0.0, b"x"))
+    wall.close_tile(0)
+    await wall.close()
+    said = []
+    while (text := await outbox.next()) is not None:
+        said.append(json.loads(text))
+    assert [each["frame"] for each in said if each["type"] == "dropped"] == [0]
 
 
 async def test_a_page_with_a_token_is_its_own_tenant(tmp_path: Path) -> None:

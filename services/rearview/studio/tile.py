@@ -101,6 +101,8 @@ class Tile:
     def take(self, taken: Taken) -> None:
         """A frame from the page; a live tile that is behind drops an older one for it."""
         if self.room is None:
+            if self._state.state == "queued":
+                self._wall.drop(self, taken, "queued")
             return
         self._fed_s = self._wall.now()
         if self._rests:
@@ -134,7 +136,8 @@ class Tile:
         self._begin(feed)
 
     async def close(self) -> None:
-        """End its sessions."""
+        """End its sessions; of what waits for one the page is told."""
+        _give_up(self._waiting, self)
         self._is_closed = True
         for task in self._tasks:
             task.cancel()
@@ -309,8 +312,13 @@ class Tile:
         self._state = State(tile=self.number, state=state, reason=reason, message=text, retry_ms=retry_ms)
         if not self._is_closed:
             self.tell_state()
-        while self.is_over and (item := self._waiting.take()) is not None:
-            if isinstance(item, Taken):
-                self.dropped(item, DropReason.FAULT)
-            else:
-                self.lost(item)
+        if self.is_over:
+            _give_up(self._waiting, self)
+
+
+def _give_up(waiting: Waiting, tile: Tile) -> None:
+    while (item := waiting.take()) is not None:
+        if isinstance(item, Taken):
+            tile.dropped(item, DropReason.FAULT)
+        else:
+            tile.lost(item)
