@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from aiohttp import WSMsgType
 from rearview.errors import InvalidRequest, Refused
 from rearview.studio import doors, server
 from rearview.studio.doors import Doors, own_origins
@@ -178,6 +179,23 @@ async def test_who_shows_a_token_later_takes_its_session_over(tmp_path: Path) ->
                     await second.ended()
                     assert not second.said("error"), "it is the same page, by another socket"
         assert len(list(service.sessions)) == 1
+
+
+async def test_who_comes_while_a_page_says_bye_gets_a_session_of_its_own(tmp_path: Path) -> None:
+    async with tenants(tmp_path) as service, studio(service.address) as under:
+        token = await minted(under, "alpha")
+        async with under.http.ws_connect(
+            f"{under.url}/session", headers={"Origin": under.url}, autoclose=False
+        ) as first:
+            await first.send_json({"type": "hello", "token": token})
+            await first.send_json({"type": "bye"})
+            while (await first.receive()).type is not WSMsgType.CLOSE:
+                pass  # The studio waits for the close to be answered, which it is not.
+            async with page(under, token) as second:
+                assert not second.said("welcome")[0]["resumed"]
+                await second.open(**LOSSLESS)
+                await second.frame(0)
+                await second.wait(lambda: len(second.pictures) == 1)
 
 
 async def test_only_a_tenant_gets_tokens(tmp_path: Path) -> None:

@@ -52,13 +52,14 @@ async def converse(
     wall.attach(outbox, hello, resumed=resumed)
     gateway.greet(wall)
     writer = asyncio.create_task(_write(socket, outbox))
+    is_done = False
     try:
         is_done = await _Page(gateway, wall, outbox, is_local=is_local).hear(socket)
     finally:
         wall.page.detach(outbox, wall.now())
+        if is_done:  # Before anything is waited for: else who comes meanwhile enters what is about to end.
+            gateway.leave(wall)
         await _finish(writer, outbox, socket)
-    if is_done:
-        gateway.leave(wall)
 
 
 async def watch(wall: Wall, socket: web.WebSocketResponse) -> None:
