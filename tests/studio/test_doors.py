@@ -73,6 +73,18 @@ async def test_a_foreign_name_for_this_host_sees_nothing(page: Path) -> None:
                 assert response.status == 403, path
 
 
+@pytest.mark.parametrize(
+    ("host", "is_known"),
+    [("studio.example", True), ("studio.example:443", True), ("Studio.example", True),
+     ("plain.example", True), ("studio.example:80", False), ("studio.example:8600", False),
+     ("127.0.0.1:8600", True), ("127.0.0.1", False), ("rebound.example", False),
+     ("rebound.example:443", False), ("", False)],
+)  # fmt: skip
+def test_a_name_without_a_port_is_one_of_either_default_port(host: str, is_known: bool) -> None:
+    allowed = ["https://studio.example", "http://plain.example"]
+    assert Doors(frozenset(own_origins(8600, None, (), allowed))).knows_host(host) is is_known
+
+
 async def test_every_answer_carries_the_policies_and_files_have_tags(page: Path) -> None:
     async with studio(NOBODY, page=page) as under:
         for path, status in (("/", 200), ("/static/app.js", 200), ("/api/info", 200), ("/nothing", 404)):

@@ -38,10 +38,12 @@ class Doors:
         except ConfigError:
             return False
 
-    def knows_host(self, host: str, scheme: str) -> bool:
-        """Whether a request means this gateway."""
+    def knows_host(self, host: str) -> bool:
+        """Whether a request means this gateway. Without a port `host` may mean either default one: a proxy
+        with TLS passes on the name alone.
+        """
         try:
-            return origin_of(f"{scheme}://{host}").partition("://")[2] in self.hosts
+            return any(origin_of(f"{each}://{host}").partition("://")[2] in self.hosts for each in _PORTS)
         except ConfigError:
             return False
 

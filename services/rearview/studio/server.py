@@ -96,7 +96,7 @@ class Studio:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse another name for this gateway, and, from elsewhere, who shows no key."""
         doors = self._doors
-        if not doors.knows_host(request.host, request.scheme):
+        if not doors.knows_host(request.host):
             raise web.HTTPForbidden(text="this name is not the studio's: see --allow-origin\n")
         if request.path.startswith(("/static/", "/view/")) or request.path in ("/session", "/api/tokens"):
             return await handler(request)  # without secrets, or with one of its own
