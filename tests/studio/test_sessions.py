@@ -14,8 +14,9 @@ import yaml
 from aiohttp import WSMsgType
 from rearview.errors import InvalidRequest, Refused
 from rearview.studio import doors, server
+from rearview.studio import grants as grants_module
 from rearview.studio.doors import Doors, own_origins
-from rearview.studio.grants import MAX_GRANTS, REMEMBERED_S, Grants
+from rearview.studio.grants import MAX_OF_TENANT, REMEMBERED_S, Grants
 from rearview.studio.sessions import MAX_ASKING, Sessions
 from support.raw_stream import assert_nothing_held, null_config, quickly_stopped, running
 from support.service import InProcessService, in_process_service
@@ -254,14 +255,54 @@ async def test_so_many_calls_ask_the_service_at_a_time() -> None:
 
 def test_tokens_are_bounded_and_forgotten_after_a_while() -> None:
     grants = Grants()
-    tokens = {grants.mint("alpha", 60.0, 0.0) for _ in range(MAX_GRANTS)}
-    assert len(tokens) == MAX_GRANTS
-    with pytest.raises(Refused, match="in use"):
-        grants.mint("alpha", 60.0, 0.0)
-    one = tokens.pop()
+    one = grants.mint("alpha", 60.0, 0.0)
     with pytest.raises(InvalidRequest, match="expired"):
         grants.find(one, 60.0)
-    later = 61.0 + REMEMBERED_S
-    grants.mint("alpha", later + 1, later)
+    grants.forget(60.0 + REMEMBERED_S)
+    with pytest.raises(InvalidRequest, match="expired"):
+        grants.find(one, 60.0 + REMEMBERED_S)
+    grants.forget(61.0 + REMEMBERED_S)
     with pytest.raises(InvalidRequest, match="needed"):
-        grants.find(one, later)
+        grants.find(one, 61.0 + REMEMBERED_S)
+
+
+def test_one_tenant_leaves_tokens_to_the_others() -> None:
+    grants = Grants()
+    tokens = {grants.mint("alpha", 60.0, 0.0) for _ in range(MAX_OF_TENANT)}
+    assert len(tokens) == MAX_OF_TENANT
+    with pytest.raises(Refused, match="of this tenant are in use"):
+        grants.mint("alpha", 60.0, 0.0)
+    assert grants.mint("beta", 60.0, 0.0)
+    assert grants.mint(None, 60.0, 0.0)
+    grants.find(tokens.pop(), 1.0).revoke(1.0)
+    assert grants.mint("alpha", 60.0, 1.0)
+
+
+def test_tokens_that_are_over_make_room_for_new_ones_the_oldest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grants_module, "MAX_GRANTS", 3)
+    grants = Grants()
+    first, second, third = (grants.mint("alpha", 10.0 * each, 0.0) for each in (2, 1, 3))
+    with pytest.raises(Refused, match="3 tokens are in use"):
+        grants.mint("beta", 60.0, 0.0)
+    wall = mock.Mock()
+    grants.find(second, 0.0).wall = wall
+    grants.find(third, 0.0).revoke(25.0)
+    assert grants.mint("beta", 60.0, 26.0)
+    for token, reason in ((first, "needed"), (second, "expired"), (third, "taken back")):
+        with pytest.raises(InvalidRequest, match=reason):
+            grants.find(token, 26.0)
+
+
+async def test_a_session_that_is_gone_is_not_kept_by_its_token(tmp_path: Path) -> None:
+    async with (
+        tenants(tmp_path) as service,
+        studio(service.address) as under,
+        page(under, await minted(under, "alpha")) as guest,
+    ):
+        await guest.say({"type": "bye"})
+        await guest.ended()
+        sessions = under.gateway.sessions
+        sessions.tick(asyncio.get_running_loop().time())
+        assert [each.wall for each in sessions._grants] == [None]

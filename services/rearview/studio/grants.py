@@ -11,12 +11,13 @@ from rearview.errors import InvalidRequest, Reason, Refused
 from rearview.studio.secrecy import same_secret
 from rearview.studio.wall import Wall
 
-__all__ = ["LIFE_MINUTES", "MAX_GRANTS", "MAX_LIFE_MINUTES", "Grant", "Grants"]
+__all__ = ["LIFE_MINUTES", "MAX_GRANTS", "MAX_LIFE_MINUTES", "MAX_OF_TENANT", "Grant", "Grants"]
 
 LIFE_MINUTES, MAX_LIFE_MINUTES = 10, 60
-MAX_GRANTS = 4096
+MAX_GRANTS, MAX_OF_TENANT = 4096, 1024
+"""Tokens of all tenants, those that are over and remembered included; and of one, that live."""
 REMEMBERED_S = 3600.0
-"""How long a token that is over is told apart from one that never was, at least."""
+"""How long a token that is over is told apart from one that never was, while there is room."""
 
 
 @dataclass(eq=False)
@@ -27,8 +28,12 @@ class Grant:
     """The bearer token of the tenant for whom it was minted; None: the gateway's own."""
     ends_s: float
     wall: Wall | None = None
-    """The session that it was used for last."""
+    """The session that it was used for last, while there is one."""
     is_revoked: bool = False
+
+    def revoke(self, now: float) -> None:
+        """Take it back."""
+        self.is_revoked, self.ends_s = True, now
 
     def check(self, now: float) -> None:
         """Raises InvalidRequest(TOKEN_REVOKED or TOKEN_EXPIRED) once it is over."""
@@ -48,10 +53,12 @@ class Grants:
         return iter(tuple(self._grants.values()))
 
     def mint(self, tenant: str | None, ends_s: float, now: float) -> str:
-        """A new token. Raises Refused(CALLS_EXHAUSTED) if there are too many."""
-        if len(self._grants) >= MAX_GRANTS:
-            self._forget(now)
-        if len(self._grants) >= MAX_GRANTS:
+        """A new token. Raises Refused(CALLS_EXHAUSTED) if the tenant has too many, or all have."""
+        live = (each for each in self._grants.values() if now < each.ends_s)
+        if sum(same_secret(each.tenant, tenant) for each in live) >= MAX_OF_TENANT:
+            text = f"{MAX_OF_TENANT} tokens of this tenant are in use"
+            raise Refused(Reason.CALLS_EXHAUSTED, text, retry_after_s=60.0)
+        if len(self._grants) >= MAX_GRANTS and not self._make_room(now):
             raise Refused(Reason.CALLS_EXHAUSTED, f"{MAX_GRANTS} tokens are in use", retry_after_s=60.0)
         token = secrets.token_urlsafe(32)
         self._grants[_hash(token)] = Grant(tenant, ends_s)
@@ -72,10 +79,19 @@ class Grants:
             raise InvalidRequest(Reason.TOKEN_INVALID, "the token was minted for another tenant")
         return grant
 
-    def _forget(self, now: float) -> None:
+    def forget(self, now: float) -> None:
+        """Those that have been over for long."""
         for key, grant in tuple(self._grants.items()):
-            if now > grant.ends_s + REMEMBERED_S:
+            if now > grant.ends_s + REMEMBERED_S and grant.wall is None:
                 del self._grants[key]
+
+    def _make_room(self, now: float) -> bool:
+        """Forget the one that has been over for longest; False: none is, but those whose session ends now."""
+        ended = ((key, each) for key, each in self._grants.items() if now >= each.ends_s)
+        over = [(each.ends_s, key) for key, each in ended if each.wall is None]
+        if over:
+            del self._grants[min(over)[1]]
+        return bool(over)
 
 
 def _hash(token: str) -> bytes:

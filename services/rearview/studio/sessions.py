@@ -56,7 +56,7 @@ class Sessions:
         if minutes > 0:
             grant.ends_s = now + 60 * minutes
         else:
-            grant.is_revoked = True
+            grant.revoke(now)
             self.tick(now)
 
     def enter(self, hello: Hello) -> tuple[Wall, bool]:
@@ -71,15 +71,20 @@ class Sessions:
         return grant.wall, False
 
     def tick(self, now: float) -> None:
-        """End the sessions of tokens that are over."""
+        """End the sessions of tokens that are over, and keep nothing of those that are gone."""
         for grant in self._grants:
-            if grant.wall is None or not self._is_there(grant.wall):
+            if grant.wall is None:
+                continue
+            if not self._is_there(grant.wall):
+                grant.wall = None
                 continue
             try:
                 grant.check(now)
             except InvalidRequest as error:
                 grant.wall.page.refuse(error, now)
                 self._leave(grant.wall)
+                grant.wall = None
+        self._grants.forget(now)
 
     async def _admit(self, tenant: str | None, *, is_known: bool) -> None:
         if tenant is None and not is_known:
