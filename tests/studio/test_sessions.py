@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 import yaml
-from aiohttp import WSMsgType
+from aiohttp import WSMsgType, WSServerHandshakeError
 from rearview.errors import InvalidRequest, Refused
 from rearview.studio import doors, server
 from rearview.studio import grants as grants_module
@@ -197,6 +197,24 @@ async def test_who_comes_while_a_page_says_bye_gets_a_session_of_its_own(tmp_pat
                 await second.open(**LOSSLESS)
                 await second.frame(0)
                 await second.wait(lambda: len(second.pictures) == 1)
+
+
+async def test_sockets_without_a_token_are_few_and_leave_room_for_those_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_STRANGERS", 1)
+    async with tenants(tmp_path) as service, studio(service.address) as under:
+        token, headers = await minted(under, "alpha"), {"Origin": under.url}
+        async with under.http.ws_connect(f"{under.url}/session", headers=headers) as first:
+            with pytest.raises(WSServerHandshakeError) as caught:
+                await under.http.ws_connect(f"{under.url}/session", headers=headers)
+            assert caught.value.status == 503
+            await (await under.http.ws_connect(f"{under.url}/wall", headers=headers)).close()
+            await first.send_json({"type": "hello", "token": token})
+            assert (await first.receive_json())["type"] == "welcome"
+            assert await refusal(under, "nonsense") == "TOKEN_INVALID"
+            async with page(under, await minted(under, "beta")) as second:
+                await second.open(**LOSSLESS)
 
 
 async def test_only_a_tenant_gets_tokens(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -39,15 +40,23 @@ CLOSE_S = 2.0
 
 
 async def converse(
-    gateway: Gateway, socket: web.WebSocketResponse, *, is_local: bool, is_session: bool = False
+    gateway: Gateway,
+    socket: web.WebSocketResponse,
+    *,
+    is_local: bool,
+    is_session: bool = False,
+    on_entered: Callable[[], None] = lambda: None,
 ) -> None:
-    """A page, to its end. `is_session`: one that has a token of one session, and nothing else."""
+    """A page, to its end. `is_session`: one that has a token of one session, and nothing else. `on_entered`
+    hears that its hello was good.
+    """
     try:
         hello = await _hello(socket)
         wall, resumed = gateway.sessions.enter(hello) if is_session else gateway.enter(hello)
     except RearviewError as error:
         await _refuse(socket, error)
         return
+    on_entered()
     outbox = Outbox()
     wall.attach(outbox, hello, resumed=resumed)
     gateway.greet(wall)

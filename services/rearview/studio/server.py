@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ __all__ = ["Studio"]
 
 COOKIE = "rearview-studio"
 MAX_SOCKETS = 256
+MAX_STRANGERS = 32
+"""Of those, at `/session`, that have shown no token yet."""
 HEARTBEAT_S = 15.0
 """How soon a peer that is gone without a word is noticed."""
 HEADERS = {
@@ -68,7 +71,7 @@ class Studio:
         """`lan_url` and `qr`, an SVG of it, are for pages that were let in. `webrtc`: WHIP and WHEP."""
         self._gateway, self._doors, self._page, self._webrtc = gateway, doors, page, webrtc
         self._lan_url, self._qr = lan_url, qr
-        self._num_sockets = 0
+        self._num_sockets = self._num_strangers = 0
 
     def app(self) -> web.Application:
         """For one server."""
@@ -165,10 +168,21 @@ class Studio:
         return await self._socket(request, 2 * MAX_FRAME_BYTES, talk)
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
-        async def talk(socket: web.WebSocketResponse) -> None:
-            await converse(self._gateway, socket, is_local=False, is_session=True)
+        if self._num_strangers >= MAX_STRANGERS:
+            raise web.HTTPServiceUnavailable(text="too many sockets without a token\n")
+        self._num_strangers += 1
+        with ExitStack() as strange:
+            strange.callback(self._one_stranger_less)
 
-        return await self._socket(request, 2 * MAX_FRAME_BYTES, talk)
+            async def talk(socket: web.WebSocketResponse) -> None:
+                await converse(
+                    self._gateway, socket, is_local=False, is_session=True, on_entered=strange.close
+                )
+
+            return await self._socket(request, 2 * MAX_FRAME_BYTES, talk)
+
+    def _one_stranger_less(self) -> None:
+        self._num_strangers -= 1
 
     async def _tokens(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
