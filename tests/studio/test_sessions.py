@@ -15,8 +15,10 @@ from aiohttp import WSMsgType, WSServerHandshakeError
 from rearview.errors import InvalidRequest, Refused
 from rearview.studio import doors, server
 from rearview.studio import grants as grants_module
+from rearview.studio import sessions as sessions_module
 from rearview.studio.doors import Doors, own_origins
 from rearview.studio.grants import MAX_OF_TENANT, REMEMBERED_S, Grants
+from rearview.studio.minting import HTTP_STATUS
 from rearview.studio.sessions import MAX_ASKING, Sessions
 from support.raw_stream import assert_nothing_held, null_config, quickly_stopped, running
 from support.service import InProcessService, in_process_service
@@ -269,6 +271,20 @@ async def test_so_many_calls_ask_the_service_at_a_time() -> None:
     may_answer.set()
     assert len(set(await asyncio.gather(*asking))) == MAX_ASKING
     assert await sessions.mint("alpha", 1, is_known=True)
+
+
+async def test_a_call_waits_for_a_service_that_is_starting_for_a_while_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def describe(_: str | None) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sessions_module, "ASK_S", 0.0)
+    sessions = Sessions(describe, mock.Mock(), mock.Mock(), mock.Mock())
+    for _ in range(MAX_ASKING + 1):
+        with pytest.raises(Refused, match="may be starting") as caught:
+            await sessions.mint("alpha", 1, is_known=True)
+        assert HTTP_STATUS[caught.value.status] == 503
 
 
 def test_tokens_are_bounded_and_forgotten_after_a_while() -> None:

@@ -21,6 +21,8 @@ NOBODY = "-"
 """A bearer token of no tenant."""
 MAX_ASKING = 16
 """Calls for which the service is asked at a time."""
+ASK_S = 5.0
+"""How long one waits for the service, which may be starting."""
 
 
 class Sessions:
@@ -93,7 +95,11 @@ class Sessions:
             raise Refused(Reason.CALLS_EXHAUSTED, "too many calls at once", retry_after_s=1.0)
         self._num_asking += 1
         try:
-            await self._ask(tenant, is_known=is_known)
+            async with asyncio.timeout(ASK_S):
+                await self._ask(tenant, is_known=is_known)
+        except TimeoutError:
+            text = f"the service has not answered within {ASK_S:g} s: it may be starting"
+            raise Refused(Reason.REPLICA_LOST, text, retry_after_s=ASK_S) from None
         finally:
             self._num_asking -= 1
 
