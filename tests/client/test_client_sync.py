@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rearview.client import DropPolicy, Reconnect, SettingsChange, Translated
-from rearview.client.sync import Client
+from rearview.client import DropPolicy, Reconnect, SettingsChange, Tls, Translated
+from rearview.client.sync import Client, connect_sync
 from rearview.errors import NotFound, Reason, Refused, StreamEnded
 from rearview.v1 import translation_service_pb2 as pb
 from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
@@ -141,6 +143,22 @@ def test_a_source_that_gives_nothing_more_does_not_hold_the_client_up(
     assert not is_stuck
 
 
+def test_an_interrupt_while_a_picture_is_waited_for_is_what_is_raised(server: FakeServer) -> None:
+    is_over, user = threading.Event(), threading.get_ident()
+
+    def source() -> Iterator[np.ndarray]:
+        yield FRAMES[0]  # answered once there are more
+        signal.pthread_kill(user, signal.SIGINT)
+        is_over.wait(10)
+
+    try:
+        with connect_sync(server.address, reconnect=QUICK) as service, pytest.raises(KeyboardInterrupt):
+            list(service.translate(source()))
+    finally:
+        is_over.set()
+    assert len(server.log.closed) == 1
+
+
 def test_errors_arrive_as_they_do_in_the_async_client(server: FakeServer) -> None:
     server.faults.refuse.append((Reason.NO_CAPACITY, 3.0))
     with Client(server.address, reconnect=QUICK) as client:
@@ -149,6 +167,13 @@ def test_errors_arrive_as_they_do_in_the_async_client(server: FakeServer) -> Non
         with pytest.raises(NotFound):
             client.get_session("none")
     assert caught.value.retry_after_s == 3.0
+
+
+@pytest.mark.parametrize("make", [Client, connect_sync])
+def test_what_cannot_be_entered_leaves_no_thread(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), make("127.0.0.1:1", tls=Tls(ca_file=tmp_path / "none.pem")):
+        pass
+    assert not [each for each in threading.enumerate() if each.name == "rearview-client"]
 
 
 def test_a_client_that_was_not_entered_says_so() -> None:

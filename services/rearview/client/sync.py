@@ -48,6 +48,17 @@ class _LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name="rearview-client", daemon=True)
         self._thread.start()
 
+    @classmethod
+    def begun(cls, work: Coroutine[Any, Any, object]) -> Self:
+        """One in which `work` was done; if that fails there is none."""
+        thread = cls()
+        try:
+            thread.run(work)
+        except BaseException:
+            thread.close()
+            raise
+        return thread
+
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of `work`; KeyboardInterrupt here cancels it there."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -59,16 +70,31 @@ class _LoopThread:
 
     def each(self, items: AsyncGenerator[_T, None]) -> Iterator[_T]:
         """The items; left early, the generator is closed when this one is, or with the loop."""
+        step: asyncio.Task[_T] | None = None
+
+        async def take() -> _T:
+            nonlocal step
+            step = asyncio.current_task()
+            return await anext(items)
+
+        async def close() -> None:
+            # KeyboardInterrupt leaves while a step is under way; closed meanwhile, a generator raises.
+            if step is not None and not step.done():
+                if not step.cancelling():
+                    step.cancel()
+                await asyncio.wait([step])
+            await items.aclose()
+
         try:
             while True:
                 try:
-                    item = self.run(items.__anext__())
+                    item = self.run(take())
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
             if not self._loop.is_closed():
-                self.run(items.aclose())
+                self.run(close())
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -92,8 +118,7 @@ class Client:
         self._thread: _LoopThread | None = None
 
     def __enter__(self) -> Self:
-        self._thread = _LoopThread()
-        self._thread.run(self._inner.__aenter__())
+        self._thread = _LoopThread.begun(self._inner.__aenter__())
         return self
 
     def __exit__(
@@ -158,8 +183,7 @@ class Translator:
         self._thread: _LoopThread | None = None
 
     def __enter__(self) -> Self:
-        self._thread = _LoopThread()
-        self._thread.run(self._inner.__aenter__())
+        self._thread = _LoopThread.begun(self._inner.__aenter__())
         return self
 
     def __exit__(
