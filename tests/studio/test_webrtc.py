@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import trustme
 from aiohttp import ClientSession, TCPConnector
+from aiortc import MediaStreamTrack
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.errors import Reason, StreamEnded
@@ -118,6 +119,71 @@ async def test_a_session_that_has_ended_is_opened_again_under_what_was_asked_sin
             again = wall.tiles[0].said
             assert wall.tiles[0] is not ended
             assert (again.settings.prompt, again.width, again.height) == ("b", 128, 64)
+
+
+async def test_a_tile_that_cannot_be_opened_again_at_once_is_opened_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rearview.studio.webrtc.camera.REOPEN_S", 0.05)
+    async with running() as service, studio(service.address) as under:
+        wall, _ = under.gateway.enter(Hello())
+        cam = Camera(wall, OpenRequest(settings=SettingsChange(prompt="a")), resumed=False)
+        await cam.opened()
+        with monkeypatch.context() as while_all_close:
+            while_all_close.setattr("rearview.studio.wall.MAX_CLOSING", 0)
+            wall.tiles[0]._feed._session.abort(StreamEnded(Reason.REPLICA_LOST, "all are gone"))
+            await eventually(lambda: wall.tiles[0].is_over)
+            cam._open()
+        await eventually(lambda: wall.tiles[0].session_id != "")
+        await cam.close()
+
+
+async def test_a_size_acts_once_it_is_agreed() -> None:
+    async with running() as service, studio(service.address) as under:
+        wall, _ = under.gateway.enter(Hello())
+        asked = OpenRequest(settings=SettingsChange(prompt="a", width=64, height=64))
+        cam = Camera(wall, asked, resumed=False)
+        await cam.opened()
+        refused, agreed = SettingsChange(height=100_000), SettingsChange(width=128)
+        for change, size in ((refused, (64, 64)), (agreed, (128, 64))):
+            changing = asyncio.create_task(cam.change(change))
+            await asyncio.sleep(0)
+            assert cam._size == (64, 64)
+            assert not cam._may_send, "frames wait for the answer"
+            assert ((await changing)["rejected"] is None) == (change is agreed)
+            assert cam._size == size
+            assert cam._may_send
+        await cam.close()
+
+
+class Broken(MediaStreamTrack):
+    """Gives one frame, then waits; None: it fails instead."""
+
+    kind = "video"
+
+    def __init__(self, frame: av.VideoFrame | None) -> None:
+        super().__init__()
+        self._frames = [frame]
+
+    async def recv(self) -> av.VideoFrame:
+        if not self._frames:
+            await asyncio.Event().wait()
+        frame = self._frames.pop()
+        if frame is None:
+            raise OSError("the decoder fails")
+        return frame
+
+
+@pytest.mark.parametrize("frame", [None, av.VideoFrame(0, 0)], ids=["no frame", "an empty frame"])
+async def test_a_camera_whose_frames_cannot_be_had_or_scaled_is_over(frame: av.VideoFrame | None) -> None:
+    async with running() as service, studio(service.address) as under:
+        wall, _ = under.gateway.enter(Hello())
+        broken = Camera(wall, OpenRequest(settings=SettingsChange(prompt="a")), resumed=False)
+        await broken.opened()
+        broken.show(Broken(frame))
+        async with asyncio.timeout(10):
+            await broken.over.wait()
+        await broken.close()
 
 
 async def test_a_camera_that_rested_or_was_closed_before_harms_no_other_one(

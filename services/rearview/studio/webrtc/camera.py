@@ -49,6 +49,8 @@ class Camera:
         self._credit = self._sent = self._answers = 0
         self._size: tuple[int, int] | None = None
         """Width and height of the frames that the session takes; None: there is none yet."""
+        self._num_resizes = 0
+        """Changes of that size which the session has not answered."""
         self._state: Mapping[str, Any] = {}
         self._applied: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._ids = count()
@@ -57,7 +59,7 @@ class Camera:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = self._has_opened = False
         self.over = asyncio.Event()
-        """The wall has ended."""
+        """The wall has ended, or the camera has failed."""
         wall.attach(self._outbox, Hello(), resumed=resumed)
         self._start(self._hear())
         tile = wall.tiles.get(TILE)
@@ -81,9 +83,13 @@ class Camera:
     @property
     def _is_ready(self) -> bool:
         """Whether frames lead to pictures. A tile that rests opens with the next frame."""
-        state, reason = self._state.get("state"), self._state.get("reason")
-        rests = state == "ended" and reason == Reason.IDLE.name
-        return not self._is_closed and not self.over.is_set() and (rests or state in ("live", "reconnecting"))
+        is_fed = self._rests or self._state.get("state") in ("live", "reconnecting")
+        return not self._is_closed and not self.over.is_set() and is_fed
+
+    @property
+    def _rests(self) -> bool:
+        """Whether the tile waits for a frame, and with it whatever it was asked."""
+        return self._state.get("state") == "ended" and self._state.get("reason") == Reason.IDLE.name
 
     def show(self, track: MediaStreamTrack) -> None:
         """From now on its frames are those of this track."""
@@ -92,12 +98,12 @@ class Camera:
 
     async def change(self, settings: SettingsChange) -> Mapping[str, Any]:
         """Change the session's settings; the `applied` that answers it. Raises InvalidRequest."""
-        number = next(self._ids)
+        number, is_resize = next(self._ids), not {"width", "height"}.isdisjoint(settings.named())
         answer = asyncio.get_running_loop().create_future()
         self._applied[number] = answer
+        self._num_resizes += is_resize
         try:
             self.wall.control(Control(tile=TILE, id=number, settings=settings))
-            self._resize(settings.width, settings.height)
             async with asyncio.timeout(ANSWER_S):
                 applied: Mapping[str, Any] = await answer
         except TimeoutError:
@@ -105,6 +111,8 @@ class Camera:
             raise Refused(Reason.IDLE, text, retry_after_s=REOPEN_S) from None
         finally:
             self._applied.pop(number, None)
+            self._num_resizes -= is_resize
+            self._wake()
         if applied["rejected"] is None:
             self._options = replace(self._options, settings=merged(self._options.settings, settings))
         return applied
@@ -161,7 +169,7 @@ class Camera:
         self._state = said
         is_over = said["state"] in ("refused", "ended") and said["reason"] != Reason.IDLE.name
         if is_over and self._has_opened:
-            asyncio.get_running_loop().call_later(REOPEN_S, self._open)
+            self._open_later()
 
     def _answered(self) -> None:
         self._answers += 1
@@ -175,7 +183,14 @@ class Camera:
     def _open(self) -> None:
         tile = self.wall.tiles.get(TILE)
         if not self._is_closed and not self.over.is_set() and (tile is None or tile.is_over):
-            self.wall.open(Open(tile=TILE, options=self._options))
+            try:
+                self.wall.open(Open(tile=TILE, options=self._options))
+            except InvalidRequest as error:  # too many tiles are on their way out
+                logger.warning("a camera by WHIP: %s", error.message)
+                self._open_later()
+
+    def _open_later(self) -> None:
+        asyncio.get_running_loop().call_later(REOPEN_S, self._open)
 
     def _raise_if_refused(self) -> None:
         state = self._state.get("state")
@@ -204,7 +219,7 @@ class Camera:
 
     async def _send(self) -> None:
         for number in count():
-            while self._frame is None or self._size is None or self._sent >= self._credit:
+            while self._frame is None or self._size is None or not self._may_send:
                 await self._wait()
             frame, self._frame = self._frame, None
             picture = await asyncio.to_thread(jpeg_of, frame, *self._size)
@@ -213,6 +228,11 @@ class Camera:
                 self.wall.take(FrameIn(number, 0.0, picture))
             except InvalidRequest as error:  # the wall is on its way out
                 logger.warning("a camera by WHIP: %s", error.message)
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether there is credit, and the size will hold."""
+        return self._sent < self._credit and (self._rests or not self._num_resizes)
 
     # -- how
 
@@ -225,6 +245,8 @@ class Camera:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             logger.error("a camera by WHIP failed: %s", type(failure).__name__, exc_info=failure)
+            self.over.set()
+            self._wake()
 
     async def _wait(self) -> None:
         await self._news.wait()
