@@ -32,7 +32,7 @@ from support.raw_stream import eventually, running
 from support.require import skip_or_fail
 from support.studio import StudioUnderTest, studio
 from support.tokens import Registry
-from support.webrtc import Lamp, bearer, camera, watcher
+from support.webrtc import Lamp, Remote, bearer, camera, watcher
 
 pytestmark = pytest.mark.integration
 
@@ -136,6 +136,36 @@ async def test_a_tile_that_cannot_be_opened_again_at_once_is_opened_later(
             cam._open()
         await eventually(lambda: wall.tiles[0].session_id != "")
         await cam.close()
+
+
+async def test_cameras_that_come_at_once_under_one_name_have_one_wall() -> None:
+    async with (
+        running() as service,
+        studio(service.address, ice=Ice()) as under,
+        camera(under.http, whip(under), Lamp()),
+    ):
+        (wall,) = under.gateway._walls.values()
+        statuses = await statuses_of([camera(under.http, whip(under), Lamp()) for _ in range(3)])
+        assert statuses[0] == 201
+        assert set(statuses) <= {201, 409}
+        assert list(under.gateway._walls.values()) == [wall]
+
+
+async def test_peers_count_before_they_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rearview.studio.webrtc.endpoints.MAX_PEERS", 2)
+    async with running() as service, studio(service.address, ice=Ice()) as under:
+        assert (await camera(under.http, whip(under, options="[]"), Lamp()).refused())[0] == 400
+        assert (await watcher(under.http, whip(under)).refused())[0] == 400
+        cameras = [camera(under.http, whip(under, f"cam{number}"), Lamp()) for number in range(4)]
+        assert await statuses_of(cameras) == [201, 201, 503, 503]
+        assert len(under.gateway._walls) == 2
+
+
+async def statuses_of(cameras: list[Remote]) -> list[int]:
+    """Of the answers to their offers, which are posted at once, in order; then they are gone."""
+    answers = await asyncio.gather(*(each.ask() for each in cameras))
+    await asyncio.gather(*(each._connection.close() for each in cameras))
+    return sorted(status for status, _ in answers)
 
 
 async def test_a_size_acts_once_it_is_agreed() -> None:

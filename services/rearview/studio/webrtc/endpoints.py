@@ -16,9 +16,11 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import wraps
 from math import ceil
+from weakref import WeakValueDictionary
 
 from aiohttp import hdrs, web
 
@@ -108,7 +110,11 @@ class WebRtc:
     def __init__(self, gateway: Gateway, ice: Ice) -> None:
         self._gateway, self._ice = gateway, ice
         self._streams: list[_Stream] = []
+        self._turns: WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = WeakValueDictionary()
+        """By name and token: one camera at a time takes the place of the one before."""
         self._watchers: dict[str, _Watcher] = {}
+        self._peers: list[Peer] = []
+        """Of them all, also while they are being answered."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add_routes(self, app: web.Application) -> None:
@@ -126,7 +132,8 @@ class WebRtc:
 
     async def close(self) -> None:
         """End every peer; walls are the gateway's."""
-        ends = [each.end() for each in self._all]
+        ends = [each.end() for each in self._streams]
+        ends += [each.end() for each in self._watchers.values()]
         await asyncio.gather(*ends, *self._tasks, return_exceptions=True)
 
     async def _shut_down(self, app: web.Application) -> None:
@@ -137,8 +144,7 @@ class WebRtc:
     @_answered
     async def _publish(self, request: web.Request) -> web.Response:
         name, token, options = request.match_info["name"], _token(request), _asked(request.query)
-        offer = await self._offer(request)
-        peer = Peer(self._ice)
+        offer, peer = await self._offer(request)
         try:
             answer, track = await peer.receive(offer)
             stream = await self._enter(name, token, options, peer)
@@ -153,14 +159,15 @@ class WebRtc:
 
     async def _enter(self, name: str, token: str | None, options: OpenRequest, peer: Peer) -> _Stream:
         """A wall for a camera, with its session: the one that the name has, else a new one."""
-        former = self._named(name, token)
-        if former is not None:
-            self._streams.remove(former)
-            await former.end()
-        wall, resumed = self._gateway.enter(Hello(token=token, wall=former.wall.key if former else None))
-        camera = Camera(wall, options, resumed=resumed)
-        stream = _Stream(name, token, wall, camera, peer)
-        self._streams.append(stream)
+        async with self._turns.setdefault((name, token), asyncio.Lock()):
+            former = self._named(name, token)
+            if former is not None:
+                self._streams.remove(former)
+                await former.end()
+            wall, resumed = self._gateway.enter(Hello(token=token, wall=former.wall.key if former else None))
+            camera = Camera(wall, options, resumed=resumed)
+            stream = _Stream(name, token, wall, camera, peer)
+            self._streams.append(stream)
         try:
             await camera.opened()
         except BaseException:
@@ -213,13 +220,13 @@ class WebRtc:
             if stream is None:
                 raise NotFound(Reason.SESSION_UNKNOWN, "nothing is shown under this name and token")
             wall = stream.wall
-        offer = await self._offer(request)
-        watcher = _Watcher(Show(wall), Peer(self._ice))
-        try:
-            answer = await watcher.peer.send(offer, watcher.show)
-        except BaseException:
-            await watcher.end()
-            raise
+        offer, peer = await self._offer(request)
+        async with AsyncExitStack() as unless_answered:
+            unless_answered.push_async_callback(peer.close)
+            watcher = _Watcher(Show(wall), peer)
+            unless_answered.callback(watcher.show.leave)
+            answer = await peer.send(offer, watcher.show)
+            unless_answered.pop_all()
         self._watchers[watcher.id] = watcher
         self._keep(self._look_on(watcher))
         return _created(f"/whep/{name}/{watcher.id}", answer, {})
@@ -239,17 +246,17 @@ class WebRtc:
 
     # -- how
 
-    @property
-    def _all(self) -> list[_Stream | _Watcher]:
-        return [*self._streams, *self._watchers.values()]
-
-    async def _offer(self, request: web.Request) -> str:
-        """The offer that a request brings. Raises RearviewError for anything else."""
+    async def _offer(self, request: web.Request) -> tuple[str, Peer]:
+        """The offer that a request brings, and a peer to answer it. Raises RearviewError if there is none."""
         if request.content_type != SDP:
             raise web.HTTPUnsupportedMediaType(text=f"the body of an offer is {SDP}\n")
-        if sum(not each.peer.ended.is_set() for each in self._all) >= MAX_PEERS:
+        offer = await request.text()
+        self._peers = [each for each in self._peers if not each.ended.is_set()]
+        if len(self._peers) >= MAX_PEERS:
             raise Refused(Reason.NO_CAPACITY, f"the studio has {MAX_PEERS} peers", retry_after_s=10.0)
-        return await request.text()
+        peer = Peer(self._ice)
+        self._peers.append(peer)
+        return offer, peer
 
     def _keep(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
