@@ -143,6 +143,15 @@ def test_a_source_that_gives_nothing_more_does_not_hold_the_client_up(
     assert not is_stuck
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises, also where a shell has started this process with it ignored."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_a_picture_is_waited_for_is_what_is_raised(server: FakeServer) -> None:
     is_over, user = threading.Event(), threading.get_ident()
 
