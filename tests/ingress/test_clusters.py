@@ -187,7 +187,7 @@ async def test_a_newer_cluster_counts_once_it_has_been_there_for_a_while() -> No
     board, clock, left = Board(), Time(), list[set[str]]()
 
     async def members() -> list[dict[str, Any]]:
-        return [{"replica_id": "mine"}]
+        return [{"replica_id": "mine", "free_slots": 3}]
 
     config = load_config({"directory": {"takes_over": True}})
     seen = Clusters(board, config, "i", "2", members, "node", clock=clock)  # type: ignore[arg-type]
@@ -215,4 +215,4 @@ async def test_a_newer_cluster_counts_once_it_has_been_there_for_a_while() -> No
     await seen.look()
     assert seen.is_superseded
     assert left[-1] == {"mine"}
-    assert [word["superseded"] for word in await seen.members()] == [True]
+    assert [(word["superseded"], word["free_slots"]) for word in await seen.members()] == [(True, 0)]

@@ -80,7 +80,7 @@ class Clusters:
         known = {self._generation: self._own, **self._others}
         newest = self._newest
         return [
-            word if generation >= newest else {**word, "superseded": True}
+            word if generation >= newest else {**word, "free_slots": 0, "superseded": True}
             for generation, words in known.items()
             for word in words
         ]

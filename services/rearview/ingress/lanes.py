@@ -368,7 +368,7 @@ async def _slot(link: Link, kind: Kind, content: dict[str, Any]) -> Mapping[str,
 def _replica(described: Mapping[str, Any]) -> Replica:
     d = described
     cost = None if d.get("cost") is None else FrameCost.of(d["cost"])
-    free_slots = 0 if d.get("superseded") else d["free_slots"]  # Of an old cluster: it takes no session more.
+    free_slots = 0 if d.get("superseded") else d["free_slots"]  # Of an old cluster, whatever it tells.
     told = (d["replica_id"], d["span"], d["address"], d["node"], free_slots, d["slots"])
     load = (d.get("share", 0.0), d.get("pixels_per_s", 0.0))
     return Replica(*told, cost, *load, d.get("started_s", 0.0), d.get("draining", False))
