@@ -64,6 +64,8 @@ def after(fleet: Fleet, event: Event) -> Outcome:
         case Described(replicas):
             return replace(fleet, replicas={replica.replica_id: replica for replica in replicas}), ()
         case Told(replica):
+            if fleet.replicas.get(replica.replica_id) == replica:
+                return fleet, ()  # Said again; with many replicas the copy is dear.
             return replace(fleet, replicas={**fleet.replicas, replica.replica_id: replica}), ()
         case LaneWanted():
             return _want(fleet, event)
