@@ -54,6 +54,8 @@ OPEN_TIMEOUT_S = 5.0
 """A replica that is alive may take so long to answer an open; for one that seems not to be nobody waits."""
 OPEN_FROM_STATE_TIMEOUT_S = 30.0
 """The same where it pulls what the session is, before it answers. One that hangs is known by its beats."""
+ASK_TIMEOUT_S = 1.0
+"""The same for a question that costs a replica nothing."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -331,9 +333,12 @@ class Lanes:
 
 
 async def _is_open(pool: LinkPool, addresses: Sequence[str], lease: Lease) -> bool:
-    asked = {"session_id": lease.session_id, "epoch": lease.epoch, "takes_over": True, "asks": True}
+    async def standing(address: str) -> Mapping[str, Any]:
+        return await _slot(await pool.get(address), Kind.STANDING, {"session_id": lease.session_id})
+
     try:
-        told = [await _slot(await pool.get(address), Kind.ATTACH, asked) for address in addresses]
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            told = await asyncio.gather(*map(standing, addresses))
     except (LinkClosed, TimeoutError, RearviewError):
         return False
     return bool(told[0].get("is_noted")) and all(each.get("is_open") for each in told)

@@ -182,9 +182,9 @@ class Sessions(Generic[L]):
         held = self._held.get(session_id)
         return held if held is not None and epoch in (None, held.epoch) else None
 
-    def standing(self, session_id: str) -> dict[str, Any]:
-        """What is asked before the session is adopted: whether it is open, and its owner has left a note."""
-        held = self._held.get(session_id)
+    async def standing(self, owner: L, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer STANDING: whether the session is open, and its owner has left a note."""
+        held = self._held.get(request["session_id"])
         return {"is_open": held is not None, "is_noted": held is not None and bool(held.notes)}
 
     def note(self, session_id: str, epoch: int, begins: int, text: str) -> None:

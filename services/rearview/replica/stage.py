@@ -187,6 +187,7 @@ class Stage:
             Kind.DROPPED: inflow.dropped,
             Kind.OPEN: answer(Kind.OPEN, self._try_open),
             Kind.ATTACH: answer(Kind.ATTACH, self._try_attach),
+            Kind.STANDING: answer(Kind.STANDING, self._sessions.standing),
             Kind.CLOSE: self._on_close,
             Kind.FREEZE: answer(Kind.FREEZE, transfers.freeze),
             Kind.THAW: transfers.thaw,
@@ -241,8 +242,6 @@ class Stage:
         """What whoever adopts the session must know. The last span is first: hops before it are fenced."""
         session_id, epoch, address = request["session_id"], request["epoch"], request.get("next")
         takes_over = request.get("takes_over", False)
-        if request.get("asks"):
-            return self._sessions.standing(session_id)
         check = partial(self._sessions.check_attach, session_id, epoch, takes_over=takes_over)
         check()
         next_link = await _link_to(self._pool, address) if address else None

@@ -10,9 +10,8 @@
     name     = length u8 | UTF-8
     others   = JSON
 
-A frame carries its remaining budget; no clock value that it carries decides anything: clocks differ. This is
-version 2 of the frame; `wire_v1` has the one before, and `codec` picks the version of a lane. What surprises:
-an outline seldom changes from one frame to the next, so it is written and read once, and then known.
+A frame carries its remaining budget, since clocks differ. This is version 2 of the frame; `wire_v1` has the
+one before, and `codec` picks that of a lane. An outline seldom changes: it is read once, and then known.
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ __all__ = [
     "frame_head",
     "plane_bytes",
 ]
-
 
 Body: TypeAlias = bytes | bytearray
 """What follows the prefix of a message. One that has come is a bytearray, and nobody else's."""
@@ -109,6 +107,8 @@ class Kind(IntEnum):
     """To a replica: it was taken for dead, and its sessions go on elsewhere."""
     CAPACITY = 22
     """From a replica to whoever has dialled it: what placement must know of it that has changed."""
+    STANDING = 23
+    """Request: whether a session could be adopted. Nothing changes by it."""
 
 
 SINCE: Mapping[Kind, int] = dict.fromkeys([kind for kind in Kind if kind > Kind.LOST], 2)
