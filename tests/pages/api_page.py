@@ -63,7 +63,8 @@ def _entry(name: str, value: Any) -> str:
 
 
 def _class(name: str, value: type) -> str:
-    bases = ", ".join(base.__name__ for base in value.__bases__ if base not in (object,))
+    shown = [each.__name__ for each in value.__bases__ if each is not object]
+    bases = ", ".join(each for each in shown if not each.startswith("_"))
     of = f" ({bases})" if bases and bases not in ("Protocol", "Enum", "dict") else ""
     lines = [f"\n### {name}{of}\n\n{_prose(_own_doc(value))}\n"]
     members = list(_members(value))

@@ -16,8 +16,9 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 from rearview.client import aio, translator
 from rearview.client import session as aio_session
@@ -38,6 +39,7 @@ from rearview.errors import DropReason
 __all__ = ["Client", "Session", "Translator", "connect_sync"]
 
 _T = TypeVar("_T")
+_Entered = TypeVar("_Entered", bound=AbstractAsyncContextManager[object])
 
 
 class _LoopThread:
@@ -103,18 +105,11 @@ class _LoopThread:
         self._loop.close()
 
 
-class Client:
-    """See `rearview.client.Client`. Use it with `with`; its methods may be called from any thread."""
+class _Threaded(Generic[_Entered]):
+    """What `with` enters in a loop of its own thread."""
 
-    def __init__(
-        self,
-        address: str | Sequence[str],
-        token: Token = None,
-        *,
-        tls: Tls | bool = False,
-        reconnect: Reconnect | None = None,
-    ) -> None:
-        self._inner = aio.Client(address, token, tls=tls, reconnect=reconnect)
+    def __init__(self, inner: _Entered) -> None:
+        self._inner = inner
         self._thread: _LoopThread | None = None
 
     def __enter__(self) -> Self:
@@ -129,6 +124,25 @@ class Client:
             thread.run(self._inner.__aexit__(kind, error, trace))
         finally:
             thread.close()
+
+    def _open_thread(self) -> _LoopThread:
+        if self._thread is None:
+            raise RuntimeError(f"enter the {type(self).__name__.lower()} with `with` first")
+        return self._thread
+
+
+class Client(_Threaded[aio.Client]):
+    """See `rearview.client.Client`. Use it with `with`; its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        token: Token = None,
+        *,
+        tls: Tls | bool = False,
+        reconnect: Reconnect | None = None,
+    ) -> None:
+        super().__init__(aio.Client(address, token, tls=tls, reconnect=reconnect))
 
     def open(self, **options: Unpack[OpenOptions]) -> Session:
         """A new session; `with` opens it."""
@@ -157,11 +171,6 @@ class Client:
         """End a session and the stream that feeds it. Raises NotFound if there is none."""
         self._open_thread().run(self._inner.close_session(session_id))
 
-    def _open_thread(self) -> _LoopThread:
-        if self._thread is None:
-            raise RuntimeError("enter the client with `with` first")
-        return self._thread
-
 
 def connect_sync(
     address: str | Sequence[str],
@@ -175,25 +184,8 @@ def connect_sync(
     return Translator(connect(address, token, tls=tls, reconnect=reconnect, **options))
 
 
-class Translator:
+class Translator(_Threaded[translator.Translator]):
     """See `rearview.client.Translator`; made by `rearview.connect_sync`."""
-
-    def __init__(self, inner: translator.Translator) -> None:
-        self._inner = inner
-        self._thread: _LoopThread | None = None
-
-    def __enter__(self) -> Self:
-        self._thread = _LoopThread.begun(self._inner.__aenter__())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        thread = self._open_thread()
-        try:
-            thread.run(self._inner.__aexit__(kind, error, trace))
-        finally:
-            thread.close()
 
     def translate(
         self, frames: Iterable[Any], kind: PictureKind | None = None, **options: Unpack[OpenOptions]
@@ -214,11 +206,6 @@ class Translator:
     def dropped(self) -> Counter[DropReason]:
         """Frames of the latest video that came to no picture, by reason."""
         return self._inner.dropped
-
-    def _open_thread(self) -> _LoopThread:
-        if self._thread is None:
-            raise RuntimeError("enter it with `with` first")
-        return self._thread
 
 
 class Session:
