@@ -19,8 +19,10 @@ HEALTH_CHECK_PERIOD_S = 0.5
 HEALTH_CHECK_TIMEOUT_S = 1.5
 """One that does not answer for so long has failed: a process that is stopped is given up after 4.5 s."""
 SHUTDOWN_MARGIN_S = 5.0
-METRICS_INTERVAL_S = 0.5
-"""How often replicas report what they hold to Serve's controller."""
+REPORT_S = 0.5
+"""How often a replica reports to Serve's controller what it holds, where there are few."""
+REPORTS_PER_S = 100
+"""More would keep the controller busy, so many replicas report less often."""
 
 
 class ScaleByDemand:
@@ -76,12 +78,14 @@ def stage_options(config: ServiceConfig, span: SpanConfig) -> dict[str, Any]:
 
 def _autoscaling(config: ServiceConfig, span: SpanConfig) -> AutoscalingConfig:
     figures = figures_of(config, span)
+    most = sum(each.max_replicas or each.replicas for each in config.spans)
+    report_s = max(REPORT_S, most / REPORTS_PER_S)
     return AutoscalingConfig(
         min_replicas=figures.min_replicas,
         initial_replicas=span.replicas,
         max_replicas=figures.max_replicas,
-        metrics_interval_s=METRICS_INTERVAL_S,
-        look_back_period_s=2 * METRICS_INTERVAL_S,
+        metrics_interval_s=report_s,
+        look_back_period_s=2 * report_s,
         upscale_delay_s=0.0,  # The policy holds by itself.
         downscale_delay_s=0.0,
         policy=AutoscalingPolicy(

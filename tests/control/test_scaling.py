@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rearview.config import load_config
 from rearview.contract.scaling import Why
 from rearview.control.scaling import (
     START,
@@ -21,7 +22,7 @@ from rearview.control.scaling import (
     SpanNow,
     decide,
 )
-from rearview.serve_options import ScaleByDemand
+from rearview.serve_options import ScaleByDemand, stage_options
 
 pytestmark = pytest.mark.unit
 
@@ -342,3 +343,17 @@ def test_serve_tells_the_policy_what_replicas_say() -> None:
     _, context.policy_state = policy(context)
     context.current_time = 60.0
     assert policy(context)[0] == 2, "one that is drained on request is not what Serve would take"
+
+
+@pytest.mark.parametrize(("most", "every_s"), [((1, 1), 0.5), ((20, 30), 0.5), ((200, 56), 2.56)])
+def test_serves_controller_hears_a_hundred_reports_a_second_at_most(
+    most: tuple[int, int], every_s: float
+) -> None:
+    spans = [
+        {"name": "a", "operators": ["encode"], "max_replicas": most[0]},
+        {"name": "b", "operators": ["denoise-0", "denoise-1", "decode"], "replicas": most[1]},
+    ]
+    config = load_config({"topology": "pipeline", "spans": spans})
+    scaling = stage_options(config, config.spans[0])["autoscaling_config"]
+    assert scaling.metrics_interval_s == pytest.approx(every_s)
+    assert scaling.look_back_period_s == pytest.approx(2 * every_s)
