@@ -201,7 +201,8 @@ def test_the_memory_of_a_deployment_is_told_and_what_does_not_fit() -> None:
 def test_replicas_that_fit_alone_and_not_together_are_told_as_a_start_here_tells_them() -> None:
     span = {"name": "fused", "operators": ["encode", "denoise-0", "denoise-1", "decode"], "slots": 64}
     replicas = 2 + this_machine().memory_bytes // (9 << 30)
-    content = {"model": {"device": "cpu"}, "cache": {}, "spans": [{**span, "replicas": replicas}]}
+    model = {"device": "cpu", "dtype": "float32"}
+    content = {"model": model, "cache": {}, "spans": [{**span, "replicas": replicas}]}
     memory = list(checks.check_config(load_config(content)))[1]
     assert memory.verdict is Verdict.WARN, "they need not be on one machine"
     assert memory.text.startswith("the service needs ")

@@ -75,7 +75,8 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_sum_before_torch_is_i
 ) -> None:
     """In a process of its own: what takes seconds is torch."""
     size = 1024 if slots == "auto" else 256
-    content = {**HUGE, "model": {"device": "cpu", "width": size, "height": size, "max_steps": 2}}
+    model = {"device": "cpu", "dtype": "float32", "width": size, "height": size, "max_steps": 2}
+    content = {**HUGE, "model": model}
     content["spans"] = [{**SPAN, "slots": slots}]
     if slots == "auto":
         content["cache"] = {"sink_frames": 32, "ring_frames": 32}
