@@ -110,9 +110,11 @@ def test_a_killed_replica_shows_a_pause_and_goes_on(open_studio: Open, gateway: 
     studio = open_studio(gateway.url)
     studio.start()
     health = studio.panel("Health")
+    studio.note_states()
     health.get_by_role("button", name="Kill a replica").first.click()
-    expect(studio.page.locator(".state")).to_contain_text("A pause", timeout=WITHIN_MS)
     expect(studio.page.locator(".state")).to_contain_text("It goes on", timeout=WITHIN_MS)
+    at = next(at for at, said in enumerate(studio.states) if "It goes on" in said)
+    assert any("A pause" in said for said in studio.states[:at])
     expect(health.get_by_label("Pauses")).to_contain_text("lost")
     before = studio.frame
     studio.until(lambda: studio.frame > before + 5, "pictures after it")
@@ -125,8 +127,9 @@ def test_a_pause_without_a_cause_is_shown_while_it_lasts_and_not_counted(
     studio.start()
     studio.until(lambda: studio.frame > 20, "what is usual here")
     health = studio.panel("Health")
+    studio.note_states()
     gateway.fake.paused_until_s = time.monotonic() + 4
-    expect(studio.page.locator(".state")).to_contain_text("A pause", timeout=WITHIN_MS)
+    studio.until(lambda: any("A pause" in said for said in studio.states), "a pause")
     before = studio.frame
     studio.until(lambda: studio.frame > before + 5, "pictures after it")
     expect(studio.page.locator(".state")).to_have_count(0)

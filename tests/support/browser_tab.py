@@ -88,6 +88,25 @@ class Tab:
         self.page.get_by_role("tab", name=name).click()
         return self.page.get_by_role("tabpanel")
 
+    def note_states(self) -> None:
+        """Note from now on all that the stage says of itself, however short it stands there: see `states`."""
+        self.page.evaluate(
+            """() => {
+                window.states = [];
+                const note = () => {
+                    const said = document.querySelector(".state")?.textContent ?? "";
+                    if (said !== window.states.at(-1)) window.states.push(said);
+                };
+                new MutationObserver(note).observe(
+                    document.body, { childList: true, subtree: true, characterData: true });
+            }"""
+        )
+
+    @property
+    def states(self) -> list[str]:
+        """In order; empty where it said nothing."""
+        return list(self.page.evaluate("window.states"))
+
     def look(self, name: str) -> None:
         self.page.locator(".under label").filter(has_text=name).click()
 
