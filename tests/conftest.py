@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -59,6 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kinds = ", ".join(sorted(KINDS))
         raise pytest.UsageError(f"no pytestmark of {kinds} in: {', '.join(sorted(without))}")
     items.sort(key=lambda item: not starts_ray(item.nodeid))  # The longest first: nobody waits for it then.
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no collection need look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
