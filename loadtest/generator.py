@@ -13,8 +13,9 @@ import gc
 import json
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,16 +61,26 @@ async def run_load(plan: LoadPlan, payloads: Payloads, streams: Sequence[int] | 
     histograms = Histograms()
     chosen = range(plan.streams) if streams is None else streams
     loads = {stream: LoadStream(plan, payloads, stream, histograms) for stream in chosen}
-    gc.collect()
-    gc.freeze()  # What lives already is not searched again while frames are timed.
-    try:
+    with _frozen():
         if plan.arrival is Arrival.POISSON:
             results = await _arrive_one_by_one(loads, starts)
         else:
             results = await _start_together(loads, starts)
+    return LoadResult(results, histograms)
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """What lives already is not searched for garbage while frames are timed."""
+    if gc.get_freeze_count():
+        yield  # Whoever has frozen it keeps it so.
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
     finally:
         gc.unfreeze()
-    return LoadResult(results, histograms)
 
 
 async def _start_together(loads: dict[int, LoadStream], starts: Sequence[float]) -> list[StreamResult]:
