@@ -258,6 +258,34 @@ async def test_other_machines_come_with_the_key(tmp_path: Path) -> None:
             assert response.status == 415
 
 
+async def test_who_was_let_in_with_the_key_ends_a_resource_by_its_location_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clients of WHIP and WHEP send DELETE to the Location as it is, which names no key."""
+    monkeypatch.setattr("rearview.studio.doors.is_loopback", lambda remote: False)
+
+    def doors(port: int) -> Doors:
+        return Doors(frozenset(own_origins(port, None, (), ())), "secret")
+
+    async with (
+        running() as service,
+        studio(service.address, ice=Ice(), doors=doors) as under,
+        camera(under.http, whip(under, key="secret"), Lamp(RED)) as cam,
+        watcher(under.http, f"{under.url}/whep/cam?key=secret") as seen,
+    ):
+        await seen.sees(RED)
+        for remote in (cam, seen):
+            evil = {"Origin": "https://evil.example"}
+            async with under.http.delete(remote.resource, headers=evil) as response:
+                assert response.status == 403
+            async with under.http.delete(remote.resource + "x") as response:
+                assert response.status == 404, "another id ends nothing"
+        assert await seen.delete() == 200
+        await seen.ended()
+        assert await cam.delete() == 200
+        assert under.gateway._walls == {}
+
+
 async def test_a_name_belongs_to_a_token_and_no_token_or_a_wrong_one_is_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     async with running(tenants_file=registry.path) as service, studio(service.address, ice=Ice()) as under:

@@ -121,7 +121,8 @@ class Studio:
         origin, shown = request.headers.get(hdrs.ORIGIN), request.cookies.get(COOKIE)
         if origin is not None and not self._doors.knows_origin(origin):
             raise web.HTTPForbidden(text="this page is not the studio's: see --allow-origin\n")
-        is_free = request.method == hdrs.METH_OPTIONS or (
+        # The path of a resource is enough to end it: its id is a secret, told to its sender alone.
+        is_free = request.method in (hdrs.METH_OPTIONS, hdrs.METH_DELETE) or (
             request.path.startswith("/whep/")
             and self._gateway.watched(request.path.split("/")[2]) is not None
         )
