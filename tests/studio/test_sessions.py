@@ -13,12 +13,11 @@ import pytest
 import yaml
 from aiohttp import WSMsgType, WSServerHandshakeError
 from rearview.errors import InvalidRequest, Refused
-from rearview.studio import doors, server
+from rearview.studio import doors, http_calls, server
 from rearview.studio import grants as grants_module
 from rearview.studio import sessions as sessions_module
 from rearview.studio.doors import Doors, own_origins
 from rearview.studio.grants import MAX_OF_TENANT, REMEMBERED_S, Grants
-from rearview.studio.minting import HTTP_STATUS
 from rearview.studio.sessions import MAX_ASKING, Sessions
 from support.raw_stream import assert_nothing_held, null_config, quickly_stopped, running
 from support.service import InProcessService, in_process_service
@@ -230,6 +229,17 @@ async def test_only_a_tenant_gets_tokens(tmp_path: Path) -> None:
             assert (status, said["reason"]) == (400, "MESSAGE_INVALID"), body
 
 
+async def test_a_tenant_with_too_many_tokens_is_told_when_to_ask_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grants_module, "MAX_OF_TENANT", 0)
+    async with tenants(tmp_path) as service, studio(service.address) as under:
+        headers = {"Authorization": "Bearer alpha"}
+        async with under.http.post(f"{under.url}/api/tokens", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["reason"]) == (429, "CALLS_EXHAUSTED")
+            assert answer.headers["Retry-After"] == "60"
+
+
 async def test_from_elsewhere_only_what_the_service_knows_gets_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +294,7 @@ async def test_a_call_waits_for_a_service_that_is_starting_for_a_while_alone(
     for _ in range(MAX_ASKING + 1):
         with pytest.raises(Refused, match="may be starting") as caught:
             await sessions.mint("alpha", 1, is_known=True)
-        assert HTTP_STATUS[caught.value.status] == 503
+        assert http_calls.refusal(caught.value).status == 503
 
 
 def test_tokens_are_bounded_and_forgotten_after_a_while() -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, Field, ValidationError
 
-from rearview.errors import InvalidRequest, RearviewError, Reason
+from rearview.errors import InvalidRequest, Reason
 from rearview.studio.grants import LIFE_MINUTES, MAX_LIFE_MINUTES
+from rearview.studio.http_calls import bearer, body_text, refusing
 from rearview.studio.sessions import Sessions
 from rearview.studio.spoken import STRICT
 
 __all__ = ["mint"]
-
-HTTP_STATUS = {"UNAUTHENTICATED": 401, "INVALID_ARGUMENT": 400, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
 
 
 class _Asked(BaseModel):
@@ -26,43 +25,26 @@ class _Asked(BaseModel):
     """One that was minted before: it lives on. None: a new one."""
 
 
+@refusing
 async def mint(sessions: Sessions, request: web.Request, *, is_known: bool) -> web.Response:
     """Answers the call; what is refused has `reason` and `message`. `is_known`: see `Sessions.mint`."""
-    try:
-        asked = _read(await request.read())
-        tenant = _bearer(request)
-        if asked.token is None:
-            token = await sessions.mint(tenant, asked.minutes, is_known=is_known)
-        else:
-            token = asked.token
-            await sessions.prolong(token, tenant, asked.minutes, is_known=is_known)
-    except RearviewError as error:
-        content: dict[str, object] = {"reason": error.reason.name, "message": error.message}
-        return _answer(content, HTTP_STATUS.get(error.status, 500))
-    is_new = asked.token is None
-    return _answer({"token": token, "expires_in_s": 60 * asked.minutes}, 201 if is_new else 200)
+    asked, tenant = _read(await body_text(request)), bearer(request)
+    token = asked.token
+    if token is None:
+        token = await sessions.mint(tenant, asked.minutes, is_known=is_known)
+    else:
+        await sessions.prolong(token, tenant, asked.minutes, is_known=is_known)
+    content = {"token": token, "expires_in_s": 60 * asked.minutes}
+    status = 201 if asked.token is None else 200
+    return web.json_response(content, status=status, headers={hdrs.CACHE_CONTROL: "no-store"})
 
 
-def _read(body: bytes) -> _Asked:
+def _read(body: str) -> _Asked:
     try:
-        asked = _Asked.model_validate_json(body or b"{}")
+        asked = _Asked.model_validate_json(body or "{}")
     except ValidationError:
         text = f"the body is a JSON object with minutes, 0 to {MAX_LIFE_MINUTES}, and token"
         raise InvalidRequest(Reason.MESSAGE_INVALID, text) from None
     if asked.token is None and asked.minutes == 0:
         raise InvalidRequest(Reason.MESSAGE_INVALID, "a new token lives for more than 0 minutes")
     return asked
-
-
-def _bearer(request: web.Request) -> str | None:
-    header = request.headers.get("Authorization")
-    if header is None:
-        return None
-    scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer" or not token or not token.isascii() or not token.isprintable():
-        raise InvalidRequest(Reason.TOKEN_INVALID, "the Authorization header is no bearer token")
-    return token
-
-
-def _answer(content: dict[str, object], status: int) -> web.Response:
-    return web.json_response(content, status=status, headers={"Cache-Control": "no-store"})

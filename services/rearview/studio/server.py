@@ -45,7 +45,7 @@ HEADERS = {
 CORS = {
     "Access-Control-Allow-Headers": "authorization, content-type",
     "Access-Control-Allow-Methods": "POST, DELETE",
-    "Access-Control-Expose-Headers": "Location, Link",
+    "Access-Control-Expose-Headers": "Location, Link, Retry-After",
     "Vary": "Origin",
 }
 

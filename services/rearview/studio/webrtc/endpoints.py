@@ -15,19 +15,18 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import wraps
-from math import ceil
 from weakref import WeakValueDictionary
 
 from aiohttp import hdrs, web
 
 from rearview.contract.opening import OpenRequest
 from rearview.contract.stream import DropPolicy
-from rearview.errors import InvalidRequest, NotFound, RearviewError, Reason, Refused
+from rearview.errors import InvalidRequest, NotFound, Reason, Refused
 from rearview.studio.gateway import Gateway
+from rearview.studio.http_calls import bearer, body_text, refusing
 from rearview.studio.protocol import Control, Hello, Open, read_message
 from rearview.studio.secrecy import same_secret
 from rearview.studio.wall import Wall
@@ -43,18 +42,6 @@ logger = logging.getLogger(__name__)
 MAX_PEERS = 64
 SDP = "application/sdp"
 NAME = "{name:[A-Za-z0-9_-]{1,64}}"
-HTTP_STATUS = {
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 409,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 503,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 503,
-}
-Handler = Callable[["WebRtc", web.Request], Awaitable[web.Response]]
 
 
 @dataclass(eq=False)
@@ -83,25 +70,6 @@ class _Watcher:
     async def end(self) -> None:
         self.show.leave()
         await self.peer.close()
-
-
-def _answered(handler: Handler) -> Callable[[WebRtc, web.Request], Awaitable[web.Response]]:
-    """Errors as HTTP: status, a reason to act on, and when to try again."""
-
-    @wraps(handler)
-    async def answer(self: WebRtc, request: web.Request) -> web.Response:
-        try:
-            return await handler(self, request)
-        except RearviewError as error:
-            content = {"reason": error.reason.name, "message": error.message}
-            response = web.json_response(content, status=HTTP_STATUS.get(error.status, 500))
-            if response.status == 401:
-                response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
-            if response.status == 503:
-                response.headers[hdrs.RETRY_AFTER] = str(ceil(error.retry_after_s or 1.0))
-            return response
-
-    return answer
 
 
 class WebRtc:
@@ -141,9 +109,9 @@ class WebRtc:
 
     # -- cameras
 
-    @_answered
+    @refusing
     async def _publish(self, request: web.Request) -> web.Response:
-        name, token, options = request.match_info["name"], _token(request), _asked(request.query)
+        name, token, options = request.match_info["name"], bearer(request), _asked(request.query)
         offer, peer = await self._offer(request)
         try:
             answer, track = await peer.receive(offer)
@@ -178,16 +146,16 @@ class WebRtc:
             raise
         return stream
 
-    @_answered
+    @refusing
     async def _change(self, request: web.Request) -> web.Response:
-        stream = self._named(request.match_info["name"], _token(request))
+        stream = self._named(request.match_info["name"], bearer(request))
         if stream is None or stream.peer.ended.is_set():
             raise NotFound(Reason.NOT_OPEN, "no camera of this name and token is there")
-        asked = _read({"type": "control", "tile": TILE, "id": 0, "settings": _json(await request.text())})
+        asked = _read({"type": "control", "tile": TILE, "id": 0, "settings": _json(await body_text(request))})
         assert isinstance(asked, Control)
         return web.json_response(await stream.camera.change(asked.settings))
 
-    @_answered
+    @refusing
     async def _unpublish(self, request: web.Request) -> web.Response:
         for stream in self._streams:
             is_it = stream.name == request.match_info["name"]
@@ -211,12 +179,12 @@ class WebRtc:
 
     # -- watchers
 
-    @_answered
+    @refusing
     async def _watch(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         wall = self._gateway.watched(name)
         if wall is None:
-            stream = self._named(name, _token(request))
+            stream = self._named(name, bearer(request))
             if stream is None:
                 raise NotFound(Reason.SESSION_UNKNOWN, "nothing is shown under this name and token")
             wall = stream.wall
@@ -231,7 +199,7 @@ class WebRtc:
         self._keep(self._look_on(watcher))
         return _created(f"/whep/{name}/{watcher.id}", answer, {})
 
-    @_answered
+    @refusing
     async def _unwatch(self, request: web.Request) -> web.Response:
         watcher = self._watchers.get(request.match_info["id"])
         if watcher is None:
@@ -250,7 +218,7 @@ class WebRtc:
         """The offer that a request brings, and a peer to answer it. Raises RearviewError if there is none."""
         if request.content_type != SDP:
             raise web.HTTPUnsupportedMediaType(text=f"the body of an offer is {SDP}\n")
-        offer = await request.text()
+        offer = await body_text(request)
         self._peers = [each for each in self._peers if not each.ended.is_set()]
         if len(self._peers) >= MAX_PEERS:
             raise Refused(Reason.NO_CAPACITY, f"the studio has {MAX_PEERS} peers", retry_after_s=10.0)
@@ -278,17 +246,6 @@ def _created(location: str, answer: str, headers: Mapping[str, str]) -> web.Resp
     return web.Response(status=201, text=answer, content_type=SDP, headers=shown)
 
 
-def _token(request: web.Request) -> str | None:
-    """The bearer token that a request shows. Raises InvalidRequest for other credentials."""
-    shown = request.headers.get(hdrs.AUTHORIZATION)
-    if shown is None:
-        return None
-    scheme, _, token = shown.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Refused(Reason.TOKEN_INVALID, "Authorization: Bearer TOKEN is what is read")
-    return token.strip()
-
-
 def _asked(query: Mapping[str, str]) -> OpenRequest:
     """The session that a query asks for: `options`, as a page's `open` has them, and `prompt` for short."""
     unknown = set(query) - {"options", "prompt", "key"}
@@ -309,7 +266,7 @@ def _asked(query: Mapping[str, str]) -> OpenRequest:
 def _json(text: str) -> dict[str, object]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise InvalidRequest(Reason.MESSAGE_INVALID, "a JSON object is read, and this is none")
