@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import trustme
 from aiohttp import ClientSession, TCPConnector
-from aiortc import MediaStreamTrack
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
-from rearview.errors import Reason, StreamEnded
+from rearview.errors import Reason, Refused, StreamEnded
 from rearview.studio import lan
 from rearview.studio.doors import Doors, own_origins
 from rearview.studio.gateway import Gateway
@@ -27,6 +27,7 @@ from rearview.studio.service import Endpoint
 from rearview.studio.serving import Ports, serve
 from rearview.studio.webrtc.camera import Camera
 from rearview.studio.webrtc.ice import Ice
+from rearview.studio.webrtc.peers import Peer
 from support.pages import blocks
 from support.raw_stream import eventually, running
 from support.require import skip_or_fail
@@ -159,6 +160,19 @@ async def test_peers_count_before_they_are_answered(monkeypatch: pytest.MonkeyPa
         cameras = [camera(under.http, whip(under, f"cam{number}"), Lamp()) for number in range(4)]
         assert await statuses_of(cameras) == [201, 201, 503, 503]
         assert len(under.gateway._walls) == 2
+
+
+async def test_an_offer_whose_addresses_cannot_be_found_in_time_may_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rearview.studio.webrtc.peers.GATHER_S", 0.0)
+    caller, peer = RTCPeerConnection(RTCConfiguration([])), Peer(Ice())
+    caller.addTransceiver("video", "sendonly")
+    await caller.setLocalDescription(await caller.createOffer())
+    with pytest.raises(Refused, match="does not answer") as caught:
+        await peer.receive(caller.localDescription.sdp)
+    assert caught.value.retry_after_s == 0.0
+    await asyncio.gather(peer.close(), caller.close())
 
 
 async def statuses_of(cameras: list[Remote]) -> list[int]:
@@ -307,7 +321,8 @@ async def test_a_name_belongs_to_a_token_and_no_token_or_a_wrong_one_is_refused(
                 assert await asked.refused() == (404, "SESSION_UNKNOWN")
             url, change = f"{under.url}/whip/cam/settings", {"prompt": "b"}
             async with under.http.post(url, json=change) as response:
-                assert response.status == 409, "no token, no camera"
+                reason = (await response.json())["reason"]
+                assert (response.status, reason) == (404, "SESSION_UNKNOWN"), "no token, no camera"
             async with under.http.post(url, json=change, headers=alpha) as response:
                 applied = await response.json()
             assert (response.status, applied["rejected"]) == (200, None)

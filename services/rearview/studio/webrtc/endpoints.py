@@ -150,7 +150,7 @@ class WebRtc:
     async def _change(self, request: web.Request) -> web.Response:
         stream = self._named(request.match_info["name"], bearer(request))
         if stream is None or stream.peer.ended.is_set():
-            raise NotFound(Reason.NOT_OPEN, "no camera of this name and token is there")
+            raise NotFound(Reason.SESSION_UNKNOWN, "no camera of this name and token is there")
         asked = _read({"type": "control", "tile": TILE, "id": 0, "settings": _json(await body_text(request))})
         assert isinstance(asked, Control)
         return web.json_response(await stream.camera.change(asked.settings))

@@ -14,7 +14,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 
-from rearview.errors import InvalidRequest, Reason
+from rearview.errors import InvalidRequest, Reason, Refused
 from rearview.studio.webrtc.ice import Ice
 from rearview.studio.webrtc.prompt import make_prompt
 
@@ -40,13 +40,15 @@ class Peer:
         self._deadline: asyncio.TimerHandle | None = None
 
     async def receive(self, offer: str) -> tuple[str, MediaStreamTrack]:
-        """The answer to an offer (SDP) that sends video, and that video. Raises InvalidRequest."""
+        """The answer to an offer (SDP) that sends video, and that video. Raises InvalidRequest, and Refused
+        if a STUN or TURN server does not answer.
+        """
         video = await self._video_of(offer, "recvonly")
         make_prompt(video.receiver)
         return await self._answer(), video.receiver.track
 
     async def send(self, offer: str, track: MediaStreamTrack) -> str:
-        """The answer to an offer (SDP) that takes video: it gets this one. Raises InvalidRequest."""
+        """The answer to an offer (SDP) that takes video: it gets this one. Raises as `receive`."""
         video = await self._video_of(offer, "sendonly")
         video.sender.replaceTrack(track)
         video.direction = "sendonly"
@@ -86,7 +88,8 @@ class Peer:
             async with asyncio.timeout(GATHER_S):
                 await connection.setLocalDescription(await connection.createAnswer())
         except TimeoutError:
-            raise InvalidRequest(Reason.REPLICA_LOST, "the STUN or TURN server does not answer") from None
+            text = "the STUN or TURN server does not answer"
+            raise Refused(Reason.REPLICA_LOST, text, retry_after_s=GATHER_S) from None
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(CONNECT_S, self._too_late)
         answer: str = connection.localDescription.sdp
