@@ -5,11 +5,11 @@ A page that loses its socket comes back by another one and goes on; a page that 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterator
 
 from rearview.errors import RearviewError, Reason, StreamEnded
+from rearview.studio.bell import Bell
 from rearview.studio.flow import PageCredit, Unacknowledged
 from rearview.studio.outbox import Outbox, SlowPeer
 from rearview.studio.protocol import Hello
@@ -30,7 +30,8 @@ class PageSide:
         """When its socket was gone; None while there is one, and before there was any."""
         self._outbox: Outbox | None = None
         self._credit, self._given = PageCredit(), Unacknowledged()
-        self._taken = asyncio.Event()
+        self._bell = Bell()
+        """Rings when the page has taken something."""
 
     @property
     def is_there(self) -> bool:
@@ -75,7 +76,7 @@ class PageSide:
         else:
             self.number, self.heard = 1 + secrets.randbelow(1 << 48), 0
             self._credit, self._given = PageCredit(), Unacknowledged()
-        self._wake()
+        self._bell.ring()
         return goes_on
 
     def detach(self, outbox: Outbox, now: float) -> None:
@@ -103,7 +104,7 @@ class PageSide:
     def received(self, answers: int) -> None:
         """It has taken so many answers in all."""
         self._given.received(answers)
-        self._wake()
+        self._bell.ring()
 
     # -- what it is told
 
@@ -143,7 +144,7 @@ class PageSide:
     async def room(self, tile: int) -> None:
         """Return when it may be given one more answer of the tile."""
         while not self._given.has_room(tile):
-            await self._taken.wait()
+            await self._bell.wait()
 
     def put(self, item: str | bytes, key: object = None) -> None:
         """Write it, if the page is there; one that does not read loses its socket."""
@@ -153,7 +154,3 @@ class PageSide:
             self._outbox.put(item, key)
         except SlowPeer:
             self._outbox.close()
-
-    def _wake(self) -> None:
-        self._taken.set()
-        self._taken = asyncio.Event()

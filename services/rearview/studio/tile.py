@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from rearview.client import ControlApplied, DropPolicy, Notice, SettingsChange, Translated
 from rearview.contract.opening import OpenRequest
 from rearview.errors import DropReason, Fault, RearviewError, Reason, Refused
+from rearview.studio.bell import Bell
 from rearview.studio.feed import Feed
 from rearview.studio.figures import Figures
 from rearview.studio.flow import Change, Taken, Waiting
@@ -75,7 +76,8 @@ class Tile:
         self._opener = Opener(asked, wall.service)
         self.is_lossless = asked.drop_policy is DropPolicy.LOSSLESS
         self._waiting = Waiting(is_lossless=self.is_lossless)
-        self._news = asyncio.Event()
+        self._bell = Bell()
+        """Rings when something waits, or the session is another one."""
         self._feed: Feed | None = None
         self.said: Opened | None = None
         """How it was opened, with the settings in force."""
@@ -111,7 +113,7 @@ class Tile:
         displaced = self._waiting.put(taken)
         if displaced is not None:
             self.dropped(displaced, DropReason.SUPERSEDED)
-        self._wake()
+        self._bell.ring()
 
     def control(self, control_id: int, settings: SettingsChange) -> None:
         """A change of settings, in its place among the frames."""
@@ -120,7 +122,7 @@ class Tile:
         elif not self._waiting.control(Change(control_id, settings)):
             text = "too many controls are unanswered"
             self._wall.answer(rejected_said(self.number, control_id, Reason.CALLS_EXHAUSTED, text))
-        self._wake()
+        self._bell.ring()
 
     async def move(self, service: Service) -> None:
         """Go on with a session of another service under what was asked; the old one runs out.
@@ -180,7 +182,7 @@ class Tile:
         elif now - max(self._fed_s, self._spoke_s) > feed.opened.idle_timeout_s / 3:
             self._spoke_s = now
             self._waiting.control(Change(None, SettingsChange()))  # says nothing, and is heard
-            self._wake()
+            self._bell.ring()
 
     # -- what comes back (`feed.Listener`)
 
@@ -211,7 +213,7 @@ class Tile:
             if feed is not self._feed and self._feed is not None:
                 # The session that goes on was opened before it was known to hold.
                 self._waiting.control(Change(None, change.settings))
-                self._wake()
+                self._bell.ring()
         if change.id is None or self._is_closed:
             return
         frame = self._wall.page_frame(change.frame)
@@ -242,10 +244,6 @@ class Tile:
             logger.error("a tile failed: %s", type(failure).__name__, exc_info=failure)
             self._say("ended", Fault(message="the gateway failed"))
 
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
     async def _live(self) -> None:
         """Open a session, and hand it to a task of its own."""
 
@@ -265,7 +263,7 @@ class Tile:
         task.add_done_callback(self._forget)
         self._spoke_s = self._wall.now()
         feed.begin_at(self._next_number)
-        self._wake()
+        self._bell.ring()
         frame = self._wall.page_frame(self._next_number)
         self.said = opened_said(self.number, feed.opened, feed.service.model, frame)
         self._wall.tell(self.said)
@@ -291,12 +289,12 @@ class Tile:
             item = self._waiting.take()
             if item is not None:
                 return item
-            await self._news.wait()
+            await self._bell.wait()
         return None
 
     def _rest(self) -> None:
         self._feed, self._rests = None, True
-        self._wake()
+        self._bell.ring()
         self._say("ended", Refused(Reason.IDLE, "no frames came: it opens again with the next one"))
 
     def _say(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.errors import InvalidRequest, Reason, Refused
+from rearview.studio.bell import Bell
 from rearview.studio.outbox import Outbox
 from rearview.studio.protocol import Control, FrameIn, Hello, Open
 from rearview.studio.service import merged
@@ -55,7 +56,8 @@ class Camera:
         self._applied: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._ids = count()
         self._frame: VideoFrame | None = None
-        self._news = asyncio.Event()
+        self._bell = Bell()
+        """Rings with everything that it hears and takes."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = self._has_opened = False
         self.over = asyncio.Event()
@@ -74,7 +76,7 @@ class Camera:
             async with asyncio.timeout(OPEN_S):
                 while not self._is_ready:
                     self._raise_if_refused()
-                    await self._wait()
+                    await self._bell.wait()
                 self._has_opened = True
         except TimeoutError:
             text = "the service is not ready yet"
@@ -112,7 +114,7 @@ class Camera:
         finally:
             self._applied.pop(number, None)
             self._num_resizes -= is_resize
-            self._wake()
+            self._bell.ring()
         if applied["rejected"] is None:
             self._options = replace(self._options, settings=merged(self._options.settings, settings))
         return applied
@@ -125,7 +127,7 @@ class Camera:
             return
         self._is_closed = True
         self.wall.page.detach(self._outbox, self.wall.now())
-        self._wake()
+        self._bell.ring()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -138,9 +140,9 @@ class Camera:
                 self._answered()
             else:
                 self._understand(json.loads(item))
-            self._wake()
+            self._bell.ring()
         self.over.set()
-        self._wake()
+        self._bell.ring()
 
     def _understand(self, said: Mapping[str, Any]) -> None:
         match said["type"]:
@@ -213,14 +215,14 @@ class Camera:
         try:
             while True:
                 self._frame = await track.recv()
-                self._wake()
+                self._bell.ring()
         except MediaStreamError:
             return
 
     async def _send(self) -> None:
         for number in count():
             while self._frame is None or self._size is None or not self._may_send:
-                await self._wait()
+                await self._bell.wait()
             frame, self._frame = self._frame, None
             picture = await asyncio.to_thread(jpeg_of, frame, *self._size)
             self._sent += 1
@@ -246,11 +248,4 @@ class Camera:
         if not task.cancelled() and (failure := task.exception()) is not None:
             logger.error("a camera by WHIP failed: %s", type(failure).__name__, exc_info=failure)
             self.over.set()
-            self._wake()
-
-    async def _wait(self) -> None:
-        await self._news.wait()
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+            self._bell.ring()
