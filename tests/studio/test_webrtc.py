@@ -134,9 +134,31 @@ async def test_a_tile_that_cannot_be_opened_again_at_once_is_opened_later(
             while_all_close.setattr("rearview.studio.wall.MAX_CLOSING", 0)
             wall.tiles[0]._feed._session.abort(StreamEnded(Reason.REPLICA_LOST, "all are gone"))
             await eventually(lambda: wall.tiles[0].is_over)
-            cam._open()
+            cam._reopen()
         await eventually(lambda: wall.tiles[0].session_id != "")
         await cam.close()
+
+
+async def test_a_camera_that_comes_again_reopens_what_the_one_before_had_agreed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rearview.studio.webrtc.camera.REOPEN_S", 0.0)
+    async with running() as service, studio(service.address) as under:
+        wall, _ = under.gateway.enter(Hello())
+        asked = OpenRequest(settings=SettingsChange(prompt="a", width=64, height=64), jpeg_quality=70)
+        first = Camera(wall, asked, resumed=False)
+        await first.opened()
+        assert (await first.change(SettingsChange(prompt="b")))["rejected"] is None
+        await first.close()
+        refused = OpenRequest(settings=SettingsChange(seed=3, height=100_000))
+        second = Camera(wall, refused, resumed=True)
+        await second.opened()
+        ended = wall.tiles[0]
+        ended._feed._session.abort(StreamEnded(Reason.REPLICA_LOST, "all are gone"))
+        await eventually(lambda: wall.tiles[0] is not ended and wall.tiles[0].session_id != "")
+        opened = wall.tiles[0]
+        assert (opened.said.settings.prompt, opened.said.height, opened.asked.jpeg_quality) == ("b", 64, 70)
+        await second.close()
 
 
 async def test_cameras_that_come_at_once_under_one_name_have_one_wall() -> None:

@@ -23,7 +23,8 @@ class Opener:
 
     def __init__(self, asked: OpenRequest, service: Callable[[], Awaitable[Service]]) -> None:
         """`service`: where tiles are opened now; it may raise RearviewError."""
-        self._asked, self._service = asked, service
+        self.asked, self._service = asked, service
+        """What later sessions are opened with."""
         self._used: list[Service] = []
 
     @property
@@ -33,17 +34,17 @@ class Opener:
 
     def agree(self, change: SettingsChange) -> None:
         """A change holds: it is asked of later sessions, too."""
-        self._asked = replace(self._asked, settings=merged(self._asked.settings, change))
+        self.asked = replace(self.asked, settings=merged(self.asked.settings, change))
 
     async def open(self, service: Service) -> Feed:
         """A session there, as large as the one before: the page's frames stay as they are. Raises
         RearviewError.
         """
-        session = service.client.open(**options_for(self._asked, service.model))
+        session = service.client.open(**options_for(self.asked, service.model))
         self._used.append(service)
         try:
             opened = (await session.__aenter__()).opened
-            self._asked = replace(self._asked, width=opened.width, height=opened.height)
+            self.asked = replace(self.asked, width=opened.width, height=opened.height)
             return Feed(session, service)
         finally:
             self._used.remove(service)

@@ -100,6 +100,11 @@ class Tile:
         """Frames that the page may send; None if it does not matter to this tile: it takes none."""
         return None if self.is_over or self._state.state == "queued" else self._waiting.room
 
+    @property
+    def asked(self) -> OpenRequest:
+        """How it is opened anew: as it was asked, with the changes that have held since."""
+        return self._opener.asked
+
     def take(self, taken: Taken) -> None:
         """A frame from the page; a live tile that is behind drops an older one for it."""
         if self.room is None:

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from rearview.errors import InvalidRequest, Reason, Refused
 from rearview.studio.bell import Bell
 from rearview.studio.outbox import Outbox
 from rearview.studio.protocol import Control, FrameIn, Hello, Open
-from rearview.studio.service import merged
 from rearview.studio.wall import Wall
 from rearview.studio.webrtc.pictures import jpeg_of
 
@@ -45,7 +43,7 @@ class Camera:
 
     def __init__(self, wall: Wall, options: OpenRequest, *, resumed: bool) -> None:
         """A tile that the wall has already goes on, under the `settings` of these options."""
-        self.wall, self._options = wall, options
+        self.wall = wall
         self._outbox = Outbox()
         self._credit = self._sent = self._answers = 0
         self._size: tuple[int, int] | None = None
@@ -66,7 +64,7 @@ class Camera:
         self._start(self._hear())
         tile = wall.tiles.get(TILE)
         if tile is None or tile.is_over:
-            self._open()
+            self._open(options)
         elif options.settings.named():
             wall.control(Control(tile=TILE, id=next(self._ids), settings=options.settings))
 
@@ -115,8 +113,6 @@ class Camera:
             self._applied.pop(number, None)
             self._num_resizes -= is_resize
             self._bell.ring()
-        if applied["rejected"] is None:
-            self._options = replace(self._options, settings=merged(self._options.settings, settings))
         return applied
 
     async def close(self) -> None:
@@ -171,7 +167,7 @@ class Camera:
         self._state = said
         is_over = said["state"] in ("refused", "ended") and said["reason"] != Reason.IDLE.name
         if is_over and self._has_opened:
-            self._open_later()
+            asyncio.get_running_loop().call_later(REOPEN_S, self._reopen)
 
     def _answered(self) -> None:
         self._answers += 1
@@ -182,17 +178,20 @@ class Camera:
         size = (width or known[0], height or known[1])
         self._size = size if all(size) else None
 
-    def _open(self) -> None:
+    def _open(self, options: OpenRequest) -> None:
         tile = self.wall.tiles.get(TILE)
-        if not self._is_closed and not self.over.is_set() and (tile is None or tile.is_over):
-            try:
-                self.wall.open(Open(tile=TILE, options=self._options))
-            except InvalidRequest as error:  # too many tiles are on their way out
-                logger.warning("a camera by WHIP: %s", error.message)
-                self._open_later()
+        if self._is_closed or self.over.is_set() or (tile is not None and not tile.is_over):
+            return
+        try:
+            self.wall.open(Open(tile=TILE, options=options))
+        except InvalidRequest as error:  # too many tiles are on their way out
+            logger.warning("a camera by WHIP: %s", error.message)
+            asyncio.get_running_loop().call_later(REOPEN_S, self._open, options)
 
-    def _open_later(self) -> None:
-        asyncio.get_running_loop().call_later(REOPEN_S, self._open)
+    def _reopen(self) -> None:
+        tile = self.wall.tiles.get(TILE)
+        if tile is not None:
+            self._open(tile.asked)
 
     def _raise_if_refused(self) -> None:
         state = self._state.get("state")
