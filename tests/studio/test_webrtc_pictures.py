@@ -11,7 +11,7 @@ import simplejpeg
 from av import VideoFrame
 from rearview.errors import ConfigError
 from rearview.studio.program import Program
-from rearview.studio.protocol import ProgramAsked
+from rearview.studio.protocol import MAX_FRAME_BYTES, ProgramAsked
 from rearview.studio.said import text_of
 from rearview.studio.webrtc.ice import Ice, IceServer
 from rearview.studio.webrtc.pictures import Screen, blended, jpeg_of, shares
@@ -46,6 +46,12 @@ def test_a_frame_is_cut_to_the_sessions_shape_from_its_middle(width: int, height
     assert np.abs(middle - GREEN).max() < 12
     if width == height:
         assert np.abs(cut[:, : max(1, width // 32)].mean((0, 1)) - RED).max() > 60, "the sides are cut off"
+
+
+def test_a_frame_that_compresses_badly_is_one_that_the_service_takes() -> None:
+    noise = np.random.default_rng(0).choice(np.array((0, 255), np.uint8), (1024, 1024, 3))
+    data = jpeg_of(VideoFrame.from_ndarray(noise, format="rgb24"), 1024, 1024)
+    assert MAX_FRAME_BYTES / 2 < len(data) <= MAX_FRAME_BYTES
 
 
 def test_shares_are_those_of_a_viewers_page() -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import simplejpeg
 from av import VideoFrame
 
+from rearview.client.wire import encode_jpeg
+
 __all__ = ["Screen", "blended", "jpeg_of", "shares"]
 
 QUALITY = 90
@@ -23,14 +25,14 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def jpeg_of(frame: VideoFrame, width: int, height: int) -> bytes:
-    """The middle of a frame, as large as fits the shape, as a JPEG of that size in pixels."""
+    """The middle of a frame, as large as fits the shape, as a JPEG of that size in pixels and of at most
+    1 MiB.
+    """
     scale = max(width / frame.width, height / frame.height)
     wide, high = max(width, ceil(frame.width * scale)), max(height, ceil(frame.height * scale))
     scaled = frame.reformat(width=wide, height=high, format="rgb24").to_ndarray()
     left, top = (wide - width) // 2, (high - height) // 2
-    middle = np.ascontiguousarray(scaled[top : top + height, left : left + width])
-    jpeg: bytes = simplejpeg.encode_jpeg(middle, QUALITY, "RGB", "420")
-    return jpeg
+    return encode_jpeg(scaled[top : top + height, left : left + width], QUALITY)
 
 
 def shares(program: Mapping[str, Any], elapsed_s: float) -> dict[int, float]:
