@@ -124,6 +124,15 @@ def test_what_a_page_has_not_taken_waits_in_the_order_in_which_it_was_given() ->
     assert list(book) == [f"{number}" for number in range(100 - MAX_CONTROLS, 100)]
 
 
+def test_answers_to_the_controls_of_one_tile_displace_none_of_another() -> None:
+    book = Unacknowledged()
+    book.applied(1, "of tile 1")
+    for number in range(2 * MAX_CONTROLS):
+        book.applied(0, f"{number}")
+    newest = [f"{number}" for number in range(MAX_CONTROLS, 2 * MAX_CONTROLS)]
+    assert list(book) == ["of tile 1", *newest]
+
+
 async def test_a_newer_word_takes_the_place_of_the_one_that_waits() -> None:
     outbox = Outbox()
     for number in range(5):

@@ -142,9 +142,9 @@ class Unacknowledged:
             self._given.append(_Given(tile, frame, message))
 
     def applied(self, tile: int, message: str) -> None:
-        """A control was answered; of those that no counted answer follows the newest are kept."""
+        """A control was answered; of those of the tile that the page has not taken the newest are kept."""
         self._given.append(_Given(tile, None, message))
-        uncounted = [each for each in self._given if each.frame is None]
+        uncounted = [each for each in self._given if (each.tile, each.frame) == (tile, None)]
         if len(uncounted) > MAX_CONTROLS:
             self._given.remove(uncounted[0])
 
