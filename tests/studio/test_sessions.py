@@ -18,6 +18,7 @@ from rearview.studio import grants as grants_module
 from rearview.studio import sessions as sessions_module
 from rearview.studio.doors import Doors, own_origins
 from rearview.studio.grants import MAX_OF_TENANT, REMEMBERED_S, Grants
+from rearview.studio.said import Lanes, ModelSaid, ServiceSaid
 from rearview.studio.sessions import MAX_ASKING, Sessions
 from support.raw_stream import assert_nothing_held, null_config, quickly_stopped, running
 from support.service import InProcessService, in_process_service
@@ -107,6 +108,10 @@ async def test_it_may_do_nothing_else(tmp_path: Path) -> None:
             await guest.until("error", count, reason="METHOD_UNSUPPORTED")
         await guest.say({"type": "control", "tile": 1, "id": 0, "settings": {"seed": 1}})
         assert (await guest.until("applied"))["rejected"]["reason"] == "METHOD_UNSUPPORTED"
+        news = Lanes(spans=[]), ModelSaid(id="m", state="ready"), ServiceSaid(state="ready", message="heard")
+        for said in news:
+            under.gateway._tell_all(said)
+        await guest.until("service", message="heard")
         assert not [each for each in guest.messages if each["type"] in ("lanes", "model")]
         wall = guest.said("welcome")[0]["wall"]
         async with under.page(wall=wall) as thief:

@@ -13,6 +13,7 @@ from rearview.contract.watermark import Watermark, settings_digest
 from rearview.studio.gateway import Gateway
 from rearview.studio.outbox import Outbox
 from rearview.studio.protocol import FrameIn, Hello, Open
+from rearview.studio.rights import Rights
 from rearview.studio.service import Endpoint, Service
 from rearview.studio.wall import Wall
 from support.raw_stream import assert_nothing_held, running
@@ -184,7 +185,7 @@ async def test_frames_that_wait_when_their_tile_is_closed_are_dropped() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    wall, outbox = Wall(connect, None), Outbox()
+    wall, outbox = Wall(connect, None, Rights.STUDIO), Outbox()
     wall.attach(outbox, Hello(), resumed=False)
     wall.open(Open(tile=0, options=OpenRequest()))
     wall.take(FrameIn(0, 0.0, b"x"))

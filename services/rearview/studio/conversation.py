@@ -41,18 +41,18 @@ CLOSE_S = 2.0
 
 async def converse(
     gateway: Gateway,
+    enter: Callable[[Hello], tuple[Wall, bool]],
     socket: web.WebSocketResponse,
     *,
     is_local: bool,
-    is_session: bool = False,
     on_entered: Callable[[], None] = lambda: None,
 ) -> None:
-    """A page, to its end. `is_session`: one that has a token of one session, and nothing else. `on_entered`
+    """A page, to its end. `enter`: the way to its wall, `Gateway.enter` or that of `Sessions`. `on_entered`
     hears that its hello was good.
     """
     try:
         hello = await _hello(socket)
-        wall, resumed = gateway.sessions.enter(hello) if is_session else gateway.enter(hello)
+        wall, resumed = enter(hello)
     except RearviewError as error:
         await _refuse(socket, error)
         return
@@ -135,7 +135,7 @@ class _Page:
 
     def _obey(self, said: PageMessage) -> None:
         wall = self._wall
-        if wall.is_one_session and not _is_of_one_session(said):
+        if not wall.rights.allows(said):
             raise InvalidRequest(Reason.METHOD_UNSUPPORTED, "the token is for tile 0 and nothing else")
         match said:
             case Received():
@@ -154,12 +154,6 @@ class _Page:
                 self._gateway.kill(said.span, is_local=self._is_local)
             case _:
                 raise InvalidRequest(Reason.ALREADY_OPEN, "hello was said before")
-
-
-def _is_of_one_session(said: PageMessage) -> bool:
-    if isinstance(said, Open | Control | Close):
-        return said.tile == 0
-    return isinstance(said, Received | Hello)
 
 
 async def _hello(socket: web.WebSocketResponse) -> Hello:

@@ -16,6 +16,7 @@ from rearview.studio.backing import Backing, Start
 from rearview.studio.lanes import LocalLanes, Span
 from rearview.studio.models import Models, NoModels, Source
 from rearview.studio.protocol import MAX_FRAME_BYTES, MAX_TILES, Hello, ModelAsked
+from rearview.studio.rights import Rights
 from rearview.studio.said import Said, ServiceSaid
 from rearview.studio.secrecy import same_secret
 from rearview.studio.service import Endpoint, Service, described
@@ -59,7 +60,8 @@ class Gateway:
         """By viewer key."""
         self._model: Model | None = None
         self._needs_token = False
-        self.sessions = Sessions(self._describe_as, self._begin, self._is_there, self.leave)
+        begin = partial(self._begin, rights=Rights.ONE_SESSION)
+        self.sessions = Sessions(self._describe_as, begin, self._is_there, self.leave)
         """Of pages that come with a token of one session."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leaving: set[asyncio.Task[Any]] = set()
@@ -108,7 +110,7 @@ class Gateway:
         """The wall of a page that comes back, else a new one; and which of both. Raises Refused."""
         found = None
         for wall in self._walls.values():  # all of them: how long it takes says nothing of keys
-            if same_secret(wall.key, hello.wall) and not wall.is_one_session:
+            if same_secret(wall.key, hello.wall) and wall.rights.has_key:
                 found = wall
         if (
             found is not None
@@ -116,13 +118,11 @@ class Gateway:
             and same_secret(found.token, hello.token)
         ):
             return found, True
-        return self._begin(hello.token, is_one_session=False), False
+        return self._begin(hello.token, Rights.STUDIO), False
 
     def greet(self, wall: Wall) -> None:
         """Tell a page what it has missed."""
         wall.tell(self._backing.said)
-        if wall.is_one_session:
-            return
         for said in self._models.said():
             wall.tell(said)
         if self._spans:
@@ -165,10 +165,10 @@ class Gateway:
 
     # -- how
 
-    def _begin(self, token: str | None, *, is_one_session: bool = True) -> Wall:
+    def _begin(self, token: str | None, rights: Rights) -> Wall:
         if len(self._walls) >= MAX_WALLS and not self._evict():
             raise Refused(Reason.NO_CAPACITY, f"the studio has {MAX_WALLS} walls", retry_after_s=KEEP_S)
-        wall = Wall(partial(self._connect, token), token, is_one_session=is_one_session)
+        wall = Wall(partial(self._connect, token), token, rights)
         self._walls[wall.viewer_key] = wall
         return wall
 
@@ -247,8 +247,7 @@ class Gateway:
 
     def _tell_all(self, said: Said) -> None:
         for wall in self._walls.values():
-            if not wall.is_one_session or isinstance(said, ServiceSaid):
-                wall.tell(said)
+            wall.tell(said)
 
     def _keep(self, work: Any, among: set[asyncio.Task[Any]] | None = None) -> None:
         tasks = self._tasks if among is None else among

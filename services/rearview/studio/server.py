@@ -164,7 +164,8 @@ class Studio:
 
     async def _wall(self, request: web.Request) -> web.StreamResponse:
         async def talk(socket: web.WebSocketResponse) -> None:
-            await converse(self._gateway, socket, is_local=is_loopback(request.remote))
+            gateway = self._gateway
+            await converse(gateway, gateway.enter, socket, is_local=is_loopback(request.remote))
 
         return await self._socket(request, 2 * MAX_FRAME_BYTES, talk)
 
@@ -176,9 +177,8 @@ class Studio:
             strange.callback(self._one_stranger_less)
 
             async def talk(socket: web.WebSocketResponse) -> None:
-                await converse(
-                    self._gateway, socket, is_local=False, is_session=True, on_entered=strange.close
-                )
+                enter = self._gateway.sessions.enter
+                await converse(self._gateway, enter, socket, is_local=False, on_entered=strange.close)
 
             return await self._socket(request, 2 * MAX_FRAME_BYTES, talk)
 

@@ -17,6 +17,7 @@ from rearview.studio.lanes import Span, lanes_said
 from rearview.studio.outbox import Outbox
 from rearview.studio.page_side import PageSide
 from rearview.studio.protocol import Control, FrameIn, Hello, Open, ProgramAsked, picture_out
+from rearview.studio.rights import Rights
 from rearview.studio.said import Applied, ErrorSaid, Lanes, Said, Serving, Welcome
 from rearview.studio.service import Service, described
 from rearview.studio.supply import Connect, Supply
@@ -32,9 +33,9 @@ MAX_CLOSING = 18
 class Wall:
     """For one event loop. `close` ends its sessions."""
 
-    def __init__(self, connect: Connect, token: str | None, *, is_one_session: bool = False) -> None:
-        """`is_one_session`: of a page that has one tile, and no say in anything else."""
-        self.token, self.is_one_session = token, is_one_session
+    def __init__(self, connect: Connect, token: str | None, rights: Rights) -> None:
+        """`rights`: those of its page."""
+        self.token, self.rights = token, rights
         self.key, self.viewer_key = secrets.token_urlsafe(24), secrets.token_urlsafe(18)
         self.tiles: dict[int, Tile] = {}
         self.viewers = Viewers()
@@ -133,8 +134,6 @@ class Wall:
 
     def tell_lanes(self, spans: Sequence[Span]) -> None:
         """Draw the replicas anew, if something has changed."""
-        if self.is_one_session:
-            return
         said = lanes_said(spans, {tile.session_id: tile.number for tile in self.tiles.values()})
         if said != self._lanes:
             self._lanes = said
@@ -147,8 +146,9 @@ class Wall:
         return asyncio.get_running_loop().time()
 
     def tell(self, said: Said, key: object = None) -> None:
-        """Tell the page, if there is one; one that does not read loses its socket."""
-        self.page.tell(said, key)
+        """Tell the page, if there is one and it is to know; one that does not read loses its socket."""
+        if self.rights.hears(said):
+            self.page.tell(said, key)
 
     def give(self, tile: Tile, taken: Taken, picture: Translated) -> None:
         """A picture for the page and for viewers."""
