@@ -6,7 +6,6 @@ A page that loses its socket comes back by another one and goes on; a page that 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 
 from rearview.errors import RearviewError, Reason, StreamEnded
 from rearview.studio.bell import Bell
@@ -44,11 +43,6 @@ class PageSide:
         return self._credit.granted
 
     @property
-    def untaken(self) -> Iterator[str | bytes]:
-        """What it was given and has not taken, in order."""
-        return iter(self._given)
-
-    @property
     def is_full(self) -> bool:
         """Whether it takes nothing any more."""
         return self._given.is_full
@@ -66,8 +60,8 @@ class PageSide:
     def attach(self, outbox: Outbox, hello: Hello) -> bool:
         """It has a socket; the one before is left. Whether it is the page of before, and goes on."""
         goes_on = self.is_again(hello)
-        if self._outbox is not None and goes_on:
-            self._outbox.close()
+        if goes_on:
+            self.close()
         else:
             self.refuse(StreamEnded(Reason.TAKEN_OVER, "another page has the session"), None)
         self._outbox, self.left_s = outbox, None
@@ -97,7 +91,7 @@ class PageSide:
 
     # -- what it says
 
-    def has_credit(self) -> bool:
+    def spend_credit(self) -> bool:
         """A frame came. False: it had no credit."""
         return self._credit.receive()
 
@@ -110,7 +104,12 @@ class PageSide:
 
     def tell(self, said: Said, key: object = None) -> None:
         """Once, if it is there; with a `key` a newer word replaces an older one."""
-        self.put(text_of(said), key)
+        self._put(text_of(said), key)
+
+    def give_again(self) -> None:
+        """What it was given before and has not taken, in order."""
+        for answer in self._given:
+            self._put(answer)
 
     def grant(self, room: int) -> None:
         """Let it send `room` frames more."""
@@ -121,32 +120,32 @@ class PageSide:
         """A picture. Of a live tile a newer one may take its place while it waits for the socket."""
         self._given.given(tile, frame, picture)
         if is_lossless or self._outbox is None:
-            self.put(picture)
+            self._put(picture)
             return
         displaced = self._outbox.put_live(tile, frame, picture)
         if displaced is not None:
             late = text_of(Dropped(tile=tile, frame=displaced, reason="late"))
             self._given.displaced(tile, displaced, late)
-            self.put(late)
+            self._put(late)
 
     def drop(self, tile: int, frame: int, reason: str) -> None:
         """A frame has no picture."""
         text = text_of(Dropped(tile=tile, frame=frame, reason=reason))
         self._given.given(tile, frame, text)
-        self.put(text)
+        self._put(text)
 
     def answer(self, applied: Applied) -> None:
         """What became of a control."""
         text = text_of(applied)
         self._given.applied(applied.tile, text)
-        self.put(text)
+        self._put(text)
 
     async def room(self, tile: int) -> None:
         """Return when it may be given one more answer of the tile."""
         while not self._given.has_room(tile):
             await self._bell.wait()
 
-    def put(self, item: str | bytes, key: object = None) -> None:
+    def _put(self, item: str | bytes, key: object = None) -> None:
         """Write it, if the page is there; one that does not read loses its socket."""
         if self._outbox is None:
             return

@@ -107,9 +107,9 @@ class Tile:
 
     def take(self, taken: Taken) -> None:
         """A frame from the page; a live tile that is behind drops an older one for it."""
+        if self._state.state == "queued":
+            self._wall.drop(self, taken, "queued")
         if self.room is None:
-            if self._state.state == "queued":
-                self._wall.drop(self, taken, "queued")
             return
         self._fed_s = self._wall.now()
         if self._rests:
@@ -177,10 +177,10 @@ class Tile:
         if feed is None:
             return
         self._wall.tell(self.figures.said(self.number, now), ("stats", self.number))
-        is_live = self._state.state == "live"
-        if is_live and not feed.is_connected:
+        state = self._state.state
+        if state == "live" and not feed.is_connected:
             self._say("reconnecting", message="the connection to the service is lost")
-        elif self._state.state == "reconnecting" and feed.is_connected:
+        elif state == "reconnecting" and feed.is_connected:
             self._say("live")
         if now - self._fed_s > REST_AFTER_S:
             self._rest()

@@ -71,8 +71,7 @@ class Wall:
         )
         for tile in self.tiles.values():
             tile.tell_state()
-        for answer in self.page.untaken:
-            self.page.put(answer)
+        self.page.give_again()
         self._tell_serving()
 
     # -- what the page asks
@@ -80,7 +79,7 @@ class Wall:
     def take(self, frame: FrameIn) -> None:
         """A frame for every open tile. Raises InvalidRequest for one without credit or out of order."""
         number = self._base + frame.frame
-        if not self.page.has_credit():
+        if not self.page.spend_credit():
             raise InvalidRequest(Reason.CREDIT_EXCEEDED, "a frame without credit")
         try:
             if number < self.next_number:
