@@ -69,15 +69,25 @@ def test_a_screen_shows_what_a_program_fades_to() -> None:
     program, screen = Program(), Screen()
     program.begin_with(0)
     screen.turn_to(json_of(program, 10.0), 10.0)
-    assert screen.parts(10.0) == {}
+    assert screen.parts(10.0) == []
     red, blue = jpeg(RED), jpeg(BLUE)
     screen.show(0, red)
     screen.show(1, blue)
-    assert screen.parts(10.0) == {red: 1.0}
+    assert screen.parts(10.0) == [(red, 1.0)]
     program.ask(ProgramAsked(a=1, fade_ms=1000), 20.0)
     screen.turn_to(json_of(program, 20.0), 20.0)
-    assert screen.parts(20.25) == pytest.approx({red: 0.75, blue: 0.25})
-    assert screen.parts(21.0) == {blue: 1.0}
+    assert screen.parts(20.25) == [(red, pytest.approx(0.75)), (blue, pytest.approx(0.25))]
+    assert screen.parts(21.0) == [(blue, 1.0)]
+
+
+def test_tiles_with_one_and_the_same_picture_have_a_share_each() -> None:
+    screen, red, blue = Screen(), jpeg(RED), jpeg(BLUE)
+    start = {"a": 2, "b": None, "mix": 0.0}
+    screen.turn_to({"a": 0, "b": 1, "mix": 0.5, "fade_ms": 1000, "start": start}, 10.0)
+    for tile, picture in ((0, red), (1, red), (2, blue)):
+        screen.show(tile, picture)
+    expected = 0.5 * np.array(RED) + 0.5 * np.array(BLUE)
+    assert np.abs(mean(blended(screen.parts(10.5))) - expected).max() < 8
 
 
 def json_of(program: Program, now: float) -> Any:
@@ -85,15 +95,15 @@ def json_of(program: Program, now: float) -> Any:
 
 
 def test_pictures_are_blended_by_their_shares_in_the_first_ones_size() -> None:
-    assert np.abs(mean(blended({jpeg(RED): 1.0})) - RED).max() < 8
-    frame = blended({jpeg(RED): 0.75, jpeg(BLUE, side=32): 0.25})
+    assert np.abs(mean(blended([(jpeg(RED), 1.0)])) - RED).max() < 8
+    frame = blended([(jpeg(RED), 0.75), (jpeg(BLUE, side=32), 0.25)])
     assert (frame.width, frame.height, frame.format.name) == (64, 64, "yuv420p")
     expected = 0.75 * np.array(RED) + 0.25 * np.array(BLUE)
     assert np.abs(mean(frame) - expected).max() < 8
     # A tile that has no picture yet leaves its share to the others.
-    assert np.abs(mean(blended({jpeg(GREEN): 0.1})) - GREEN).max() < 8
+    assert np.abs(mean(blended([(jpeg(GREEN), 0.1)])) - GREEN).max() < 8
     with pytest.raises(ValueError):
-        blended({b"no picture": 1.0})
+        blended([(b"no picture", 1.0)])
 
 
 def test_ice_servers_are_read_with_their_login() -> None:

@@ -5,7 +5,7 @@ A watcher sees what a viewer's page would draw: the tiles on program, by their s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -22,6 +22,8 @@ QUALITY = 90
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 """(height, width, 3), RGB."""
+Part = tuple[bytes, float]
+"""A JPEG, and how much of it is seen."""
 
 
 def jpeg_of(frame: VideoFrame, width: int, height: int) -> bytes:
@@ -48,11 +50,11 @@ def shares(program: Mapping[str, Any], elapsed_s: float) -> dict[int, float]:
     return found
 
 
-def blended(parts: Mapping[bytes, float]) -> VideoFrame:
-    """JPEGs by their shares, as large as the first of them. Raises ValueError for what is no JPEG."""
+def blended(parts: Sequence[Part]) -> VideoFrame:
+    """Pictures by their shares, as large as the first of them. Raises ValueError for what is no JPEG."""
     mixed: np.ndarray[Any, np.dtype[np.float32]] | None = None
-    total = sum(parts.values())
-    for jpeg, share in parts.items():
+    total = sum(share for _, share in parts)
+    for jpeg, share in parts:
         picture: Picture = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
         if len(parts) == 1:
             return _yuv(picture)
@@ -82,10 +84,10 @@ class Screen:
         """The tile's newest picture."""
         self._pictures[tile] = jpeg
 
-    def parts(self, now: float) -> dict[bytes, float]:
-        """The pictures that are seen, with their shares; empty: none has come yet."""
+    def parts(self, now: float) -> list[Part]:
+        """The pictures that are seen; empty: none has come yet."""
         found = shares(self._program, now - self._said_s)
-        return {self._pictures[tile]: share for tile, share in found.items() if tile in self._pictures}
+        return [(self._pictures[tile], share) for tile, share in found.items() if tile in self._pictures]
 
 
 def _yuv(picture: Picture) -> VideoFrame:
