@@ -118,9 +118,7 @@ class Studio:
 
     async def _guard_peer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The same for WHIP and WHEP, whose clients keep no cookies, and may be pages of other origins."""
-        origin, shown = request.headers.get(hdrs.ORIGIN), request.cookies.get(COOKIE)
-        if origin is not None and not self._doors.knows_origin(origin):
-            raise web.HTTPForbidden(text="this page is not the studio's: see --allow-origin\n")
+        origin, shown = self._check_origin(request), request.cookies.get(COOKIE)
         # The path of a resource is enough to end it: its id is a secret, told to its sender alone.
         is_free = request.method in (hdrs.METH_OPTIONS, hdrs.METH_DELETE) or (
             request.path.startswith("/whep/")
@@ -132,6 +130,15 @@ class Studio:
         if origin is not None:
             response.headers.update({hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin, **CORS})
         return response
+
+    def _check_origin(self, request: web.Request, *, is_page: bool = False) -> str | None:
+        """The origin of the page that asks; None: no page does. Raises HTTPForbidden for a page of another
+        origin than the studio's, and, if only a page may ask (`is_page`), for none.
+        """
+        origin = request.headers.get(hdrs.ORIGIN)
+        if (is_page or origin is not None) and not self._doors.knows_origin(origin):
+            raise web.HTTPForbidden(text="this page is not the studio's: see --allow-origin\n")
+        return origin
 
     async def _no_webrtc(self, request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound(text="start the studio with --webrtc\n")
@@ -186,9 +193,7 @@ class Studio:
         self._num_strangers -= 1
 
     async def _tokens(self, request: web.Request) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        if origin is not None and not self._doors.knows_origin(origin):
-            raise web.HTTPForbidden(text="this page is not the studio's: see --allow-origin\n")
+        self._check_origin(request)
         is_known = self._doors.admits(request.remote, request.cookies.get(COOKIE))
         return await mint(self._gateway.sessions, request, is_known=is_known)
 
@@ -201,8 +206,7 @@ class Studio:
     async def _socket(
         self, request: web.Request, largest: int, talk: Callable[[web.WebSocketResponse], Awaitable[None]]
     ) -> web.StreamResponse:
-        if not self._doors.knows_origin(request.headers.get("Origin")):
-            raise web.HTTPForbidden(text="this page is not the studio's: see --allow-origin\n")
+        self._check_origin(request, is_page=True)
         if self._num_sockets >= MAX_SOCKETS:
             raise web.HTTPServiceUnavailable(text="too many sockets\n")
         # Pictures are compressed already.
