@@ -16,7 +16,7 @@ from aiortc import (
 
 from rearview.errors import InvalidRequest, Reason, Refused
 from rearview.studio.webrtc.ice import Ice
-from rearview.studio.webrtc.prompt import make_prompt
+from rearview.studio.webrtc.jitter import make_prompt
 
 __all__ = ["Peer"]
 

@@ -13,7 +13,7 @@ from aiortc.codecs.vpx import Vp8Encoder, vp8_depayload
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtp import RtpPacket
 from av import VideoFrame
-from rearview.studio.webrtc.prompt import MAX_BACKLOG, PACKETS, PromptBuffer, make_prompt
+from rearview.studio.webrtc.jitter import MAX_BACKLOG, PACKETS, PromptBuffer, make_prompt
 
 pytestmark = pytest.mark.unit
 
