@@ -13,7 +13,7 @@ from aiortc.codecs.vpx import Vp8Encoder, vp8_depayload
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtp import RtpPacket
 from av import VideoFrame
-from rearview.studio.webrtc.jitter import MAX_BACKLOG, PACKETS, PromptBuffer, make_prompt
+from rearview.studio.webrtc.jitter import MAX_BACKLOG, PACKETS, EagerBuffer, make_eager
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +37,7 @@ def given(buffer: JitterBuffer, order: list[RtpPacket]) -> list[tuple[int, bytes
 
 
 def test_a_picture_comes_with_its_last_packet() -> None:
-    buffer = PromptBuffer()
+    buffer = EagerBuffer()
     for packet in packets(40):
         _, frame = buffer.add(packet)
         assert (frame is not None) == bool(packet.marker)
@@ -54,24 +54,24 @@ def disordered(order: list[RtpPacket], seed: int) -> list[RtpPacket]:
 def test_pictures_are_those_of_aiortc_whatever_the_order_of_packets(seed: int) -> None:
     late = disordered(packets(60), seed)
     plain = given(JitterBuffer(PACKETS, is_video=True), late)
-    prompt = given(PromptBuffer(), late)
-    assert prompt[: len(plain)] == plain
-    assert 0 <= len(prompt) - len(plain) <= 3, "what waits for a next picture there"
+    eager = given(EagerBuffer(), late)
+    assert eager[: len(plain)] == plain
+    assert 0 <= len(eager) - len(plain) <= 3, "what waits for a next picture there"
 
 
 def test_where_packets_are_lost_pictures_stay_in_order_and_no_fewer_are_whole() -> None:
     sent = packets(200)
-    whole = set(given(PromptBuffer(), sent))
-    sums = {"plain": 0, "prompt": 0}
+    whole = set(given(EagerBuffer(), sent))
+    sums = {"plain": 0, "eager": 0}
     for seed in range(50):
         chance = random.Random(seed)
         kept = sent[:1] + [packet for packet in sent[1:] if chance.random() > 0.01]
         late = disordered(kept, seed)
-        for kind, buffer in (("plain", JitterBuffer(PACKETS, is_video=True)), ("prompt", PromptBuffer())):
+        for kind, buffer in (("plain", JitterBuffer(PACKETS, is_video=True)), ("eager", EagerBuffer())):
             pictures = given(buffer, late)
             assert pictures == sorted(set(pictures))
             sums[kind] += len(whole.intersection(pictures))
-    assert sums["prompt"] >= sums["plain"] > 50 * 100
+    assert sums["eager"] >= sums["plain"] > 50 * 100
 
 
 def encoded(kind: type, keys: set[int]) -> list[RtpPacket]:
@@ -92,7 +92,7 @@ def encoded(kind: type, keys: set[int]) -> list[RtpPacket]:
 @pytest.mark.parametrize("kind", [Vp8Encoder, H264Encoder])
 def test_a_decoder_that_is_behind_goes_on_with_a_key_frame(kind: type) -> None:
     waiting = 0
-    buffer = PromptBuffer(lambda: waiting)
+    buffer = EagerBuffer(lambda: waiting)
     given, asked = [], []
     for number, packet in enumerate(encoded(kind, {0, 12, 33})):
         waiting = MAX_BACKLOG if number == 10 else 3 if 10 < number < 20 else 0
@@ -106,5 +106,5 @@ def test_a_decoder_that_is_behind_goes_on_with_a_key_frame(kind: type) -> None:
 
 async def test_this_aiortc_has_the_place_for_it() -> None:
     connection = RTCPeerConnection()
-    make_prompt(connection.addTransceiver("video", "recvonly").receiver)
+    make_eager(connection.addTransceiver("video", "recvonly").receiver)
     await connection.close()

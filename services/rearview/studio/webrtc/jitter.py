@@ -12,7 +12,7 @@ from aiortc import RTCRtpReceiver
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtpPacket
 
-__all__ = ["PromptBuffer", "make_prompt"]
+__all__ = ["EagerBuffer", "make_eager"]
 
 PACKETS = 128
 """As many as aiortc keeps for video."""
@@ -21,13 +21,13 @@ MAX_BACKLOG = 8
 _PLACE, _QUEUE = "_RTCRtpReceiver__jitter_buffer", "_RTCRtpReceiver__decoder_queue"
 
 
-def make_prompt(receiver: RTCRtpReceiver) -> None:
+def make_eager(receiver: RTCRtpReceiver) -> None:
     """For one that has received nothing. aiortc has no public place for it; a test knows this one."""
     assert hasattr(receiver, _PLACE), "this aiortc keeps its jitter buffer elsewhere"
-    setattr(receiver, _PLACE, PromptBuffer(getattr(receiver, _QUEUE).qsize))
+    setattr(receiver, _PLACE, EagerBuffer(getattr(receiver, _QUEUE).qsize))
 
 
-class PromptBuffer(JitterBuffer):
+class EagerBuffer(JitterBuffer):
     """Gives the same pictures in the same order as aiortc's, each as soon as it is whole.
 
     Where the decoder falls behind aiortc would let pictures queue without end. Here they are left out.

@@ -16,7 +16,7 @@ from aiortc import (
 
 from rearview.errors import InvalidRequest, Reason, Refused
 from rearview.studio.webrtc.ice import Ice
-from rearview.studio.webrtc.jitter import make_prompt
+from rearview.studio.webrtc.jitter import make_eager
 
 __all__ = ["Peer"]
 
@@ -44,7 +44,7 @@ class Peer:
         if a STUN or TURN server does not answer.
         """
         video = await self._video_of(offer, "recvonly")
-        make_prompt(video.receiver)
+        make_eager(video.receiver)
         return await self._answer(), video.receiver.track
 
     async def send(self, offer: str, track: MediaStreamTrack) -> str:
