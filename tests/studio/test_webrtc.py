@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import trustme
 from aiohttp import ClientSession, TCPConnector
+from aioice import stun
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
@@ -320,6 +321,34 @@ async def test_who_was_let_in_with_the_key_ends_a_resource_by_its_location_alone
         await seen.ended()
         assert await cam.delete() == 200
         assert under.gateway._walls == {}
+
+
+class Stun(asyncio.DatagramProtocol):
+    """Tells who asks which address it has."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
+        asked = stun.parse_message(data)
+        said = stun.Message(asked.message_method, stun.Class.RESPONSE, asked.transaction_id)
+        said.attributes["XOR-MAPPED-ADDRESS"] = address
+        self._transport.sendto(bytes(said), address)
+
+
+async def test_cameras_and_watchers_are_told_of_the_stun_server() -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(Stun, ("127.0.0.1", 0))
+    url = f"stun:127.0.0.1:{transport.get_extra_info('sockname')[1]}"
+    async with (
+        running() as service,
+        studio(service.address, ice=Ice.of([url])) as under,
+        camera(under.http, whip(under), Lamp()) as cam,
+        watcher(under.http, f"{under.url}/whep/cam") as seen,
+    ):
+        assert cam.links.endswith(f', <{url}>; rel="ice-server"')
+        assert seen.links == f'<{url}>; rel="ice-server"'
+    transport.close()
 
 
 async def test_a_name_belongs_to_a_token_and_no_token_or_a_wrong_one_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_ice_servers_are_read_with_their_login() -> None:
         IceServer("stun:stun.example:3478"),
         IceServer(turn, "user", "pass:word"),
     )
+    links = Ice.of(["stun:stun.example:3478", turn], "user:word").links
+    assert links == ['<stun:stun.example:3478>; rel="ice-server"'], "of the relay only its login would help"
     for wrong in ("http://stun.example", "stun:", "turn:a b", "stun:a:1?transport=sctp"):
         with pytest.raises(ConfigError, match="--ice-server"):
             Ice.of([wrong], "user:word")

@@ -15,7 +15,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
@@ -121,9 +121,8 @@ class WebRtc:
             raise
         stream.camera.show(track)
         self._keep(self._follow(stream))
-        links = [f'</whep/{stream.wall.viewer_key}>; rel="alternate"']
-        links += [f'<{one.url}>; rel="ice-server"' for one in self._ice.servers if not one.is_relay]
-        return _created(f"/whip/{name}/{stream.id}", answer, {hdrs.LINK: ", ".join(links)})
+        links = [f'</whep/{stream.wall.viewer_key}>; rel="alternate"', *self._ice.links]
+        return _created(f"/whip/{name}/{stream.id}", answer, links)
 
     async def _enter(self, name: str, token: str | None, options: OpenRequest, peer: Peer) -> _Stream:
         """A wall for a camera, with its session: the one that the name has, else a new one."""
@@ -197,7 +196,7 @@ class WebRtc:
             unless_answered.pop_all()
         self._watchers[watcher.id] = watcher
         self._keep(self._look_on(watcher))
-        return _created(f"/whep/{name}/{watcher.id}", answer, {})
+        return _created(f"/whep/{name}/{watcher.id}", answer, self._ice.links)
 
     @refusing
     async def _unwatch(self, request: web.Request) -> web.Response:
@@ -241,9 +240,11 @@ async def _options(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-def _created(location: str, answer: str, headers: Mapping[str, str]) -> web.Response:
-    shown = {hdrs.LOCATION: location, hdrs.CACHE_CONTROL: "no-store", **headers}
-    return web.Response(status=201, text=answer, content_type=SDP, headers=shown)
+def _created(location: str, answer: str, links: Sequence[str]) -> web.Response:
+    headers = {hdrs.LOCATION: location, hdrs.CACHE_CONTROL: "no-store"}
+    if links:
+        headers[hdrs.LINK] = ", ".join(links)
+    return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
 
 
 def _asked(query: Mapping[str, str]) -> OpenRequest:

@@ -43,6 +43,11 @@ class Ice:
 
     servers: tuple[IceServer, ...] = ()
 
+    @property
+    def links(self) -> list[str]:
+        """What the `Link` of an answer tells peers of them; nothing of relays, whose login is not theirs."""
+        return [f'<{one.url}>; rel="ice-server"' for one in self.servers if not one.is_relay]
+
     @classmethod
     def of(cls, urls: Collection[str], turn_login: str | None = None) -> Ice:
         """`turn_login`: `username:password`. Raises ConfigError that names the option to change."""
