@@ -302,7 +302,7 @@ async def test_a_call_waits_for_a_service_that_is_starting_for_a_while_alone(
         assert http_calls.refusal(caught.value).status == 503
 
 
-def test_tokens_are_bounded_and_forgotten_after_a_while() -> None:
+def test_a_token_that_is_over_is_known_for_a_while_and_then_forgotten() -> None:
     grants = Grants()
     one = grants.mint("alpha", 60.0, 0.0)
     with pytest.raises(InvalidRequest, match="expired"):
