@@ -416,6 +416,10 @@ async def test_pages_of_other_origins_are_refused_unless_allowed() -> None:
         for path in ("/whip/cam", "/whep/cam"):
             async with under.http.post(under.url + path, headers=evil) as refused:
                 assert refused.status == 403
+                assert "Access-Control-Allow-Origin" not in refused.headers
+            # What is refused without a word of JSON can be read all the same.
+            async with under.http.post(under.url + path, headers=mine) as told:
+                assert (told.status, told.headers["Access-Control-Allow-Origin"]) == (415, mine["Origin"])
 
 
 async def test_the_program_of_the_docs_sends_a_file_by_the_muxer_of_pyav(root: Path, tmp_path: Path) -> None:

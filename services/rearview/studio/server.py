@@ -118,18 +118,26 @@ class Studio:
 
     async def _guard_peer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The same for WHIP and WHEP, whose clients keep no cookies, and may be pages of other origins."""
-        origin, shown = self._check_origin(request), request.cookies.get(COOKIE)
+        origin = self._check_origin(request)
+        readable = {} if origin is None else {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin, **CORS}
+        try:
+            self._check_peer(request)
+            response = await handler(request)
+        except web.HTTPException as refused:
+            refused.headers.update(readable)
+            raise
+        response.headers.update(readable)
+        return response
+
+    def _check_peer(self, request: web.Request) -> None:
+        shown = request.query.get("key", request.cookies.get(COOKIE))
         # The path of a resource is enough to end it: its id is a secret, told to its sender alone.
         is_free = request.method in (hdrs.METH_OPTIONS, hdrs.METH_DELETE) or (
             request.path.startswith("/whep/")
             and self._gateway.watched(request.path.split("/")[2]) is not None
         )
-        if not (is_free or self._doors.admits(request.remote, request.query.get("key", shown))):
+        if not (is_free or self._doors.admits(request.remote, shown)):
             raise web.HTTPForbidden(text="add ?key=, as in the link that the studio has printed\n")
-        response = await handler(request)
-        if origin is not None:
-            response.headers.update({hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin, **CORS})
-        return response
 
     def _check_origin(self, request: web.Request, *, is_page: bool = False) -> str | None:
         """The origin of the page that asks; None: no page does. Raises HTTPForbidden for a page of another
