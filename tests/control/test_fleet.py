@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rearview.control.fleet import Fleet, LaneId
 from rearview.control.lane_events import (
@@ -11,6 +13,7 @@ from rearview.control.lane_events import (
     Opened,
     Refuse,
     SlotTaken,
+    Told,
 )
 from rearview.control.lanes import after
 from rearview.control.placement import Replica, place
@@ -50,3 +53,11 @@ def test_a_replica_that_was_doubted_while_it_was_dialled_is_not_waited_for() -> 
     assert actions[-1].error.reason is Reason.REPLICA_LOST
     with pytest.raises(Refused):
         place(fleet.spans, fleet.replicas.values(), {})
+
+
+def test_what_a_replica_tells_counts_at_once_and_again_changes_nothing() -> None:
+    told = replace(FIRST, free_slots=1)
+    fleet, actions = after(FLEET, Told(told))
+    assert (dict(fleet.replicas), actions) == ({"first": told, "last": LAST}, ())
+    again, _ = after(fleet, Told(replace(told)))
+    assert again is fleet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +33,6 @@ from rearview.control.lane_events import (
     SlotUnanswered,
     Stopping,
     TakeSlot,
-    Told,
     Vacate,
 )
 from rearview.control.lanes import ADOPTION_S, after
@@ -205,13 +204,6 @@ def test_nothing_new_waits_for_a_replica_that_is_doubted_and_open_lanes_go_on() 
     assert fleet.lanes.keys() == {LANE}
     assert "u" not in fleet.replicas
     assert play(fleet, Described(REPLICAS))[0].replicas.keys() == set(IDS)
-
-
-def test_what_a_replica_tells_counts_at_once_and_again_changes_nothing() -> None:
-    told = replace(U, free_slots=1)
-    fleet, actions = play(FLEET, Told(told))
-    assert (dict(fleet.replicas), actions) == ({"e": E, "u": told, "d": D}, ())
-    assert play(fleet, Told(replace(told)))[0] is fleet
 
 
 def test_a_lane_that_nobody_wants_any_more_gives_its_slots_back_in_every_phase() -> None:
