@@ -14,6 +14,7 @@ from rearview.config import LinkConfig
 from rearview.errors import ConfigError
 from rearview.transport.codec import Versions
 from rearview.transport.links import LinkClosed
+from rearview.transport.secrets import with_secret
 from rearview.transport.wire import Kind
 from support.certificates import Authority
 from support.peers import Peer, peers, raw
@@ -213,3 +214,13 @@ async def test_a_certificate_that_is_replaced_is_used_from_the_next_link_on(
         assert "certificates of links cannot be read" in caplog.text
         assert not first.closed
         await again.stop()
+
+
+def test_a_secret_is_made_only_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> str:
+        raise AssertionError("one was given")
+
+    monkeypatch.delenv("REARVIEW_LINK_SECRET", raising=False)
+    for config in (LinkConfig(secret="given"), LinkConfig(secret_file=tmp_path / "secrets")):
+        assert with_secret(config, make) == config
+    assert with_secret(LinkConfig(), lambda: "made").secret == "made"

@@ -35,7 +35,11 @@ def new_secret() -> str:
 
 
 def with_secret(config: LinkConfig, made: Callable[[], str] = new_secret) -> LinkConfig:
-    """With a secret for a whole service: the configuration's, the environment's, or one that is made."""
+    """With a secret for a whole service: the configuration's, the environment's, or one that is made. Where a
+    file holds the secrets, none is made.
+    """
+    if config.secret_file is not None:
+        return config
     secret = config.secret or environment("LINK_SECRET") or made()
     return config.model_copy(update={"secret": secret})
 
