@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,18 +24,19 @@ SHOW_EVERY_S = 2.0
 def list_known(as_json: JsonOption = False) -> None:
     """Show the models that have a short name, and whether they are on this machine. Asks nobody."""
     from rearview.contract.card import bundled_names
-    from rearview.models import fetched, known_models, model_folder, models_folder
+    from rearview.models import known_models, models_folder
 
+    listed = [*map(_bundled, bundled_names()), *map(_known, known_models().values())]
     if as_json:
-        print_json([*map(_bundled, bundled_names()), *map(_known, known_models().values())])
+        print_json(listed)
         return
-    for name in bundled_names():
-        typer.echo(f"{name:16} {'bundled':12} What a service starts with where no --model is named.")
-    for model in known_models().values():
-        state = "here" if fetched(model_folder(model.id)) else "not fetched"
-        typer.echo(f"{model.id:16} {state:12} {model.title}: {model.note}")
-        for one in model.repositories:
-            typer.echo(f"{'':29} {one.hub_id}: {one.licence.name}, {one.licence.url}")
+    for one in listed:
+        said = "What a service starts with where no --model is named."
+        if one["state"] != "bundled":
+            said = f"{one['title']}: {one['note']}"
+        typer.echo(f"{one['id']:16} {one['state']:12} {said}")
+        for each in one["repositories"]:
+            typer.echo(f"{'':29} {each['hub_id']}: {each['licence']}, {each['licence_url']}")
     typer.echo(f"`rearview models fetch ID` puts them into {models_folder()}")
 
 
@@ -62,11 +63,11 @@ def fetch_wanted(
     typer.echo(f"{name} is in {place}; use it with --model {name if folder is None else place}")
 
 
-def _bundled(name: str) -> dict[str, object]:
+def _bundled(name: str) -> dict[str, Any]:
     return {"id": name, "state": "bundled", "title": None, "note": None, "folder": None, "repositories": []}
 
 
-def _known(model: KnownModel) -> dict[str, object]:
+def _known(model: KnownModel) -> dict[str, Any]:
     from rearview.models import fetched, model_folder
 
     folder = model_folder(model.id)
