@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -40,8 +41,9 @@ def test_a_checkpoint_is_fetched_with_its_licence_shown_first(tmp_path: Path) ->
     assert done.stderr.index("https://huggingface.co/studio/tiny") < done.stderr.index("fetching studio/tiny")
     assert f"--model {HUB_ID}" in done.stdout
     assert (tmp_path / "models" / "studio--tiny" / "vae" / "diffusion_pytorch_model.safetensors").is_file()
-    again = rearview(tmp_path, "http://127.0.0.1:9", "models", "fetch", HUB_ID)
+    again = rearview(tmp_path, "http://127.0.0.1:9", "models", "fetch", HUB_ID, "--json")
     assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == {"id": HUB_ID, "folder": str(tmp_path / "models" / "studio--tiny")}
 
 
 def test_known_models_are_listed_without_a_hub(tmp_path: Path) -> None:
