@@ -28,8 +28,7 @@ import typer
 import uvloop
 from rearview.config import LinkConfig
 from rearview.contract.beat import BEAT_S, Beat, Work
-from rearview.contract.cost import FrameCost
-from rearview.contract.lease import Lease, LeaseRequest, Load
+from rearview.contract.lease import Lease, LeaseRequest
 from rearview.control.circuit import Circuit
 from rearview.control.leases import RENEWALS_PER_LEASE
 from rearview.control.placement import Asked
@@ -44,19 +43,17 @@ from rearview.transport.links import LinkServer
 from rearview.transport.wire import Kind, encode_json, encode_lease
 
 from loadtest.figures import RESULTS, Figure, ResultFile, show
-from loadtest.placement import placement
+from loadtest.placement import COST, LOAD, SPAN, placement
 
 __all__ = ["main"]
 
-SECRET, NODE, SPAN = "control-loop", "node", "fused"
+SECRET, NODE = "control-loop", "node"
 LEASE_S, DURATION_S = 15.0, 600.0
 """How long a lease lasts, and a session on average."""
 SETTLE_S = 2.0
 TENANTS = 100
 TARGET_PERCENT = 20.0
 ENOUGH = 0.9
-COST = FrameCost(512 * 512, 1.6e-3, 2.2e-3, 2.2e-3, (0, 1))
-LOAD = Load.of(15.0, 512, 512)
 CONFIG = LinkConfig(secret=SECRET)
 
 
@@ -96,7 +93,7 @@ class _Fake:
     sessions: int = 0
 
     def capacity(self) -> Mapping[str, Any]:
-        """See `Stage.capacity`."""
+        """See `Telling`."""
         share = self.sessions * COST.share(LOAD, 2, is_cached=False)
         return {
             "replica_id": self.name,
@@ -113,7 +110,7 @@ class _Fake:
         }
 
 
-async def _speak(size: Size, told: Connection, *, tells: bool) -> None:
+async def _speak(size: Size, told: Connection) -> None:
     fakes = []
     for number in range(size.replicas):
         server = LinkServer(CONFIG, NODE, on_message=lambda *_: None, on_closed=lambda _: None)
@@ -129,14 +126,14 @@ async def _speak(size: Size, told: Connection, *, tells: bool) -> None:
             fake.server.broadcast(Kind.HEARTBEAT, beat)
             has_changed = random.random() < changes_per_beat
             fake.sessions += has_changed * (1 if number % 2 else -1)
-            if tells and (has_changed or (number + place) % AGAIN_BEATS == 0):
+            if has_changed or (number + place) % AGAIN_BEATS == 0:
                 fake.server.broadcast(Kind.CAPACITY, encode_json(fake.capacity()))
             await asyncio.sleep(0)
         await asyncio.sleep(max(0.0, begin_s + BEAT_S - time.monotonic()))
 
 
-def _replicas(size: Size, told: Connection, tells: bool) -> None:
-    uvloop.run(_speak(size, told, tells=tells))
+def _replicas(size: Size, told: Connection) -> None:
+    uvloop.run(_speak(size, told))
 
 
 # The ingress's.
@@ -213,7 +210,8 @@ async def _ingress(
     leases = Leases(
         directory, "ingress", LEASE_S, on_granted=granted, on_taken=lambda *_: None, held=_held_by_none
     )
-    roster = Roster(members, lanes, (), **_present(size))
+    names = frozenset(size.lane(number)[0] for number in range(size.replicas))
+    roster = Roster(members, lanes, (), lambda: names)  # Serve's router knows them.
     found.append(_Ingress(size, lanes, roster, leases, described))
     await lanes.start()
     await leases.begin(lanes.address)
@@ -221,12 +219,6 @@ async def _ingress(
     await leases.settle()
     await lanes.stop()
     await directory.close()
-
-
-def _present(size: Size) -> Mapping[str, Any]:
-    """Which replicas there are, as Serve's router knows it."""
-    names = frozenset(f"replica-{number}" for number in range(size.replicas))
-    return {"present": lambda: names}
 
 
 async def _nothing(request: Mapping[str, Any]) -> Any:
@@ -310,9 +302,7 @@ def run(size: Size, seconds: float) -> Sequence[Cost]:
     from support.valkey import Server
 
     here, there = multiprocessing.Pipe()
-    speaking = multiprocessing.get_context("spawn").Process(
-        target=_replicas, args=(size, there, True), daemon=True
-    )
+    speaking = multiprocessing.get_context("spawn").Process(target=_replicas, args=(size, there), daemon=True)
     with tempfile.TemporaryDirectory() as folder:
         store = Server(Path(folder))
         store.start()

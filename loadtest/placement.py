@@ -12,7 +12,7 @@ from rearview.control.ranked import Ranked
 
 from loadtest.figures import Figure
 
-__all__ = ["placement"]
+__all__ = ["COST", "LOAD", "SPAN", "placement"]
 
 SPAN, SLOTS, TARGET_PER_S = "fused", 60, 10_000.0
 COST = FrameCost(512 * 512, 1.6e-3, 2.2e-3, 2.2e-3, (0, 1))
