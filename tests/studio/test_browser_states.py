@@ -15,7 +15,7 @@ from support.fake_gateway import READY, FakeGateway, serving
 pytestmark = pytest.mark.integration
 
 Open = Callable[..., Tab]
-PANELS = ("Look", "Motion", "Mixer", "Take", "Health")
+PANELS = ("Look", "Motion", "Presets", "Mixer", "Take", "Health")
 
 
 def test_a_camera_that_is_not_allowed_says_what_to_do(open_studio: Open, gateway: Gateway) -> None:

@@ -2,12 +2,14 @@
 import { start } from "./actions.js";
 import { html } from "./html.js";
 import { pressed } from "./keys.js";
+import { recallPresets } from "./presets.js";
 import { readTheme } from "./theme.js";
 import { Studio } from "./ui/studio.js";
 import { render } from "./vendor/preact.js";
 import "./vendor/signals.js";
 
 readTheme();
+recallPresets();
 render(html`<${Studio} />`, /** @type {HTMLElement} */ (document.getElementById("studio")));
 addEventListener("keydown", pressed);
 start();

@@ -2,6 +2,7 @@
 import { cut, look, togglePause } from "./actions.js";
 import { begin } from "./begin.js";
 import { snapshot, toggleRecording, toggleTake } from "./keep.js";
+import { loadPreset, savePreset } from "./presets.js";
 import * as store from "./store.js";
 import { nextTheme } from "./theme.js";
 import { addTile } from "./tiles.js";
@@ -9,8 +10,8 @@ import { openFeed } from "./ui/mixer.js";
 
 /** @type {import("./state/layout.js").View[]} */
 const VIEWS = ["split", "side", "picture", "program", "wall"];
-/** @type {("look" | "motion" | "mixer" | "take" | "health")[]} */
-const PANELS = ["look", "motion", "mixer", "take", "health"];
+/** @type {("look" | "motion" | "presets" | "mixer" | "take" | "health")[]} */
+const PANELS = ["look", "motion", "presets", "mixer", "take", "health"];
 
 export const KEYS = [
   { keys: ["Space"], does: "Pause and go on", code: "Space", run: togglePause },
@@ -18,6 +19,8 @@ export const KEYS = [
   { keys: ["1", "…", "9"], does: "Cut that tile to program" },
   { keys: ["Shift", "1", "…", "9"], does: "Fade it to program" },
   { keys: ["Alt", "1", "…", "9"], does: "Edit that tile" },
+  { keys: ["1", "…", "9"], does: "With the presets open: load that preset" },
+  { keys: ["Shift", "1", "…", "9"], does: "With the presets open: save the look there" },
   { keys: ["N"], does: "Add a look", code: "KeyN", run: addTile },
   { keys: ["V"], does: "Next view", code: "KeyV", run: () => look(VIEWS[(VIEWS.indexOf(store.view.value) + 1) % VIEWS.length]) },
   { keys: ["W"], does: "The wall", code: "KeyW", run: () => look(store.view.value === "wall" ? "split" : "wall") },
@@ -70,6 +73,7 @@ function digit(event) {
   const found = /^Digit([1-9])$/.exec(event.code);
   if (!found) return null;
   const index = Number(found[1]) - 1;
+  if (store.panel.value === "presets" && !event.altKey) return () => (event.shiftKey ? savePreset(index) : loadPreset(index));
   if (!store.tiles.value.includes(index)) return () => {};
   if (event.altKey) return () => (store.focus.value = index);
   return () => cut(index, event.shiftKey ? store.fadeMs.value : 0);

@@ -2,6 +2,7 @@
 import { computed, effect, signal } from "./vendor/signals.js";
 import { Series } from "./state/series.js";
 import { unsaid } from "./state/complaints.js";
+import { noPresets } from "./state/presets.js";
 import { meant } from "./state/tile.js";
 import { allModels, indices, newWall } from "./state/wall.js";
 
@@ -18,7 +19,7 @@ export const focus = signal(0);
 /** @type {import("./vendor/signals.js").Signal<import("./state/layout.js").View>} */
 export const view = signal("split");
 export const split = signal(0.5);
-/** @type {import("./vendor/signals.js").Signal<"look" | "motion" | "mixer" | "take" | "health">} */
+/** @type {import("./vendor/signals.js").Signal<"look" | "motion" | "presets" | "mixer" | "take" | "health">} */
 export const panel = signal("look");
 /** @type {import("./vendor/signals.js").Signal<null | "help" | "models" | "share" | "token">} */
 export const sheet = signal(null);
@@ -56,6 +57,10 @@ export const killed = signal(null);
 /** @type {import("./vendor/signals.js").Signal<{text: string, isUrgent: boolean}>} */
 export const announced = signal({ text: "", isUrgent: false });
 export const fadeMs = signal(600);
+/** @type {import("./vendor/signals.js").Signal<import("./state/presets.js").Presets>} */
+export const presets = signal(noPresets());
+/** The place among them that was used last, from 0. */
+export const pad = signal(0);
 
 export const tile = computed(() => wall.value.tiles[focus.value] ?? null);
 export const tiles = computed(() => indices(wall.value));

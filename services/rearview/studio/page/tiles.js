@@ -89,9 +89,8 @@ export function answered(id) {
 }
 
 /** What only a new session can have: its tile is opened again with its look. @param {Record<string, unknown>} change */
-export function reopen(change) {
-  const index = store.focus.value;
-  const tile = store.tile.value;
+export function reopen(change, index = store.focus.value) {
+  const tile = store.wall.value.tiles[index];
   if (!tile) return;
   say({ type: "close", tile: index });
   openTile(index, { ...reopening(tile), ...change });

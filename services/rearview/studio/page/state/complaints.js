@@ -2,7 +2,7 @@
 import { complaint } from "./words.js";
 
 /**
- * @typedef {{key: string, about: "hello" | "wall" | "model" | "control" | "tile", tile: number | null, title: string, help: string}} Complaint
+ * @typedef {{key: string, about: "hello" | "wall" | "model" | "control" | "tile" | "trouble", tile: number | null, title: string, help: string}} Complaint
  * One key stands once: what is said again takes the place of what was said before.
  */
 
@@ -30,6 +30,9 @@ export function complaintsAfter(standing, message) {
       return message.state === "failed" ? stated(standing, "model", message.id, message) : over(standing, "model", message.id);
     case "applied":
       return message.rejected ? stated(standing, "control", tile, { ...message.rejected, tile }) : over(standing, "control", tile);
+    // Of this page and of its controllers: in words of their own.
+    case "trouble":
+      return entered(standing, { key: `trouble ${message.about}`, about: "trouble", tile: null, title: message.title, help: message.help });
     case "state": {
       const isBad = message.state === "refused" || (message.state === "ended" && message.reason !== "IDLE");
       return isBad ? stated(standing, "tile", tile, message) : over(standing, "tile", tile);
@@ -71,7 +74,12 @@ function stated(standing, about, which, said) {
   const key = `${about} ${which}`;
   const { title, help } = complaint(said.reason, said.message);
   const tile = typeof said.tile === "number" ? said.tile : null;
-  return [...read(standing, key), { key, about, tile, title: tile === null ? title : `Tile ${tile + 1}: ${title}`, help }].slice(-MOST);
+  return entered(standing, { key, about, tile, title: tile === null ? title : `Tile ${tile + 1}: ${title}`, help });
+}
+
+/** @param {Complaint[]} standing @param {Complaint} complaint @returns {Complaint[]} */
+function entered(standing, complaint) {
+  return [...read(standing, complaint.key), complaint].slice(-MOST);
 }
 
 /** The same array if there is none of them. @param {Complaint[]} standing @param {(one: Complaint) => boolean} isOver */

@@ -10,6 +10,7 @@ import { Look } from "./look.js";
 import { Mixer, openFeed } from "./mixer.js";
 import { Motion } from "./motion.js";
 import { Button } from "./parts.js";
+import { Presets } from "./presets.js";
 import { Sheets } from "./sheets.js";
 import { Stage } from "./stage.js";
 import { Take } from "./take.js";
@@ -67,10 +68,11 @@ function Pill() {
   return html`<span class="pill" data-kind=${kind}>${text}</span>`;
 }
 
-/** @type {{id: "look" | "motion" | "mixer" | "take" | "health", name: string, shows: any}[]} */
+/** @type {{id: "look" | "motion" | "presets" | "mixer" | "take" | "health", name: string, shows: any}[]} */
 const PANELS = [
   { id: "look", name: "Look", shows: Look },
   { id: "motion", name: "Motion", shows: Motion },
+  { id: "presets", name: "Presets", shows: Presets },
   { id: "mixer", name: "Mixer", shows: Mixer },
   { id: "take", name: "Take", shows: Take },
   { id: "health", name: "Health", shows: Health },

@@ -1,0 +1,88 @@
+// Presets: saved from a tile, loaded into one, kept in this browser, and carried by a file.
+import { tell } from "./announce.js";
+import * as media from "./media.js";
+import { fitted, loading, noPresets, presetOf, presetsText, readPresets, withPreset } from "./state/presets.js";
+import { lookName } from "./state/prompts.js";
+import { after } from "./state/wall.js";
+import { manyWord } from "./state/words.js";
+import * as store from "./store.js";
+import { control, reopen } from "./tiles.js";
+
+const KEY = "presets";
+
+export function recallPresets() {
+  try {
+    store.presets.value = readPresets(localStorage.getItem(KEY) ?? "");
+  } catch {
+    store.presets.value = noPresets();
+  }
+}
+
+/** @param {import("./state/presets.js").Presets} presets */
+function keep(presets) {
+  store.presets.value = presets;
+  try {
+    localStorage.setItem(KEY, presetsText(presets));
+  } catch {
+    complain("presets", "Presets are not kept", "This browser has no room for them: save them as a file.");
+  }
+}
+
+/** @param {number} place from 0 */
+export function savePreset(place) {
+  const tile = store.tile.value;
+  if (!tile) return;
+  store.pad.value = place;
+  const name = store.presets.value[place]?.name ?? lookName(store.settings.value);
+  keep(withPreset(store.presets.value, place, presetOf(tile, store.model.value.name, name)));
+  tell(`Preset ${place + 1} is saved`);
+}
+
+/** @param {number} place from 0 */
+export function loadPreset(place, index = store.focus.value) {
+  const tile = store.wall.value.tiles[index];
+  const saved = store.presets.value[place];
+  const title = `Preset ${place + 1}${saved ? `, ${saved.name}` : ""}`;
+  if (!saved) return complain(`preset ${place}`, title, "There is none in this place.");
+  if (!tile) return complain(`preset ${place}`, title, `Tile ${index + 1} is not open.`);
+  store.pad.value = place;
+  const { preset, misfits } = fitted(saved, store.model.value, store.phrases.value);
+  const { change, anew } = loading(preset, tile);
+  if (change) control(change, index);
+  if (anew) reopen(anew, index);
+  if (misfits.length > 0) complain(`preset ${place}`, `${title}: not all of it fits`, `${saved.model ? `It was made with ${saved.model}. ` : ""}Here ${misfits.join("; ")}.`);
+  return tell(anew ? `${title}: the session begins anew` : change ? `${title} is loaded` : `${title}: the picture is so already`);
+}
+
+/** @param {number} place from 0 @param {string} name */
+export function namePreset(place, name) {
+  const preset = store.presets.value[place];
+  if (preset && name.trim()) keep(withPreset(store.presets.value, place, { ...preset, name: name.trim() }));
+}
+
+/** @param {number} place from 0 */
+export function clearPreset(place) {
+  keep(withPreset(store.presets.value, place, null));
+  tell(`Preset ${place + 1} is cleared`);
+}
+
+export function exportPresets() {
+  media.download(presetsText(store.presets.value), "presets.json");
+}
+
+/** Those in the file take their places; others stay. @param {File} file */
+export async function importPresets(file) {
+  try {
+    const read = readPresets(await file.text());
+    keep(store.presets.value.map((preset, place) => read[place] ?? preset));
+    tell(`${file.name}: ${manyWord(read.filter(Boolean).length, "preset")}`);
+  } catch (error) {
+    complain("presets", file.name, `${/** @type {Error} */ (error).message}.`);
+  }
+}
+
+/** Shown where everybody sees it, until it is read. @param {string} about @param {string} title @param {string} help */
+function complain(about, title, help) {
+  store.wall.value = after(store.wall.value, { type: "trouble", about, title, help }, performance.now());
+  tell(`${title}. ${help}`, true);
+}
