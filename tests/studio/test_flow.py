@@ -69,6 +69,67 @@ def test_order_is_kept_and_only_the_oldest_live_frame_is_displaced(
         assert frames <= (LOSSLESS_FRAMES if is_lossless else LIVE_FRAMES)
 
 
+@given(st.lists(st.sampled_from(["turn", "frame", "control", "take", "answer"]), max_size=120))
+def test_between_two_frames_there_is_one_turned_change_at_most_with_the_newest_of_each(
+    events: list[str],
+) -> None:
+    waiting, turns, out, since = Waiting(is_lossless=False), 0, [], 0
+    applied = None
+
+    def take() -> bool:
+        nonlocal since, applied
+        item = waiting.take()
+        if isinstance(item, Taken):
+            since = 0
+        elif item is not None:
+            out.append(item)
+            if item.is_turned:
+                since += 1
+                assert item.settings.seed == turns, "the newest"
+                applied = turns
+        assert since <= 1
+        return item is not None
+
+    for number, event in enumerate(events):
+        if event == "turn":
+            turns += 1
+            waiting.turn(SettingsChange(seed=turns))
+        elif event == "frame":
+            waiting.put(taken(number))
+        elif event == "control":
+            waiting.control(Change(number, SettingsChange()))
+        elif event == "take" and len(waiting.changes) < MAX_CONTROLS:
+            take()
+        elif event == "answer" and out:
+            waiting.control_answered(out.pop())
+    for change in out:
+        waiting.control_answered(change)
+    waiting.put(taken(len(events)))
+    waiting.put(taken(len(events) + 1))
+    while take():
+        pass
+    assert applied == (turns or None), "the last one is not lost"
+
+
+def test_what_is_turned_waits_while_too_many_are_unanswered_and_is_then_the_newest() -> None:
+    waiting = Waiting(is_lossless=False)
+    for number in range(MAX_CONTROLS):
+        assert waiting.control(Change(number, SettingsChange()))
+    controls = [waiting.take() for _ in range(MAX_CONTROLS)]
+    for seed in range(200):
+        waiting.turn(SettingsChange(seed=seed))
+    waiting.turn(SettingsChange(strength=0.5))
+    waiting.put(taken(0))
+    waiting.put(taken(1))
+    assert isinstance(waiting.take(), Taken)
+    waiting.control_answered(controls[0])  # type: ignore[arg-type]
+    turned = waiting.take()
+    assert isinstance(turned, Change)
+    assert (turned.is_turned, turned.settings) == (True, SettingsChange(seed=199, strength=0.5))
+    assert isinstance(waiting.take(), Taken)
+    assert waiting.take() is None
+
+
 @given(st.lists(st.integers(0, LOSSLESS_FRAMES), max_size=60))
 def test_credit_never_falls_and_never_exceeds_the_room(rooms: list[int]) -> None:
     credit, received = PageCredit(), 0

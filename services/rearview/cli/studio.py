@@ -7,7 +7,7 @@ import contextlib
 import signal
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rearview.local import PlainService
     from rearview.studio.gateway import Gateway
     from rearview.studio.lanes import Span
+    from rearview.studio.osc import OscPort
     from rearview.studio.said import ServiceSaid
     from rearview.studio.service import Endpoint
     from rearview.studio.serving import Ports
@@ -71,6 +72,12 @@ def studio(
         list[str] | None, typer.Option(help="stun:HOST:PORT or turn:HOST:PORT, for --webrtc. Repeat it.")
     ] = None,
     turn_login: Annotated[Path | None, typer.Option(help="File with username:password of turn:.")] = None,
+    osc: Annotated[
+        str | None,
+        typer.Option(
+            help="PORT or HOST:PORT (UDP) for OSC, of this machine alone without HOST (extra `stage`)."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the studio: a camera, screen or clip through the model, live, in the browser, until Ctrl-C."""
@@ -78,6 +85,7 @@ def studio(
 
     check_started_here(server, model, device)
     ice = _ice(webrtc, ice_server or (), turn_login)
+    stage = Stage.of(osc)
     if server is None:
         begin_imports()
     from rearview.cli.model_choice import model_config
@@ -94,8 +102,34 @@ def studio(
         sessions = None if model is None else MAX_TILES
         gateway = LocalStart(model_config(model, device=device, sessions=sessions)).gateway(tell)
     ports = _ports(port, lan=lan, allowed=allow_origin or ())
-    asyncio.run(_run(gateway, ports, console, opens=open_page, as_json=as_json, ice=ice))
+    asyncio.run(_run(gateway, ports, console, opens=open_page, as_json=as_json, ice=ice, stage=stage))
     console.print("stopped")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What turns the studio from outside, bound before anything is started."""
+
+    osc: OscPort | None = None
+
+    @classmethod
+    def of(cls, osc: str | None) -> Self:
+        """Raises ConfigError that names the option to change."""
+        from rearview.studio.osc import OscPort
+
+        return cls(None if osc is None else OscPort.bind(osc))
+
+    @contextlib.asynccontextmanager
+    async def open(self, gateway: Gateway) -> AsyncIterator[None]:
+        """Until the block ends."""
+        from rearview.studio.osc import listening
+
+        async with listening(gateway, self.osc):
+            yield
+
+    def words(self) -> Sequence[str]:
+        """What whoever starts the studio is told of it."""
+        return () if self.osc is None else (f"OSC: UDP at {self.osc.address}, /rearview/TILE/SETTING",)
 
 
 class LocalStart:
@@ -249,17 +283,26 @@ def show_page(console: Console, url: str, link: str | None) -> None:
 
 
 async def _run(
-    gateway: Gateway, ports: Ports, console: Console, *, opens: bool, as_json: bool, ice: Ice | None = None
+    gateway: Gateway,
+    ports: Ports,
+    console: Console,
+    *,
+    opens: bool,
+    as_json: bool,
+    ice: Ice | None,
+    stage: Stage,
 ) -> None:
     from rearview.studio.serving import serve
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with gateway, serve(gateway, ports, ice=ice) as link:
+    async with gateway, serve(gateway, ports, ice=ice) as link, stage.open(gateway):
         show_page(console, f"{ports.url}  (Ctrl-C stops)", link)
         if ice is not None:
             words = f"cameras: WHIP at {ports.url}whip/NAME; watchers: WHEP at {ports.url}whep/NAME"
+            console.print(words, highlight=False, soft_wrap=True)
+        for words in stage.words():
             console.print(words, highlight=False, soft_wrap=True)
         if as_json:
             print_json({"studio": ports.url, "studio_lan": link})

@@ -9,6 +9,7 @@ from contextlib import suppress
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from rearview.errors import InvalidRequest, RearviewError, Reason
+from rearview.studio.dials import Turn
 from rearview.studio.gateway import Gateway
 from rearview.studio.outbox import Outbox
 from rearview.studio.protocol import (
@@ -22,11 +23,12 @@ from rearview.studio.protocol import (
     PageMessage,
     ProgramAsked,
     Received,
+    TurnAsked,
     named_control,
     read_frame,
     read_message,
 )
-from rearview.studio.said import ErrorSaid, text_of
+from rearview.studio.said import ErrorSaid, Trouble, text_of
 from rearview.studio.telling import rejected_said
 from rearview.studio.wall import Wall
 
@@ -148,12 +150,22 @@ class _Page:
                 wall.close_tile(said.tile)
             case ProgramAsked():
                 wall.show(said)
+            case TurnAsked():
+                self._turn(said)
             case ModelAsked():
                 self._gateway.ask_model(wall, said)
             case Kill():
                 self._gateway.kill(said.span, is_local=self._is_local)
             case _:
                 raise InvalidRequest(Reason.ALREADY_OPEN, "hello was said before")
+
+    def _turn(self, said: TurnAsked) -> None:
+        """A knob is turned many times a second: what is wrong with it is no reason to end the wall."""
+        try:
+            self._wall.turn(said.tile, Turn(said.name, said.share, is_share=True))
+        except InvalidRequest as error:
+            trouble = Trouble(about=f"midi {said.name}", title=f"MIDI: {said.name}", help=f"{error.message}.")
+            self._wall.tell(trouble, ("trouble", said.name))
 
 
 async def _hello(socket: web.WebSocketResponse) -> Hello:

@@ -6,10 +6,11 @@ Values and counts; no clock, no I/O.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rearview.contract.settings import SettingsChange
+from rearview.studio.changing import merged
 from rearview.studio.protocol import FrameIn
 
 __all__ = ["MAX_UNACKNOWLEDGED", "PAGE_FRAMES", "Change", "PageCredit", "Taken", "Unacknowledged", "Waiting"]
@@ -37,7 +38,7 @@ class Taken:
     """Monotonic seconds."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Change:
     """A control on its way to a session."""
 
@@ -48,6 +49,8 @@ class Change:
     """Number of the last frame before it; -1: none. It holds for none up to that."""
     first: int | None = None
     """Number of the first frame under it, once one was sent."""
+    is_turned: bool = False
+    """Whether controllers have made it."""
 
     @property
     def frame(self) -> int:
@@ -62,7 +65,12 @@ class Waiting:
         self._is_lossless = is_lossless
         self._items: deque[Taken | Change] = deque()
         self._num_frames = 0
-        self._controls = 0
+        self._unanswered: list[Change] = []
+        """Controls that wait, or that the session has."""
+        self._turned: SettingsChange | None = None
+        """Goes right before the next frame."""
+        self._may_turn = True
+        """False between such a change and its frame."""
 
     @property
     def room(self) -> int:
@@ -88,22 +96,42 @@ class Waiting:
 
     def control(self, change: Change) -> bool:
         """Add a control. False: too many are unanswered."""
-        if self._controls >= MAX_CONTROLS:
+        if len(self._unanswered) >= MAX_CONTROLS:
             return False
-        self._controls += 1
+        self._unanswered.append(change)
         self._items.append(change)
         return True
 
-    def control_answered(self) -> None:
+    def turn(self, change: SettingsChange) -> None:
+        """Controllers change something: together with all else that they turn until the next frame is taken,
+        so however fast a fader moves, a frame has one change before it, with the newest of each.
+        """
+        self._turned = change if self._turned is None else merged(self._turned, change)
+
+    @property
+    def changes(self) -> Sequence[SettingsChange]:
+        """Those that are not answered, in order."""
+        turned = [] if self._turned is None else [self._turned]
+        return [*(change.settings for change in self._unanswered), *turned]
+
+    def control_answered(self, change: Change) -> None:
         """One of those taken was answered, or never will be."""
-        self._controls -= 1
+        self._unanswered.remove(change)
 
     def take(self) -> Taken | Change | None:
         """The oldest; None if nothing waits."""
         if not self._items:
             return None
+        has_room = len(self._unanswered) < MAX_CONTROLS
+        if self._turned is not None and self._may_turn and has_room and isinstance(self._items[0], Taken):
+            turned = Change(None, self._turned, is_turned=True)
+            self._turned, self._may_turn = None, False
+            self._unanswered.append(turned)
+            return turned
         item = self._items.popleft()
-        self._num_frames -= isinstance(item, Taken)
+        if isinstance(item, Taken):
+            self._num_frames -= 1
+            self._may_turn = True
         return item
 
 

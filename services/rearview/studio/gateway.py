@@ -60,6 +60,8 @@ class Gateway:
         """By viewer key."""
         self._model: Model | None = None
         self._needs_token = False
+        self.osc: str | None = None
+        """Where OSC is heard, as `127.0.0.1:9000`."""
         begin = partial(self._begin, rights=Rights.ONE_SESSION)
         self.sessions = Sessions(self._describe_as, begin, self._is_there, self.leave)
         """Of pages that come with a token of one session."""
@@ -94,6 +96,7 @@ class Gateway:
             "local": self._lanes is not None,
             "secure": secure,
             "lan": lan,
+            "osc": self.osc,
             "limits": {"tiles": MAX_TILES, "frame_bytes": MAX_FRAME_BYTES},
         }
 
@@ -141,7 +144,17 @@ class Gateway:
                 found = wall
         return found
 
+    @property
+    def own_walls(self) -> Sequence[Wall]:
+        """Those of the studio's pages and cameras; not of pages that have one session."""
+        return [wall for wall in self._walls.values() if wall.rights is Rights.STUDIO]
+
     # -- what concerns more than one wall
+
+    def tell_pages(self, said: Said) -> None:
+        """Tell the studio's pages."""
+        for wall in self.own_walls:
+            wall.tell(said)
 
     def ask_model(self, wall: Wall, asked: ModelAsked) -> None:
         """Look, fetch, cancel or use. Raises InvalidRequest for a model that nobody knows."""

@@ -9,8 +9,9 @@ from dataclasses import replace
 from rearview.client import SettingsChange
 from rearview.contract.opening import OpenRequest
 from rearview.errors import RearviewError, Refused
+from rearview.studio.changing import merged
 from rearview.studio.feed import Feed
-from rearview.studio.service import Service, merged, options_for
+from rearview.studio.service import Service, options_for
 
 __all__ = ["Opener"]
 
@@ -31,6 +32,11 @@ class Opener:
     def services(self) -> Sequence[Service]:
         """Those on which a session is being opened."""
         return self._used
+
+    @property
+    def max_steps(self) -> int:
+        """The most denoising steps of its sessions; 0: the model's."""
+        return self.asked.max_steps
 
     def agree(self, change: SettingsChange) -> None:
         """A change holds: it is asked of later sessions, too."""

@@ -34,6 +34,11 @@ class Program:
         self._start, self._goal = self._goal, _Goal(asked.a, asked.b, mix)
         self._ends_s = now + asked.fade_ms / 1000
 
+    @property
+    def tile(self) -> int | None:
+        """The one on program, or the first of a mix; None: there is none yet."""
+        return self._goal.a
+
     def begin_with(self, tile: int) -> bool:
         """Show the first tile that opens where nothing was chosen. Whether that is news."""
         if self._goal.a is not None:

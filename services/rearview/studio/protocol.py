@@ -32,6 +32,7 @@ __all__ = [
     "PictureOut",
     "ProgramAsked",
     "Received",
+    "TurnAsked",
     "frame_out",
     "named_control",
     "picture_out",
@@ -112,6 +113,17 @@ class ProgramAsked(_Asked):
     fade_ms: Annotated[int, Field(ge=0, le=60_000)] = 0
 
 
+class TurnAsked(_Asked):
+    """A controller of the page turns a dial of a tile."""
+
+    type: Literal["turn"] = "turn"
+    tile: Tile
+    name: Annotated[str, Field(max_length=200)]
+    """Of the dial, as `strength` or `adapter/ink`."""
+    share: Annotated[float, Field(ge=0.0, le=1.0)]
+    """Its place between the ends of the dial's range."""
+
+
 class ModelAsked(_Asked):
     """Asks how large a model is, fetches it, stops that, or lets the wall go on with it."""
 
@@ -133,7 +145,7 @@ class Bye(_Asked):
     type: Literal["bye"] = "bye"
 
 
-PageMessage = Hello | Open | Control | Close | Received | ProgramAsked | ModelAsked | Kill | Bye
+PageMessage = Hello | Open | Control | Close | Received | ProgramAsked | TurnAsked | ModelAsked | Kill | Bye
 _ASKED: TypeAdapter[PageMessage] = TypeAdapter(Annotated[PageMessage, Field(discriminator="type")])
 
 

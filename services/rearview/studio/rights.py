@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rearview.studio.protocol import Close, Control, Hello, Open, PageMessage, Received
+from rearview.studio.protocol import Close, Control, Hello, Open, PageMessage, Received, TurnAsked
 from rearview.studio.said import Lanes, ModelSaid, Said
 
 __all__ = ["Rights"]
@@ -25,7 +25,7 @@ class Rights(Enum):
         """Whether the page may say so."""
         if self is Rights.STUDIO:
             return True
-        if isinstance(said, Open | Control | Close):
+        if isinstance(said, Open | Control | Close | TurnAsked):
             return said.tile == 0
         return isinstance(said, Received | Hello)
 

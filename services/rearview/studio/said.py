@@ -21,12 +21,15 @@ __all__ = [
     "Notice",
     "Opened",
     "ProgramSaid",
+    "Recall",
     "Said",
     "ServiceSaid",
     "ServiceState",
     "Serving",
     "State",
     "Stats",
+    "Trouble",
+    "Turned",
     "Welcome",
     "text_of",
 ]
@@ -124,6 +127,43 @@ class Applied(Said):
     rejected: Mapping[str, str] | None
     advice: str = ""
     unknown_words: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turned(Said):
+    """A controller has changed a tile's settings; as `applied`, which answers what the page itself asks."""
+
+    type = "turned"
+    tile: int
+    frame: int
+    """The first of the page's frames under it."""
+    asked: Mapping[str, Any]
+    """What was turned, as a page says it."""
+    settings: Settings | None
+    rejected: Mapping[str, str] | None
+    advice: str = ""
+    unknown_words: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall(Said):
+    """A controller asks for one of the page's presets."""
+
+    type = "recall"
+    tile: int
+    place: int
+    """From 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble(Said):
+    """Something that a controller said makes no sense, or cannot be done. All goes on."""
+
+    type = "trouble"
+    about: str
+    """What is at fault; a newer word about it takes the place of an older one."""
+    title: str
+    help: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
-from rearview.client import Client, ImageFormat, Model, OpenOptions, SettingsChange, Tls, Token
+from rearview.client import Client, ImageFormat, Model, OpenOptions, Tls, Token
 from rearview.contract.opening import OpenRequest
-from rearview.contract.settings import SINGLE_OF
+from rearview.studio.dials import ranges_of
 from rearview.studio.flow import MAX_UNACKNOWLEDGED
 from rearview.studio.spoken import UNSPOKEN, plain
 
-__all__ = ["Endpoint", "Service", "described", "merged", "options_for"]
+__all__ = ["Endpoint", "Service", "described", "options_for"]
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,11 @@ def options_for(asked: OpenRequest, model: Model) -> OpenOptions:
     return typed
 
 
-def merged(settings: SettingsChange, change: SettingsChange) -> SettingsChange:
-    """What both say together; the later one has the last word."""
-    named = change.named()
-    for pair in SINGLE_OF.items():
-        if any(name in named for name in pair):
-            settings = replace(settings, **dict.fromkeys(pair))
-    return replace(settings, **named)
-
-
 def described(model: Model) -> dict[str, Any]:
-    """A model as pages are told."""
+    """A model as pages are told: with what controllers may turn, and from where to where."""
     content: dict[str, Any] = plain(model)
     content["multiple"] = content.pop("side_multiple")
     content["motion_multiple"] = content.pop("motion_side_multiple")
-    return {**content, "title": model.name}
+    ranges = ranges_of(model.max_steps)
+    dials = {name: {"low": one.low, "high": one.high, "step": one.step} for name, one in ranges.items()}
+    return {**content, "title": model.name, "dials": dials}

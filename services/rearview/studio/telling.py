@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rearview.client import ControlApplied, Model, Notice, NoticeKind, Settings
+from rearview.client import ControlApplied, Model, Notice, NoticeKind, Settings, SettingsChange
 from rearview.client import Opened as SessionOpened
 from rearview.errors import Reason
-from rearview.studio.said import Applied, Opened
+from rearview.studio.said import Applied, Opened, Turned
 from rearview.studio.said import Notice as NoticeSaid
 from rearview.studio.spoken import plain
 
-__all__ = ["applied_said", "notice_said", "opened_said", "rejected_said"]
+__all__ = ["applied_said", "notice_said", "opened_said", "rejected_said", "turned_said"]
 
 _NOTICES = {
     NoticeKind.MOVED: "the session goes on at other replicas",
@@ -39,13 +39,25 @@ def opened_said(tile: int, opened: SessionOpened, model: Model, frame: int) -> O
 
 def applied_said(tile: int, control_id: int, answer: ControlApplied, model: Model, frame: int) -> Applied:
     """A control was answered; `frame`: the first of the page's under it."""
-    reason = answer.rejected_reason
     return Applied(
         tile=tile,
         id=control_id,
         frame=frame,
         settings=answer.settings,
-        rejected=None if reason is None else _rejection(reason, "the service refuses the change"),
+        rejected=_refusal(answer),
+        advice=answer.advice,
+        unknown_words=_unknown_words(answer.settings, model),
+    )
+
+
+def turned_said(tile: int, asked: SettingsChange, answer: ControlApplied, model: Model, frame: int) -> Turned:
+    """What a controller has turned was answered; `frame`: the first of the page's under it."""
+    return Turned(
+        tile=tile,
+        frame=frame,
+        asked={name: plain(value) for name, value in asked.named().items()},
+        settings=answer.settings,
+        rejected=_refusal(answer),
         advice=answer.advice,
         unknown_words=_unknown_words(answer.settings, model),
     )
@@ -67,6 +79,11 @@ def notice_said(tile: int, notice: Notice, frame: int) -> NoticeSaid:
 def _unknown_words(settings: Settings, model: Model) -> tuple[str, ...]:
     words = (word for one in settings.mix for word in model.unknown_words(one.prompt))
     return tuple(dict.fromkeys(words))
+
+
+def _refusal(answer: ControlApplied) -> dict[str, str] | None:
+    reason = answer.rejected_reason
+    return None if reason is None else _rejection(reason, "the service refuses the change")
 
 
 def _rejection(reason: Reason, message: str) -> dict[str, str]:

@@ -19,6 +19,8 @@ from rearview.client import ControlApplied, DropPolicy, Notice, SettingsChange, 
 from rearview.contract.opening import OpenRequest
 from rearview.errors import DropReason, Fault, RearviewError, Reason, Refused
 from rearview.studio.bell import Bell
+from rearview.studio.changes import Changes
+from rearview.studio.dials import Turn
 from rearview.studio.feed import Feed
 from rearview.studio.figures import Figures
 from rearview.studio.flow import Change, Taken, Waiting
@@ -26,7 +28,7 @@ from rearview.studio.opener import Opener
 from rearview.studio.said import Applied, Opened, Said, State
 from rearview.studio.service import Service
 from rearview.studio.spoken import plain
-from rearview.studio.telling import applied_said, notice_said, opened_said, rejected_said
+from rearview.studio.telling import notice_said, opened_said
 
 __all__ = ["Tile", "WallSide"]
 
@@ -76,6 +78,7 @@ class Tile:
         self._opener = Opener(asked, wall.service)
         self.is_lossless = asked.drop_policy is DropPolicy.LOSSLESS
         self._waiting = Waiting(is_lossless=self.is_lossless)
+        self._changes = Changes(number, self._waiting, wall)
         self._bell = Bell()
         """Rings when something waits, or the session is another one."""
         self._feed: Feed | None = None
@@ -122,12 +125,12 @@ class Tile:
 
     def control(self, control_id: int, settings: SettingsChange) -> None:
         """A change of settings, in its place among the frames."""
-        if self.is_over:
-            self._wall.answer(rejected_said(self.number, control_id, Reason.CLOSED, "open the tile again"))
-        elif not self._waiting.control(Change(control_id, settings)):
-            text = "too many controls are unanswered"
-            self._wall.answer(rejected_said(self.number, control_id, Reason.CALLS_EXHAUSTED, text))
+        self._changes.ask(control_id, settings, is_over=self.is_over)
         self._bell.ring()
+
+    def turn(self, turn: Turn) -> None:
+        """A controller turns something; it goes before the next frame. Raises InvalidRequest."""
+        self._changes.turn(turn, None if self.is_over or self.said is None else self.said.settings)
 
     async def move(self, service: Service) -> None:
         """Go on with a session of another service under what was asked; the old one runs out.
@@ -146,6 +149,7 @@ class Tile:
         """End its sessions; of what waits for one the page is told."""
         _give_up(self._waiting, self)
         self._is_closed = True
+        self._changes.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -210,7 +214,7 @@ class Tile:
 
     def applied(self, feed: Feed, change: Change, answer: ControlApplied) -> None:
         """A control was answered."""
-        self._waiting.control_answered()
+        self._changes.applied(change, answer, feed.service.model)
         if answer.rejected_reason is None:
             self._opener.agree(change.settings)
             if self.said is not None:
@@ -219,17 +223,10 @@ class Tile:
                 # The session that goes on was opened before it was known to hold.
                 self._waiting.control(Change(None, change.settings))
                 self._bell.ring()
-        if change.id is None or self._is_closed:
-            return
-        frame = self._wall.page_frame(change.frame)
-        self._wall.answer(applied_said(self.number, change.id, answer, feed.service.model, frame))
 
     def lost(self, change: Change) -> None:
         """The session has ended before it answered a control."""
-        self._waiting.control_answered()
-        if change.id is not None and not self._is_closed:
-            text = "the session has ended"
-            self._wall.answer(rejected_said(self.number, change.id, Reason.REPLICA_LOST, text))
+        self._changes.lost(change)
 
     def noticed(self, notice: Notice) -> None:
         """Something to know."""
@@ -270,6 +267,7 @@ class Tile:
         feed.begin_at(self._next_number)
         self._bell.ring()
         frame = self._wall.page_frame(self._next_number)
+        self._changes.opened(feed.service.model, self._opener.max_steps)
         self.said = opened_said(self.number, feed.opened, feed.service.model, frame)
         self._wall.tell(self.said)
         self._say("live")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from rearview.client import Translated
 from rearview.errors import InvalidRequest, RearviewError, Reason
+from rearview.studio.dials import Turn
 from rearview.studio.flow import PAGE_FRAMES, Taken
 from rearview.studio.lanes import Span, lanes_said
 from rearview.studio.outbox import Outbox
@@ -115,6 +116,13 @@ class Wall:
     def control(self, asked: Control) -> None:
         """Change a tile's settings. Raises InvalidRequest if there is no such tile."""
         self._tile(asked.tile).control(asked.id, asked.settings)
+
+    def turn(self, number: int, turn: Turn) -> None:
+        """A controller turns something. Raises InvalidRequest, and nothing has changed."""
+        tile = self.tiles.get(number)
+        if tile is None:
+            raise InvalidRequest(Reason.NOT_OPEN, f"tile {number + 1} is not open")
+        tile.turn(turn)
 
     def show(self, asked: ProgramAsked) -> None:
         """Let viewers see other tiles."""

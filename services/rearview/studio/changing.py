@@ -1,0 +1,31 @@
+"""Changes of settings put together: two that follow each other, and several over settings in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from rearview.client import Settings, SettingsChange
+from rearview.contract.settings import SINGLE_OF
+from rearview.errors import InvalidRequest
+
+__all__ = ["merged", "under"]
+
+
+def merged(settings: SettingsChange, change: SettingsChange) -> SettingsChange:
+    """What both say together; the later one has the last word."""
+    named = change.named()
+    for pair in SINGLE_OF.items():
+        if any(name in named for name in pair):
+            settings = replace(settings, **dict.fromkeys(pair))
+    return replace(settings, **named)
+
+
+def under(settings: Settings, changes: Iterable[SettingsChange]) -> Settings:
+    """`settings` after changes that are on their way. One that makes no sense will be refused: it is none."""
+    for change in changes:
+        try:
+            settings = change.apply(settings)
+        except InvalidRequest:
+            continue
+    return settings
