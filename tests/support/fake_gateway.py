@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from aiohttp import WSMsgType, web
 from PIL import Image
+from rearview.studio.dials import dials_said
 from rearview.studio.folders import CLIENT, PAGE
 from rearview.studio.protocol import picture_out, read_frame
 from rearview.studio.server import HEADERS
@@ -163,6 +164,7 @@ class FakeGateway:
             "takes_reference": True,
             "styles": [{"name": name, **style} for name, style in styles.items()],
             "adapters": ["ink"],
+            "dials": dials_said(4),
         }
         turbo = {
             "id": "sd-turbo",
@@ -180,6 +182,7 @@ class FakeGateway:
             "needs_token": False,
             "local": self.local,
             "secure": False,
+            "osc": None,
             "sample": str(SAMPLE) if self.local else None,
             "limits": {"tiles": 9, "frame_bytes": 1 << 20},
         }

@@ -26,7 +26,7 @@ from rearview.contract.controls import MAX_CONTROLS
 from rearview.contract.settings import MAX_ADAPTERS
 from rearview.errors import out_of_range
 
-__all__ = ["NOT_TURNED", "Dials", "Range", "Turn", "Value", "ranges_of"]
+__all__ = ["NOT_TURNED", "Dials", "Range", "Turn", "Value", "dials_said"]
 
 Value = float | str
 MAX_SEED = (1 << 64) - 1
@@ -97,10 +97,16 @@ class Turn:
     """Whether the value is a fader's place, 0 to 1."""
 
 
-def ranges_of(max_steps: int) -> Mapping[str, Range]:
+def _ranges_of(max_steps: int) -> Mapping[str, Range]:
     """Of sessions with so many steps at most."""
     steps = replace(RANGES["steps"], high=max(1, max_steps), most=max(1, max_steps))
     return {**RANGES, "steps": steps}
+
+
+def dials_said(max_steps: int) -> dict[str, dict[str, float]]:
+    """The ranges as pages are told."""
+    ranges = _ranges_of(max_steps)
+    return {name: {"low": one.low, "high": one.high, "step": one.step} for name, one in ranges.items()}
 
 
 class Dials:
@@ -109,7 +115,7 @@ class Dials:
     def __init__(self, model: Model, max_steps: int = 0) -> None:
         """`max_steps`: of the session; 0: the model's."""
         self._model = model
-        self._ranges = ranges_of(max_steps or model.max_steps)
+        self._ranges = _ranges_of(max_steps or model.max_steps)
 
     def change(self, turn: Turn, settings: Settings) -> SettingsChange:
         """The change that a turn makes of `settings`. Raises InvalidRequest(SETTING_OUT_OF_RANGE)."""

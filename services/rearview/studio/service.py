@@ -8,7 +8,7 @@ from typing import Any
 
 from rearview.client import Client, ImageFormat, Model, OpenOptions, Tls, Token
 from rearview.contract.opening import OpenRequest
-from rearview.studio.dials import ranges_of
+from rearview.studio.dials import dials_said
 from rearview.studio.flow import MAX_UNACKNOWLEDGED
 from rearview.studio.spoken import UNSPOKEN, plain
 
@@ -73,6 +73,4 @@ def described(model: Model) -> dict[str, Any]:
     content: dict[str, Any] = plain(model)
     content["multiple"] = content.pop("side_multiple")
     content["motion_multiple"] = content.pop("motion_side_multiple")
-    ranges = ranges_of(model.max_steps)
-    dials = {name: {"low": one.low, "high": one.high, "step": one.step} for name, one in ranges.items()}
-    return {**content, "title": model.name, "dials": dials}
+    return {**content, "title": model.name, "dials": dials_said(model.max_steps)}

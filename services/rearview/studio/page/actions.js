@@ -3,6 +3,7 @@ import { announceChange, tell } from "./announce.js";
 import { reshaped, resumeSource } from "./begin.js";
 import { listen, order, say, startEngine } from "./engine.js";
 import { beginsWith, kept, noteControl, noteFrame } from "./keep.js";
+import { loadPreset } from "./presets.js";
 import { read } from "./state/complaints.js";
 import { withGap } from "./state/gaps.js";
 import { refusedSize } from "./client/shape.js";
@@ -76,22 +77,33 @@ function heard(news) {
 
 /** @param {any} message */
 function said(message) {
+  if (message.type === "recall") return loadPreset(message.place - 1, message.tile);
   const about = withContext(message);
   const before = store.wall.value;
   store.wall.value = after(before, about, performance.now());
   announceChange("message", about, before.tiles[message.tile]);
+  if (message.type === "turned") return turned(about);
   if (message.type === "welcome") welcomed(message);
   if (message.type === "applied") applied(about);
   if (message.type === "opened" || (message.type === "state" && message.state === "live")) sendNext(message.tile);
   if (message.type === "state" && message.state === "refused") refused(message);
   if (message.type === "serving") store.info.value = { ...store.info.value, model: message.model, serving: message.id };
   if (message.type === "error" && /^TOKEN/.test(message.reason ?? "")) store.sheet.value = "token";
+  return undefined;
 }
 
 /** What the page alone knows of a message. @param {any} message */
 function withContext(message) {
+  // To the tile it is one more control that has taken effect.
+  if (message.type === "turned") return { ...message, type: "applied", id: null };
   if (message.type === "applied") return { ...message, asked: answered(message.id) ?? undefined };
   return message.type === "error" ? { ...message, atHello: store.link.value.state !== "open" } : message;
+}
+
+/** A controller has changed a tile. @param {any} about */
+function turned({ tile, frame, asked, rejected }) {
+  if (!rejected) noteControl(tile, frame, asked);
+  return undefined;
 }
 
 /** @param {any} message */

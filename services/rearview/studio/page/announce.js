@@ -36,6 +36,7 @@ export function announceChange(kind, news, before) {
     const { title, help } = complaint(news.reason, news.message);
     return tell(`${title}. ${help}`, true);
   }
+  if (news.type === "trouble") return tell(`${news.title}. ${news.help}`, true);
   if (news.type === "notice" && news.message) return tell(news.message);
   return undefined;
 }

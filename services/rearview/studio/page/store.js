@@ -61,6 +61,12 @@ export const fadeMs = signal(600);
 export const presets = signal(noPresets());
 /** The place among them that was used last, from 0. */
 export const pad = signal(0);
+/** Which key of a MIDI controller turns what. @type {import("./vendor/signals.js").Signal<import("./state/midi.js").Mapping>} */
+export const mapping = signal({});
+/** @type {import("./vendor/signals.js").Signal<{state: "off" | "on" | "refused", names: string[], why: string}>} */
+export const midi = signal({ state: "off", names: [], why: "" });
+/** While controllers are taught: what the next one is to turn, once that was touched. @type {import("./vendor/signals.js").Signal<{target: string | null} | null>} */
+export const learning = signal(null);
 
 export const tile = computed(() => wall.value.tiles[focus.value] ?? null);
 export const tiles = computed(() => indices(wall.value));

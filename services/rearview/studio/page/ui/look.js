@@ -7,7 +7,8 @@ import { changeOf, mark, rowsOf, shares, unknownWords } from "../state/prompts.j
 import { explain, manyWord } from "../state/words.js";
 import * as store from "../store.js";
 import { control } from "../tiles.js";
-import { Button, Choice, Effect, Select, Slider } from "./parts.js";
+import { Dial, Turnable } from "./dial.js";
+import { Button, Choice, Effect, Select } from "./parts.js";
 import { Reference } from "./reference.js";
 
 /** @typedef {import("../state/prompts.js").Weighted} Weighted */
@@ -70,7 +71,7 @@ function Prompts() {
     </div>
     <${Unknown} rows=${rows} />
     ${tile.rejected && html`<p class="note is-bad">${explain(tile.rejected.reason, tile.rejected.message).title}. ${tile.rejected.message}</p>`}
-    <${Slider} label="Blend over" min=${0} max=${120} step=${1} value=${settings.blend_frames ?? 0}
+    <${Dial} name="blend_frames" label="Blend over" value=${settings.blend_frames ?? 0}
       show=${(/** @type {number} */ frames) => (frames < 2 ? "at once" : manyWord(frames, "frame"))} frame=${tile.tookEffect.blend_frames}
       onInput=${(/** @type {number} */ blend_frames) => control({ blend_frames })} />
   </section>`;
@@ -95,7 +96,7 @@ function PromptRow({ row, index, isMix, percent, onFocus, onText, onDone, onWeig
         }}></textarea>
       ${isMix && html`<${Button} icon="close" label=${`Remove prompt ${index + 1}`} kind="quiet tiny" onClick=${onRemove} />`}
     </div>
-    ${isMix && html`<${Slider} label=${`Share of ${row.prompt || "this"}`} min=${0.05} max=${2} step=${0.05} value=${row.weight} show=${() => `${percent} %`} onInput=${onWeight} />`}
+    ${isMix && html`<${Dial} name=${`share/${index + 1}`} label=${`Share of ${row.prompt || "this"}`} value=${row.weight} show=${() => `${percent} %`} onInput=${onWeight} />`}
   </div>`;
 }
 
@@ -131,17 +132,17 @@ function Strength() {
   const most = tile.options.max_steps || store.model.value.max_steps || 4;
   const steps = Array.from({ length: Math.min(most, 8) }, (_, index) => ({ value: index + 1, name: String(index + 1) }));
   return html`<section class="card" aria-label="How strongly">
-    <${Slider} label="Strength" min=${0.05} max=${1} step=${0.01} value=${settings.strength ?? 0.4} show=${(/** @type {number} */ value) => value.toFixed(2)}
+    <${Dial} name="strength" label="Strength" value=${settings.strength ?? 0.4} show=${(/** @type {number} */ value) => value.toFixed(2)}
       frame=${took.strength} hint="How far the picture may leave the input." onInput=${(/** @type {number} */ strength) => control({ strength })} />
-    <${Choice} label="Steps" value=${settings.steps} options=${steps} frame=${took.steps} onPick=${(/** @type {number} */ next) => control({ steps: next })} />
-    <div class="field seed">
+    <${Turnable} name="steps"><${Choice} label="Steps" value=${settings.steps} options=${steps} frame=${took.steps} onPick=${(/** @type {number} */ next) => control({ steps: next })} /></${Turnable}>
+    <${Turnable} name="seed"><div class="field seed">
       <div class="field-head"><label for="seed">Seed</label><${Effect} frame=${took.seed} /></div>
       <div class="row">
         <input id="seed" type="number" min="0" max="9007199254740991" step="1" value=${settings.seed ?? 0}
           onChange=${(/** @type {any} */ event) => control({ seed: Math.max(0, Math.floor(Number(event.currentTarget.value) || 0)) })} />
         <${Button} icon="dice" label="Another seed" onClick=${() => control({ seed: Math.floor(Math.random() * 1e6) })} />
       </div>
-    </div>
+    </div></${Turnable}>
   </section>`;
 }
 
@@ -171,11 +172,11 @@ function Fine() {
   return html`<details class="card">
     <summary><h2>Fine tuning</h2></summary>
     <div class="stack">
-      <${Choice} label="Noise" value=${settings.noise_rule ?? "fixed"} options=${NOISES} frame=${took.noise_rule} onPick=${(/** @type {string} */ noise_rule) => control({ noise_rule })} />
-      <${Select} label="Guidance" value=${guidance} options=${GUIDANCES} frame=${took.guidance} onPick=${(/** @type {string} */ next) => control({ guidance: next })} />
-      ${guidance !== "none" && html`<${Slider} label="Guidance scale" min=${1} max=${12} step=${0.1} value=${settings.guidance_scale ?? 1}
+      <${Turnable} name="noise_rule"><${Choice} label="Noise" value=${settings.noise_rule ?? "fixed"} options=${NOISES} frame=${took.noise_rule} onPick=${(/** @type {string} */ noise_rule) => control({ noise_rule })} /></${Turnable}>
+      <${Turnable} name="guidance"><${Select} label="Guidance" value=${guidance} options=${GUIDANCES} frame=${took.guidance} onPick=${(/** @type {string} */ next) => control({ guidance: next })} /></${Turnable}>
+      ${guidance !== "none" && html`<${Dial} name="guidance_scale" label="Guidance scale" value=${settings.guidance_scale ?? 1}
         show=${(/** @type {number} */ value) => value.toFixed(1)} frame=${took.guidance_scale} onInput=${(/** @type {number} */ guidance_scale) => control({ guidance_scale })} />`}
-      ${(guidance === "self" || guidance === "initialize") && html`<${Slider} label="Delta" min=${0} max=${2} step=${0.05} value=${settings.delta ?? 1}
+      ${(guidance === "self" || guidance === "initialize") && html`<${Dial} name="delta" label="Delta" value=${settings.delta ?? 1}
         show=${(/** @type {number} */ value) => value.toFixed(2)} frame=${took.delta} hint="Less adds grain, more softens." onInput=${(/** @type {number} */ delta) => control({ delta })} />`}
       ${(guidance === "full" || guidance === "initialize") && html`<div class="field">
         <div class="field-head"><label for="negative">Negative prompt</label><${Effect} frame=${took.negative_prompt} /></div>
@@ -184,16 +185,16 @@ function Fine() {
       ${merged.length > 0 && html`<${Select} label="Merged adapters" value=${merged.find((name) => weights[name]) ?? ""} frame=${took.adapters}
         onPick=${(/** @type {string} */ next) => control({ adapters: next })} options=${[{ value: "", name: "None" }, ...merged.map((name) => ({ value: name, name }))]} />`}
       ${adapters.map(
-        (/** @type {string} */ name) => html`<${Slider} key=${name} label=${`Adapter ${name}`} min=${-1} max=${2} step=${0.05} value=${weights[name] ?? 0}
+        (/** @type {string} */ name) => html`<${Dial} key=${name} name=${`adapter/${name}`} label=${`Adapter ${name}`} value=${weights[name] ?? 0}
         show=${(/** @type {number} */ value) => (value === 0 ? "off" : value.toFixed(2))} frame=${took.adapters}
         onInput=${(/** @type {number} */ weight) => control(adapterChange(settings, name, weight, merged))} />`,
       )}
       ${controls.map(
-        (/** @type {string} */ name) => html`<${Slider} key=${name} label=${`Hold the shape by ${name}`} min=${0} max=${2} step=${0.05} value=${held[name] ?? 0}
+        (/** @type {string} */ name) => html`<${Dial} key=${name} name=${`control/${name}`} label=${`Hold the shape by ${name}`} value=${held[name] ?? 0}
         show=${(/** @type {number} */ value) => (value === 0 ? "off" : value.toFixed(2))} frame=${took.controls}
         onInput=${(/** @type {number} */ weight) => control({ controls: turned(settings.controls, name, weight) })} />`,
       )}
-      <${Slider} label="Picture quality" min=${40} max=${100} step=${1} value=${settings.jpeg_quality ?? 85} frame=${took.jpeg_quality}
+      <${Dial} name="jpeg_quality" label="Picture quality" value=${settings.jpeg_quality ?? 85} frame=${took.jpeg_quality}
         hint="JPEG on the way back." onInput=${(/** @type {number} */ jpeg_quality) => control({ jpeg_quality })} />
     </div>
   </details>`;

@@ -1,13 +1,30 @@
-// Presets: nine pads that keep and give looks.
+// Presets: nine pads that keep and give looks, and the controllers that press them.
 import { html } from "../html.js";
+import { pick } from "../midi.js";
 import { clearPreset, exportPresets, importPresets, loadPreset, namePreset, savePreset } from "../presets.js";
+import { keyOf, keyWord, presetTarget } from "../state/midi.js";
 import { lookName } from "../state/prompts.js";
 import * as store from "../store.js";
+import { Controllers } from "./controllers.js";
 import { Icon } from "./icons.js";
 import { Button } from "./parts.js";
 
 export function Presets() {
-  return html`<div class="stack"><${Pads} /></div>`;
+  return html`<div class="stack"><${Pads} /><${Controllers} /></div>`;
+}
+
+/** What presses it. @param {number} place from 0 */
+function mappedKey(place) {
+  const key = keyOf(store.mapping.value, presetTarget(place));
+  return key && keyWord(key);
+}
+
+/** @param {number} place from 0 */
+function press(place) {
+  if (store.learning.value) return pick(presetTarget(place));
+  if (store.presets.value[place]) return loadPreset(place);
+  store.pad.value = place;
+  return undefined;
 }
 
 function Pads() {
@@ -19,7 +36,8 @@ function Pads() {
     <div class="bus">
       ${presets.map((preset, place) => html`<button type="button" class="bus-key is-pad" key=${place} data-at=${place === at || null} data-empty=${preset ? null : true}
         aria-label=${preset ? `Preset ${place + 1}: ${preset.name}` : `Place ${place + 1} is empty`} title=${preset ? `${preset.name}: ${lookName(preset.settings)} (${place + 1})` : `Save the look here (Shift+${place + 1})`}
-        onClick=${() => (preset ? loadPreset(place) : (store.pad.value = place))}><b>${place + 1}</b><span>${preset?.name ?? "empty"}</span></button>`)}
+        data-picked=${store.learning.value?.target === presetTarget(place) || null} data-key=${mappedKey(place)}
+        onClick=${() => press(place)}><b>${place + 1}</b><span>${preset?.name ?? "empty"}</span></button>`)}
     </div>
     <div class="row">
       <${Button} icon="download" text=${`Save in ${at + 1}`} label=${`Save in ${at + 1}`} shortcut=${`Shift+${at + 1}`} kind="primary" disabled=${!store.tile.value} onClick=${() => savePreset(at)} />

@@ -4,7 +4,8 @@ import { useId, useState } from "../vendor/hooks.js";
 import { MOST, QUALITIES, SIDE, base64Of, followed, middle, shown, unfollowed } from "../state/reference.js";
 import * as store from "../store.js";
 import { control } from "../tiles.js";
-import { Button, Effect, Slider } from "./parts.js";
+import { Dial } from "./dial.js";
+import { Button, Effect } from "./parts.js";
 
 export function Reference() {
   const tile = /** @type {import("../state/tile.js").Tile} */ (store.tile.value);
@@ -42,7 +43,7 @@ export function Reference() {
       ${picture && html`<${Button} icon="close" label="Follow it no more" kind="quiet" onClick=${() => control(unfollowed())} />`}
     </div>
     ${trouble && html`<p class="note is-bad">${trouble}</p>`}
-    ${picture && html`<${Slider} label="How much" min=${0} max=${2} step=${0.05} value=${settings.reference_scale ?? 1}
+    ${picture && html`<${Dial} name="reference_scale" label="How much" value=${settings.reference_scale ?? 1}
       show=${(/** @type {number} */ value) => (value === 0 ? "off" : value.toFixed(2))} frame=${tile.tookEffect.reference_scale}
       onInput=${(/** @type {number} */ reference_scale) => control({ reference_scale })} />`}
   </section>`;

@@ -5,6 +5,7 @@ import { toggleFull } from "../keys.js";
 import { snapshot, toggleRecording } from "../keep.js";
 import * as store from "../store.js";
 import { nextTheme } from "../theme.js";
+import { Learning } from "./controllers.js";
 import { Health } from "./health.js";
 import { Look } from "./look.js";
 import { Mixer, openFeed } from "./mixer.js";
@@ -95,7 +96,7 @@ function Panels() {
         tabindex=${one.id === id ? 0 : -1} onClick=${() => (store.panel.value = one.id)}>${one.name}</button>`)}
     </div>
     <div class="panel" role="tabpanel" id="tabpanel" aria-labelledby=${`tab-${id}`} aria-label=${name} tabindex="0" key=${id}>
-      <${ForTile} panel=${id} /><${Panel} />
+      <${ForTile} panel=${id} /><${Learning} /><${Panel} />
     </div>
   </aside>`;
 }
