@@ -60,7 +60,7 @@ def test_a_knob_is_learned_by_touch_turns_a_dial_and_is_kept(open_studio: Open, 
     expect(look).to_contain_text("Now move a knob, or press a key, for strength")
     midi(studio, 0xB0, 74, 0)
     expect(look).to_contain_text("Touch a slider")
-    studio.panel("Presets").get_by_role("button", name="Place 3 is empty").click()
+    studio.panel("Presets").get_by_role("button", name="Preset 3 empty").click()
     midi(studio, 0x90, 36, 100)
     look.get_by_role("button", name="Done learning").click()
     mapped = panel.get_by_role("list", name="Mapped")
@@ -72,7 +72,7 @@ def test_a_knob_is_learned_by_touch_turns_a_dial_and_is_kept(open_studio: Open, 
     studio.until(lambda: len(turns(gateway)) == 1, "one turn")
     assert turns(gateway) == [{"type": "turn", "tile": 0, "name": "strength", "share": 1}]
     studio.page.keyboard.press("Shift+3")
-    expect(panel.get_by_role("button", name="Preset 3: pencil sketch")).to_be_visible()
+    expect(panel.get_by_role("button", name="Preset 3 pencil sketch")).to_be_visible()
     studio.panel("Look").get_by_role("button", name="neon", exact=True).click()
     studio.until(lambda: gateway.fake.painted[-1][2] == "neon lights", "another look")
     studio.page.reload()

@@ -35,9 +35,9 @@ function Pads() {
     <div class="card-head"><h2>Presets</h2><span class="effect">keys 1–9 while this panel is open</span></div>
     <div class="bus">
       ${presets.map((preset, place) => html`<button type="button" class="bus-key is-pad" key=${place} data-at=${place === at || null} data-empty=${preset ? null : true}
-        aria-label=${preset ? `Preset ${place + 1}: ${preset.name}` : `Place ${place + 1} is empty`} title=${preset ? `${preset.name}: ${lookName(preset.settings)} (${place + 1})` : `Save the look here (Shift+${place + 1})`}
+        title=${preset ? `${preset.name}: ${lookName(preset.settings)} (${place + 1})` : `Save the look here (Shift+${place + 1})`}
         data-picked=${store.learning.value?.target === presetTarget(place) || null} data-key=${mappedKey(place)}
-        onClick=${() => press(place)}><b>${place + 1}</b><span>${preset?.name ?? "empty"}</span></button>`)}
+        onClick=${() => press(place)}><b><span class="sr">Preset </span>${place + 1} </b><span>${preset?.name ?? "empty"}</span></button>`)}
     </div>
     <div class="row">
       <${Button} icon="download" text=${`Save in ${at + 1}`} label=${`Save in ${at + 1}`} shortcut=${`Shift+${at + 1}`} kind="primary" disabled=${!store.tile.value} onClick=${() => savePreset(at)} />
