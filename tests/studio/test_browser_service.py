@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from pythonosc.udp_client import SimpleUDPClient
 from support.browser_tab import CAMERA_COLOUR, WITHIN_MS, Tab
 from support.pages import blocks
 from support.waiting import eventually
@@ -61,10 +62,20 @@ def shop_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def url(root: Path, shop_port: int) -> Iterator[str]:
+def osc() -> Iterator[SimpleUDPClient]:
+    """What turns the studio by OSC."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    with SimpleUDPClient("127.0.0.1", port) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def url(root: Path, shop_port: int, osc: SimpleUDPClient) -> Iterator[str]:
     """Of a studio that stays for the module."""
     command = ("-m", "rearview.cli.main", "studio", "--port", "0", "--no-open", "--webrtc")
-    allowed = ("--allow-origin", f"http://127.0.0.1:{shop_port}")
+    allowed = ("--allow-origin", f"http://127.0.0.1:{shop_port}", "--osc", str(osc._port))
     with process(r"STUDIO (\S+)", *command, *allowed, cwd=root, PYTHONPATH=str(root / "services")) as url:
         yield url
 
@@ -91,6 +102,29 @@ def test_a_look_returns_changes_at_its_frame_and_outlives_a_reload(open_studio: 
 def blue_over_red(colour: object) -> float:
     red, _, blue = colour  # type: ignore[misc]
     return float(blue - red)
+
+
+def test_osc_turns_the_look_and_loads_a_preset_of_the_page(
+    open_studio: Open, url: str, osc: SimpleUDPClient
+) -> None:
+    studio = open_studio(url)
+    page = studio.page
+    expect(page.get_by_role("group", name="Begin as")).to_be_visible(timeout=1000 * START_S)
+    page.get_by_role("button", name="natural", exact=True).click()
+    studio.start("Camera")
+    studio.panel("Presets")
+    page.keyboard.press("Shift+1")
+    osc.send_message("/rearview/1/prompt", "blueprint")
+    expect(studio.panel("Look").locator("#prompt")).to_have_value("blueprint")
+    studio.until(lambda: blue_over_red(studio.colour(0.6, 0.95)) > 10, "the look that was asked by OSC")
+    osc.send_message("/rearview/1/strength/fader", 1.0)
+    expect(page.get_by_label("Strength", exact=True)).to_have_value("1")
+    osc.send_message("/rearview/1/preset", 1)
+    studio.until(lambda: blue_over_red(studio.colour(0.6, 0.95)) < -20, "the look of the preset")
+    osc.send_message("/rearview/1/colour", 1.0)
+    said = page.get_by_role("region", name="What went wrong")
+    expect(said).to_contain_text("there is no such setting")
+    assert studio.page.get_by_label("Strength", exact=True).input_value() == "0.4"
 
 
 def test_two_tabs_never_see_each_others_pictures(open_studio: Open, url: str, blue_clip: Path) -> None:

@@ -14,7 +14,7 @@ export function Controllers() {
     ${state !== "on" && html`<${Button} icon="bolt" text="Use MIDI" label="Use MIDI" onClick=${startMidi} />`}
     ${why && html`<p class="note is-bad">${why}</p>`}
     ${state === "on" && html`<p class="hint">${names.length > 0 ? names.join(", ") : "None is plugged in. One that comes later is used at once."}</p>
-      <${Button} icon="dice" text=${store.learning.value ? "Done" : "Learn"} label=${store.learning.value ? "Done" : "Learn"} pressed=${store.learning.value !== null} onClick=${toggleLearning} />
+      <${Button} icon="plus" text=${store.learning.value ? "Done" : "Learn"} label=${store.learning.value ? "Done" : "Learn"} pressed=${store.learning.value !== null} onClick=${toggleLearning} />
       <${Mapped} />
       <p class="hint">Knobs turn the tile that is being changed.</p>`}
     <p class="hint">${osc ? html`OSC is heard at <code>${osc}</code>.` : html`For OSC start the studio with <code>--osc 9000</code>.`}</p>
