@@ -21,12 +21,12 @@ from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.errors import Reason, Refused, StreamEnded
 from rearview.studio import lan
+from rearview.studio.camera import Camera
 from rearview.studio.doors import Doors, own_origins
 from rearview.studio.gateway import Gateway
 from rearview.studio.protocol import Hello
 from rearview.studio.service import Endpoint
 from rearview.studio.serving import Ports, serve
-from rearview.studio.webrtc.camera import Camera
 from rearview.studio.webrtc.ice import Ice
 from rearview.studio.webrtc.peers import Peer
 from support.pages import blocks
@@ -102,7 +102,7 @@ async def test_a_watcher_keeps_its_picture_when_a_replica_is_lost_and_when_the_c
 async def test_a_session_that_has_ended_is_opened_again_under_what_was_asked_since(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rearview.studio.webrtc.camera.REOPEN_S", 0.05)
+    monkeypatch.setattr("rearview.studio.camera.REOPEN_S", 0.05)
     async with running() as service, studio(service.address, ice=Ice()) as under:
         lamp = Lamp(RED)
         async with (
@@ -126,7 +126,7 @@ async def test_a_session_that_has_ended_is_opened_again_under_what_was_asked_sin
 async def test_a_tile_that_cannot_be_opened_again_at_once_is_opened_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rearview.studio.webrtc.camera.REOPEN_S", 0.05)
+    monkeypatch.setattr("rearview.studio.camera.REOPEN_S", 0.05)
     async with running() as service, studio(service.address) as under:
         wall, _ = under.gateway.enter(Hello())
         cam = Camera(wall, OpenRequest(settings=SettingsChange(prompt="a")), resumed=False)
@@ -143,7 +143,7 @@ async def test_a_tile_that_cannot_be_opened_again_at_once_is_opened_later(
 async def test_a_camera_that_comes_again_reopens_what_the_one_before_had_agreed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rearview.studio.webrtc.camera.REOPEN_S", 0.0)
+    monkeypatch.setattr("rearview.studio.camera.REOPEN_S", 0.0)
     async with running() as service, studio(service.address) as under:
         wall, _ = under.gateway.enter(Hello())
         asked = OpenRequest(settings=SettingsChange(prompt="a", width=64, height=64), jpeg_quality=70)

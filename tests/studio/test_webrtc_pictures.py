@@ -10,11 +10,11 @@ import pytest
 import simplejpeg
 from av import VideoFrame
 from rearview.errors import ConfigError
+from rearview.studio.pictures import Screen, blended, jpeg_of, shares
 from rearview.studio.program import Program
 from rearview.studio.protocol import MAX_FRAME_BYTES, ProgramAsked
 from rearview.studio.said import text_of
 from rearview.studio.webrtc.ice import Ice, IceServer
-from rearview.studio.webrtc.pictures import Screen, blended, jpeg_of, shares
 
 pytestmark = pytest.mark.unit
 

@@ -25,12 +25,12 @@ from aiohttp import hdrs, web
 from rearview.contract.opening import OpenRequest
 from rearview.contract.stream import DropPolicy
 from rearview.errors import InvalidRequest, NotFound, Reason, Refused
+from rearview.studio.camera import TILE, Camera
 from rearview.studio.gateway import Gateway
 from rearview.studio.http_calls import bearer, body_text, refusing
 from rearview.studio.protocol import Control, Hello, Open, read_message
 from rearview.studio.secrecy import same_secret
 from rearview.studio.wall import Wall
-from rearview.studio.webrtc.camera import TILE, Camera
 from rearview.studio.webrtc.ice import Ice
 from rearview.studio.webrtc.peers import Peer
 from rearview.studio.webrtc.show import Show

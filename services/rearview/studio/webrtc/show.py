@@ -17,9 +17,9 @@ from av import VideoFrame
 
 from rearview.errors import Reason, Refused
 from rearview.studio.outbox import Outbox
+from rearview.studio.pictures import Screen, blended
 from rearview.studio.protocol import PictureOut
 from rearview.studio.wall import Wall
-from rearview.studio.webrtc.pictures import Screen, blended
 
 __all__ = ["Show"]
 

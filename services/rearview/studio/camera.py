@@ -17,9 +17,9 @@ from rearview.contract.settings import SettingsChange
 from rearview.errors import InvalidRequest, Reason, Refused
 from rearview.studio.bell import Bell
 from rearview.studio.outbox import Outbox
+from rearview.studio.pictures import jpeg_of
 from rearview.studio.protocol import Control, FrameIn, Hello, Open
 from rearview.studio.wall import Wall
-from rearview.studio.webrtc.pictures import jpeg_of
 
 if TYPE_CHECKING:
     from aiortc import MediaStreamTrack
