@@ -15,7 +15,7 @@ from av import VideoFrame
 
 from rearview.client.wire import encode_jpeg
 
-__all__ = ["Screen", "blended", "jpeg_of", "shares"]
+__all__ = ["Part", "Picture", "Screen", "blended", "contained", "jpeg_of", "mixed", "shares"]
 
 QUALITY = 90
 """Of a camera's frames on their way to the session."""
@@ -50,22 +50,37 @@ def shares(program: Mapping[str, Any], elapsed_s: float) -> dict[int, float]:
     return found
 
 
-def blended(parts: Sequence[Part]) -> VideoFrame:
-    """Pictures by their shares, as large as the first of them. Raises ValueError for what is no JPEG."""
-    mixed: np.ndarray[Any, np.dtype[np.float32]] | None = None
+def mixed(parts: Sequence[Part]) -> Picture:
+    """JPEGs by their shares, as large as the first of them. Raises ValueError for what is no JPEG."""
+    sum_of: np.ndarray[Any, np.dtype[np.float32]] | None = None
     total = sum(share for _, share in parts)
     for jpeg, share in parts:
         picture: Picture = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
         if len(parts) == 1:
-            return _yuv(picture)
-        if mixed is None:
-            mixed = np.zeros(picture.shape, np.float32)
-        elif mixed.shape != picture.shape:
-            frame = VideoFrame.from_ndarray(picture, format="rgb24")
-            picture = frame.reformat(width=mixed.shape[1], height=mixed.shape[0]).to_ndarray()
-        mixed += picture * np.float32(share / total)
-    assert mixed is not None, "no tile is on program"
-    return _yuv((mixed + 0.5).astype(np.uint8))
+            return picture
+        if sum_of is None:
+            sum_of = np.zeros(picture.shape, np.float32)
+        elif sum_of.shape != picture.shape:
+            picture = _scaled(picture, sum_of.shape[1], sum_of.shape[0])
+        sum_of += picture * np.float32(share / total)
+    assert sum_of is not None, "no tile is on program"
+    whole: Picture = (sum_of + 0.5).astype(np.uint8)
+    return whole
+
+
+def blended(parts: Sequence[Part]) -> VideoFrame:
+    """The same as a frame of video."""
+    return VideoFrame.from_ndarray(mixed(parts), format="rgb24").reformat(format="yuv420p")
+
+
+def contained(picture: Picture, width: int, height: int) -> Picture:
+    """A picture whole in the middle of one of that size in pixels, as large as it fits, on black."""
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    wide, high = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    left, top = (width - wide) // 2, (height - high) // 2
+    whole: Picture = np.zeros((height, width, 3), np.uint8)
+    whole[top : top + high, left : left + wide] = _scaled(picture, wide, high)
+    return whole
 
 
 class Screen:
@@ -90,5 +105,7 @@ class Screen:
         return [(self._pictures[tile], share) for tile, share in found.items() if tile in self._pictures]
 
 
-def _yuv(picture: Picture) -> VideoFrame:
-    return VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+def _scaled(picture: Picture, width: int, height: int) -> Picture:
+    frame = VideoFrame.from_ndarray(picture, format="rgb24")
+    scaled: Picture = frame.reformat(width=width, height=height).to_ndarray()
+    return scaled

@@ -7,19 +7,15 @@ that a player neither waits nor gives up.
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import suppress
 from fractions import Fraction
 
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 
-from rearview.errors import Reason, Refused
-from rearview.studio.outbox import Outbox
-from rearview.studio.pictures import Screen, blended
-from rearview.studio.protocol import PictureOut
+from rearview.studio.pictures import blended
 from rearview.studio.wall import Wall
+from rearview.studio.watching import Watching
 
 __all__ = ["Show"]
 
@@ -36,23 +32,15 @@ class Show(MediaStreamTrack):
     def __init__(self, wall: Wall) -> None:
         """Raises Refused if the wall has as many viewers as it may have."""
         super().__init__()
-        self._wall, self._outbox, self._screen = wall, Outbox(), Screen()
-        self._news = asyncio.Event()
-        if not wall.viewers.join(self._outbox, wall.now()):
-            raise Refused(Reason.CALLS_EXHAUSTED, "the wall has as many viewers as it may have")
-        self.over = asyncio.Event()
+        self._wall, self._watching = wall, Watching(wall)
+        self.over = self._watching.over
         """The wall has ended, or the watcher has left."""
-        self._reader = asyncio.create_task(self._hear())
 
     async def recv(self) -> VideoFrame:
         """The newest picture, once there is one that was not seen. Raises MediaStreamError at the end."""
         while not self.over.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REPEAT_S):
-                    await self._news.wait()
-            self._news.clear()
-            parts = self._screen.parts(self._wall.now())
-            if parts and not self.over.is_set():
+            parts = await self._watching.parts(REPEAT_S)
+            if parts:
                 try:
                     frame = await asyncio.to_thread(blended, parts)
                 except ValueError:  # the model's answers are no pictures
@@ -63,21 +51,4 @@ class Show(MediaStreamTrack):
 
     def leave(self) -> None:
         """The watcher is gone."""
-        self._wall.viewers.leave(self._outbox)
-        self._outbox.close()
-        self._end()
-        self._reader.cancel()
-
-    async def _hear(self) -> None:
-        while (item := await self._outbox.next()) is not None:
-            if isinstance(item, bytes):
-                picture = PictureOut.read(item)
-                self._screen.show(picture.tile, picture.picture)
-            else:
-                self._screen.turn_to(json.loads(item), self._wall.now())
-            self._news.set()
-        self._end()
-
-    def _end(self) -> None:
-        self.over.set()
-        self._news.set()
+        self._watching.leave()
