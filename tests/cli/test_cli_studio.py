@@ -125,6 +125,10 @@ def test_a_link_for_phones_comes_with_what_they_will_warn_of(
         (["--webrtc", "--ice-server", "turn:turn.example"], "--turn-login"),
         (["--webrtc", "--ice-server", "stun:a:1", "--ice-server", "stun:b:1"], "one stun server"),
         (["--webrtc", "--turn-login", "/nonexistent"], "--turn-login /nonexistent"),
+        (["--osc", "nonsense"], "--osc nonsense"),
+        (["--osc", "127.0.0.1:99999"], "no HOST:PORT"),
+        (["--ndi-address", "127.0.0.1"], "for --ndi-in"),
+        (["--ndi-out", "one", "--ndi-prompt", "a"], "for --ndi-in"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_starts(options: list[str], words: str) -> None:
@@ -133,11 +137,23 @@ def test_what_is_wrong_is_told_before_anything_starts(options: list[str], words:
     assert words in result.output
 
 
-def test_webrtc_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "aiortc", None)  # as if it were not installed
-    result = CliRunner().invoke(app, ["studio", "--no-open", "--port", "0", "--webrtc"])
+@pytest.mark.parametrize(
+    ("module", "options", "extra"),
+    [
+        ("aiortc", ["--webrtc"], "webrtc"),
+        ("pythonosc.osc_packet", ["--osc", "0"], "stage"),
+        ("pyvirtualcam", ["--virtual-camera"], "stage"),
+        ("NDIlib", ["--ndi-out", "one"], "ndi"),
+        ("NDIlib", ["--ndi-in", "one"], "ndi"),
+    ],
+)
+def test_what_an_extra_brings_is_named_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, module: str, options: list[str], extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    result = CliRunner().invoke(app, ["studio", "--no-open", "--port", "0", *options])
     assert result.exit_code == 1
-    assert "pip install 'rearview[webrtc]'" in result.output
+    assert f"pip install 'rearview[{extra}]'" in result.output
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,15 @@ from rearview.cli.choices import DeviceOption, ModelOption, check_started_here
 from rearview.cli.failure import fails_in_one_line, interrupt_on_sigterm
 from rearview.cli.printing import JsonOption, people_console, print_json
 from rearview.cli.server import Server, TlsChoice
+from rearview.cli.stage import (
+    NdiAddressOption,
+    NdiInOption,
+    NdiOutOption,
+    NdiPromptOption,
+    OscOption,
+    Stage,
+    VirtualCameraOption,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
     from rearview.local import PlainService
     from rearview.studio.gateway import Gateway
     from rearview.studio.lanes import Span
-    from rearview.studio.osc import OscPort
     from rearview.studio.said import ServiceSaid
     from rearview.studio.service import Endpoint
     from rearview.studio.serving import Ports
@@ -72,12 +80,12 @@ def studio(
         list[str] | None, typer.Option(help="stun:HOST:PORT or turn:HOST:PORT, for --webrtc. Repeat it.")
     ] = None,
     turn_login: Annotated[Path | None, typer.Option(help="File with username:password of turn:.")] = None,
-    osc: Annotated[
-        str | None,
-        typer.Option(
-            help="PORT or HOST:PORT (UDP) for OSC, of this machine alone without HOST (extra `stage`)."
-        ),
-    ] = None,
+    osc: OscOption = None,
+    virtual_camera: VirtualCameraOption = False,
+    ndi_in: NdiInOption = None,
+    ndi_out: NdiOutOption = None,
+    ndi_address: NdiAddressOption = None,
+    ndi_prompt: NdiPromptOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the studio: a camera, screen or clip through the model, live, in the browser, until Ctrl-C."""
@@ -85,7 +93,14 @@ def studio(
 
     check_started_here(server, model, device)
     ice = _ice(webrtc, ice_server or (), turn_login)
-    stage = Stage.of(osc)
+    stage = Stage.of(
+        osc=osc,
+        virtual_camera=virtual_camera,
+        ndi_in=ndi_in,
+        ndi_out=ndi_out,
+        ndi_addresses=ndi_address or (),
+        ndi_prompt=ndi_prompt,
+    )
     if server is None:
         begin_imports()
     from rearview.cli.model_choice import model_config
@@ -104,32 +119,6 @@ def studio(
     ports = _ports(port, lan=lan, allowed=allow_origin or ())
     asyncio.run(_run(gateway, ports, console, opens=open_page, as_json=as_json, ice=ice, stage=stage))
     console.print("stopped")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What turns the studio from outside, bound before anything is started."""
-
-    osc: OscPort | None = None
-
-    @classmethod
-    def of(cls, osc: str | None) -> Self:
-        """Raises ConfigError that names the option to change."""
-        from rearview.studio.osc import OscPort
-
-        return cls(None if osc is None else OscPort.bind(osc))
-
-    @contextlib.asynccontextmanager
-    async def open(self, gateway: Gateway) -> AsyncIterator[None]:
-        """Until the block ends."""
-        from rearview.studio.osc import listening
-
-        async with listening(gateway, self.osc):
-            yield
-
-    def words(self) -> Sequence[str]:
-        """What whoever starts the studio is told of it."""
-        return () if self.osc is None else (f"OSC: UDP at {self.osc.address}, /rearview/TILE/SETTING",)
 
 
 class LocalStart:
@@ -302,7 +291,7 @@ async def _run(
         if ice is not None:
             words = f"cameras: WHIP at {ports.url}whip/NAME; watchers: WHEP at {ports.url}whep/NAME"
             console.print(words, highlight=False, soft_wrap=True)
-        for words in stage.words():
+        for words in stage.words:
             console.print(words, highlight=False, soft_wrap=True)
         if as_json:
             print_json({"studio": ports.url, "studio_lan": link})

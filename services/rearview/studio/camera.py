@@ -1,4 +1,4 @@
-"""A camera that comes by WHIP: a page without a browser, with one tile. What it has no credit for it drops.
+"""A camera that comes by WHIP or NDI: a page without a browser, with one tile. Frames wait for credit.
 
 Of its frames only the newest waits. A tile that ends though the camera is there is opened again.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from rearview.studio.protocol import Control, FrameIn, Hello, Open
 from rearview.studio.wall import Wall
 
 if TYPE_CHECKING:
-    from aiortc import MediaStreamTrack
     from av import VideoFrame
 
 __all__ = ["Camera"]
@@ -91,9 +90,9 @@ class Camera:
         """Whether the tile waits for a frame, and with it whatever it was asked."""
         return self._state.get("state") == "ended" and self._state.get("reason") == Reason.IDLE.name
 
-    def show(self, track: MediaStreamTrack) -> None:
-        """From now on its frames are those of this track."""
-        self._start(self._take(track))
+    def show(self, frames: AsyncIterator[VideoFrame]) -> None:
+        """From now on its frames are these."""
+        self._start(self._take(frames))
         self._start(self._send())
 
     async def change(self, settings: SettingsChange) -> Mapping[str, Any]:
@@ -161,7 +160,7 @@ class Camera:
                 if answer is not None and not answer.done():
                     answer.set_result(said)
             case "error":
-                logger.warning("a camera by WHIP: %s (%s)", said["message"], said["reason"])
+                logger.warning("a camera: %s (%s)", said["message"], said["reason"])
 
     def _hear_state(self, said: Mapping[str, Any]) -> None:
         self._state = said
@@ -185,7 +184,7 @@ class Camera:
         try:
             self.wall.open(Open(tile=TILE, options=options))
         except InvalidRequest as error:  # too many tiles are on their way out
-            logger.warning("a camera by WHIP: %s", error.message)
+            logger.warning("a camera: %s", error.message)
             asyncio.get_running_loop().call_later(REOPEN_S, self._open, options)
 
     def _reopen(self) -> None:
@@ -207,16 +206,11 @@ class Camera:
 
     # -- what the camera sends
 
-    async def _take(self, track: MediaStreamTrack) -> None:
+    async def _take(self, frames: AsyncIterator[VideoFrame]) -> None:
         """Keep the newest frame; each one takes the place of the one before, which nobody has taken."""
-        from aiortc.mediastreams import MediaStreamError
-
-        try:
-            while True:
-                self._frame = await track.recv()
-                self._bell.ring()
-        except MediaStreamError:
-            return
+        async for frame in frames:
+            self._frame = frame
+            self._bell.ring()
 
     async def _send(self) -> None:
         for number in count():
@@ -228,7 +222,7 @@ class Camera:
             try:
                 self.wall.take(FrameIn(number, 0.0, picture))
             except InvalidRequest as error:  # the wall is on its way out
-                logger.warning("a camera by WHIP: %s", error.message)
+                logger.warning("a camera: %s", error.message)
 
     @property
     def _may_send(self) -> bool:
@@ -245,6 +239,6 @@ class Camera:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
-            logger.error("a camera by WHIP failed: %s", type(failure).__name__, exc_info=failure)
+            logger.error("a camera failed: %s", type(failure).__name__, exc_info=failure)
             self.over.set()
             self._bell.ring()

@@ -15,12 +15,15 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from aiohttp import hdrs, web
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import VideoFrame
 
 from rearview.contract.opening import OpenRequest
 from rearview.contract.stream import DropPolicy
@@ -119,7 +122,7 @@ class WebRtc:
         except BaseException:
             await peer.close()
             raise
-        stream.camera.show(track)
+        stream.camera.show(_frames(track))
         self._keep(self._follow(stream))
         links = [f'</whep/{stream.wall.viewer_key}>; rel="alternate"', *self._ice.links]
         return _created(f"/whip/{name}/{stream.id}", answer, links)
@@ -234,6 +237,13 @@ class WebRtc:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             logger.error("a WebRTC peer failed: %s", type(failure).__name__, exc_info=failure)
+
+
+async def _frames(track: MediaStreamTrack) -> AsyncIterator[VideoFrame]:
+    """Those of a track, to its end."""
+    with suppress(MediaStreamError):
+        while True:
+            yield await track.recv()
 
 
 async def _options(request: web.Request) -> web.Response:

@@ -1,0 +1,194 @@
+"""NDI over loopback, by its own library: a source that others see, and one that is painted."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from pythonosc.udp_client import SimpleUDPClient
+from rearview.cli.stage import Stage
+from rearview.contract.opening import OpenRequest
+from rearview.contract.settings import SettingsChange
+from rearview.errors import ConfigError
+from rearview.studio.ndi import NdiIn, NdiOut, bringing, library
+from rearview.studio.outputs import showing
+from rearview.studio.pictures import Picture
+from rearview.studio.protocol import PictureOut
+from support.raw_stream import eventually, running
+from support.require import skip_or_fail
+from support.studio import studio
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+
+RED, BLUE = (200, 40, 40), (40, 60, 210)
+LOOPBACK = "127.0.0.1"
+WITHIN_S = 40.0
+NEAR = 20
+"""NDI sends brightness and colour, rounded and in video's range: up to 12 off here."""
+
+
+@pytest.fixture(scope="module")
+def ndi() -> Any:
+    """NDI's library; there are no wheels for every system."""
+    try:
+        return library()
+    except ConfigError as error:
+        return skip_or_fail(error.message)
+
+
+@pytest.fixture
+def source() -> str:
+    """A name that nobody else has."""
+    return f"rearview test {uuid.uuid4().hex[:8]}"
+
+
+def plain(colour: tuple[int, int, int]) -> Picture:
+    return np.full((48, 64, 3), colour, np.uint8)
+
+
+class Seen:
+    """What a receiver of a source sees; it reads in a thread."""
+
+    def __init__(self, ndi: Any, name: str) -> None:
+        self.colour, self.shape = np.zeros(3), (0, 0)
+        self._source = NdiIn(ndi, name, [LOOPBACK])
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for frame in self._source.frames():
+            picture = frame.to_ndarray(format="rgb24")
+            self.colour, self.shape = picture.mean((0, 1)), picture.shape[:2]
+
+    def sees(self, colour: tuple[int, int, int]) -> bool:
+        return bool(np.abs(self.colour - colour).max() < NEAR)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+def lamp(ndi: Any, source: str) -> Iterator[list[tuple[int, int, int]]]:
+    """A source of one colour, the list's last, 20 times a second."""
+    colours, over = [RED], threading.Event()
+
+    def shine() -> None:
+        sender = NdiOut(ndi, source)
+        while not over.wait(0.05):
+            sender.send(plain(colours[-1]))
+        sender.close()
+
+    thread = threading.Thread(target=shine)
+    thread.start()
+    yield colours
+    over.set()
+    thread.join()
+
+
+async def test_the_program_is_a_source_that_others_receive(ndi: Any, source: str) -> None:
+    output = NdiOut(ndi, source)
+    assert output.full_name.endswith(f"({source})")
+    seen = Seen(ndi, source)
+    async with (
+        running() as service,
+        studio(service.address) as under,
+        showing(under.gateway, [output]),
+        under.page() as page,
+    ):
+        await page.open()
+        (wall,) = under.gateway.own_walls
+        await eventually(lambda: len(wall.viewers) == 1)
+        for frame, colour in enumerate((RED, BLUE)):
+            await page.frame(frame, simplejpeg.encode_jpeg(plain(colour), 95, "RGB", "420"))
+            await eventually(lambda colour=colour: seen.sees(colour))  # type: ignore[misc]
+        assert seen.shape == (48, 64)
+    await seen.close()
+
+
+async def test_a_source_is_found_on_loopback_painted_and_turned(
+    ndi: Any, source: str, lamp: list[tuple[int, int, int]]
+) -> None:
+    asked = OpenRequest(settings=SettingsChange(prompt="a"), width=64, height=64)
+    async with running() as service, studio(service.address) as under:
+        async with bringing(under.gateway, NdiIn(ndi, source, [LOOPBACK]), asked):
+            await eventually(lambda: len(under.gateway.own_walls) == 1)
+            (wall,) = under.gateway.own_walls
+            feed = f"{under.url}/view/{wall.viewer_key}/feed"
+            async with under.http.ws_connect(feed, headers={"Origin": under.url}) as viewer:
+                await viewer.send_json({"type": "hello"})
+                await colour_of(viewer, RED)
+                assert wall.tiles[0].said is not None
+                assert wall.tiles[0].said.settings.prompt == "a"
+                lamp.append(BLUE)
+                await colour_of(viewer, BLUE)
+        assert under.gateway.own_walls == []
+        await eventually(lambda: not list(service.sessions))
+
+
+async def test_from_one_source_to_another_turned_by_osc(
+    ndi: Any, source: str, lamp: list[tuple[int, int, int]]
+) -> None:
+    told = Stage.of(osc="0", ndi_in=source, ndi_out=f"{source} out", ndi_addresses=[LOOPBACK], ndi_prompt="a")
+    assert [each.partition(":")[0] for each in told.words] == ["OSC", "NDI out", "NDI in"]
+    seen = Seen(ndi, f"{source} out")
+    async with running() as service, studio(service.address) as under, told.open(under.gateway):
+        await eventually(lambda: seen.sees(RED))
+        assert told.osc is not None
+        with SimpleUDPClient(LOOPBACK, int(told.osc.address.rpartition(":")[2])) as osc:
+            osc.send_message("/rearview/1/prompt", "b")
+        (wall,) = under.gateway.own_walls
+
+        def prompt() -> str:
+            assert wall.tiles[0].said is not None
+            return wall.tiles[0].said.settings.prompt
+
+        await eventually(lambda: prompt() == "b")
+        lamp.append(BLUE)
+        await eventually(lambda: seen.sees(BLUE))
+    await seen.close()
+
+
+async def colour_of(viewer: Any, colour: tuple[int, int, int]) -> None:
+    """Read pictures until one has this colour, and the session's size."""
+    async with asyncio.timeout(WITHIN_S):
+        async for message in viewer:
+            if isinstance(message.data, str):
+                continue
+            picture = simplejpeg.decode_jpeg(PictureOut.read(message.data).picture, colorspace="RGB")
+            assert picture.shape == (64, 64, 3)
+            if np.abs(picture.mean((0, 1)) - colour).max() < NEAR:
+                return
+    raise AssertionError("the viewer's link has ended")
+
+
+async def test_a_source_that_is_not_there_is_sought_and_left_without_waiting_long(
+    ndi: Any, source: str
+) -> None:
+    seen = Seen(ndi, source)
+    await asyncio.sleep(0)
+    began_s = time.monotonic()
+    await seen.close()
+    assert time.monotonic() - began_s < 5.0
+
+
+def test_a_name_is_known_by_its_own_part_and_whole() -> None:
+    one = NdiIn(None, "Stage (left)")
+    assert one._is_meant("Stage (left)")
+    assert one._is_meant("VM (Stage (left))")
+    assert not one._is_meant("VM (left)")
+    assert NdiIn(None, "left")._is_meant("VM (left)")
+    assert not NdiIn(None, "left")._is_meant("left hand")
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "NDIlib", None)
+    with pytest.raises(ConfigError, match=r"rearview\[ndi\]"):
+        library()
