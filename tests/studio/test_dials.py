@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +142,15 @@ def test_what_cannot_be_turned_is_refused_with_the_reason(
     with pytest.raises(InvalidRequest, match=why) as caught:
         turned(name, value, fader=fader)
     assert caught.value.reason is Reason.SETTING_OUT_OF_RANGE
+
+
+def test_the_table_of_the_docs_has_the_ranges(root: Path) -> None:
+    text = (root / "docs/stage.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_]+)(?:/\w+)?` \| (\S+) \| (\S+)", text, flags=re.MULTILINE)
+    told = {name: (float(low), high) for name, low, high in rows}
+    assert set(told) == set(RANGES)
+    assert told.pop("steps") == (1.0, "the")
+    assert told == {name: (RANGES[name].low, f"{RANGES[name].high:g}") for name in told}
 
 
 def test_pages_are_told_the_ranges_of_the_model_they_have() -> None:

@@ -17,7 +17,7 @@ from pythonosc.udp_client import SimpleUDPClient
 from rearview.cli.stage import Stage
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
-from rearview.errors import ConfigError
+from rearview.errors import ConfigError, Reason, StreamEnded
 from rearview.studio.ndi import NdiIn, NdiOut, bringing, library
 from rearview.studio.outputs import showing
 from rearview.studio.pictures import Picture
@@ -151,6 +151,11 @@ async def test_from_one_source_to_another_turned_by_osc(
             return wall.tiles[0].said.settings.prompt
 
         await eventually(lambda: prompt() == "b")
+        ended = wall.tiles[0]
+        assert ended._feed is not None
+        ended._feed._session.abort(StreamEnded(Reason.REPLICA_LOST, "all are gone"))
+        await eventually(lambda: wall.tiles[0] is not ended and wall.tiles[0].session_id != "")
+        assert prompt() == "b", "a tile that is opened again keeps what was turned"
         lamp.append(BLUE)
         await eventually(lambda: seen.sees(BLUE))
     await seen.close()

@@ -6,6 +6,7 @@ its refusal.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from typing import Any
 
@@ -17,6 +18,7 @@ from rearview.studio.outputs import showing
 from rearview.studio.pictures import Picture, contained
 from rearview.studio.virtual_camera import FPS, HEIGHT, WIDTH, VirtualCamera
 from support.raw_stream import eventually, running
+from support.require import skip_or_fail
 from support.studio import StudioUnderTest, studio
 
 pytestmark = pytest.mark.integration
@@ -201,5 +203,7 @@ def test_a_picture_stands_whole_in_the_middle(width: int, height: int) -> None:
 
 
 def test_without_a_device_it_is_refused_at_once_with_the_reason() -> None:
+    if importlib.util.find_spec("pyvirtualcam") is None:
+        skip_or_fail("pyvirtualcam is missing")
     with pytest.raises(ConfigError, match=r"--virtual-camera: .*/dev/no-such-camera"):
         VirtualCamera.open(device="/dev/no-such-camera")

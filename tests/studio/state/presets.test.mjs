@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fitted, loading, noPresets, presetOf, presetsText, readPresets, withPreset } from "../../../services/rearview/studio/page/state/presets.js";
 import { newTile, tileAfter } from "../../../services/rearview/studio/page/state/tile.js";
@@ -35,6 +36,20 @@ test("frames that are to be related otherwise ask for a session anew, with the l
   const { change, anew } = loading(preset, tileWith({ seed: 3 }, { method: "per_frame", similarity_filter: {} }));
   assert.equal(change, null);
   assert.deepEqual(anew, { method: "streamv2v", feature_bank: bank, temporal_cache: undefined, similarity_filter: undefined, settings: preset.settings });
+});
+
+test("what a preset leaves out stays as it is, also in a session anew", () => {
+  const preset = { name: "one", model: "", settings: { prompts: [{ prompt: "neon", weight: 1 }] }, motion: { method: "per_frame" } };
+  const { anew } = loading(preset, tileWith({ seed: 5 }));
+  assert.deepEqual([anew.settings.seed, anew.settings.prompts, anew.settings.prompt], [5, preset.settings.prompts, undefined]);
+  assert.deepEqual(loading({ ...preset, motion: { method: "streamv2v" } }, tileWith({ seed: 5 })).change, preset.settings);
+});
+
+test("the file in the docs is read", () => {
+  const text = readFileSync(new URL("../../../docs/stage.md", import.meta.url), "utf8");
+  const [opening] = readPresets(/```json\n([^]*?)```/.exec(text)[1]);
+  assert.equal(opening.name, "Opening");
+  assert.deepEqual(loading(opening, tileWith()).change, { prompt: "neon lights", strength: 0.5 });
 });
 
 test("a bank that was named in another order is the same bank", () => {

@@ -1,6 +1,6 @@
 // Presets: looks kept in nine places, saved as a file, and what of one fits another model. No I/O.
 import { mark, unknownWords } from "./prompts.js";
-import { askable, meant, reopening } from "./tile.js";
+import { askable, meant, merge, reopening } from "./tile.js";
 import { manyWord } from "./words.js";
 
 /** @typedef {import("./tile.js").Settings} Settings */
@@ -43,7 +43,7 @@ export function loading({ settings, motion }, tile) {
   if (JSON.stringify(sorted(motion)) !== JSON.stringify(sorted(motionOf(tile)))) {
     // Named all three, so that what the preset lacks goes from the tile.
     const cleared = { feature_bank: undefined, temporal_cache: undefined, similarity_filter: undefined };
-    return { change: null, anew: { ...cleared, ...motion, settings } };
+    return { change: null, anew: { ...cleared, ...motion, settings: askable(merge(askable(meant(tile)), settings)) } };
   }
   const now = /** @type {Record<string, unknown>} */ (askable(meant(tile)));
   const differing = Object.entries(settings).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(now[name]));
