@@ -1,7 +1,6 @@
 // Frames in: paced, cut to the session's size, encoded, and sent while there is credit. Only the newest waits.
 import { cover } from "./size.js";
 import { Pace } from "./pacing.js";
-import { Shape } from "./shape.js";
 
 /**
  * @typedef {VideoFrame | ImageBitmap} Image
@@ -9,6 +8,9 @@ import { Shape } from "./shape.js";
  *   readonly maySend: boolean, send: (frame: number, capturedMs: number, jpeg: Uint8Array) => boolean,
  *   say: (message: Record<string, unknown>) => unknown,
  * }} Outlet where frames go
+ * @typedef {{
+ *   saw: (size: import("./size.js").Size, nowMs: number) => boolean, restart: () => void,
+ * }} ShapeWatch hears of each frame's shape, and says whether it is a new one
  */
 
 const INPUTS_BYTES = 48e6;
@@ -16,11 +18,13 @@ const INPUTS_BYTES = 48e6;
 export class Capture {
   /**
    * @param {Outlet} conversation
-   * @param {{keepsInputs?: boolean}} [how] whether an answer is to stand beside its own frame
+   * @param {{keepsInputs?: boolean, shape?: ShapeWatch | null}} [how] whether an answer is to stand beside its own frame;
+   *   what gives the size of a source whose shape changes: for it the first frames of a new shape are kept
    */
-  constructor(conversation, { keepsInputs = true } = {}) {
+  constructor(conversation, { keepsInputs = false, shape = null } = {}) {
     this.conversation = conversation;
     this.keepsInputs = keepsInputs;
+    this.shape = shape;
     this.pace = new Pace(30);
     this.quality = 0.85;
     this.canvas = new OffscreenCanvas(16, 16);
@@ -30,7 +34,6 @@ export class Capture {
     this.isPaused = false;
     /** @type {{image: Image, ms: number} | null} */
     this.newest = null;
-    this.shape = new Shape();
     /** The last frame, if its shape is a new one: a window in which nothing moves gives no other. @type {VideoFrame | null} */
     this.spare = null;
     this.isBusy = false;
@@ -86,15 +89,14 @@ export class Capture {
     this.newest = null;
     this.spare?.close();
     this.spare = null;
-    this.shape.restart();
+    this.shape?.restart();
   }
 
   /** Takes over the image. @param {Image} image @param {number} nowMs */
   offer(image, nowMs) {
     this.seen += 1;
-    const isNewShape = this.shape.saw(sizeOf(image), nowMs);
     this.spare?.close();
-    this.spare = isNewShape && "clone" in image ? image.clone() : null;
+    this.spare = this.shape?.saw(sizeOf(image), nowMs) && "clone" in image ? image.clone() : null;
     if (this.isPaused || !this.pace.takes(nowMs)) return image.close();
     if (this.newest) {
       this.skipped += 1;

@@ -64,7 +64,7 @@ export class Session extends EventTarget {
       changed: (state) => this.linked(state),
     });
     this.outgoing = new Outgoing(this.conversation);
-    this.capture = new Capture(this.outgoing, { keepsInputs: false });
+    this.capture = new Capture(this.outgoing);
     this.capture.pace = new Pace(this.options.frameRate ?? 30);
     this.capture.quality = quality;
     /** Changes without an answer, by the control's id. @type {Map<number, Promised & {settings: Record<string, any>}>} */

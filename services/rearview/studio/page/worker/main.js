@@ -2,6 +2,7 @@
 import { Conversation } from "../client/conversation.js";
 import { Pace } from "../client/pacing.js";
 import { Capture } from "../client/capture.js";
+import { Shape } from "../client/shape.js";
 import { Pictures } from "./pictures.js";
 import { Recorder } from "./recorder.js";
 
@@ -15,7 +16,8 @@ const conversation = new Conversation({
   pictured: (picture, page) => pictures.arrived(picture, page, performance.now()),
   changed: (state) => tell({ is: "link", ...state }),
 });
-const capture = new Capture(conversation);
+const shape = new Shape();
+const capture = new Capture(conversation, { keepsInputs: true, shape });
 const pictures = new Pictures({
   taken: (page) => conversation.taken(page),
   inputOf: (frame) => capture.inputOf(frame),
@@ -153,8 +155,8 @@ setInterval(() => {
   /** @type {Record<number, unknown>} */
   const tiles = {};
   for (const [tile, feed] of pictures.feeds) tiles[tile] = feed.beat(seconds, nowMs);
-  const shape = capture.shape.settled(nowMs);
-  if (shape) tell({ is: "shape", ...shape });
+  const settled = shape.settled(nowMs);
+  if (settled) tell({ is: "shape", ...settled });
   const { seen, sent, skipped, bytes, frame } = capture;
   tell({
     is: "beat",
