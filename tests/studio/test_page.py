@@ -107,7 +107,7 @@ def test_no_module_of_the_page_is_too_long(page: Path) -> None:
 
 def test_pure_modules_know_no_browser(page: Path) -> None:
     """They run in node, in the worker and in the page: neither globals of a browser nor other rooms."""
-    pure = ("credit.js", "ledger.js", "pacing.js", "protocol.js", "shape.js", "size.js")
+    pure = ("credit.js", "ledger.js", "pacing.js", "protocol.js", "size.js")
     for path in (*(page / "state").glob("*.js"), *(page / "client" / name for name in pure)):
         text = re.sub(r"/\*.*?\*/|//.*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert not GLOBALS.search(text), path.name

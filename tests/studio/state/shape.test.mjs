@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SETTLED_MS, Shape, refusedSize } from "../../../clients/web/src/shape.js";
+import { SETTLED_MS, Shape, refusedSize } from "../../../services/rearview/studio/page/state/shape.js";
 
 const WIDE = { width: 640, height: 480 };
 const TALL = { width: 480, height: 640 };

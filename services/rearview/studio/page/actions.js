@@ -6,7 +6,7 @@ import { beginsWith, kept, noteControl, noteFrame } from "./keep.js";
 import { loadPreset } from "./presets.js";
 import { read } from "./state/complaints.js";
 import { withGap } from "./state/gaps.js";
-import { refusedSize } from "./client/shape.js";
+import { refusedSize } from "./state/shape.js";
 import { reopening } from "./state/tile.js";
 import { after, goingTo, interrupted, modelsOf, replaced } from "./state/wall.js";
 import { spanWord } from "./state/words.js";

@@ -2,7 +2,7 @@
 import { Conversation } from "../client/conversation.js";
 import { Pace } from "../client/pacing.js";
 import { Capture } from "../client/capture.js";
-import { Shape } from "../client/shape.js";
+import { Shape } from "../state/shape.js";
 import { Pictures } from "./pictures.js";
 import { Recorder } from "./recorder.js";
 

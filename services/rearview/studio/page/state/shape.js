@@ -1,6 +1,6 @@
 // The shape of a source, which may change while it runs: a phone is turned, a shared window is resized. No I/O.
 
-/** @typedef {import("./size.js").Size} Size */
+/** @typedef {import("../client/size.js").Size} Size */
 
 /** A window that is being dragged has a new size with every frame; sessions are opened again for its last one. */
 export const SETTLED_MS = 400;
