@@ -1,4 +1,5 @@
-// Pictures out: decoded, newest first, and drawn on one canvas, which is a stream, too.
+// Pictures out: the newest one is drawn on a canvas, which is a stream, too.
+import { Decoding } from "./decoding.js";
 
 export class Screen {
   /**
@@ -7,11 +8,8 @@ export class Screen {
    */
   constructor(canvas, onTaken) {
     this.canvas = canvas;
-    this.onTaken = onTaken;
     this.brush = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { alpha: false }));
-    /** @type {{jpeg: Uint8Array, page: number | null} | null} */
-    this.waiting = null;
-    this.isDecoding = false;
+    this.decoding = new Decoding({ decoded: (bitmap) => this.draw(bitmap), taken: onTaken });
     /** @type {MediaStream | null} */
     this.captured = null;
   }
@@ -23,29 +21,15 @@ export class Screen {
 
   /** @param {Uint8Array} jpeg @param {number | null} page under which it came */
   show(jpeg, page) {
-    // A picture that finds another one waiting takes its place.
-    if (this.waiting) this.onTaken(this.waiting.page);
-    this.waiting = { jpeg, page };
-    if (!this.isDecoding) this.decode();
+    this.decoding.add({ jpeg }, page);
   }
 
-  async decode() {
-    this.isDecoding = true;
-    while (this.waiting) {
-      const { jpeg, page } = this.waiting;
-      this.waiting = null;
-      try {
-        const bitmap = await createImageBitmap(new Blob([/** @type {any} */ (jpeg)], { type: "image/jpeg" }));
-        if (this.canvas.width !== bitmap.width) this.canvas.width = bitmap.width;
-        if (this.canvas.height !== bitmap.height) this.canvas.height = bitmap.height;
-        this.brush.drawImage(bitmap, 0, 0);
-        bitmap.close();
-      } catch {
-        // Not a picture that this browser reads: it is answered, and the last one stays.
-      }
-      this.onTaken(page);
-    }
-    this.isDecoding = false;
+  /** @param {ImageBitmap} bitmap */
+  draw(bitmap) {
+    if (this.canvas.width !== bitmap.width) this.canvas.width = bitmap.width;
+    if (this.canvas.height !== bitmap.height) this.canvas.height = bitmap.height;
+    this.brush.drawImage(bitmap, 0, 0);
+    bitmap.close();
   }
 
   stop() {

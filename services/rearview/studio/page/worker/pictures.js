@@ -1,6 +1,7 @@
 // Pictures out: decoded, newest first, and drawn on the canvases that the page lent. Pixels stay here.
-import { GapWatch } from "../state/gaps.js";
+import { Decoding } from "../client/decoding.js";
 import { cover } from "../client/size.js";
+import { GapWatch } from "../state/gaps.js";
 import { contain, places } from "../state/layout.js";
 import { cutTo, fadeDone, layers, noTile, sharesAt } from "../state/program.js";
 import { percentile } from "../state/series.js";
@@ -13,12 +14,20 @@ const FADE_TICK_MS = 33;
 
 /** What has come for one tile. */
 class Feed {
-  constructor() {
+  /** @param {() => void} changed it shows another picture @param {(page: number | null) => void} taken one of that page was taken */
+  constructor(changed, taken) {
     /** @type {Shown | null} */
     this.shown = null;
-    /** @type {{picture: Picture, page: number | null} | null} */
-    this.waiting = null;
-    this.isDecoding = false;
+    /** @type {Decoding<Picture>} */
+    this.decoding = new Decoding({
+      decoded: (bitmap, picture) => {
+        this.shown?.bitmap.close();
+        this.shown = { bitmap, frame: picture.frame };
+        changed();
+        this.glassMs.push(performance.now() - picture.capturedMs);
+      },
+      taken,
+    });
     this.gaps = new GapWatch();
     this.arrived = 0;
     /** @type {number[]} */
@@ -73,7 +82,7 @@ export class Pictures {
   /** @param {number} tile */
   feed(tile) {
     let feed = this.feeds.get(tile);
-    if (!feed) this.feeds.set(tile, (feed = new Feed()));
+    if (!feed) this.feeds.set(tile, (feed = new Feed(() => this.changed(tile), this.page.taken)));
     return feed;
   }
 
@@ -85,30 +94,7 @@ export class Pictures {
     feed.arrived += 1;
     feed.serverMs = picture.serverMs;
     feed.serviceMs = picture.serviceMs;
-    // A picture that finds another one waiting takes its place.
-    if (feed.waiting) this.page.taken(feed.waiting.page);
-    feed.waiting = { picture, page };
-    if (!feed.isDecoding) this.decode(picture.tile, feed);
-  }
-
-  /** @param {number} tile @param {Feed} feed */
-  async decode(tile, feed) {
-    feed.isDecoding = true;
-    while (feed.waiting) {
-      const { picture, page } = feed.waiting;
-      feed.waiting = null;
-      try {
-        const bitmap = await createImageBitmap(new Blob([/** @type {any} */ (picture.jpeg)], { type: "image/jpeg" }));
-        feed.shown?.bitmap.close();
-        feed.shown = { bitmap, frame: picture.frame };
-        this.changed(tile);
-        feed.glassMs.push(performance.now() - picture.capturedMs);
-      } catch {
-        // Not a picture that this browser reads: it is answered, and the last one stays.
-      }
-      this.page.taken(page);
-    }
-    feed.isDecoding = false;
+    feed.decoding.add(picture, page);
   }
 
   /** A tile has a new picture. @param {number} tile */

@@ -1,4 +1,4 @@
-"""What the web client does with the frames of a source, in Chromium and without a studio."""
+"""What the web client does with frames and pictures, in Chromium and without a studio."""
 
 from __future__ import annotations
 
@@ -78,3 +78,29 @@ COPIES = """async () => {
 def test_no_frame_of_a_camera_is_held_twice(page: Page) -> None:
     """A camera has few buffers: a copy of a frame keeps one of them."""
     assert page.evaluate(COPIES) == 0
+
+
+DECODES = """async () => {
+    const { Decoding } = await import("/decoding.js");
+    const canvas = new OffscreenCanvas(8, 8);
+    canvas.getContext("2d");
+    const jpeg = new Uint8Array(await (await canvas.convertToBlob({ type: "image/jpeg" })).arrayBuffer());
+    const told = { decoded: [], taken: [] };
+    const decoding = new Decoding({
+        decoded: (bitmap, { frame }) => told.decoded.push([frame, bitmap.width]),
+        taken: (page) => told.taken.push(page),
+    });
+    for (const frame of [0, 1, 2]) decoding.add({ jpeg, frame }, frame);
+    await until(() => told.taken.length === 3);
+    decoding.add({ jpeg: new Uint8Array([1, 2, 3]), frame: 3 }, 3);
+    await until(() => told.taken.length === 4);
+    decoding.add({ jpeg, frame: 4 }, 4);
+    await until(() => told.taken.length === 5);
+    return told;
+}"""
+
+
+def test_each_picture_is_taken_once_though_it_is_passed_over_or_none(page: Page) -> None:
+    told = page.evaluate(DECODES)
+    assert told["decoded"] == [[0, 8], [2, 8], [4, 8]]
+    assert told["taken"] == [1, 0, 2, 3, 4]
