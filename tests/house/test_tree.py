@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from support.require import skip_or_fail
+from support.checkout import checked_out
 
 pytestmark = pytest.mark.unit
 
@@ -36,21 +34,10 @@ LEFT_OVER = re.compile(
 @pytest.fixture(scope="module")
 def files(root: Path) -> dict[str, str]:
     """Text of every file that is, or would be, in the repository."""
-    if shutil.which("git") is None or not (root / ".git").exists():
-        skip_or_fail("not a git checkout")
-    listing = subprocess.run(
-        ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
-    paths = [root / name for name in listing.split("\0") if name]
     return {
         path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
-        for path in paths
-        if path.is_file() and path.suffix in TEXT
+        for path in checked_out(root)
+        if path.suffix in TEXT
     }
 
 

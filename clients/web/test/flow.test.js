@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Credit } from "../../../clients/web/src/credit.js";
-import { Pace, reconnectAfterMs } from "../../../clients/web/src/pacing.js";
+import { Credit } from "../src/credit.js";
+import { Pace, reconnectAfterMs } from "../src/pacing.js";
 
 test("frames are sent while there is credit, and not one more", () => {
   const credit = new Credit();

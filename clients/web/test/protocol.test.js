@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FRAME_HEADER_BYTES, PICTURE_HEADER_BYTES, packFrame, unpackPicture } from "../../../clients/web/src/protocol.js";
+import { FRAME_HEADER_BYTES, PICTURE_HEADER_BYTES, packFrame, unpackPicture } from "../src/protocol.js";
 
 /** A picture as the gateway writes it. */
 function picture({ kind = 2, tile = 3, frame = 70_000, capturedMs = 12.5, serverMs = 30.25, serviceMs = 20.5, jpeg = [1, 2, 3] }) {
