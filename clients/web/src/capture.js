@@ -17,12 +17,12 @@ const INPUTS_BYTES = 48e6;
 
 export class Capture {
   /**
-   * @param {Outlet} conversation
+   * @param {Outlet} outlet
    * @param {{keepsInputs?: boolean, shape?: ShapeWatch | null}} [how] whether an answer is to stand beside its own frame;
    *   what gives the size of a source whose shape changes: for it the first frames of a new shape are kept
    */
-  constructor(conversation, { keepsInputs = false, shape = null } = {}) {
-    this.conversation = conversation;
+  constructor(outlet, { keepsInputs = false, shape = null } = {}) {
+    this.outlet = outlet;
     this.keepsInputs = keepsInputs;
     this.shape = shape;
     this.pace = new Pace(30);
@@ -113,7 +113,7 @@ export class Capture {
     this.isBusy = true;
     this.newest = null;
     try {
-      if (this.isWanted && this.conversation.maySend) {
+      if (this.isWanted && this.outlet.maySend) {
         const { frame, canvas } = this;
         const blob = await this.encoded(image);
         const jpeg = new Uint8Array(await blob.arrayBuffer());
@@ -170,11 +170,11 @@ export class Capture {
   /** @param {number} frame @param {number} ms @param {Uint8Array} jpeg */
   send(frame, ms, jpeg) {
     // The connection may have gone while the frame was encoded.
-    if (!this.conversation.maySend) return;
+    if (!this.outlet.maySend) return;
     while (this.scheduled.length > 0 && this.scheduled[0].frame <= frame) {
-      this.conversation.say(/** @type {{message: Record<string, unknown>}} */ (this.scheduled.shift()).message);
+      this.outlet.say(/** @type {{message: Record<string, unknown>}} */ (this.scheduled.shift()).message);
     }
-    if (!this.conversation.send(frame, ms, jpeg)) return;
+    if (!this.outlet.send(frame, ms, jpeg)) return;
     this.frame = frame + 1;
     this.sent += 1;
     this.bytes += jpeg.length;
