@@ -40,6 +40,9 @@ export class RearviewError extends Error {
 /** Nothing answered, or the connection was lost and not found again. */
 export const unreachable = (message, more) => new RearviewError("UNREACHABLE", message, { kind: "refused", ...more });
 
+/** Something that should not happen. */
+export const faultOf = (error) => new RearviewError("INTERNAL", error.message, { kind: "fault", cause: error });
+
 /**
  * What a failed call means: the error, and whether resuming is worth a try.
  * @param {grpc.ServiceError} failure
