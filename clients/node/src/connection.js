@@ -19,6 +19,7 @@ export class Connection {
   #opened;
   #isEnded = false;
   #resolve;
+  #lose;
   #isFull = false;
   #writtenS = 0;
   #timers = new Map();
@@ -40,7 +41,7 @@ export class Connection {
         this.leave(loss);
         this.#session.wake();
       };
-      const lose = () => end(silent(this.#address));
+      this.#lose = () => end(silent(this.#address));
       const settle = (work) => {
         try {
           work();
@@ -49,8 +50,8 @@ export class Connection {
           end(undefined);
         }
       };
-      this.#timer("accept", acceptS, lose);
-      call.on("metadata", () => this.#timer("accept", answerS, lose));
+      this.#timer("accept", acceptS, this.#lose);
+      call.on("metadata", () => this.#timer("accept", answerS, this.#lose));
       call.on("data", (response) => {
         if (this.#isEnded) return;
         this.#clear("accept");
@@ -60,8 +61,8 @@ export class Connection {
             this.begunS = this.#writtenS = now();
           } else this.#session.take(response);
         });
-        if (this.#opened?.silenceS && !this.#isEnded) this.#timer("silence", this.#opened.silenceS, lose);
         if (!this.#session.hasRoom()) call.pause();
+        this.#listen();
         this.#session.wake();
       });
       call.on("end", () => {});
@@ -82,7 +83,10 @@ export class Connection {
   /** Write what there is to write, and read again if there is room. */
   step() {
     if (this.#isEnded || this.begunS === undefined) return;
-    if (this.#session.hasRoom() && this.#call.isPaused()) this.#call.resume();
+    if (this.#session.hasRoom() && this.#call.isPaused()) {
+      this.#call.resume();
+      this.#listen();
+    }
     while (!this.#isFull && !this.isHalfClosed) {
       const item = this.#session.nextItem();
       if (item) this.#write(item.request);
@@ -105,6 +109,13 @@ export class Connection {
     this.#call.cancel();
     this.#client.close();
     this.#resolve?.(loss);
+  }
+
+  /** Something is heard in time, or the connection is lost. Nothing is heard while nothing is read. */
+  #listen() {
+    this.#clear("silence");
+    const { silenceS } = this.#opened ?? {};
+    if (silenceS && !this.#isEnded && !this.#call.isPaused()) this.#timer("silence", silenceS, this.#lose);
   }
 
   /** The server would end a stream that is silent; where nothing is owed, silence is the user's own. */

@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { RearviewError, Session, connect } from "../index.js";
+import { serving, until } from "./server.js";
+
+const frame = (number) => Uint8Array.of(number);
+const within = { timeout: 20_000 };
+
+/** A session that is left at the test's end, whatever comes. */
+async function opened(t, address, options) {
+  const session = await connect(address, options);
+  t.after(() => session.close());
+  return session;
+}
+
+test("frames come back in order, and the session ends with the last of them", within, async (t) => {
+  const { address } = await serving(t);
+  const session = await opened(t, address);
+  for (const number of [0, 1, 2]) assert.equal(await session.send(frame(number), { format: "opaque" }), number);
+  await session.finish();
+  const found = [];
+  for await (const answer of session) found.push([answer.index, answer.image[0]]);
+  assert.deepEqual(found, [[0, 0], [1, 1], [2, 2]]);
+});
+
+test("a reader that takes its time does not make the service seem silent", within, async (t) => {
+  const told = await serving(t, { heartbeatMs: 40 });
+  const session = await opened(t, told.address, { answerWindow: 2 });
+  for (const number of [0, 1]) await session.send(frame(number), { format: "opaque" });
+  await until(() => told.beats > 10 || told.resumed > 0);
+  const { value: first } = await session[Symbol.asyncIterator]().next();
+  assert.equal(first.index, 0);
+  assert.deepEqual([session.connections, told.resumed], [1, 0]);
+  await session.close();
+  assert.deepEqual(told.closed, ["one"]);
+});
