@@ -95,10 +95,11 @@ export function wordOf(member, prefix) {
   return member?.startsWith(prefix) ? member.slice(prefix.length).toLowerCase().replaceAll("_", "-") : undefined;
 }
 
-export const durationOf = (seconds) => ({
-  seconds: Math.floor(seconds),
-  nanos: Math.round((seconds - Math.floor(seconds)) * 1e9),
-});
+export function durationOf(seconds) {
+  const whole = Math.floor(seconds);
+  const nanos = Math.round((seconds - whole) * 1e9);
+  return nanos < 1e9 ? { seconds: whole, nanos } : { seconds: whole + 1, nanos: 0 };
+}
 
 export const secondsOf = (duration) => (duration ? Number(duration.seconds ?? 0) + (duration.nanos ?? 0) / 1e9 : 0);
 

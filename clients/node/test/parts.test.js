@@ -59,6 +59,9 @@ test("controls of the deployment are a list, and durations seconds", () => {
   assert.deepEqual(settingsOf({ controls: [{ name: "edges" }] }), { controls: { controls: [{ name: "edges" }] } });
   assert.equal(secondsOf(durationOf(1.25)), 1.25);
   assert.equal(secondsOf(undefined), 0);
+  let second = 0;
+  for (let frame = 0; frame < 10; frame += 1) second += 0.1;
+  assert.deepEqual(durationOf(second), { seconds: 1, nanos: 0 }, "it is a little less, and a second has no 10⁹ nanoseconds");
   const applied = appliedFrom({ controlId: 2, settings: { prompt: "a", _prompt: "prompt", guidance: "GUIDANCE_NONE" } }, 7);
   assert.deepEqual(applied.settings, { prompt: "a", guidance: "none" });
   assert.equal(applied.rejectedReason, undefined);
