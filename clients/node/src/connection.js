@@ -2,6 +2,7 @@
 
 import grpc from "@grpc/grpc-js";
 import { RearviewError, faultOf, lossOf, silent } from "./errors.js";
+import { timerMs } from "./reconnect.js";
 import { TranslationService } from "./wire.js";
 
 /** Seconds of a clock that never goes back. */
@@ -136,7 +137,7 @@ export class Connection {
 
   #timer(name, seconds, then) {
     this.#clear(name);
-    this.#timers.set(name, setTimeout(then, 1000 * seconds));
+    this.#timers.set(name, setTimeout(then, timerMs(seconds)));
   }
 
   #clear(name) {

@@ -10,6 +10,24 @@ export const DEFAULTS = {
   acceptTimeoutS: 1,
 };
 
+/** The longest time that a timer takes, in milliseconds: of a longer one it makes none at all. */
+const MOST_MS = 2 ** 31 - 1;
+
+/** A timer's milliseconds. */
+export const timerMs = (seconds) => Math.min(MOST_MS, 1000 * seconds);
+
+/** The defaults with what is given; throws for what is not known or is no time. */
+export function policyOf(given) {
+  const policy = { ...DEFAULTS };
+  for (const [name, value] of Object.entries(given)) {
+    if (!(name in DEFAULTS)) throw new TypeError(`reconnect has no ${name}; there are: ${Object.keys(DEFAULTS).join(", ")}`);
+    if (value === undefined) continue;
+    if (typeof value !== "number" || !(value >= 0)) throw new RangeError(`${name} is ${value}; it is a number of seconds`);
+    policy[name] = value;
+  }
+  return policy;
+}
+
 export class Attempts {
   #policy;
   #count = 0;

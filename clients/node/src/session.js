@@ -6,7 +6,7 @@ import { Connection, now } from "./connection.js";
 import { RearviewError, faultOf, isElsewhere, isFinal, notResumed } from "./errors.js";
 import { Inbox } from "./inbox.js";
 import { Ledger, RESTORE_ID, input } from "./ledger.js";
-import { Attempts, DEFAULTS } from "./reconnect.js";
+import { Attempts, policyOf, timerMs } from "./reconnect.js";
 import { SessionService, answerFrom, appliedFrom, frameOf, openOf, openedFrom, settingsOf } from "./wire.js";
 
 const CHANNEL = {
@@ -55,7 +55,7 @@ export class Session {
     this.#token = token;
     this.#credentials = credentialsOf(tls);
     this.#channelOptions = tls?.serverName ? { ...CHANNEL, "grpc.ssl_target_name_override": tls.serverName } : CHANNEL;
-    this.#policy = { ...DEFAULTS, ...reconnect };
+    this.#policy = policyOf(reconnect);
     this.#inbox = new Inbox(answerWindow);
     this.#attempts = new Attempts(this.#policy);
   }
@@ -235,7 +235,7 @@ export class Session {
     const timer = setTimeout(() => {
       isDue = true;
       this.#wake();
-    }, 1000 * waitS);
+    }, timerMs(waitS));
     await this.#until(() => this.#isOver || isDue);
     clearTimeout(timer);
   }
@@ -321,7 +321,7 @@ export class Session {
 
   async #closeThere() {
     const client = new SessionService(this.#addresses[this.#at], this.#credentials, this.#channelOptions);
-    const deadline = Date.now() + 1000 * this.#policy.acceptTimeoutS;
+    const deadline = Date.now() + timerMs(this.#policy.acceptTimeoutS);
     const metadata = await this.#metadata().catch(() => new grpc.Metadata());
     await new Promise((resolve) => {
       client.closeSession({ sessionId: this.#opened.sessionId }, metadata, { deadline }, resolve);

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { addressesOf } from "../src/addresses.js";
 import { isFinal, lossOf, notResumed, unreachable, RearviewError } from "../src/errors.js";
 import { Inbox } from "../src/inbox.js";
-import { Attempts, DEFAULTS } from "../src/reconnect.js";
+import { Attempts, DEFAULTS, policyOf, timerMs } from "../src/reconnect.js";
 import { appliedFrom, durationOf, frameOf, openOf, secondsOf, settingsOf } from "../src/wire.js";
 
 test("an address without a port has the service's own", () => {
@@ -40,6 +40,19 @@ test("attempts wait longer each time, and are given up", () => {
   assert.equal(attempts.waitS(99, 100, 5, () => 1), undefined);
   attempts.renew();
   assert.equal(attempts.waitS(99, 100, 5, () => 1), 5);
+});
+
+test("what is not given of a policy has its default, and what is none is refused", () => {
+  assert.deepEqual(policyOf({ firstWaitS: undefined, maxWaitS: 3 }), { ...DEFAULTS, maxWaitS: 3 });
+  assert.throws(() => policyOf({ giveUpAfter: 3 }), new TypeError(
+    "reconnect has no giveUpAfter; there are: firstWaitS, maxWaitS, giveUpAfterS, openTimeoutS, acceptTimeoutS",
+  ));
+  for (const wrong of [-1, NaN, "soon", null]) assert.throws(() => policyOf({ openTimeoutS: wrong }), RangeError);
+});
+
+test("a time without end is one that a timer takes", () => {
+  assert.equal(timerMs(1.5), 1500);
+  for (const seconds of [1e7, Infinity]) assert.equal(timerMs(seconds), 2 ** 31 - 1);
 });
 
 test("words become members of the proto's enums, and unknown ones are refused with those there are", () => {

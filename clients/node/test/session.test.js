@@ -34,3 +34,10 @@ test("a reader that takes its time does not make the service seem silent", withi
   await session.close();
   assert.deepEqual(told.closed, ["one"]);
 });
+
+test("times that are undefined are the usual ones, and one without end does not end at once", within, async (t) => {
+  const { address } = await serving(t);
+  const reconnect = { firstWaitS: undefined, acceptTimeoutS: undefined, openTimeoutS: Infinity };
+  const session = await opened(t, address, { reconnect });
+  assert.equal(session.connections, 1);
+});
