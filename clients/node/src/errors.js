@@ -90,16 +90,20 @@ export function notResumed(error, unanswered) {
   return new RearviewError(reason, text, { kind, retryAfterS, metadata, cause: error });
 }
 
+/** What the service says beside the code. From elsewhere it may be anything: then there is nothing. */
 function details(failure) {
   const [bytes] = failure.metadata?.get("grpc-status-details-bin") ?? [];
   if (!bytes) return {};
-  const found = {};
-  for (const { typeUrl, value } of Status.decode(bytes).details) {
-    if (typeUrl.endsWith("/google.rpc.ErrorInfo")) found.info = ErrorInfo.decode(value);
-    if (typeUrl.endsWith("/google.rpc.RetryInfo")) {
-      const { seconds = 0, nanos = 0 } = RetryInfo.decode(value).retryDelay ?? {};
-      found.retryAfterS = Number(seconds) + nanos / 1e9;
-    }
+  try {
+    return Object.assign({}, ...Status.decode(bytes).details.map(detail));
+  } catch {
+    return {};
   }
-  return found;
+}
+
+function detail({ typeUrl, value }) {
+  if (typeUrl.endsWith("/google.rpc.ErrorInfo")) return { info: ErrorInfo.decode(value) };
+  if (!typeUrl.endsWith("/google.rpc.RetryInfo")) return {};
+  const { seconds = 0, nanos = 0 } = RetryInfo.decode(value).retryDelay ?? {};
+  return { retryAfterS: Number(seconds) + nanos / 1e9 };
 }

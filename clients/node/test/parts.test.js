@@ -87,6 +87,12 @@ test("a failure of the way is no failure of the service", () => {
   assert.equal(lossOf({ code: 12 }, "here:1").isTransient, false);
 });
 
+test("details that are none, from something before the service, hide nothing of the failure", () => {
+  const metadata = { get: () => [Buffer.from([0x1a, 0xff, 1])] };
+  const { error } = lossOf({ code: 14, details: "bad gateway", metadata }, "here:1");
+  assert.deepEqual([error.reason, error.message], ["UNREACHABLE", "no connection to here:1: bad gateway"]);
+});
+
 test("a resume that was refused for now leaves the session to the next attempt", () => {
   const full = { error: new RearviewError("NO_CAPACITY", "full", { kind: "refused", retryAfterS: 2 }), isTransient: false };
   assert.equal(isFinal(full, { isOpen: true, hasBegun: false }), false);
