@@ -40,8 +40,9 @@ export class RearviewError extends Error {
 /** Nothing answered, or the connection was lost and not found again. */
 export const unreachable = (message, more) => new RearviewError("UNREACHABLE", message, { kind: "refused", ...more });
 
-/** Something that should not happen. */
-export const faultOf = (error) => new RearviewError("INTERNAL", error.message, { kind: "fault", cause: error });
+/** Something that should not happen; also what somebody else's function threw, whatever that is. */
+export const faultOf = (error) =>
+  new RearviewError("INTERNAL", error instanceof Error ? error.message : String(error), { kind: "fault", cause: error });
 
 /**
  * What a failed call means: the error, and whether resuming is worth a try.

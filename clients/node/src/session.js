@@ -7,6 +7,7 @@ import { RearviewError, faultOf, isElsewhere, isFinal, notResumed } from "./erro
 import { Inbox } from "./inbox.js";
 import { Ledger, RESTORE_ID, input } from "./ledger.js";
 import { Attempts, policyOf, timerMs } from "./reconnect.js";
+import { Tokens } from "./tokens.js";
 import { SessionService, answerFrom, appliedFrom, frameOf, openOf, openedFrom, settingsOf } from "./wire.js";
 
 const CHANNEL = {
@@ -29,7 +30,7 @@ export class Session {
   #addresses;
   #at = 0;
   #open;
-  #token;
+  #tokens;
   #credentials;
   #channelOptions;
   #policy;
@@ -52,7 +53,7 @@ export class Session {
     this.#addresses = addressesOf(address);
     this.#open = options;
     openOf(options, 0); // Throws for what is not known, before anything is dialled.
-    this.#token = token;
+    this.#tokens = new Tokens(token);
     this.#credentials = credentialsOf(tls);
     this.#channelOptions = tls?.serverName ? { ...CHANNEL, "grpc.ssl_target_name_override": tls.serverName } : CHANNEL;
     this.#policy = policyOf(reconnect);
@@ -184,14 +185,11 @@ export class Session {
       let loss;
       const address = this.#addresses[this.#at];
       try {
-        const metadata = await this.#metadata();
+        const metadata = await this.#unlessOver(this.#tokens.metadata());
         if (this.#isOver) return;
         this.#connection = new Connection(address, this.#credentials, this.#channelOptions, metadata, this.#parts());
         loss = await this.#connection.served(this.#first(), this.#attempts.acceptS, this.#policy.openTimeoutS);
-        if (loss?.error.isOfToken && typeof this.#token === "function") {
-          const isNew = (await this.#metadata()).get("authorization")[0] !== metadata.get("authorization")[0];
-          loss = { ...loss, isTransient: loss.isTransient || isNew };
-        }
+        loss = await this.#unlessOver(this.#tokens.judge(loss, metadata));
       } catch (error) {
         this.#end(error instanceof RearviewError ? error : faultOf(error), { isKept: true });
         return;
@@ -312,17 +310,21 @@ export class Session {
     this.#end(this.#isFinishing ? undefined : new RearviewError("CLOSED", "the server has ended the stream"));
   }
 
-  async #metadata() {
-    const token = typeof this.#token === "function" ? await this.#token() : this.#token;
-    const metadata = new grpc.Metadata();
-    if (token) metadata.set("authorization", `Bearer ${token}`);
-    return metadata;
+  /** What a caller's function comes to. Undefined if the session is over before: it may take for ever. */
+  async #unlessOver(asked) {
+    let found;
+    const settled = (how) => (found = how) && this.#wake();
+    asked.then((value) => settled({ value }), (error) => settled({ error }));
+    await this.#until(() => found || this.#isOver);
+    if (found && "error" in found) throw found.error;
+    return found?.value;
   }
 
   async #closeThere() {
     const client = new SessionService(this.#addresses[this.#at], this.#credentials, this.#channelOptions);
-    const deadline = Date.now() + timerMs(this.#policy.acceptTimeoutS);
-    const metadata = await this.#metadata().catch(() => new grpc.Metadata());
+    const { acceptTimeoutS } = this.#policy;
+    const metadata = await this.#tokens.metadataWithin(acceptTimeoutS);
+    const deadline = Date.now() + timerMs(acceptTimeoutS);
     await new Promise((resolve) => {
       client.closeSession({ sessionId: this.#opened.sessionId }, metadata, { deadline }, resolve);
     });

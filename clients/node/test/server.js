@@ -15,7 +15,8 @@ export async function serving(t, { heartbeatMs = 0 } = {}) {
   server.addService(SessionService.service, {
     getSession: (_, answer) => answer(REFUSED),
     listSessions: (_, answer) => answer(REFUSED),
-    closeSession({ request }, answer) {
+    closeSession({ request, metadata }, answer) {
+      told.tokens.push(metadata.get("authorization")[0]);
       told.closed.push(request.sessionId);
       answer(null, {});
     },

@@ -41,3 +41,27 @@ test("times that are undefined are the usual ones, and one without end does not 
   const session = await opened(t, address, { reconnect });
   assert.equal(session.connections, 1);
 });
+
+test("a token that cannot be had ends the attempt with what was thrown, whatever that is", within, async (t) => {
+  const { address } = await serving(t);
+  for (const [thrown, told] of [[new Error("no session"), "no session"], ["no session", "no session"], [undefined, "undefined"]]) {
+    await assert.rejects(connect(address, { token: () => Promise.reject(thrown) }), (error) => {
+      assert.deepEqual([error.name, error.reason, error.message, error.cause], ["RearviewError", "INTERNAL", told, thrown]);
+      return true;
+    });
+  }
+});
+
+test("a session is left at once though its token is waited for", within, async (t) => {
+  const told = await serving(t);
+  const never = () => new Promise(() => {});
+  const unopened = new Session(told.address, { token: never });
+  const beginning = assert.rejects(unopened.begin(), RearviewError);
+  await unopened.close();
+  await beginning;
+  let isKnown = true;
+  const session = await connect(told.address, { token: () => (isKnown ? "a" : never()), reconnect: { acceptTimeoutS: 0.2 } });
+  isKnown = false;
+  await session.close();
+  assert.deepEqual([told.closed, told.tokens], [["one"], ["Bearer a", "Bearer a"]], "it is closed under the token that opened it");
+});
