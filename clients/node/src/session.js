@@ -88,6 +88,7 @@ export class Session {
    */
   async send(image, { index = this.#lastIndex + 1, ...how } = {}) {
     this.#check();
+    if (!Number.isSafeInteger(index) || index < 0) throw new RangeError(`no frame index: ${index}`);
     if (index <= this.#lastIndex) throw new RangeError(`frame index ${index} is not greater than ${this.#lastIndex}`);
     const item = input({ frame: frameOf(image, { index, ...how }) }, index, true);
     this.#lastIndex = index;

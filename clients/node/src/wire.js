@@ -55,12 +55,17 @@ export function settingsOf({ controls, reference, referenceMask, ...changes }) {
   return message;
 }
 
-/** @returns {object} `Frame` */
+/** @returns {object} `Frame`, with bytes of its own: it is written later, and perhaps once more */
 export function frameOf(image, { index, presentationS = 0, format = "jpeg", controls = {} }) {
   const how = enumOf("format", "IMAGE_FORMAT_", format);
-  const shown = Object.entries(controls).map(([name, picture]) => ({ name, format: how, image: picture }));
+  const shown = Object.entries(controls).map(([name, picture]) => ({ name, format: how, image: copied(picture) }));
   const presentationOffset = durationOf(presentationS);
-  return { frameIndex: index, presentationOffset, format: how, image, controls: shown };
+  return { frameIndex: index, presentationOffset, format: how, image: copied(image), controls: shown };
+}
+
+function copied(image) {
+  if (!(image instanceof Uint8Array)) throw new TypeError("an image is a Uint8Array");
+  return Buffer.from(image);
 }
 
 function messageOf(type, given) {

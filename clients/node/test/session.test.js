@@ -65,3 +65,31 @@ test("a session is left at once though its token is waited for", within, async (
   await session.close();
   assert.deepEqual([told.closed, told.tokens], [["one"], ["Bearer a", "Bearer a"]], "it is closed under the token that opened it");
 });
+
+test("a frame is what it was when it was given, though its bytes are written over", within, async (t) => {
+  const { address } = await serving(t);
+  const session = await opened(t, address);
+  const image = frame(0);
+  for (const number of [0, 1, 2, 3, 4, 5]) {
+    image[0] = number;
+    await session.send(image, { format: "opaque" });
+    image[0] = 99;
+  }
+  await session.finish();
+  const found = [];
+  for await (const answer of session) found.push(answer.image[0]);
+  assert.deepEqual(found, [0, 1, 2, 3, 4, 5]);
+});
+
+test("what is no image or no index is refused, and the session goes on", within, async (t) => {
+  const { address } = await serving(t);
+  const session = await opened(t, address);
+  for (const wrong of ["AAAA", [1, 2], undefined]) await assert.rejects(session.send(wrong, { format: "opaque" }), TypeError);
+  for (const index of [-1, 0.5, NaN, 2 ** 53, "1"]) {
+    await assert.rejects(session.send(frame(0), { format: "opaque", index }), RangeError, String(index));
+  }
+  assert.equal(await session.send(frame(7), { format: "opaque", index: 3 }), 3);
+  await assert.rejects(session.send(frame(7), { format: "opaque", index: 3 }), RangeError);
+  await session.finish();
+  for await (const answer of session) assert.deepEqual([answer.index, answer.image[0]], [3, 7]);
+});
