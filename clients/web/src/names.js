@@ -26,23 +26,32 @@ export function spoken(value, name = "") {
   if (Array.isArray(value)) return value.map((one) => spoken(one));
   if (typeof value === "string" && ENUMS.has(name)) return value.replaceAll("-", "_");
   if (value === null || typeof value !== "object") return value;
-  const said = Object.entries(value).filter(([, one]) => one !== undefined);
-  return Object.fromEntries(said.map(([key, one]) => [key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), spoken(one, key)]));
+  const names = Object.entries(said(value));
+  return Object.fromEntries(names.map(([key, one]) => [key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), spoken(one, key)]));
 }
+
+/** Their keys are no names but values: of `drops` the reasons that `dropped` has. */
+const COUNTS = new Set(["drops"]);
 
 /** What the protocol has, as it is called here. @param {any} value @param {string} [name] @returns {any} */
 export function heard(value, name = "") {
   if (Array.isArray(value)) return value.map((one) => heard(one));
   if (typeof value === "string" && ENUMS.has(name)) return value.replaceAll("_", "-");
-  if (value === null || typeof value !== "object") return value;
+  if (value === null || typeof value !== "object" || COUNTS.has(name)) return value;
   if (typeof value.base64 === "string") return Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0));
   const names = Object.keys(value).map((key) => [key, key.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase())]);
   return Object.fromEntries(names.map(([key, own]) => [own, heard(value[key], own)]));
 }
 
+/** What is said at all: a name that is there and undefined says nothing. @param {Record<string, any>} given @returns {Record<string, any>} */
+export function said(given) {
+  return Object.fromEntries(Object.entries(given).filter(([, one]) => one !== undefined));
+}
+
 /** Settings after a change: of a pair that replaces each other the later one stands. @param {Record<string, any>} settings @param {Record<string, any>} change */
 export function merged(settings, change) {
   const both = { ...settings };
-  for (const pair of Object.entries(SINGLE_OF)) if (pair.some((name) => name in change)) for (const name of pair) delete both[name];
-  return { ...both, ...change };
+  const changed = said(change);
+  for (const pair of Object.entries(SINGLE_OF)) if (pair.some((name) => name in changed)) for (const name of pair) delete both[name];
+  return { ...both, ...changed };
 }

@@ -30,6 +30,16 @@ test("of two settings that replace each other the later one stands", () => {
   assert.deepEqual(settings, { prompt: "a", seed: 1, adapters: "one" });
 });
 
+test("a setting that is undefined keeps its value, as one that is absent", () => {
+  assert.deepEqual(merged({ prompt: "a", seed: 1 }, { prompts: undefined, seed: undefined, strength: 0.5 }), {
+    prompt: "a", seed: 1, strength: 0.5,
+  });
+});
+
+test("reasons of drops are counted under the words that each drop has", () => {
+  assert.deepEqual(heard({ p50_ms: 1, drops: { image_size_mismatch: 2 } }), { p50Ms: 1, drops: { image_size_mismatch: 2 } });
+});
+
 test("a name that the protocol does not know is refused, and said", () => {
   checkNames({ seed: 1 }, ["seed"], "setting");
   assert.throws(() => checkNames({ sede: 1 }, ["seed"], "setting"), new TypeError("there is no setting sede"));
