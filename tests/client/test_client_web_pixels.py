@@ -104,3 +104,54 @@ def test_each_picture_is_taken_once_though_it_is_passed_over_or_none(page: Page)
     told = page.evaluate(DECODES)
     assert told["decoded"] == [[0, 8], [2, 8], [4, 8]]
     assert told["taken"] == [1, 0, 2, 3, 4]
+
+
+REFUSES = """async (kind) => {
+    const { connect } = await import("/index.js");
+    const source = { sound: new MediaStream(), name: "camera", image: document.createElement("img") }[kind];
+    return connect(source, { url: "http://localhost:9", openTimeoutS: 2 }).catch((error) => error.name);
+}"""
+
+
+@pytest.mark.parametrize("kind", ["sound", "name", "image"])
+def test_what_gives_no_frames_is_refused_at_once(page: Page, kind: str) -> None:
+    assert page.evaluate(REFUSES, kind) == "TypeError"
+
+
+STOPS = """async () => {
+    const { Session } = await import("/session.js");
+    const { feed } = await import("/source.js");
+    delete globalThis.MediaStreamTrackProcessor;
+    const made = [];
+    const { createElement } = document;
+    document.createElement = (name) => {
+        made.push(createElement.call(document, name));
+        return made.at(-1);
+    };
+    const { capture } = new Session(painted, { canvas: document.createElement("canvas") });
+    const stop = feed(painted, 60, capture, () => {});
+    await until(() => capture.seen > 2);
+    let halt = () => {};
+    const making = new Promise((resolve) => {
+        const { createImageBitmap } = globalThis;
+        globalThis.createImageBitmap = async (image) => {
+            const bitmap = await createImageBitmap(image);
+            resolve(bitmap);
+            await new Promise((resolve) => (halt = resolve));
+            return bitmap;
+        };
+    });
+    const late = await making;
+    stop();
+    const { seen } = capture;
+    halt();
+    await until(() => late.width === 0 || capture.seen > seen);
+    const [video] = made.filter((one) => one instanceof HTMLVideoElement);
+    const plays = video.srcObject !== null;
+    return { seen: capture.seen - seen, width: late.width, waits: capture.newest !== null, plays };
+}"""
+
+
+def test_a_source_that_is_stopped_leaves_nothing_behind(page: Page) -> None:
+    """Where frames have to be asked for, as in Firefox: one that is being made goes, and the video."""
+    assert page.evaluate(STOPS) == {"seen": 0, "width": 0, "waits": False, "plays": False}

@@ -43,6 +43,7 @@ export class Session extends EventTarget {
     for (const name of EVENTS) if (rest[`on${name}`]) this.addEventListener(name, (event) => rest[`on${name}`](/** @type {CustomEvent} */ (event).detail));
     this.url = String(url).replace(/\/$/, "");
     this.token = token;
+    sizeOf(source); // Throws for what gives no frames, before anything is dialled.
     this.asked = { ...settings };
     this.options = Object.fromEntries(Object.entries(rest).filter(([name]) => !callbacks.includes(name)));
     this.how = { queue, openTimeoutS, giveUpAfterS };

@@ -2,7 +2,7 @@
 
 /** @typedef {MediaStream | HTMLVideoElement | HTMLCanvasElement} Source */
 
-/** @param {Source | null} source @returns {import("./size.js").Size | null} */
+/** Throws a TypeError for what gives no frames. @param {Source | null} source @returns {import("./size.js").Size | null} */
 export function sizeOf(source) {
   if (source === null) return null;
   if (source instanceof HTMLCanvasElement) return { width: source.width, height: source.height };
@@ -32,7 +32,11 @@ export function feed(source, rate, capture, onEnded) {
     const video = document.createElement("video");
     Object.assign(video, { srcObject: source, muted: true, playsInline: true });
     video.play().catch(() => {}); // Without a frame there is nothing to send.
-    unbind = ask(video, rate, capture);
+    const stop = ask(video, rate, capture);
+    unbind = () => {
+      stop();
+      video.srcObject = null; // Else it plays on, seen by nobody.
+    };
   }
   return () => {
     track.removeEventListener("ended", onEnded);
@@ -43,24 +47,29 @@ export function feed(source, rate, capture, onEnded) {
 /** @param {HTMLVideoElement | HTMLCanvasElement} element @param {number} rate @param {import("./capture.js").Capture} capture */
 function ask(element, rate, capture) {
   let isBusy = false;
+  let isStopped = false;
   const timer = setInterval(async () => {
     if (isBusy || (element instanceof HTMLVideoElement && element.readyState < 2)) return;
     isBusy = true;
     try {
-      capture.offer(await createImageBitmap(element), performance.now());
+      const bitmap = await createImageBitmap(element);
+      if (isStopped) bitmap.close();
+      else capture.offer(bitmap, performance.now());
     } catch {
       // Between two clips of a loop there may be no frame.
     }
     isBusy = false;
   }, 1000 / rate);
   return () => {
+    isStopped = true;
     clearInterval(timer);
     capture.stop();
   };
 }
 
-/** @param {MediaStream} stream */
+/** @param {unknown} stream */
 function trackOf(stream) {
+  if (!(stream instanceof MediaStream)) throw new TypeError("a source is a stream, a video or a canvas");
   const [track] = stream.getVideoTracks();
   if (!track) throw new TypeError("the stream has no video track");
   return track;
