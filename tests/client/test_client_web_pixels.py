@@ -118,6 +118,33 @@ def test_what_gives_no_frames_is_refused_at_once(page: Page, kind: str) -> None:
     assert page.evaluate(REFUSES, kind) == "TypeError"
 
 
+FORGETS = """async () => {
+    const { Session } = await import("/session.js");
+    const settings = { prompts: [{ prompt: "a", weight: 1 }], seed: undefined };
+    const session = new Session(painted, { width: undefined, frameRate: 10, settings });
+    settings.prompts[0].prompt = "b";
+    return [Object.keys(session.options), session.asked];
+}"""
+
+
+def test_what_is_asked_for_is_kept_as_it_was_said(page: Page) -> None:
+    assert page.evaluate(FORGETS) == [["frameRate"], {"prompts": [{"prompt": "a", "weight": 1}]}]
+
+
+WAITS = """async () => {
+    const { connect } = await import("/index.js");
+    let attempts = 0;
+    const onreconnecting = () => (attempts += 1);
+    const begun = connect(null, { url: "http://localhost:9", openTimeoutS: Infinity, onreconnecting });
+    const ended = begun.then(() => "open", ({ reason }) => reason);
+    return Promise.race([ended, until(() => attempts > 1).then(() => "waits")]);
+}"""
+
+
+def test_a_wait_without_end_does_not_end_at_once(page: Page) -> None:
+    assert page.evaluate(WAITS) == "waits"
+
+
 STOPS = """async () => {
     const { Session } = await import("/session.js");
     const { feed } = await import("/source.js");

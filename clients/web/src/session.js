@@ -2,7 +2,7 @@
 import { Capture } from "./capture.js";
 import { Conversation } from "./conversation.js";
 import { RearviewError, isFinal, isOfToken } from "./errors.js";
-import { OPTIONS, SETTINGS, checkNames, heard, merged, spoken } from "./names.js";
+import { OPTIONS, SETTINGS, checkNames, heard, merged, said, spoken } from "./names.js";
 import { Outgoing } from "./outgoing.js";
 import { Pace } from "./pacing.js";
 import { packFrame, tooLarge } from "./protocol.js";
@@ -10,6 +10,8 @@ import { Screen } from "./screen.js";
 import { sessionSize } from "./size.js";
 import { feed, sizeOf } from "./source.js";
 
+/** A timer of more fires at once. */
+const MOST_TIMER_MS = 2 ** 31 - 1;
 const EVENTS = [
   "opened", "queued", "frame", "dropped", "applied", "moved", "resumed", "resized", "drain", "reconnecting", "reconnected", "stats",
   "complaint", "sourceended", "ended",
@@ -44,8 +46,9 @@ export class Session extends EventTarget {
     this.url = String(url).replace(/\/$/, "");
     this.token = token;
     sizeOf(source); // Throws for what gives no frames, before anything is dialled.
-    this.asked = { ...settings };
-    this.options = Object.fromEntries(Object.entries(rest).filter(([name]) => !callbacks.includes(name)));
+    // The caller may write over its own: it is said again where the session is opened anew.
+    this.asked = structuredClone(said(settings));
+    this.options = structuredClone(said(Object.fromEntries(Object.entries(rest).filter(([name]) => !callbacks.includes(name)))));
     this.how = { queue, openTimeoutS, giveUpAfterS };
     this.source = source;
     /** The session as the service last described it. @type {any} */
@@ -124,12 +127,13 @@ export class Session extends EventTarget {
     checkNames(settings, SETTINGS, "setting");
     if (this.error) throw this.error;
     const id = this.numChanges;
-    const control = { type: "control", tile: 0, id, settings: spoken(settings) };
+    const change = structuredClone(said(settings));
+    const control = { type: "control", tile: 0, id, settings: spoken(change) };
     const tooLong = tooLarge(JSON.stringify(control));
     if (tooLong) throw tooLong;
     this.numChanges += 1;
     return new Promise((resolve, reject) => {
-      this.changes.set(id, { resolve, reject, settings });
+      this.changes.set(id, { resolve, reject, settings: change });
       this.outgoing.add({ control });
     });
   }
@@ -327,7 +331,7 @@ export class Session extends EventTarget {
     clearTimeout(this.givingUp);
     this.giveUpAtMs = performance.now() + 1000 * seconds;
     const fail = () => this.end(new RearviewError("UNREACHABLE", `${this.url} does not answer`, { cause: this.tokenError }));
-    this.givingUp = setTimeout(fail, 1000 * seconds);
+    this.givingUp = setTimeout(fail, Math.min(MOST_TIMER_MS, 1000 * seconds));
   }
 
   pump() {
@@ -347,9 +351,12 @@ export class Session extends EventTarget {
     if (image instanceof Uint8Array) return image;
     if (image instanceof Blob) return new Uint8Array(await image.arrayBuffer());
     const bitmap = await createImageBitmap(image);
-    const blob = await this.capture.encoded(bitmap);
-    bitmap.close();
-    return new Uint8Array(await blob.arrayBuffer());
+    try {
+      const blob = await this.capture.encoded(bitmap);
+      return new Uint8Array(await blob.arrayBuffer());
+    } finally {
+      bitmap.close();
+    }
   }
 
   /** @param {string} name @param {unknown} detail */
