@@ -379,3 +379,23 @@ async def test_a_control_that_makes_no_sense_is_refused_and_the_session_goes_on(
         assert found["frames"] == WHOLE
         assert ("error" in found, found["connections"]) == (False, 1)
         await page.close()
+
+
+GIVES_ALL_AT_ONCE = """async ({ url, token }) => {
+    const options = { url, token, dropPolicy: "lossless", settings: { prompt: "a" } };
+    const session = await window.connect(null, options);
+    const given = (text) => session.send(new Blob([text]));
+    const [first, second] = [given("0"), given("1")];
+    const change = session.change({ seed: 3 });
+    const numbers = [await first, await second, (await change).frame, await given("2")];
+    await session.finish();
+    return numbers;
+}"""
+
+
+async def test_a_change_waits_for_the_frames_that_were_given_before_it(chromium: Browser, site: Shop) -> None:
+    async with running() as service, stage(chromium, site, service.address) as on:
+        page = await on.page()
+        told = {"url": on.wire.url, "token": await site.mint()}
+        assert await page.evaluate(GIVES_ALL_AT_ONCE, told) == [0, 1, 2, 2]
+        await page.close()

@@ -132,6 +132,9 @@ export class Session extends EventTarget {
     const tooLong = tooLarge(JSON.stringify(control));
     if (tooLong) throw tooLong;
     this.numChanges += 1;
+    // Frames that were given before it go before it.
+    await this.encoding;
+    if (this.error) throw this.error;
     return new Promise((resolve, reject) => {
       this.changes.set(id, { resolve, reject, settings: change });
       this.outgoing.add({ control });
