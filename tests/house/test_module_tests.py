@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def test_every_folder_of_module_tests_has_tests_and_is_run(root: Path) -> None:
     names = {path.relative_to(root).as_posix(): path for path in checked_out(root)}
     files = {name: path.read_text(encoding="utf-8") for name, path in names.items() if is_test(name)}
     assert astray(files, {*PURE, *INSTALLED}) == set()
+
+
+@pytest.mark.parametrize("name", ["web", "node"])
+def test_npm_runs_them_as_every_node_understands(root: Path, name: str) -> None:
+    """Node 20 takes a folder for the tests in it, Node 22 for a module."""
+    package = json.loads((root / "clients" / name / "package.json").read_text(encoding="utf-8"))
+    command, how, files = package["scripts"]["test"].split()
+    assert (command, how) == ("node", "--test")
+    found = [path.relative_to(root).as_posix() for path in (root / "clients" / name).glob(files)]
+    assert found
+    assert all(is_test(each) for each in found)
 
 
 @pytest.mark.parametrize(
