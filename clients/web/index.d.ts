@@ -152,6 +152,12 @@ export class Session extends EventTarget {
   addEventListener(
     name: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions,
   ): void;
+  removeEventListener<Name extends keyof Events>(
+    name: Name, listener: (event: CustomEvent<Events[Name]>) => void, options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    name: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | EventListenerOptions,
+  ): void;
   /** The painted pictures, for a video element, a call or a recorder. */
   readonly stream: MediaStream;
   /** The same as a canvas. */

@@ -26,7 +26,7 @@ def package(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 USE = """
-import { connect, RearviewError, type Applied } from "@rearview/web";
+import { connect, RearviewError, type Applied, type Notice } from "@rearview/web";
 
 export async function run(camera: MediaStream, video: HTMLVideoElement): Promise<Applied> {
   const session = await connect(camera, {
@@ -36,7 +36,9 @@ export async function run(camera: MediaStream, video: HTMLVideoElement): Promise
     settings: { prompt: "a", guidance: "self" },
     onended: ({ reason }) => console.log(reason),
   });
-  session.addEventListener("moved", ({ detail }) => console.log(detail.continuity));
+  const moved = ({ detail }: CustomEvent<Notice>) => console.log(detail.continuity);
+  session.addEventListener("moved", moved);
+  session.removeEventListener("moved", moved);
   video.srcObject = session.stream;
   return session.change({ controls: [{ name: "edges", weight: 0.5 }] });
 }
