@@ -381,6 +381,24 @@ async def test_a_control_that_makes_no_sense_is_refused_and_the_session_goes_on(
         await page.close()
 
 
+async def test_a_connection_on_which_nothing_comes_is_lost_though_nobody_ends_it(
+    chromium: Browser, site: Shop
+) -> None:
+    async with running() as service, stage(chromium, site, service.address) as on:
+        page = await on.page()
+        await page.clock.install()
+        await on.begin(page)
+        going = asyncio.create_task(on.go(page, pauseMs=200))
+        await page.wait_for_function("window.begun.told.stats > 0")
+        on.wire.hold()
+        await page.wait_for_function("window.begun.session.unansweredFrames > 0")
+        await page.clock.run_for(15_000)
+        async with asyncio.timeout(30):
+            whole(await going, connections=2)
+        await page.close()
+        await assert_nothing_held(service)
+
+
 GIVES_ALL_AT_ONCE = """async ({ url, token }) => {
     const options = { url, token, dropPolicy: "lossless", settings: { prompt: "a" } };
     const session = await window.connect(null, options);

@@ -7,7 +7,7 @@ const fetched = async () => (await (await fetch("/token")).json()).token;
 
 /** Opens a session, and notes what it tells. */
 async function begin({ url, token, asks = false, options = {} }) {
-  const told = { frames: [], dropped: [], applied: [], events: [] };
+  const told = { frames: [], dropped: [], applied: [], events: [], stats: 0 };
   const note = (name) => (about) => told.events.push({ name, ...about });
   const session = await connect(null, {
     url,
@@ -16,6 +16,7 @@ async function begin({ url, token, asks = false, options = {} }) {
     onframe: ({ frame, jpeg }) => told.frames.push([frame, new TextDecoder().decode(jpeg)]),
     ondropped: (about) => told.dropped.push(about),
     onapplied: ({ frame, settings }) => told.applied.push([settings.seed, frame]),
+    onstats: () => (told.stats += 1),
     onmoved: note("moved"),
     onreconnecting: note("reconnecting"),
     onreconnected: note("reconnected"),

@@ -18,6 +18,7 @@ class Wire:
         """Bytes in both directions since `cut_after`."""
         self._left: int | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._held: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -35,6 +36,10 @@ class Wire:
         for writer in self._writers:
             writer.transport.abort()
 
+    def hold(self) -> None:
+        """Carry nothing more over the connections that there are, nor their end: the network is gone."""
+        self._held |= self._writers
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there = await asyncio.open_connection("127.0.0.1", self.target)
@@ -44,11 +49,15 @@ class Wire:
         self._writers |= {writer, there[1]}
         ways = [self._pump(reader, there[1]), self._pump(there[0], writer)]
         await asyncio.gather(*ways)
+        for each in self._held & {writer, there[1]}:
+            each.transport.abort()
         self._writers -= {writer, there[1]}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(1 << 16):
+                if writer in self._held:
+                    continue
                 if self._left is not None and self.passed + len(data) >= self._left:
                     writer.write(data[: self._left - self.passed])
                     self._left = None
@@ -59,7 +68,8 @@ class Wire:
                 await writer.drain()
         except OSError:
             pass
-        writer.close()
+        if writer not in self._held:
+            writer.close()
 
 
 @asynccontextmanager

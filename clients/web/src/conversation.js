@@ -32,6 +32,7 @@ export class Conversation {
       text: (message) => this.heard(message),
       bytes: (bytes) => this.pictured(bytes),
       changed: (state) => this.changed(state),
+      isOwed: () => this.ledger.frames > 0,
     });
     /** @type {string | null | (() => Promise<string | null>)} */
     this.token = null;
@@ -153,6 +154,9 @@ export class Conversation {
   /** @param {any} message */
   heard(message) {
     if (message.type === "welcome") return this.welcomed(message);
+    // Figures come twice a second while a session is open; while one is being opened, nothing may come for long.
+    if (message.type === "stats") this.link.expect(true);
+    if (message.type === "state" && message.state !== "live") this.link.expect(false);
     if (message.type === "credit") this.credit.grant(message.frames);
     if (message.type === "dropped") {
       this.arrived += 1;

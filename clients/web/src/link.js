@@ -1,9 +1,15 @@
 // The WebSocket: connects, says hello, and connects again. Knows nothing of pictures.
 import { reconnectAfterMs } from "./pacing.js";
 
+const LOOK_MS = 2000;
+const MOST_SILENT_LOOKS = 5;
+
 /**
  * @typedef {{state: "connecting" | "open" | "waiting", attempt: number, retryMs: number}} LinkState
- * @typedef {{text: (message: any) => void, bytes: (message: ArrayBuffer) => void, changed: (state: LinkState) => void}} Listener
+ * @typedef {{
+ *   text: (message: any) => void, bytes: (message: ArrayBuffer) => void, changed: (state: LinkState) => void,
+ *   isOwed: () => boolean,
+ * }} Listener `isOwed`: whether the peer has something to answer
  */
 
 export class Link {
@@ -19,6 +25,9 @@ export class Link {
     this.hello = async () => ({ type: "hello" });
     this.url = "";
     this.isGreeted = false;
+    /** @type {ReturnType<typeof setInterval> | undefined} */
+    this.looking = undefined;
+    this.silentLooks = 0;
     /** The attempt that is going on. @type {object | null} */
     this.dialling = null;
   }
@@ -59,6 +68,7 @@ export class Link {
 
   /** @param {string | ArrayBuffer} data */
   heard(data) {
+    this.silentLooks = 0;
     if (typeof data !== "string") return this.listener.bytes(data);
     const message = JSON.parse(data);
     // A viewer is not welcomed: the program is the first that it hears.
@@ -77,7 +87,27 @@ export class Link {
     this.retry();
   }
 
+  /**
+   * Whether the peer says something all the time: then a connection on which nothing comes any more is lost, though no
+   * end of it came. Looks are counted and not time, since nothing is heard in sleep, either.
+   * @param {boolean} isTalking
+   */
+  expect(isTalking) {
+    if (isTalking && this.looking !== undefined) return;
+    clearInterval(this.looking);
+    this.silentLooks = 0;
+    this.looking = isTalking ? setInterval(() => this.look(), LOOK_MS) : undefined;
+  }
+
+  look() {
+    this.silentLooks = this.listener.isOwed() ? this.silentLooks + 1 : 0;
+    if (this.silentLooks < MOST_SILENT_LOOKS) return;
+    this.close();
+    this.retry();
+  }
+
   retry() {
+    this.expect(false);
     const retryMs = reconnectAfterMs(this.attempt, Math.random());
     this.attempt += 1;
     this.timer = setTimeout(() => this.again(), retryMs);
@@ -100,6 +130,7 @@ export class Link {
   /** For good, unless it is connected anew. */
   close() {
     clearTimeout(this.timer);
+    this.expect(false);
     this.dialling = null;
     const socket = this.socket;
     this.socket = null;
