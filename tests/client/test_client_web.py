@@ -399,6 +399,50 @@ async def test_a_connection_on_which_nothing_comes_is_lost_though_nobody_ends_it
         await assert_nothing_held(service)
 
 
+TAKES_SIZES = """async ({ url, token }) => {
+    const said = [];
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function (data) {
+        said.push(data);
+        return send.call(this, data);
+    };
+    const drawn = Object.assign(document.createElement("canvas"), { width: 90, height: 60 });
+    const brush = drawn.getContext("2d");
+    const tick = setInterval(() => {
+        brush.fillStyle = `rgb(200, 40, ${(performance.now() / 10) % 40})`;
+        brush.fillRect(0, 0, 90, 60);
+    }, 10);
+    const options = { url, token, width: 64, height: 64, frameRate: 60, settings: { prompt: "a" } };
+    const session = await window.connect(drawn.captureStream(), options);
+    const after = (frame) => new Promise((resolve) =>
+        session.addEventListener("frame", ({ detail }) => detail.frame > frame && resolve()));
+    await after(3);
+    for (const width of [96, 72]) await after((await session.change({ width })).frame + 3);
+    await session.change({ width: 80, strength: 7 }).catch(() => {});
+    await after(session.capture.frame);
+    clearInterval(tick);
+    await session.finish();
+    const runs = [new Set()];
+    for (const data of said) {
+        if (typeof data === "string" && JSON.parse(data).type === "control") runs.push(new Set());
+        if (typeof data === "string") continue;
+        runs.at(-1).add((await createImageBitmap(new Blob([data.slice(16)]))).width);
+    }
+    return runs.map((widths) => [...widths]);
+}"""
+
+
+async def test_frames_of_a_source_have_the_size_of_the_change_before_them(
+    chromium: Browser, site: Shop
+) -> None:
+    async with running() as service, stage(chromium, site, service.address) as on:
+        on.wire.delay_s = 0.05
+        page = await on.page()
+        told = {"url": on.wire.url, "token": await site.mint()}
+        assert await page.evaluate(TAKES_SIZES, told) == [[64], [96], [72], [72]]
+        await page.close()
+
+
 GIVES_ALL_AT_ONCE = """async ({ url, token }) => {
     const options = { url, token, dropPolicy: "lossless", settings: { prompt: "a" } };
     const session = await window.connect(null, options);

@@ -16,6 +16,8 @@ class Wire:
         self.port = self.target = 0
         self.passed = self.cuts = 0
         """Bytes in both directions since `cut_after`."""
+        self.delay_s = 0.0
+        """How long what is read waits before it goes on."""
         self._left: int | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._held: set[asyncio.StreamWriter] = set()
@@ -56,6 +58,7 @@ class Wire:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(1 << 16):
+                await asyncio.sleep(self.delay_s)
                 if writer in self._held:
                     continue
                 if self._left is not None and self.passed + len(data) >= self._left:

@@ -117,8 +117,8 @@ export class Capture {
         const { frame, canvas } = this;
         const blob = await this.encoded(image);
         const jpeg = new Uint8Array(await blob.arrayBuffer());
-        // Else the size was changed meanwhile, and no session takes this frame.
-        if (canvas === this.canvas) {
+        // Else the size was changed meanwhile, or is being changed, and no session takes this frame.
+        if (canvas === this.canvas && this.isWanted) {
           if (this.keepsInputs) this.keep(frame);
           this.send(frame, ms, jpeg);
         }

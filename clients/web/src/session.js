@@ -137,6 +137,7 @@ export class Session extends EventTarget {
     if (this.error) throw this.error;
     return new Promise((resolve, reject) => {
       this.changes.set(id, { resolve, reject, settings: change });
+      this.feedIfSized();
       this.outgoing.add({ control });
     });
   }
@@ -244,8 +245,8 @@ export class Session extends EventTarget {
     const isAgain = this.opened !== null;
     this.opened = heard(about);
     this.outgoing.isLive = this.isAsked = true;
-    this.capture.isWanted = true;
     this.capture.setSize(about);
+    this.feedIfSized();
     if (isAgain) this.tell("reconnected", { continuity: "reset" });
     else if (this.source) this.unfeed = feed(this.source, this.options.frameRate ?? 30, this.capture, () => this.tell("sourceended", {}));
     this.tell("opened", this.opened);
@@ -272,16 +273,18 @@ export class Session extends EventTarget {
     const change = this.changes.get(id);
     if (!change) return;
     this.changes.delete(id);
+    this.feedIfSized();
     if (rejected) {
       change.reject(new RearviewError(rejected.reason, rejected.message));
       this.tell("applied", { rejected });
-      return;
+      return this.pump();
     }
     this.asked = merged(this.asked, change.settings);
     const { frame, settings, advice, unknownWords } = heard(about);
     if (change.settings.width || change.settings.height) this.capture.setSize(settings);
     change.resolve({ frame, settings, advice, unknownWords });
     this.tell("applied", { frame, settings, advice, unknownWords });
+    this.pump();
   }
 
   /** @param {import("./protocol.js").Picture} picture @param {number | null} page */
@@ -335,6 +338,11 @@ export class Session extends EventTarget {
     this.giveUpAtMs = performance.now() + 1000 * seconds;
     const fail = () => this.end(new RearviewError("UNREACHABLE", `${this.url} does not answer`, { cause: this.tokenError }));
     this.givingUp = setTimeout(fail, Math.min(MOST_TIMER_MS, 1000 * seconds));
+  }
+
+  /** Frames of the source wait while their size is being changed: each one after the change has to have it. */
+  feedIfSized() {
+    this.capture.isWanted = [...this.changes.values()].every(({ settings }) => !("width" in settings || "height" in settings));
   }
 
   pump() {
