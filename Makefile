@@ -117,8 +117,9 @@ scaling: $(TEST_READY) ## one to three to one replicas of a pipeline while strea
 bench: $(TEST_READY) ## measure the service with open-loop load
 	@$(BIN)/python -m loadtest $(ARGS)
 
-picture: $(TEST_READY) ## make the README's moving picture anew: docs/moving.webp
+picture: $(TEST_READY) ## make anew docs/moving.webp and the methods' pictures, docs/pictures
 	@$(BIN)/python -m rearview_lab.evaluation.moving --out docs/moving.webp $(ARGS)
+	@$(BIN)/python -m rearview_lab.evaluation.stills --out docs/pictures
 
 # torch names its CUDA packages itself, and another backend brings others: they are not pinned here, nor
 # what comes from this tree (-e).
