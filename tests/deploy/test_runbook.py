@@ -34,7 +34,9 @@ def rules(root: Path) -> list[dict[str, Any]]:
 
 def commands(page: str) -> list[str]:
     """What the page shows of ours: whole lines, and in the middle of a text."""
-    shown = re.findall(r"`([^`]+)`", page) + re.findall(r"^ {4}(.+)$", page, re.MULTILINE)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"`([^`]+)`", text) + [line for block in blocks for line in block.splitlines()]
     found = (re.search(r"(?:^|-- )rearview ((?!\.)[a-z].*)$", line) for line in shown)
     return [match[1] for match in found if match]
 

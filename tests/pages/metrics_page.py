@@ -50,7 +50,7 @@ service. No Grafana has rendered them yet.
 **Continuous play ratio**, the one figure to promise: the share of session time in which the next picture
 was there when it was due.
 
-```
+```promql
 sum(rate(rearview_play_seconds_total{state="played"}[5m])) / sum(rate(rearview_play_seconds_total[5m]))
 ```
 

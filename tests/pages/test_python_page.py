@@ -1,4 +1,4 @@
-"""Every example of docs/python.md, as it stands, against the whole service."""
+"""Every example of docs/python.md and README.md, as it stands, against the whole service."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from client.clips import video_times, write_clip
@@ -53,6 +54,12 @@ def at(block: Block, address: str) -> Block:
     """The example for a service elsewhere; and 64 pixels wide where it says 256, to be quick."""
     code = block.code.replace('"localhost"', f'"{address}"').replace('"localhost:50051"', f'"{address}"')
     return Block(block.title, code.replace("256", "64"), block.where)
+
+
+def test_the_example_of_the_readme(address: str) -> None:
+    (example,) = blocks(PAGE.parents[1] / "README.md")
+    frames = [np.full((64, 64, 3), level, np.uint8) for level in (40, 120, 200)]
+    assert at(example, address).run(frames=frames)["picture"].shape == (64, 64, 3)
 
 
 def test_every_block_of_the_page_is_run_here() -> None:
