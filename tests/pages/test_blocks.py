@@ -24,15 +24,20 @@ from support.require import skip_or_fail
 
 pytestmark = pytest.mark.unit
 
-ENGINE, PYTHON, STUDIO = (
+ENGINE, PYTHON, STUDIO, TUTORIALS = (
     "tests/pages/test_engine_page.py",
     "tests/pages/test_python_page.py",
     "tests/studio/test_browser_service.py",
+    "tests/pages/test_tutorials.py",
 )
 RUN = {
     ("README.md", "python"): (1, PYTHON),
     ("clients/node/README.md", "js"): (1, "tests/client/test_client_node.py"),
+    ("docs/cookbook.md", "python"): (3, TUTORIALS),
     ("docs/engine.md", "python"): (7, ENGINE),
+    ("docs/first-style.md", "json"): (1, TUTORIALS),
+    ("docs/first-style.md", "python"): (1, TUTORIALS),
+    ("docs/first-style.md", "sh"): (5, TUTORIALS),
     ("docs/grpc.md", "sh"): (5, "tests/pages/test_grpc_page.py"),
     ("docs/python.md", "python"): (7, PYTHON),
     ("docs/web.md", "html"): (1, STUDIO),

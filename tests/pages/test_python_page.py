@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,7 @@ import torch
 from client.clips import video_times, write_clip
 from rearview.config import load_config
 from support.pages import Block, blocks
-from support.raw_stream import quickly_stopped
-from support.service import in_process_service
+from support.threaded import serving
 from support.tiny import write_tiny_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -31,23 +28,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     checkpoint = write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
     model = {"checkpoint": str(checkpoint), "width": 64, "height": 64}
     config = load_config({"model": model, "ingress": {"port": 0}, "link": {"secret": "s"}})
-    loop, found, stop = asyncio.new_event_loop(), [""], asyncio.Event()
-    is_ready = threading.Event()
-
-    async def serve() -> None:
-        with quickly_stopped():
-            async with in_process_service(config) as service:
-                found[0] = service.address
-                is_ready.set()
-                await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert is_ready.wait(60)
-    yield found[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(30)
-    loop.close()
+    with serving(config) as found:
+        yield found
 
 
 def at(block: Block, address: str) -> Block:
