@@ -54,7 +54,7 @@ rm -f $(VENV)/.ready-*
 endef
 
 .PHONY: help demo studio test same-pictures lint format stubs proto proto-image vendor two-ingresses \
-  soak chaos nodes scaling bench picture constraints clean
+  soak chaos nodes scaling bench picture docs constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,9 +117,12 @@ scaling: $(TEST_READY) ## one to three to one replicas of a pipeline while strea
 bench: $(TEST_READY) ## measure the service with open-loop load
 	@$(BIN)/python -m loadtest $(ARGS)
 
-picture: $(TEST_READY) ## make anew docs/moving.webp and the methods' pictures, docs/pictures
+picture: $(TEST_READY) ## make docs/moving.webp and docs/pictures anew
 	@$(BIN)/python -m rearview_lab.evaluation.moving --out docs/moving.webp $(ARGS)
 	@$(BIN)/python -m rearview_lab.evaluation.stills --out docs/pictures
+
+docs: $(TEST_READY) ## build the documentation as a site: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # torch names its CUDA packages itself, and another backend brings others: they are not pinned here, nor
 # what comes from this tree (-e).
