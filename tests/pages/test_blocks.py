@@ -125,6 +125,8 @@ def block(tmp_path: Path, text: str) -> Fence:
         "```python\nprint(1)\n```",
         "```sh\nrearview upp\n```",
         "```sh\nrearview up --prot 1\n```",
+        "```sh\nrearview up --port high\n```",
+        "```sh\nrearview translate a.mp4 b.mp4 --prompt a --method streamv3v\n```",
         "```sh\ncd x && .venv/bin/rearview translate a.mp4 --prompt x\n```",
         "```sh\nmake nothing\n```",
         "```sh\npython -m loadtest.nothing\n```",

@@ -1,4 +1,4 @@
-"""Whether command lines that a document shows are ours: their commands and options, not their values."""
+"""Whether command lines that a document shows are ours: their commands, options and kinds of values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*=")
 
 def check_command(words: Sequence[str]) -> None:
     """`words`: what follows `rearview`. Raises LookupError for a command, an option or an argument that is
-    not there, and for an argument that is missing.
+    not there, for a value that an option does not take, and for an argument that is missing.
     """
     command: Any = get_command(app)
     context, left = command.context_class(command, info_name="rearview"), list(words)
@@ -41,6 +41,9 @@ def check_command(words: Sequence[str]) -> None:
         context = command.context_class(command, info_name="eval")
     try:
         values, extra, _ = command.make_parser(context).parse_args(left)
+        for each in command.params:
+            if values.get(each.name) is not None and not each.is_eager:
+                each.process_value(context, values[each.name])
     except Exception as error:  # A usage error of whichever click typer has.
         raise LookupError(f"{' '.join(words)}: {error}") from error
     if extra and not context.allow_extra_args:
