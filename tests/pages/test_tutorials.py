@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from rearview.cli.main import app
+from rearview.client import Reconnect, Unreachable
 from rearview.client.scores import read_score
 from rearview.config import load_config
 from rearview.samples import sample_clip_path
@@ -35,6 +37,7 @@ def address(root: Path) -> Iterator[str]:
     torch.set_num_threads(1)
     content = yaml.safe_load((root / "deploy/pocket-cpu-fused.yaml").read_text(encoding="utf-8"))
     content["model"] |= {"width": SIDE, "height": SIDE}
+    content["spans"][0]["num_threads"] = 1  # Two that wait for each other burn what other tests need.
     with serving(load_config({**content, "ingress": {"port": 0}, "link": {"secret": "s"}})) as found:
         yield found
 
@@ -109,21 +112,34 @@ def test_the_page_says_how_many_styles_there_are() -> None:
     assert ["ten", "eleven", "twelve"].index(told[1]) + 10 == count
 
 
+def painter(address: str, options: str = "") -> Any:
+    code, _ = (one for one in fences(COOKBOOK) if one.title == "TouchDesigner" and one.language == "python")
+    text = code.code.replace("prompt=prompt)", f"prompt=prompt{options})")
+    return Block(code.title, text, code.where).run(Reconnect=Reconnect)["Painter"](address, "neon lights")
+
+
+GREY = np.full((SIDE, SIDE, 3), 128, np.uint8)
+
+
 def test_a_painter_of_the_cookbook_paints_what_it_is_given(address: str) -> None:
-    painter, _ = (
-        one for one in fences(COOKBOOK) if one.title == "TouchDesigner" and one.language == "python"
-    )
-    names = Block(painter.title, painter.code, painter.where).run()
-    thread = names["Painter"](address, "neon lights")
-    grey = np.full((SIDE, SIDE, 3), 128, np.uint8)
-    thread.give(grey)
-    eventually(lambda: thread.latest is not None, within_s=30)
-    neon = thread.latest
-    thread.change(prompt="pencil sketch")
-    thread.give(grey)
-    eventually(lambda: np.abs(thread.latest.astype(int) - neon.astype(int)).mean() > 5, within_s=30)
-    thread.close()
-    assert thread.latest.shape == (SIDE, SIDE, 3)
+    one = painter(address)
+    one.give(GREY)
+    eventually(lambda: one.latest is not None, within_s=30)
+    neon = one.latest
+    one.change(prompt="pencil sketch")
+    one.give(GREY)
+    eventually(lambda: np.abs(one.latest.astype(int) - neon.astype(int)).mean() > 5, within_s=30)
+    one.close()
+    assert (one.latest.shape, one.error) == ((SIDE, SIDE, 3), None)
+
+
+def test_a_painter_without_a_service_never_waits_and_says_why() -> None:
+    one = painter("127.0.0.1:1", ", reconnect=Reconnect(open_timeout_s=0.5)")
+    for _ in range(100):
+        one.give(GREY)
+    assert one._waiting.qsize() <= 4
+    one.close()
+    assert isinstance(one.error, Unreachable)
 
 
 def test_the_robot_of_the_cookbook_gets_pictures(address: str, capsys: pytest.CaptureFixture[str]) -> None:
