@@ -186,6 +186,8 @@ def test_a_browser_finds_a_page_and_asks_no_other_host(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         asked: list[str] = []
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{address}/index.html")
         page.locator("input.md-search__input").fill("feature bank")
@@ -194,5 +196,6 @@ def test_a_browser_finds_a_page_and_asks_no_other_host(address: str) -> None:
         first.click()
         expect(page.locator("article h1")).to_be_visible()
         browser.close()
+    assert faults == []
     assert len(asked) > 5
     assert {urlsplit(one).netloc for one in asked if one.startswith("http")} == {urlsplit(address).netloc}
