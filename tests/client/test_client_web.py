@@ -179,6 +179,20 @@ async def test_every_frame_is_answered_in_order_and_controls_say_from_where(
         await assert_nothing_held(service)
 
 
+async def test_a_page_that_is_told_of_a_search_is_told_of_its_end(chromium: Browser, site: Shop) -> None:
+    async with running() as service, stage(chromium, site, service.address) as on:
+        page = await on.page()
+        on.wire.cut_after(10)
+        await on.begin(page)
+        found = await on.go(page)
+        whole(found)
+        *told, _ = found["events"]  # The last one is the end.
+        assert told == [
+            {"name": "reconnecting", "where": "gateway", "attempt": 1},
+            {"name": "reconnected", "continuity": "exact"},
+        ]
+
+
 @pytest.mark.parametrize("how", [{}, {"asks": True}], ids=["a token", "a function that mints anew"])
 async def test_wherever_the_connection_is_cut_nothing_is_lost_or_doubled(
     chromium: Browser, site: Shop, how: Mapping[str, Any]

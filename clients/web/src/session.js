@@ -7,11 +7,10 @@ import { Outgoing } from "./outgoing.js";
 import { Pace } from "./pacing.js";
 import { packFrame, tooLarge } from "./protocol.js";
 import { Screen } from "./screen.js";
+import { Search } from "./search.js";
 import { sessionSize } from "./size.js";
 import { feed, sizeOf } from "./source.js";
 
-/** A timer of more fires at once. */
-const MOST_TIMER_MS = 2 ** 31 - 1;
 const EVENTS = [
   "opened", "queued", "frame", "dropped", "applied", "moved", "resumed", "resized", "drain", "reconnecting", "reconnected", "stats",
   "complaint", "sourceended", "ended",
@@ -83,9 +82,9 @@ export class Session extends EventTarget {
     /** @type {Promise<unknown>} */
     this.encoding = Promise.resolve();
     this.unfeed = () => {};
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    this.givingUp = undefined;
-    this.giveUpAtMs = 0;
+    this.search = new Search((name, about) => this.tell(name, about), () => {
+      this.end(new RearviewError("UNREACHABLE", `${this.url} does not answer`, { cause: this.tokenError }));
+    });
     /** Of the caller's own function. @type {unknown} */
     this.tokenError = undefined;
     /** What that function gave last: a session goes on by its own token alone. @type {string | null} */
@@ -113,7 +112,7 @@ export class Session extends EventTarget {
   begin() {
     /** @type {Promise<void>} */
     const begun = new Promise((resolve, reject) => (this.opening = { resolve, reject }));
-    this.giveUpAfter(this.how.openTimeoutS);
+    this.search.giveUpAfter(this.how.openTimeoutS);
     const socket = `${this.url.replace(/^http/, "ws")}/${this.token === null ? "wall" : "session"}`;
     this.conversation.connect(socket, { token: () => this.currentToken() });
     return begun;
@@ -217,7 +216,7 @@ export class Session extends EventTarget {
     this.connections += 1;
     this.viewerLink = `${this.url}/view/${message.viewer}`;
     if (message.goesOn) {
-      this.tell("reconnected", { continuity: "exact" });
+      this.search.found("exact");
       return this.pump();
     }
     this.outgoing.isLive = this.isAsked = false;
@@ -247,8 +246,8 @@ export class Session extends EventTarget {
     this.outgoing.isLive = this.isAsked = true;
     this.capture.setSize(about);
     this.feedIfSized();
-    if (isAgain) this.tell("reconnected", { continuity: "reset" });
-    else if (this.source) this.unfeed = feed(this.source, this.options.frameRate ?? 30, this.capture, () => this.tell("sourceended", {}));
+    this.search.found(isAgain ? "reset" : "exact");
+    if (!isAgain && this.source) this.unfeed = feed(this.source, this.options.frameRate ?? 30, this.capture, () => this.tell("sourceended", {}));
     this.tell("opened", this.opened);
     this.opening?.resolve(undefined);
     this.opening = null;
@@ -262,7 +261,8 @@ export class Session extends EventTarget {
       if (!this.how.queue) return this.end(new RearviewError(reason, message, { retryAfterS }), true);
       return this.tell("queued", { reason, message, retryAfterS });
     }
-    if (state === "reconnecting") return this.tell("reconnecting", { where: "service" });
+    if (state === "reconnecting") return this.search.sought({ where: "service" });
+    if (state === "live") this.search.found("exact");
     // A session that ended for want of frames opens again with the next one.
     if (state === "refused" || (state === "ended" && reason !== "IDLE")) return this.end(new RearviewError(reason, message), true);
     return this.pump();
@@ -296,13 +296,10 @@ export class Session extends EventTarget {
 
   /** @param {import("./link.js").LinkState} link */
   linked({ state, attempt }) {
-    if (state === "open") {
-      clearTimeout(this.givingUp);
-      this.givingUp = undefined;
-    }
+    if (state === "open") this.search.stop();
     if (state !== "waiting" || this.error) return;
-    if (this.givingUp === undefined) this.giveUpAfter(this.opening ? this.how.openTimeoutS : this.how.giveUpAfterS);
-    this.tell("reconnecting", { where: "gateway", attempt });
+    if (!this.search.isTimed) this.search.giveUpAfter(this.opening ? this.how.openTimeoutS : this.how.giveUpAfterS);
+    this.search.sought({ where: "gateway", attempt });
   }
 
   // -- how
@@ -312,8 +309,7 @@ export class Session extends EventTarget {
     this.isTokenOld = this.keptToken !== null;
     if (this.isTokenOld) return this.keptToken;
     // The studio is not to blame for the time that this takes.
-    clearTimeout(this.givingUp);
-    const leftMs = this.giveUpAtMs - performance.now();
+    const leftS = this.search.stop();
     try {
       this.keptToken = await this.token();
       return this.keptToken;
@@ -321,7 +317,7 @@ export class Session extends EventTarget {
       this.tokenError = error;
       throw error;
     } finally {
-      if (!this.error) this.giveUpAfter(leftMs / 1000);
+      if (!this.error) this.search.giveUpAfter(leftS);
     }
   }
 
@@ -330,14 +326,6 @@ export class Session extends EventTarget {
     const isOver = this.isTokenOld && !this.conversation.isWelcomed && isOfToken(reason);
     if (isOver) this.keptToken = null;
     return isOver;
-  }
-
-  /** @param {number} seconds */
-  giveUpAfter(seconds) {
-    clearTimeout(this.givingUp);
-    this.giveUpAtMs = performance.now() + 1000 * seconds;
-    const fail = () => this.end(new RearviewError("UNREACHABLE", `${this.url} does not answer`, { cause: this.tokenError }));
-    this.givingUp = setTimeout(fail, Math.min(MOST_TIMER_MS, 1000 * seconds));
   }
 
   /** Frames of the source wait while their size is being changed: each one after the change has to have it. */
@@ -379,7 +367,7 @@ export class Session extends EventTarget {
   end(error, isOver = false) {
     if (this.error) return;
     this.error = error;
-    clearTimeout(this.givingUp);
+    this.search.stop();
     this.unfeed();
     this.capture.stop();
     this.conversation.close(isOver);
