@@ -18,10 +18,10 @@ from rearview.cli.stage import Stage
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.errors import ConfigError, Reason, StreamEnded
-from rearview.studio.ndi import NdiIn, NdiOut, bringing, library
-from rearview.studio.outputs import showing
 from rearview.studio.pictures import Picture
 from rearview.studio.protocol import PictureOut
+from rearview.studio.stage.ndi import NdiIn, NdiOut, bringing, library
+from rearview.studio.stage.outputs import showing
 from support.raw_stream import eventually, running
 from support.require import skip_or_fail
 from support.studio import studio

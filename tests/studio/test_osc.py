@@ -17,7 +17,7 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 from pythonosc.udp_client import SimpleUDPClient
 from rearview.errors import ConfigError, InvalidRequest
 from rearview.studio.dials import Turn
-from rearview.studio.osc import Asked, OscPort, _do, _Listener, asked, listening
+from rearview.studio.stage.osc import Asked, OscPort, _do, _Listener, asked, listening
 from support.raw_stream import eventually, running
 from support.studio import Page, StudioUnderTest, studio
 
@@ -132,7 +132,7 @@ async def test_what_makes_no_sense_is_said_on_the_page_and_in_the_log_once_a_sec
 ) -> None:
     async with running() as service, stage(service) as (under, osc), under.page() as page:
         await page.open(**LOSSLESS)
-        with caplog.at_level(logging.WARNING, logger="rearview.studio.osc"):
+        with caplog.at_level(logging.WARNING, logger="rearview.studio.stage.osc"):
             for _ in range(20):
                 osc.send_message("/rearview/1/colour", 0.5)
             osc.send_message("/rearview/1/prompt", 0.5)

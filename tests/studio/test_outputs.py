@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import simplejpeg
 from rearview.errors import ConfigError
-from rearview.studio.outputs import showing
 from rearview.studio.pictures import Picture, contained
-from rearview.studio.virtual_camera import FPS, HEIGHT, WIDTH, VirtualCamera
+from rearview.studio.stage.outputs import showing
+from rearview.studio.stage.virtual_camera import FPS, HEIGHT, WIDTH, VirtualCamera
 from support.raw_stream import eventually, running
 from support.require import skip_or_fail
 from support.studio import StudioUnderTest, studio
@@ -118,7 +118,7 @@ async def test_an_output_that_fails_says_so_and_ends_alone(caplog: pytest.LogCap
         showing(under.gateway, [broken, whole]),
         under.page() as page,
     ):
-        with caplog.at_level(logging.WARNING, logger="rearview.studio.outputs"):
+        with caplog.at_level(logging.WARNING, logger="rearview.studio.stage.outputs"):
             await page.open()
             await watched(under, 2)
             await page.frame(0, jpeg(RED))

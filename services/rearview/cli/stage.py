@@ -12,9 +12,9 @@ import typer
 if TYPE_CHECKING:
     from rearview.contract.opening import OpenRequest
     from rearview.studio.gateway import Gateway
-    from rearview.studio.ndi import NdiIn
-    from rearview.studio.osc import OscPort
-    from rearview.studio.outputs import Output
+    from rearview.studio.stage.ndi import NdiIn
+    from rearview.studio.stage.osc import OscPort
+    from rearview.studio.stage.outputs import Output
 
 __all__ = [
     "NdiAddressOption",
@@ -76,17 +76,17 @@ class Stage:
         outputs: list[Output] = []
         port = source = None
         if osc is not None:
-            from rearview.studio.osc import OscPort
+            from rearview.studio.stage.osc import OscPort
 
             port = OscPort.bind(osc)
             words.append(f"OSC: UDP at {port.address}, /rearview/TILE/SETTING")
         if virtual_camera:
-            from rearview.studio.virtual_camera import VirtualCamera
+            from rearview.studio.stage.virtual_camera import VirtualCamera
 
             outputs.append(camera := VirtualCamera.open())
             words.append(f"virtual camera: {camera.device}")
         if ndi_in is not None or ndi_out is not None:
-            from rearview.studio.ndi import NdiIn, NdiOut, library
+            from rearview.studio.stage.ndi import NdiIn, NdiOut, library
 
             ndi = library()
             if ndi_out is not None:
@@ -100,16 +100,16 @@ class Stage:
     @contextlib.asynccontextmanager
     async def open(self, gateway: Gateway) -> AsyncIterator[None]:
         """Hear and show until the block ends."""
-        from rearview.studio.osc import listening
+        from rearview.studio.stage.osc import listening
 
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(listening(gateway, self.osc))
             if self.outputs:
-                from rearview.studio.outputs import showing
+                from rearview.studio.stage.outputs import showing
 
                 await stack.enter_async_context(showing(gateway, self.outputs))
             if self.ndi_in is not None:
-                from rearview.studio.ndi import bringing
+                from rearview.studio.stage.ndi import bringing
 
                 await stack.enter_async_context(bringing(gateway, self.ndi_in, self._asked()))
             yield
