@@ -117,6 +117,7 @@ async def test_a_preset_is_asked_of_the_page_and_a_button_that_is_let_go_says_no
         await page.open(**LOSSLESS)
         osc.send_message("/rearview/1/preset/3", 1.0)
         osc.send_message("/rearview/1/preset/3", 0.0)
+        await page.until("recall", place=3)
         osc.send_message("/rearview/preset", 4)
         await page.until("recall", place=4)
         assert [(each["tile"], each["place"]) for each in page.said("recall")] == [(0, 3), (0, 4)]
@@ -155,6 +156,22 @@ async def test_what_makes_no_sense_is_said_on_the_page_and_in_the_log_once_a_sec
         assert not any("S3CRET" in each for each in logged)
         osc.send_message("/rearview/1/strength", 0.5)
         await turned_until(page, 100, strength=0.5)
+
+
+async def test_a_flood_of_nonsense_is_cut_short_and_the_page_keeps_its_link(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running() as service, stage(service) as (under, osc), under.page() as page:
+        await page.open(**LOSSLESS)
+        with caplog.at_level(logging.WARNING, logger="rearview.studio.stage.osc"):
+            for number in range(3000):
+                osc.send_message(f"/rearview/1/colour{number}", 0.5)
+                await asyncio.sleep(0)  # The loop reads a packet in each of its rounds.
+            osc.send_message("/rearview/1/seed", 5)
+            await turned_until(page, 0, seed=5)
+        seconds = 1 + caplog.records[-1].created - caplog.records[0].created
+        assert 16 <= len(caplog.records) <= 16 * seconds
+        assert len(page.said("trouble")) <= len(caplog.records)
 
 
 async def test_a_bundle_is_obeyed_whole() -> None:

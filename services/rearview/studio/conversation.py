@@ -165,7 +165,7 @@ class _Page:
             self._wall.turn(said.tile, Turn(said.name, said.share, is_share=True))
         except InvalidRequest as error:
             trouble = Trouble(about=f"midi {said.name}", title=f"MIDI: {said.name}", help=f"{error.message}.")
-            self._wall.tell(trouble, ("trouble", said.name))
+            self._wall.tell(trouble, ("trouble", trouble.about))
 
 
 async def _hello(socket: web.WebSocketResponse) -> Hello:

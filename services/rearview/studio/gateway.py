@@ -17,7 +17,7 @@ from rearview.studio.lanes import LocalLanes, Span
 from rearview.studio.models import Models, NoModels, Source
 from rearview.studio.protocol import MAX_FRAME_BYTES, MAX_TILES, Hello, ModelAsked
 from rearview.studio.rights import Rights
-from rearview.studio.said import Said, ServiceSaid
+from rearview.studio.said import Said, ServiceSaid, Trouble
 from rearview.studio.secrecy import same_secret
 from rearview.studio.service import Endpoint, Service, described
 from rearview.studio.sessions import Sessions
@@ -151,10 +151,10 @@ class Gateway:
 
     # -- what concerns more than one wall
 
-    def tell_pages(self, said: Said) -> None:
-        """Tell the studio's pages."""
+    def tell_pages(self, said: Trouble) -> None:
+        """Tell the studio's pages; one that is slow hears the newest word about the same alone."""
         for wall in self.own_walls:
-            wall.tell(said)
+            wall.tell(said, ("trouble", said.about))
 
     def ask_model(self, wall: Wall, asked: ModelAsked) -> None:
         """Look, fetch, cancel or use. Raises InvalidRequest for a model that nobody knows."""

@@ -35,8 +35,8 @@ PLACES = 9
 """Of presets on a page."""
 AGAIN_S = 1.0
 """After which the same trouble is worth another word."""
-MAX_TROUBLES = 64
-"""That are remembered; with more at once the oldest is news again."""
+MAX_TROUBLES = 16
+"""That are said in that time; more are not."""
 SHOWN = 60
 """Characters of an address."""
 LOOPBACK = "127.0.0.1"
@@ -144,7 +144,7 @@ class _Listener(asyncio.DatagramProtocol):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._said: dict[tuple[str, str], float] = {}
-        """When each trouble was said, oldest first."""
+        """When each of the last troubles was said."""
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         from pythonosc.osc_packet import OscPacket, ParseError
@@ -182,12 +182,10 @@ class _Listener(asyncio.DatagramProtocol):
     def _complain(self, address: str, text: str) -> None:
         shown = address[:SHOWN]
         key, now = (shown, text), asyncio.get_running_loop().time()
-        if now - self._said.get(key, -AGAIN_S) < AGAIN_S:
+        self._said = {one: said_s for one, said_s in self._said.items() if now - said_s < AGAIN_S}
+        if key in self._said or len(self._said) >= MAX_TROUBLES:
             return
-        self._said.pop(key, None)
         self._said[key] = now
-        while len(self._said) > MAX_TROUBLES:
-            del self._said[next(iter(self._said))]
         logger.warning("OSC %r: %s", shown, text)
         self._gateway.tell_pages(Trouble(about="osc", title=f"OSC {shown}".strip(), help=f"{text}."))
 
@@ -196,6 +194,6 @@ def _do(wall: Wall, tile: int, does: Turn | int) -> None:
     if isinstance(does, Turn):
         wall.turn(tile, does)
     elif wall.page.is_there:
-        wall.tell(Recall(tile=tile, place=does))
+        wall.tell(Recall(tile=tile, place=does), ("recall", tile))
     else:
         raise InvalidRequest(Reason.NOT_OPEN, "presets are kept by the page, and it is closed")
