@@ -133,8 +133,26 @@ async def test_a_source_is_found_on_loopback_painted_and_turned(
         await eventually(lambda: not list(service.sessions))
 
 
-async def test_from_one_source_to_another_turned_by_osc(
+async def test_a_source_that_cannot_be_found_is_reached_by_its_place(
     ndi: Any, source: str, lamp: list[tuple[int, int, int]]
+) -> None:
+    create = ndi.FindCreate()
+    create.extra_ips = LOOPBACK
+    finder = ndi.find_create_v2(create)
+
+    def place() -> str:
+        found = [one for one in ndi.find_get_current_sources(finder) if f"({source})" in one.ndi_name]
+        return found[0].url_address if found else ""
+
+    await eventually(lambda: place() != "")
+    seen = Seen(ndi, place())
+    await eventually(lambda: seen.sees(RED))
+    await seen.close()
+    ndi.find_destroy(finder)
+
+
+async def test_from_one_source_to_another_turned_by_osc(
+    ndi: Any, source: str, lamp: list[tuple[int, int, int]], caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Stage.of(osc="0", ndi_in=source, ndi_out=f"{source} out", ndi_addresses=[LOOPBACK], ndi_prompt="a")
     assert [each.partition(":")[0] for each in told.words] == ["OSC", "NDI out", "NDI in"]
@@ -143,6 +161,7 @@ async def test_from_one_source_to_another_turned_by_osc(
         await eventually(lambda: seen.sees(RED))
         assert told.osc is not None
         with SimpleUDPClient(LOOPBACK, int(told.osc.address.rpartition(":")[2])) as osc:
+            osc.send_message("/rearview/1/preset", 1)
             osc.send_message("/rearview/1/prompt", "b")
         (wall,) = under.gateway.own_walls
 
@@ -151,6 +170,7 @@ async def test_from_one_source_to_another_turned_by_osc(
             return wall.tiles[0].said.settings.prompt
 
         await eventually(lambda: prompt() == "b")
+        assert "a camera has no presets" in caplog.text
         ended = wall.tiles[0]
         assert ended._feed is not None
         ended._feed._session.abort(StreamEnded(Reason.REPLICA_LOST, "all are gone"))

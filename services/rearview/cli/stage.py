@@ -34,7 +34,8 @@ VirtualCameraOption = Annotated[
     bool, typer.Option("--virtual-camera", help="The program as a camera of this machine (extra `stage`).")
 ]
 NdiInOption = Annotated[
-    str | None, typer.Option(help="NDI source to paint on a wall of its own (extra `ndi`).")
+    str | None,
+    typer.Option(help="NDI source, or its HOST:PORT, to paint on a wall of its own (extra `ndi`)."),
 ]
 NdiOutOption = Annotated[
     str | None, typer.Option(help="The program as an NDI source of this name (extra `ndi`).")

@@ -159,6 +159,8 @@ class Camera:
                 answer = self._applied.get(said["id"])
                 if answer is not None and not answer.done():
                     answer.set_result(said)
+            case "recall":
+                logger.warning("a camera has no presets: they are kept by pages")
             case "error":
                 logger.warning("a camera: %s (%s)", said["message"], said["reason"])
 

@@ -36,6 +36,8 @@ WAIT_MS = 200
 """How long a call of the library may hold its thread."""
 _SOURCE = re.compile(r"[^(]*\((?P<own>.*)\)", re.DOTALL)
 """NDI's full names: `MACHINE (name)`."""
+_PLACE = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
+"""Where a source is, for one that cannot be found."""
 
 
 def library() -> Any:
@@ -87,7 +89,9 @@ class NdiIn:
     """A source of the network, sought until it is there, and again by the library when it has been away."""
 
     def __init__(self, ndi: Any, source: str, addresses: Sequence[str] = ()) -> None:
-        """`source`: the full name, or what stands in its parentheses. `addresses`: of machines to ask."""
+        """`source`: the full name, or what stands in its parentheses, or HOST:PORT, which is not sought.
+        `addresses`: of machines to ask.
+        """
         self._ndi, self.source, self._addresses = ndi, source, ",".join(addresses)
 
     async def frames(self) -> AsyncIterator[VideoFrame]:
@@ -127,6 +131,10 @@ class NdiIn:
     def _connect(self, closing: threading.Event) -> Any:
         """A receiver of the source, once it is found; None: it is not wanted any more."""
         ndi = self._ndi
+        if _PLACE.fullmatch(self.source):
+            there = ndi.Source()
+            there.ndi_name = there.url_address = self.source
+            return self._receiver(there)
         create = ndi.FindCreate()
         create.show_local_sources, create.extra_ips = True, self._addresses or None
         finder = ndi.find_create_v2(create)
