@@ -84,6 +84,12 @@ def test_a_value_is_the_settings_own_and_a_faders_a_place_in_its_range() -> None
     assert turned("noise_rule", 1.0, fader=True) == SettingsChange(noise_rule=NoiseRule.FIRST)
 
 
+def test_a_session_of_fewer_steps_has_a_shorter_fader_and_never_a_longer_one_than_its_model() -> None:
+    for asked, most in ((0, 4), (2, 2), (9, 4)):
+        change = Dials(MODEL, asked).change(Turn("steps", 1.0, is_share=True), Settings())
+        assert change == SettingsChange(steps=most)
+
+
 def test_a_weight_leaves_the_others_and_goes_at_0() -> None:
     gold = Settings(adapters="gold")
     ink = WeightedAdapters("ink", 0.5)

@@ -115,7 +115,7 @@ class Dials:
     def __init__(self, model: Model, max_steps: int = 0) -> None:
         """`max_steps`: of the session; 0: the model's."""
         self._model = model
-        self._ranges = _ranges_of(max_steps or model.max_steps)
+        self._ranges = _ranges_of(min(max_steps or model.max_steps, model.max_steps))
 
     def change(self, turn: Turn, settings: Settings) -> SettingsChange:
         """The change that a turn makes of `settings`. Raises InvalidRequest(SETTING_OUT_OF_RANGE)."""

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { fitted, loading, noPresets, presetOf, presetsText, readPresets, withPreset } from "../../../services/rearview/studio/page/state/presets.js";
+import { fitted, loading, nameFor, noPresets, presetOf, presetsText, readPresets, withPreset } from "../../../services/rearview/studio/page/state/presets.js";
 import { newTile, tileAfter } from "../../../services/rearview/studio/page/state/tile.js";
 
 const OPTIONS = { width: 256, height: 256, frame_rate: 30, drop_policy: "latest", method: "streamv2v", max_steps: 4, settings: { prompt: "oil painting", strength: 0.4 } };
@@ -17,6 +17,14 @@ test("a tile that has changed since is brought back by what differs, and by noth
   const later = tileWith({ prompt: "", prompts: [{ prompt: "neon", weight: 1 }], seed: 7 });
   assert.deepEqual(loading(preset, later), { change: { prompt: "oil painting", seed: 0 }, anew: null });
   assert.deepEqual(loading(preset, tileWith()), { change: null, anew: null });
+});
+
+test("a place keeps the name that it was given, and else has the look's", () => {
+  const before = presetOf(tileWith(), "pocket", "oil painting");
+  const neon = tileWith({ prompt: "neon lights" });
+  assert.equal(nameFor(neon, null), "neon lights");
+  assert.equal(nameFor(neon, before), "neon lights");
+  assert.equal(nameFor(neon, { ...before, name: "Opening" }), "Opening");
 });
 
 test("a mix and its weights come back whole", () => {

@@ -1,8 +1,7 @@
 // Presets: saved from a tile, loaded into one, kept in this browser, and carried by a file.
 import { tell } from "./announce.js";
 import * as media from "./media.js";
-import { fitted, loading, noPresets, presetOf, presetsText, readPresets, withPreset } from "./state/presets.js";
-import { lookName } from "./state/prompts.js";
+import { fitted, loading, noPresets, nameFor, presetOf, presetsText, readPresets, withPreset } from "./state/presets.js";
 import { after } from "./state/wall.js";
 import { manyWord } from "./state/words.js";
 import * as store from "./store.js";
@@ -33,8 +32,7 @@ export function savePreset(place) {
   const tile = store.tile.value;
   if (!tile) return;
   store.pad.value = place;
-  const name = store.presets.value[place]?.name ?? lookName(store.settings.value);
-  keep(withPreset(store.presets.value, place, presetOf(tile, store.model.value.name, name)));
+  keep(withPreset(store.presets.value, place, presetOf(tile, store.model.value.name, nameFor(tile, store.presets.value[place]))));
   tell(`Preset ${place + 1} is saved`);
 }
 

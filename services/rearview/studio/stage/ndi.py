@@ -177,13 +177,17 @@ async def bringing(gateway: Gateway, source: NdiIn | None, options: OpenRequest)
         yield
         return
     task = asyncio.create_task(_bring(gateway, source, options), name="ndi-in")
+    task.add_done_callback(_done)
     try:
         yield
     finally:
         task.cancel()
-        for done in await asyncio.gather(task, return_exceptions=True):
-            if isinstance(done, Exception):
-                logger.error("NDI in failed", exc_info=done)
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _done(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        logger.error("NDI in failed", exc_info=failure)
 
 
 async def _bring(gateway: Gateway, source: NdiIn, options: OpenRequest) -> None:

@@ -48,9 +48,7 @@ async def showing(gateway: Gateway, outputs: Sequence[Output]) -> AsyncIterator[
     finally:
         for task in tasks:
             task.cancel()
-        for done in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(done, Exception):
-                logger.error("an output failed", exc_info=done)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for output in outputs:
             await asyncio.to_thread(output.close)
 
@@ -76,6 +74,8 @@ async def _show(gateway: Gateway, output: Output) -> None:
     except OSError as error:
         logger.warning("%s has ended: %s", output.name, error)
         gateway.tell_pages(Trouble(about=output.name, title=f"{output.name} has ended", help=f"{error}."))
+    except Exception:
+        logger.exception("%s failed", output.name)
     finally:
         if watching is not None:
             watching.leave()

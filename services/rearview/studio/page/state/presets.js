@@ -1,5 +1,5 @@
 // Presets: looks kept in nine places, saved as a file, and what of one fits another model. No I/O.
-import { mark, unknownWords } from "./prompts.js";
+import { lookName, mark, unknownWords } from "./prompts.js";
 import { askable, meant, merge, reopening } from "./tile.js";
 import { manyWord } from "./words.js";
 
@@ -20,6 +20,11 @@ export function noPresets() {
 /** The look of a tile as it is meant now. @param {import("./tile.js").Tile} tile @param {string} model @param {string} name @returns {Preset} */
 export function presetOf(tile, model, name) {
   return { name, model, settings: reopening(tile).settings, motion: motionOf(tile) };
+}
+
+/** The name that somebody gave to the place, else that of the look. @param {import("./tile.js").Tile} tile @param {Preset | null} before in its place */
+export function nameFor(tile, before) {
+  return before && before.name !== lookName(before.settings) ? before.name : lookName(meant(tile));
 }
 
 /** @param {import("./tile.js").Tile} tile @returns {Motion} */
