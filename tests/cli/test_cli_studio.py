@@ -142,7 +142,7 @@ def test_what_is_wrong_is_told_before_anything_starts(options: list[str], words:
     [
         ("aiortc", ["--webrtc"], "webrtc"),
         ("pythonosc.osc_packet", ["--osc", "0"], "stage"),
-        ("pyvirtualcam", ["--virtual-camera"], "stage"),
+        ("pyvirtualcam", ["--virtual-camera"], "camera"),
         ("NDIlib", ["--ndi-out", "one"], "ndi"),
         ("NDIlib", ["--ndi-in", "one"], "ndi"),
     ],

@@ -31,7 +31,7 @@ OscOption = Annotated[
     typer.Option(help="PORT or HOST:PORT (UDP) for OSC; of this machine alone without HOST (extra `stage`)."),
 ]
 VirtualCameraOption = Annotated[
-    bool, typer.Option("--virtual-camera", help="The program as a camera of this machine (extra `stage`).")
+    bool, typer.Option("--virtual-camera", help="The program as a camera of this machine (extra `camera`).")
 ]
 NdiInOption = Annotated[
     str | None,

@@ -3,5 +3,5 @@
     OSC ─► dials of a tile            NDI source ─► Camera ─► Wall ─► tile 0, a session
     a wall's program ─► outputs: NDI, a virtual camera
 
-A wall knows none of it. The extras `stage` and `ndi` bring what it needs, which is imported where it is used.
+A wall knows none of it. The extras `stage`, `ndi` and `camera` bring what it needs.
 """

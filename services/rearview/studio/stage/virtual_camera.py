@@ -13,7 +13,7 @@ __all__ = ["Device", "VirtualCamera"]
 
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 """What programs expect of a camera; a smaller picture stands in its middle, enlarged."""
-INSTALL = "pip install 'rearview[stage]'"
+INSTALL = "pip install 'rearview[camera]'"
 
 
 class Device(Protocol):
