@@ -23,7 +23,9 @@ from rearview.ingress.lane import Lane, LaneSender
 from rearview.ingress.lanes import Lanes
 from rearview.replica import build as loading
 from rearview.replica.stage import Stage
+from rearview.transport.codec import Versions
 from rearview.transport.links import LinkServer
+from support.peers import Peer, peers
 from support.planted import SlowPrepare
 from support.raw_stream import OPERATORS, eventually, null_config, quickly_stopped
 
@@ -380,3 +382,13 @@ async def test_what_a_replica_has_told_since_it_was_asked_is_newer_than_its_answ
         assert told() == {3}
         f.lanes.update(answers)
         assert told() == {4}
+
+
+async def test_a_replica_of_the_release_before_is_not_asked_how_a_session_stands() -> None:
+    """It would close the link, and with it lose every lane over it."""
+    async with peers(Peer()) as (_, mine):
+        before = Peer(versions=Versions(1, 2))
+        address = await before.start()
+        assert await lanes_module._is_open(mine.pool, [address], lease("0" * 32, 1, ("before",)))
+        assert (before.messages, mine.closed) == ([], [])
+        await before.stop()

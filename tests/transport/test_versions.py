@@ -112,7 +112,7 @@ async def test_what_a_version_does_not_have_is_not_sent_and_ends_the_link_of_who
         assert not link.knows(kind)
         with pytest.raises(AssertionError, match=kind.name):
             link.send(kind, b"")
-        link.version = 2
+        link.version = SINCE[kind]
         link.send(kind, b"")
         await eventually(lambda: link.closed)
         assert f"version 1 has no messages of kind {int(kind)}" in caplog.text

@@ -124,7 +124,7 @@ def test_any_damage_is_an_error_or_a_frame_never_anything_else(
 
 
 def test_the_bytes_are_those_that_were_written_down() -> None:
-    """A change of them is a change of version, once version 2 is released."""
+    """A change of them is a change of version, once there is a release."""
     planes = {"latent": np.arange(2, dtype=np.float32).reshape(1, 2), "depth": np.zeros(1, np.uint8)}
     timing = Timing("encode", 0.5, 0.25, 0.125, 1024.5, (Forward("encode", 0.0, 1.0, 3),))
     sent = Frame(SESSION, 3, planes, 4, 10.5, 5, 6, 7, (timing,), bytes(range(16)), (8, 9))

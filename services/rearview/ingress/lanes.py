@@ -333,12 +333,13 @@ class Lanes:
 
 
 async def _is_open(pool: LinkPool, addresses: Sequence[str], lease: Lease) -> bool:
-    async def standing(address: str) -> Mapping[str, Any]:
-        return await _slot(await pool.get(address), Kind.STANDING, {"session_id": lease.session_id})
-
+    asked = {"session_id": lease.session_id}
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):
-            told = await asyncio.gather(*map(standing, addresses))
+            links = await asyncio.gather(*map(pool.get, addresses))
+            if not all(link.knows(Kind.STANDING) for link in links):
+                return True  # A replica of the release before is not asked.
+            told = await asyncio.gather(*(_slot(link, Kind.STANDING, asked) for link in links))
     except (LinkClosed, TimeoutError, RearviewError):
         return False
     return bool(told[0].get("is_noted")) and all(each.get("is_open") for each in told)

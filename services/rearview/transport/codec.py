@@ -1,6 +1,6 @@
 """How the frames of a lane are written: a lane has one version, the least of its owner's links.
 
-Two processes speak the version of this release and of the one before, so that a service can be upgraded
+Two processes speak the versions of this release and of those before, so that a service can be upgraded
 replica by replica. A link agrees on the newest that both ends know; the owner of a lane takes the least of
 its links' versions and says it when it opens the session, and every hop of the lane obeys.
 """
@@ -38,8 +38,8 @@ class Versions(NamedTuple):
         return str(self.newest) if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
 
 
-SPOKEN = Versions(1, 2)
-"""Those of this release: N and N-1."""
+SPOKEN = Versions(1, 3)
+"""From 2 on frames are written alike. Since 3 replicas tell their room, and are asked how sessions stand."""
 
 
 @dataclass(frozen=True, slots=True)

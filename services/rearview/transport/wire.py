@@ -10,7 +10,7 @@
     name     = length u8 | UTF-8
     others   = JSON
 
-A frame carries its remaining budget, since clocks differ. This is version 2 of the frame; `wire_v1` has the
+A frame carries its remaining budget, since clocks differ. So are frames from version 2 on; `wire_v1` has the
 one before, and `codec` picks that of a lane. An outline seldom changes: it is read once, and then known.
 """
 
@@ -111,7 +111,7 @@ class Kind(IntEnum):
     """Request: whether a session could be adopted. Nothing changes by it."""
 
 
-SINCE: Mapping[Kind, int] = dict.fromkeys([kind for kind in Kind if kind > Kind.LOST], 2)
+SINCE: Mapping[Kind, int] = {kind: 3 if kind >= Kind.CAPACITY else 2 for kind in Kind if kind > Kind.LOST}
 """The version from which a kind may occur; the others are in every one."""
 
 
