@@ -44,6 +44,14 @@ def test_a_prompt_with_a_known_phrase_needs_no_advice_whatever_its_case(tmp_path
     assert read(tmp_path, GOOD).advice(prompt) == ""
 
 
+@pytest.mark.parametrize(
+    ("prompt", "is_known"), [("oil", True), ("thick oils", True), ("in tin foil", False)]
+)
+def test_a_style_is_known_by_its_name_as_a_word(tmp_path: Path, prompt: str, is_known: bool) -> None:
+    styles = {"oil": {"prompt": "oil painting", "phrases": ["oil painting"]}}
+    assert (read(tmp_path, {**GOOD, "styles": styles}).advice(prompt) == "") is is_known
+
+
 def test_a_prompt_without_one_is_answered_with_the_styles(tmp_path: Path) -> None:
     advice = read(tmp_path, GOOD).advice("a watercolour of a cat")
     assert advice == "no known style in the prompt; known: ink, pencil"
@@ -97,5 +105,5 @@ def test_a_path_is_a_checkpoint(tmp_path: Path) -> None:
 def test_bundled_cards_know_their_own_styles(folder: Path) -> None:
     card = ModelCard.read(folder.name)
     assert card.styles
-    for prompt in card.styles.values():
+    for prompt in (*card.styles, *card.styles.values()):
         assert card.advice(prompt) == ""

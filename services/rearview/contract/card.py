@@ -89,7 +89,7 @@ class ModelCard:
                 strength=_checked(float(content["default_strength"]), "default_strength", 0.0, 1.0),
                 steps=int(_checked(int(content["default_steps"]), "default_steps", 0, math.inf)),
                 styles={name: str(style["prompt"]) for name, style in styles},
-                phrases={name: _folded(style["phrases"]) for name, style in styles},
+                phrases={name: _phrases(name, style["phrases"]) for name, style in styles},
                 bank=dict(content.get("bank", {})),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -98,7 +98,9 @@ class ModelCard:
     def advice(self, prompt: str) -> str:
         """What to tell a user about a prompt: empty if the model knows a style in it."""
         text = prompt.casefold()
-        if not self.phrases or any(phrase in text for known in self.phrases.values() for phrase in known):
+        phrases = [phrase for known in self.phrases.values() for phrase in known]
+        # From the beginning of a word on: oil is in no foil, and in oils.
+        if not phrases or any(re.search(rf"(?<!\w){re.escape(phrase)}", text) for phrase in phrases):
             return ""
         return "no known style in the prompt; known: " + ", ".join(sorted(self.styles))
 
@@ -127,10 +129,11 @@ def _checked(value: float, name: str, above: float, most: float) -> float:
     return value
 
 
-def _folded(phrases: object) -> tuple[str, ...]:
+def _phrases(name: str, phrases: object) -> tuple[str, ...]:
+    """What a style is known by: its name, too."""
     if not isinstance(phrases, list):
         raise TypeError("phrases is not a list")
-    return tuple(str(phrase).casefold() for phrase in phrases)
+    return tuple(dict.fromkeys(str(phrase).casefold() for phrase in (*phrases, name)))
 
 
 def is_chain(checkpoint: str) -> bool:
