@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -23,9 +24,21 @@ import rearview
 import torch
 import yaml
 from PIL import Image
-from rearview.client import Dropped, DropPolicy, Frame, ImageFormat, Reconnect, SettingsChange, Translator
+from rearview.client import (
+    Client,
+    Dropped,
+    DropPolicy,
+    Frame,
+    ImageFormat,
+    Reconnect,
+    SettingsChange,
+    Translator,
+)
 from rearview.client.newest import MAX_WAITING, newest
+from rearview.contract.settings import Guidance, NoiseRule
 from rearview.errors import DropReason, InvalidRequest, Reason, Refused, StreamEnded
+from rearview.schema.enums import GUIDANCES, NOISE_RULES
+from rearview.v1 import translation_service_pb2 as pb
 from support.fake_server import SIZE, FakeServer, Faults, serving_in_thread
 from support.ingresses import cut_at, several
 from support.raw_stream import assert_nothing_held, eventually, null_config, quickly_stopped, running
@@ -396,3 +409,56 @@ def test_importing_it_loads_nothing_and_connecting_no_networks(root: Path) -> No
     assert {"connect", "connect_sync"} <= set(dir(rearview))
     with pytest.raises(AttributeError, match="no attribute 'connekt'"):
         _ = rearview.connekt  # type: ignore[attr-defined]
+
+
+WRONG = [
+    ({"strenght": 0.9}, TypeError, "there is no option 'strenght': is 'strength' meant?"),
+    ({"strength": "0.5"}, TypeError, "strength cannot be text: '0.5'"),
+    (
+        {"method": "streamv2w"},
+        ValueError,
+        "method is one of per-frame, streamv2v, live2diff, not 'streamv2w'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "said"), WRONG)
+async def test_an_option_that_there_is_not_is_refused_where_it_is_said(
+    options: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=re.escape(said)):
+        rearview.connect("127.0.0.1:1", prompt="a", **options)
+    with pytest.raises(kind, match=re.escape(said)):
+        rearview.connect("127.0.0.1:1", prompt="a").translate([], **options)
+    async with Client("127.0.0.1:1") as client:
+        with pytest.raises(kind, match=re.escape(said)):
+            client.open(prompt="a", **options)
+
+
+async def test_options_may_be_words_and_a_change_is_checked_too(server: FakeServer) -> None:
+    words: Any = {"method": "StreamV2V", "drop_policy": "lossless", "noise_rule": "fresh", "guidance": "self"}
+    async with Client(server.address) as client, client.open(prompt="a", **words) as session:
+        (asked,) = (each.open for each in server.sessions.values())
+        assert (asked.method, asked.drop_policy) == (pb.METHOD_STREAMV2V, pb.DROP_POLICY_LOSSLESS)
+        assert asked.settings.noise_rule == NOISE_RULES.number(NoiseRule.FRESH)
+        assert asked.settings.guidance == GUIDANCES.number(Guidance.SELF)
+        with pytest.raises(TypeError, match="no option 'method'"):
+            await session.control(method="live2diff")  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="is 'strength' meant"):
+            await session.control(strenght=0.9)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        ([np.zeros((64, 64, 3))], "0 to 255 as uint8, not float64"),
+        (np.zeros((8, 8, 3), np.uint8), "a list of frames"),
+    ],
+)
+async def test_what_is_no_frame_is_refused_with_what_to_do(
+    server: FakeServer, frames: Any, said: str
+) -> None:
+    async with rearview.connect(server.address, prompt="a") as service:
+        with pytest.raises(ValueError, match=said):
+            async for _ in service.translate(frames):
+                pass

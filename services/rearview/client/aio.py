@@ -27,7 +27,7 @@ from rearview.client.call import Call
 from rearview.client.exchange import Frame, Item, exchange
 from rearview.client.faults import error_of
 from rearview.client.losses import Unreachable
-from rearview.client.options import OpenOptions
+from rearview.client.options import OpenOptions, checked_options
 from rearview.client.reconnect import Reconnect
 from rearview.client.routes import Routes, addresses_of
 from rearview.client.session import Session
@@ -137,8 +137,10 @@ class Client:
             await self._routes.close()
 
     def open(self, **options: Unpack[OpenOptions]) -> Session:
-        """A new session; `async with` opens it. Raises RearviewError there: refused, invalid, unreachable."""
-        routes = self._open_routes()
+        """A new session; `async with` opens it. Raises RearviewError there: refused, invalid, unreachable.
+        TypeError and ValueError here: an option that there is not, or that cannot be so.
+        """
+        routes, asked = self._open_routes(), checked_options(options)
 
         async def connect() -> Call:
             shown = await self._tokens.metadata()
@@ -146,7 +148,7 @@ class Client:
             call = TranslationServiceStub(route.channel).Translate(metadata=shown)
             return Call(call, partial(routes.leave, route), partial(self._tokens.judge, shown=shown))
 
-        return Session(connect, self.close_session, options, self._reconnect, ", ".join(self._addresses))
+        return Session(connect, self.close_session, asked, self._reconnect, ", ".join(self._addresses))
 
     async def translate_frames(
         self,

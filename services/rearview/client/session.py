@@ -22,7 +22,7 @@ from rearview.client.call import Call
 from rearview.client.faults import no_answer
 from rearview.client.ledger import Input
 from rearview.client.machine import Connect, HalfClose, Machine, Phase, Wait
-from rearview.client.options import OpenOptions, SettingOptions, change_of
+from rearview.client.options import OpenOptions, SettingOptions, change_of, checked_settings
 from rearview.client.reconnect import Reconnect
 from rearview.client.wire import NO_CONTROLS
 from rearview.contract.stream import ImageFormat
@@ -111,7 +111,7 @@ class Session:
         sent next has that size. If the service refuses it, those in that size are
         `Dropped(IMAGE_SIZE_MISMATCH)` until frames come in the size of `ControlApplied.settings` again.
         """
-        return await self._sent(self._machine.control(change_of(changes)))
+        return await self._sent(self._machine.control(change_of(checked_settings(changes))))
 
     async def finish(self) -> None:
         """Half-close: nothing more will be sent. The iteration goes on to the last answer, then ends."""

@@ -26,7 +26,7 @@ from rearview.client.answers import Answer, ControlApplied, Dropped, Image, Open
 from rearview.client.exchange import Frame, Item, exchange
 from rearview.client.kinds import PictureKind, kind_named, kind_of
 from rearview.client.newest import newest
-from rearview.client.options import OpenOptions, SettingOptions
+from rearview.client.options import OpenOptions, SettingOptions, checked_options
 from rearview.client.reading import in_thread
 from rearview.client.reconnect import Reconnect
 from rearview.client.session import Session
@@ -50,9 +50,10 @@ def connect(
 ) -> Translator:
     """The service at `address`, for sessions that are opened with `options`; use it with `async with`.
 
-    The first four are those of `Client`. Raises ValueError for what is no address.
+    The first four are those of `Client`. Raises ValueError for what is no address; TypeError and ValueError
+    for an option that there is not, or that cannot be so.
     """
-    return Translator(Client(address, token, tls=tls, reconnect=reconnect), options)
+    return Translator(Client(address, token, tls=tls, reconnect=reconnect), checked_options(options))
 
 
 class Translator:
@@ -105,7 +106,7 @@ class Translator:
         ends this one.
         """
         own: list[ReferenceType[Pictures]] = []
-        pictures = self._translated(own, frames, kind, {**self._options, **options})
+        pictures = self._translated(own, frames, kind, {**self._options, **checked_options(options)})
         own.append(ref(pictures))
         return pictures
 
@@ -273,5 +274,8 @@ def _image(picture: Any) -> Image | bytes:
     """Raises TypeError and ValueError for what is no picture."""
     image = kind_of(picture).read(picture)
     if not isinstance(image, bytes) and (image.ndim != 3 or image.shape[2] != 3):
-        raise ValueError(f"a frame is (height, width, 3) uint8, not {image.dtype} {image.shape}")
+        hint = ": is that one row of a frame? A video is a list of frames" if image.ndim == 2 else ""
+        raise ValueError(f"a frame is (height, width, 3) uint8, not {image.dtype} {image.shape}{hint}")
+    if not isinstance(image, bytes) and image.dtype != np.uint8:
+        raise ValueError(f"a frame has 0 to 255 as uint8, not {image.dtype}: (255 * frame).astype(np.uint8)")
     return image
