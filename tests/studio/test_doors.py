@@ -248,7 +248,10 @@ async def test_other_machines_come_by_tls_and_with_the_key(page: Path, tmp_path:
 
 
 async def test_a_port_that_is_taken_is_told_before_anything_is_started() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="--port"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(ConfigError, match="is in use; --port chooses another one, --port 0 a free one"),
+    ):
         Ports.bind(taken.getsockname()[1])
     with socket.create_server(("0.0.0.0", 0)) as taken:
         below = taken.getsockname()[1] - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Collection
@@ -51,12 +52,12 @@ class Ports:
         the port. Raises ConfigError that names it.
         """
         own_origins(0, None, (), allowed)
-        local = _bind("127.0.0.1", port, f"{option} {port}")
+        local = _bind("127.0.0.1", port, option, f"{option} {port}")
         if key_folder is None:
             return cls(local, None, None, tuple(allowed))
         following = port + 1 if port else 0
         try:
-            other = _bind("0.0.0.0", following, f"{option} {port}: --lan takes {following} too")
+            other = _bind("0.0.0.0", following, option, f"{option} {port}: --lan takes {following} too")
         except ConfigError:
             local.close()
             raise
@@ -107,8 +108,11 @@ async def _listen(runner: web.AppRunner, port: socket.socket, context: ssl.SSLCo
     await web.SockSite(runner, port, ssl_context=context).start()
 
 
-def _bind(host: str, port: int, chosen: str) -> socket.socket:
+def _bind(host: str, port: int, option: str, chosen: str) -> socket.socket:
     try:
         return socket.create_server((host, port), reuse_port=False)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = f"{port} is in use; {option} chooses another one, {option} 0 a free one"
+            raise ConfigError(f"{chosen}: {text}") from None
         raise ConfigError(f"{chosen}: {error.strerror or error}") from None
