@@ -253,6 +253,20 @@ async def test_a_tile_that_nobody_feeds_lets_its_session_go_and_opens_again_with
         assert page.pictures[0].frame == 3
 
 
+async def test_a_tile_that_rests_opens_for_a_change_and_answers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that changes the size holds its frames until the answer."""
+    monkeypatch.setattr("rearview.studio.tile.REST_AFTER_S", 0.0)
+    async with running() as service, studio(service.address) as under, under.page() as page:
+        await page.open(**LOSSLESS)
+        await page.until("state", state="ended", reason="IDLE")
+        monkeypatch.setattr("rearview.studio.tile.REST_AFTER_S", 60.0)
+        await page.say({"type": "control", "tile": 0, "id": 1, "settings": {"width": 72}})
+        applied = await page.until("applied", id=1)
+        assert (applied["rejected"], applied["settings"]["width"]) == (None, 72)
+        states = [each["state"] for each in page.said("state")]
+        assert states == ["opening", "live", "ended", "opening", "live"]
+
+
 async def test_a_wall_that_is_being_closed_is_closed_before_the_gateway_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

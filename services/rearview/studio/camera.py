@@ -87,7 +87,7 @@ class Camera:
 
     @property
     def _rests(self) -> bool:
-        """Whether the tile waits for a frame, and with it whatever it was asked."""
+        """Whether the tile waits for a frame or a change."""
         return self._state.get("state") == "ended" and self._state.get("reason") == Reason.IDLE.name
 
     def show(self, frames: AsyncIterator[VideoFrame]) -> None:

@@ -3,7 +3,8 @@
     page ─► Waiting ─► Feed (the session) ─► page, viewers
                         │ move: another one, on another service; the old one runs out
 
-A tile outlives its sessions: one without frames for a minute is let go, and opened again with the next frame.
+A tile outlives its sessions: one without frames or changes for a minute is let go, and opened again with the
+next of either.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = ["Tile", "WallSide"]
 logger = logging.getLogger(__name__)
 
 REST_AFTER_S = 60.0
-"""A tile without frames for so long lets its session go."""
+"""A tile without frames or changes for so long lets its session go."""
 
 
 class WallSide(Protocol):
@@ -87,7 +88,7 @@ class Tile:
         self._state = State(tile=number, state="opening")
         self._tasks: dict[asyncio.Task[None], Feed | None] = {}
         self._is_closed = self._rests = False
-        self._fed_s = self._spoke_s = wall.now()
+        self._used_s = self._spoke_s = wall.now()
         self.figures = Figures()
         self._start()
 
@@ -114,17 +115,15 @@ class Tile:
             self._wall.drop(self, taken, "queued")
         if self.room is None:
             return
-        self._fed_s = self._wall.now()
-        if self._rests:
-            self._rests = False
-            self._start()
+        self._use()
         displaced = self._waiting.put(taken)
         if displaced is not None:
             self.dropped(displaced, DropReason.SUPERSEDED)
         self._bell.ring()
 
     def control(self, control_id: int, settings: SettingsChange) -> None:
-        """A change of settings, in its place among the frames."""
+        """A change of settings, in its place among the frames. Before the next one a page may wait for it."""
+        self._use()
         self._changes.ask(control_id, settings, is_over=self.is_over)
         self._bell.ring()
 
@@ -186,9 +185,9 @@ class Tile:
             self._say("reconnecting", message="the connection to the service is lost")
         elif state == "reconnecting" and feed.is_connected:
             self._say("live")
-        if now - self._fed_s > REST_AFTER_S:
+        if now - self._used_s > REST_AFTER_S:
             self._rest()
-        elif now - max(self._fed_s, self._spoke_s) > feed.opened.idle_timeout_s / 3:
+        elif now - max(self._used_s, self._spoke_s) > feed.opened.idle_timeout_s / 3:
             self._spoke_s = now
             self._waiting.control(Change(None, SettingsChange()))  # says nothing, and is heard
             self._bell.ring()
@@ -233,6 +232,12 @@ class Tile:
         self._wall.tell(notice_said(self.number, notice, self._wall.page_frame(self._next_number)))
 
     # -- how
+
+    def _use(self) -> None:
+        self._used_s = self._wall.now()
+        if self._rests:
+            self._rests = False
+            self._start()
 
     def _start(self) -> None:
         task = asyncio.create_task(self._live(), name=f"tile-{self.number}")
@@ -298,7 +303,7 @@ class Tile:
     def _rest(self) -> None:
         self._feed, self._rests = None, True
         self._bell.ring()
-        self._say("ended", Refused(Reason.IDLE, "no frames came: it opens again with the next one"))
+        self._say("ended", Refused(Reason.IDLE, "nothing came: it opens again with the next frame or change"))
 
     def _say(
         self,
