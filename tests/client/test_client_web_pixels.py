@@ -131,6 +131,24 @@ def test_what_is_asked_for_is_kept_as_it_was_said(page: Page) -> None:
     assert page.evaluate(FORGETS) == [["frameRate"], {"prompts": [{"prompt": "a", "weight": 1}]}]
 
 
+WATCHED = """async () => {
+    const { Session } = await import("/session.js");
+    const watched = (value) => new Proxy(value, {
+        get: (from, name) => (typeof from[name] === "object" ? watched(from[name]) : from[name]),
+    });
+    const prompts = watched([{ prompt: "a", weight: 1 }]);
+    const session = new Session(null, { settings: watched({ prompts }), featureBank: watched({ interval: 2 }) });
+    session.change({ prompts }).catch(() => {});
+    await Promise.resolve();
+    return [session.asked, session.options, [...session.changes.values()].map(({ settings }) => settings)];
+}"""
+
+
+def test_settings_may_be_what_a_framework_watches(page: Page) -> None:
+    prompts = {"prompts": [{"prompt": "a", "weight": 1}]}
+    assert page.evaluate(WATCHED) == [prompts, {"featureBank": {"interval": 2}}, [prompts]]
+
+
 WAITS = """async () => {
     const { connect } = await import("/index.js");
     let attempts = 0;

@@ -2,7 +2,7 @@
 import { Capture } from "./capture.js";
 import { Conversation } from "./conversation.js";
 import { RearviewError, isFinal, isOfToken } from "./errors.js";
-import { OPTIONS, SETTINGS, checkNames, heard, merged, said, spoken } from "./names.js";
+import { OPTIONS, SETTINGS, checkNames, copied, heard, merged, spoken } from "./names.js";
 import { Outgoing } from "./outgoing.js";
 import { Pace } from "./pacing.js";
 import { packFrame, tooLarge } from "./protocol.js";
@@ -46,8 +46,8 @@ export class Session extends EventTarget {
     this.token = token;
     sizeOf(source); // Throws for what gives no frames, before anything is dialled.
     // The caller may write over its own: it is said again where the session is opened anew.
-    this.asked = structuredClone(said(settings));
-    this.options = structuredClone(said(Object.fromEntries(Object.entries(rest).filter(([name]) => !callbacks.includes(name)))));
+    this.asked = copied(settings);
+    this.options = copied(Object.fromEntries(Object.entries(rest).filter(([name]) => !callbacks.includes(name))));
     this.how = { queue, openTimeoutS, giveUpAfterS };
     this.source = source;
     /** The session as the service last described it. @type {any} */
@@ -126,7 +126,7 @@ export class Session extends EventTarget {
     checkNames(settings, SETTINGS, "setting");
     if (this.error) throw this.error;
     const id = this.numChanges;
-    const change = structuredClone(said(settings));
+    const change = copied(settings);
     const control = { type: "control", tile: 0, id, settings: spoken(change) };
     const tooLong = tooLarge(JSON.stringify(control));
     if (tooLong) throw tooLong;

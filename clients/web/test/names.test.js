@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { checkNames, heard, merged, spoken } from "../src/names.js";
+import { checkNames, copied, heard, merged, spoken } from "../src/names.js";
 
 test("names and words go out as the protocol has them, what is undefined not at all", () => {
   const asked = { noiseRule: "fixed", featureBank: { promptChange: "fade", maxFrames: 2 }, method: "per-frame", seed: undefined };
@@ -19,6 +19,17 @@ test("bytes travel as base64, and come back as bytes", () => {
   const reference = Uint8Array.from([0, 255, 128, 10]);
   assert.deepEqual(spoken({ reference }), { reference: { base64: "AP+ACg==" } });
   assert.deepEqual(heard(spoken({ reference })), { reference });
+});
+
+test("a copy is the caller's no more, also of what a framework watches", () => {
+  const watched = (value) => new Proxy(value, { get: (from, name) => (typeof from[name] === "object" ? watched(from[name]) : from[name]) });
+  const prompts = [{ prompt: "a", weight: 1 }];
+  assert.deepEqual(copied(watched({ prompts, seed: undefined, delta: 1 })), { prompts: [{ prompt: "a", weight: 1 }], delta: 1 });
+  const given = { prompts, reference: Uint8Array.of(1, 2) };
+  const copy = copied(given);
+  prompts[0].prompt = "b";
+  given.reference[0] = 9;
+  assert.deepEqual(copy, { prompts: [{ prompt: "a", weight: 1 }], reference: Uint8Array.of(1, 2) });
 });
 
 test("of two settings that replace each other the later one stands", () => {
