@@ -52,7 +52,7 @@ PAINTED = """() => {
         brush.fillStyle = `hsl(${(performance.now() / 10) % 360} 80% 50%)`;
         brush.fillRect(0, 0, 64, 64);
     }, 20);
-    window.painted = canvas.captureStream();
+    window.painted = Object.assign(canvas.captureStream(), { canvas });
     window.until = async (isSo) => {
         while (!isSo()) await new Promise(requestAnimationFrame);
     };
@@ -147,6 +147,36 @@ WATCHED = """async () => {
 def test_settings_may_be_what_a_framework_watches(page: Page) -> None:
     prompts = {"prompts": [{"prompt": "a", "weight": 1}]}
     assert page.evaluate(WATCHED) == [prompts, {"featureBank": {"interval": 2}}, [prompts]]
+
+
+SENDS_AFTER_A_CHANGE = """async (rejected) => {
+    const { Session } = await import("/session.js");
+    const session = new Session(null, {});
+    const said = [];
+    session.conversation.say = (message) => said.push(message);
+    session.outgoing.isLive = true;
+    session.capture.setSize({ width: 64, height: 64 });
+    session.change({ width: 96, height: 80 }).catch(() => {});
+    session.send(painted.canvas);
+    await until(() => said.length > 0);
+    const early = session.outgoing.items.length;
+    const settings = rejected ? null : { width: 96, height: 80 };
+    session.said({ type: "applied", tile: 0, id: said[0].id, frame: 0, settings, rejected }, []);
+    await until(() => session.outgoing.items.length > 0);
+    const { width, height } = await createImageBitmap(new Blob([session.outgoing.items[0].message.slice(16)]));
+    return { early, width, height };
+}"""
+
+
+@pytest.mark.parametrize(
+    ("rejected", "size"), [(None, (96, 80)), ({"reason": "RESOLUTION_UNSUPPORTED", "message": ""}, (64, 64))]
+)
+def test_what_is_given_after_a_change_of_the_size_is_cut_to_what_comes_of_it(
+    page: Page, rejected: object, size: tuple[int, int]
+) -> None:
+    width, height = size
+    found = page.evaluate(SENDS_AFTER_A_CHANGE, rejected)
+    assert found == {"early": 0, "width": width, "height": height}
 
 
 WAITS = """async () => {

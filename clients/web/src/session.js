@@ -81,6 +81,8 @@ export class Session extends EventTarget {
     this.finishing = new Set();
     /** @type {Promise<unknown>} */
     this.encoding = Promise.resolve();
+    /** Until all changes of the size are answered that were asked for. @type {Promise<unknown>} */
+    this.sizing = Promise.resolve();
     this.unfeed = () => {};
     this.search = new Search((name, about) => this.tell(name, about), () => {
       this.end(new RearviewError("UNREACHABLE", `${this.url} does not answer`, { cause: this.tokenError }));
@@ -134,11 +136,11 @@ export class Session extends EventTarget {
     // Frames that were given before it go before it.
     await this.encoding;
     if (this.error) throw this.error;
-    return new Promise((resolve, reject) => {
-      this.changes.set(id, { resolve, reject, settings: change });
-      this.feedIfSized();
-      this.outgoing.add({ control });
-    });
+    const answered = new Promise((resolve, reject) => this.changes.set(id, { resolve, reject, settings: change }));
+    if (isOfSize(change)) this.sizing = Promise.allSettled([this.sizing, answered]);
+    this.feedIfSized();
+    this.outgoing.add({ control });
+    return answered;
   }
 
   /**
@@ -330,7 +332,7 @@ export class Session extends EventTarget {
 
   /** Frames of the source wait while their size is being changed: each one after the change has to have it. */
   feedIfSized() {
-    this.capture.isWanted = [...this.changes.values()].every(({ settings }) => !("width" in settings || "height" in settings));
+    this.capture.isWanted = [...this.changes.values()].every(({ settings }) => !isOfSize(settings));
   }
 
   pump() {
@@ -351,6 +353,7 @@ export class Session extends EventTarget {
     if (image instanceof Blob) return new Uint8Array(await image.arrayBuffer());
     const bitmap = await createImageBitmap(image);
     try {
+      await this.sizing;
       const blob = await this.capture.encoded(bitmap);
       return new Uint8Array(await blob.arrayBuffer());
     } finally {
@@ -379,4 +382,9 @@ export class Session extends EventTarget {
     this.opening = null;
     this.tell("ended", { reason: error.reason, message: error.message });
   }
+}
+
+/** @param {Record<string, any>} settings */
+function isOfSize(settings) {
+  return "width" in settings || "height" in settings;
 }
