@@ -179,6 +179,68 @@ def test_what_is_given_after_a_change_of_the_size_is_cut_to_what_comes_of_it(
     assert found == {"early": 0, "width": width, "height": height}
 
 
+STANDS_STILL = """async ({ isSent, rejected, stops }) => {
+    const { Session } = await import("/session.js");
+    const session = new Session(painted, {});
+    const { capture } = session;
+    const said = [];
+    const sent = [];
+    session.conversation.say = (message) => said.push(message);
+    session.outgoing.isLive = true;
+    capture.outlet = { maySend: true, send: (frame, ms, jpeg) => sent.push(jpeg), say() {} };
+    capture.setSize({ width: 64, height: 64 });
+    session.feedIfSized();
+    const image = new VideoFrame(painted.canvas, { timestamp: 0 });
+    const sending = capture.offer(image, 0);
+    if (isSent) await sending;
+    session.change({ width: 96, height: 80 }).catch(() => {});
+    await sending;
+    await until(() => said.length > 0);
+    if (!stops) {
+        const settings = rejected ? null : { width: 96, height: 80 };
+        session.said({ type: "applied", tile: 0, id: said[0].id, frame: 0, settings, rejected }, []);
+        await until(() => sent.length > (isSent ? 1 : 0) && !capture.isBusy);
+    }
+    session.close();
+    const sizes = await Promise.all(sent.map((jpeg) => createImageBitmap(new Blob([jpeg]))));
+    return { widths: sizes.map(({ width }) => width), isHeld: image.format !== null };
+}"""
+
+
+@pytest.mark.parametrize(
+    ("how", "widths"),
+    [
+        ({"isSent": True}, [64, 96]),
+        ({"isSent": False}, [96]),
+        ({"isSent": False, "rejected": {"reason": "RESOLUTION_UNSUPPORTED", "message": ""}}, [64]),
+        ({"isSent": False, "stops": True}, []),
+    ],
+    ids=["sent before", "being encoded", "being encoded, refused", "being encoded, left"],
+)
+def test_a_frame_that_no_other_follows_has_the_size_of_a_change_after_it(
+    page: Page, how: dict[str, object], widths: list[int]
+) -> None:
+    """A window in which nothing moves gives no other."""
+    assert page.evaluate(STANDS_STILL, how) == {"widths": widths, "isHeld": False}
+
+
+LEFT_WHILE_ENCODING = """async () => {
+    const { Capture } = await import("/capture.js");
+    const capture = new Capture({ maySend: true, send: () => true, say() {} });
+    Object.assign(capture, { isWanted: true });
+    capture.setSize({ width: 64, height: 64 });
+    const image = new VideoFrame(painted.canvas, { timestamp: 0 });
+    const sending = capture.offer(image, 0);
+    capture.stop();
+    await sending;
+    return image.format;
+}"""
+
+
+def test_a_frame_that_is_encoded_when_its_source_is_left_goes_with_it(page: Page) -> None:
+    assert page.evaluate(LEFT_WHILE_ENCODING) is None
+
+
 WAITS = """async () => {
     const { connect } = await import("/index.js");
     let attempts = 0;

@@ -34,9 +34,15 @@ export class Capture {
     this.isPaused = false;
     /** @type {{image: Image, ms: number} | null} */
     this.newest = null;
-    /** The last frame, if its shape is a new one: a window in which nothing moves gives no other. @type {VideoFrame | null} */
+    /**
+     * The last frame, for another size: a window in which nothing moves gives no other. Without `shape` it is what was sent
+     * last, until the next one comes; with it a copy, while its shape is a new one.
+     * @type {Image | null}
+     */
     this.spare = null;
     this.isBusy = false;
+    /** How often it was stopped: what was encoded meanwhile is not kept. */
+    this.stops = 0;
     this.frame = 0;
     this.seen = 0;
     this.sent = 0;
@@ -83,21 +89,24 @@ export class Capture {
   }
 
   stop() {
+    this.stops += 1;
     this.reader?.cancel().catch(() => {});
     this.reader = null;
     this.newest?.image.close();
     this.newest = null;
-    this.spare?.close();
-    this.spare = null;
+    this.keepSpare(null);
     this.shape?.restart();
   }
 
   /** Takes over the image. @param {Image} image @param {number} nowMs */
   offer(image, nowMs) {
     this.seen += 1;
-    this.spare?.close();
-    this.spare = this.shape?.saw(sizeOf(image), nowMs) && "clone" in image ? image.clone() : null;
+    if (this.shape) {
+      const isNew = this.shape.saw(sizeOf(image), nowMs);
+      this.keepSpare(isNew && "clone" in image ? image.clone() : null);
+    }
     if (this.isPaused || !this.pace.takes(nowMs)) return image.close();
+    if (!this.shape) this.keepSpare(null);
     if (this.newest) {
       this.skipped += 1;
       this.newest.image.close();
@@ -106,21 +115,30 @@ export class Capture {
     return this.pump();
   }
 
+  /** @param {Image | null} image */
+  keepSpare(image) {
+    this.spare?.close();
+    this.spare = image;
+  }
+
   /** Sends the newest frame, if it may. */
   async pump() {
     if (this.isBusy || !this.newest || !this.hasSize) return;
     const { image, ms } = this.newest;
+    const { frame, canvas, stops } = this;
     this.isBusy = true;
     this.newest = null;
     try {
       if (this.isWanted && this.outlet.maySend) {
-        const { frame, canvas } = this;
         const blob = await this.encoded(image);
         const jpeg = new Uint8Array(await blob.arrayBuffer());
-        // Else the size was changed meanwhile, or is being changed, and no session takes this frame.
         if (canvas === this.canvas && this.isWanted) {
           if (this.keepsInputs) this.keep(frame);
           this.send(frame, ms, jpeg);
+          if (!this.shape && !this.newest && stops === this.stops) this.keepSpare(image);
+        } else if (stops === this.stops) {
+          // The size was changed meanwhile, or is being changed: no session takes the frame as it is.
+          this.newest ??= { image, ms };
         }
       } else {
         // Shown, not sent. It waits for credit unless a newer one comes.
@@ -132,7 +150,7 @@ export class Capture {
       }
     } finally {
       this.isBusy = false;
-      if (this.newest?.image !== image) image.close();
+      if (this.newest?.image !== image && this.spare !== image) image.close();
       this.onInput();
     }
     await this.pump();
