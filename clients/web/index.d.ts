@@ -97,7 +97,8 @@ export interface Events {
   resized: Notice;
   drain: Notice;
   reconnecting: { where: "gateway" | "service"; attempt?: number };
-  reconnected: { continuity: "exact" | "reset" };
+  /** `exact`: with all of the picture's past; `reset`: with none. */
+  reconnected: { continuity: Continuity };
   stats: { fps: number; p50Ms: number | null; p95Ms: number | null; spans: unknown[]; drops: Record<string, number> };
   /** Something that was said made no sense to the studio. */
   complaint: { reason: string; message: string };

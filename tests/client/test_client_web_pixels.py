@@ -241,6 +241,37 @@ def test_a_frame_that_is_encoded_when_its_source_is_left_goes_with_it(page: Page
     assert page.evaluate(LEFT_WHILE_ENCODING) is None
 
 
+GOES_ON = """async (notices) => {
+    const { Session } = await import("/session.js");
+    const told = [];
+    const onreconnected = ({ continuity }) => told.push(continuity);
+    const session = new Session(null, { onreconnected });
+    for (const given of [notices, []]) {
+        session.said({ type: "state", state: "reconnecting" }, []);
+        for (const continuity of given) session.said({ type: "notice", kind: "resumed", continuity }, []);
+        session.said({ type: "state", state: "live" }, []);
+    }
+    session.close();
+    return told;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("notices", "continuity"),
+    [
+        ([], "exact"),
+        (["exact"], "exact"),
+        (["approximate"], "approximate"),
+        (["reset", "exact"], "reset"),
+        (["reset", None], "reset"),
+    ],
+)
+def test_who_is_connected_again_is_told_how_much_of_the_past_is_left(
+    page: Page, notices: list[str | None], continuity: str
+) -> None:
+    assert page.evaluate(GOES_ON, notices) == [continuity, "exact"]
+
+
 WAITS = """async () => {
     const { connect } = await import("/index.js");
     let attempts = 0;

@@ -3,12 +3,17 @@
 /** A timer of more fires at once. */
 const MOST_TIMER_MS = 2 ** 31 - 1;
 
+/** From best to worst. @typedef {"exact" | "approximate" | "reset"} Continuity @type {Continuity[]} */
+const CONTINUITIES = ["exact", "approximate", "reset"];
+
 export class Search {
   /** @param {(name: string, about: unknown) => void} tell @param {() => void} giveUp called once the time is over */
   constructor(tell, giveUp) {
     this.tell = tell;
     this.giveUp = giveUp;
     this.isTold = false;
+    /** What has become of the past since the search began. @type {Continuity} */
+    this.continuity = "exact";
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.giveUpAtMs = 0;
@@ -38,9 +43,20 @@ export class Search {
     this.tell("reconnecting", about);
   }
 
-  /** What was sought is there. A session that begins anew is told of without a search, too. @param {"exact" | "reset"} continuity */
-  found(continuity) {
-    if (this.isTold || continuity === "reset") this.tell("reconnected", { continuity });
-    this.isTold = false;
+  /** A notice of the service tells how its session goes on; it may come before what is sought is there. @param {Continuity | null} continuity */
+  goesOn(continuity) {
+    if (this.isTold && continuity) this.continuity = worse(this.continuity, continuity);
   }
+
+  /** What was sought is there. A session that begins anew is told of without a search, too. @param {Continuity} continuity */
+  found(continuity) {
+    if (this.isTold || continuity === "reset") this.tell("reconnected", { continuity: worse(this.continuity, continuity) });
+    this.isTold = false;
+    this.continuity = "exact";
+  }
+}
+
+/** @param {Continuity} one @param {Continuity} other */
+function worse(one, other) {
+  return CONTINUITIES.indexOf(one) < CONTINUITIES.indexOf(other) ? other : one;
 }

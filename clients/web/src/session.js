@@ -203,6 +203,7 @@ export class Session extends EventTarget {
         this.tell("dropped", { frame: about.frame, reason: about.reason });
         return this.settle();
       case "notice":
+        this.search.goesOn(about.continuity);
         return this.tell(about.kind, heard(about));
       case "stats":
         return this.tell("stats", heard(about));
