@@ -51,8 +51,7 @@ export class Session {
 
   constructor(address, { token, tls, reconnect = {}, answerWindow = 32, ...options }) {
     this.#addresses = addressesOf(address);
-    this.#open = options;
-    openOf(options, 0); // Throws for what is not known, before anything is dialled.
+    this.#open = openOf(options); // Throws for what is not known, before anything is dialled.
     this.#tokens = new Tokens(token);
     this.#credentials = credentialsOf(tls);
     this.#channelOptions = tls?.serverName ? { ...CHANNEL, "grpc.ssl_target_name_override": tls.serverName } : CHANNEL;
@@ -202,7 +201,7 @@ export class Session {
   #first() {
     const receivedAnswers = this.#ledger.receivedAnswers;
     const answerCredit = this.#inbox.tellCredit(receivedAnswers);
-    if (!this.#opened) return { open: openOf(this.#open, answerCredit) };
+    if (!this.#opened) return { open: { ...this.#open, answerCredit } };
     const { sessionId, resumeToken } = this.#opened;
     const unansweredFrameIndices = this.#ledger.sentIndices;
     return { resume: { sessionId, resumeToken, receivedAnswers, answerCredit, unansweredFrameIndices } };

@@ -40,18 +40,18 @@ function fieldsOf(type) {
   return new Map(type.field.map((field) => [camel(field.name), field]));
 }
 
-/** @returns {object} `Open` */
-export function openOf({ settings = {}, frameBudgetS, ...options }, answerCredit) {
+/** @returns {object} `Open`, without credit; it is written later, and perhaps once more, as it was asked */
+export function openOf({ settings = {}, frameBudgetS, ...options }) {
   if (frameBudgetS !== undefined) options.frameBudget = durationOf(frameBudgetS);
-  return { ...messageOf("Open", options), settings: settingsOf(settings), answerCredit };
+  return { ...messageOf("Open", options), settings: settingsOf(settings) };
 }
 
-/** @returns {object} `Settings` */
+/** @returns {object} `Settings`, of its own all through: they are written later, and perhaps once more */
 export function settingsOf({ controls, reference, referenceMask, ...changes }) {
   const message = messageOf("Settings", changes);
-  if (controls !== undefined) message.controls = { controls };
-  if (reference !== undefined) message.reference = reference;
-  if (referenceMask !== undefined) message.referenceMask = referenceMask;
+  if (controls !== undefined) message.controls = { controls: owned(controls) };
+  if (reference !== undefined) message.reference = owned(reference);
+  if (referenceMask !== undefined) message.referenceMask = owned(referenceMask);
   return message;
 }
 
@@ -68,6 +68,13 @@ function copied(image) {
   return Buffer.from(image);
 }
 
+function owned(value) {
+  if (value instanceof Uint8Array) return Buffer.from(value);
+  if (Array.isArray(value)) return value.map(owned);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, owned(one)]));
+}
+
 function messageOf(type, given) {
   const message = {};
   for (const [name, value] of Object.entries(given)) {
@@ -77,7 +84,7 @@ function messageOf(type, given) {
       throw new TypeError(`${type} has no ${name}; there are: ${known.replace("frameBudget,", "frameBudgetS,")}`);
     }
     if (name in NESTED) message[name] = messageOf(NESTED[name], value);
-    else message[name] = name in ENUMS[type] ? enumOf(name, ENUMS[type][name], value) : value;
+    else message[name] = name in ENUMS[type] ? enumOf(name, ENUMS[type][name], value) : owned(value);
   }
   return message;
 }

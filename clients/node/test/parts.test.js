@@ -56,16 +56,33 @@ test("a time without end is one that a timer takes", () => {
 });
 
 test("words become members of the proto's enums, and unknown ones are refused with those there are", () => {
-  const open = openOf({ dropPolicy: "lossless", method: "per-frame", settings: { guidance: "self" } }, 32);
+  const open = openOf({ dropPolicy: "lossless", method: "per-frame", settings: { guidance: "self" } });
   assert.deepEqual(open, {
     dropPolicy: "DROP_POLICY_LOSSLESS", method: "METHOD_PER_FRAME",
-    settings: { guidance: "GUIDANCE_SELF" }, answerCredit: 32,
+    settings: { guidance: "GUIDANCE_SELF" },
   });
-  assert.throws(() => openOf({ dropPolicy: "never" }, 0), /dropPolicy is never; there are: latest, lossless, deadline/);
-  assert.throws(() => openOf({ wdith: 8 }, 0), /Open has no wdith; there are: model, width, height/);
+  assert.throws(() => openOf({ dropPolicy: "never" }), /dropPolicy is never; there are: latest, lossless, deadline/);
+  assert.throws(() => openOf({ wdith: 8 }), /Open has no wdith; there are: model, width, height/);
   assert.throws(() => settingsOf({ promt: "a" }), /Settings has no promt; there are: prompt, strength/);
-  assert.throws(() => openOf({ featureBank: { policy: "all" } }, 0), /policy is all; there are: merge, queue/);
+  assert.throws(() => openOf({ featureBank: { policy: "all" } }), /policy is all; there are: merge, queue/);
   assert.throws(() => frameOf(new Uint8Array(1), { index: 0, format: "gif" }), /format is gif; there are: jpeg, rgb/);
+});
+
+test("settings are what they were when they were given, though the caller writes over them", () => {
+  const reference = Uint8Array.of(1, 2);
+  const given = {
+    reference, referenceMask: reference, prompts: [{ prompt: "a", weight: 1 }], timestepIndices: [3, 9], controls: [{ name: "edges" }],
+  };
+  const settings = settingsOf(given);
+  const open = openOf({ featureBank: { interval: 2 }, settings: given });
+  reference[0] = given.prompts[0].weight = given.timestepIndices[0] = 9;
+  given.controls[0].name = "depth";
+  const asked = {
+    prompts: [{ prompt: "a", weight: 1 }], timestepIndices: [3, 9], controls: { controls: [{ name: "edges" }] },
+    reference: Buffer.of(1, 2), referenceMask: Buffer.of(1, 2),
+  };
+  assert.deepEqual(settings, asked);
+  assert.deepEqual(open, { featureBank: { interval: 2 }, settings: asked });
 });
 
 test("controls of the deployment are a list, and durations seconds", () => {

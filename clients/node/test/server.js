@@ -9,7 +9,7 @@ const REFUSED = { code: grpc.status.UNIMPLEMENTED, details: "not here" };
  * @param {{heartbeatMs?: number}} how it says that it is there so often
  */
 export async function serving(t, { heartbeatMs = 0 } = {}) {
-  const told = { address: "", tokens: [], opened: 0, resumed: 0, received: 0, beats: 0, closed: [] };
+  const told = { address: "", tokens: [], opened: 0, resumed: 0, received: 0, beats: 0, closed: [], open: undefined };
   const server = new grpc.Server();
   server.addService(TranslationService.service, { translate: (call) => translate(call, told, heartbeatMs) });
   server.addService(SessionService.service, {
@@ -39,8 +39,11 @@ function translate(call, told, heartbeatMs) {
   const heartbeat = heartbeatMs ? { seconds: 0, nanos: heartbeatMs * 1e6 } : undefined;
   const opened = { sessionId: "one", resumeToken: "r", width: 8, height: 8, settings: {}, resumeGrace: { seconds: 5 }, heartbeat };
   told.tokens.push(call.metadata.get("authorization")[0]);
-  call.on("data", ({ message, frame, control }) => {
-    if (message === "open") told.opened += 1;
+  call.on("data", ({ message, open, frame, control }) => {
+    if (message === "open") {
+      told.opened += 1;
+      told.open = open;
+    }
     if (message === "resume") told.resumed += 1;
     if (message === "open" || message === "resume") say({ opened: { ...opened, receivedFrames: told.received } });
     if (message === "control") say({ controlApplied: { controlId: control.controlId, settings: control.settings } });

@@ -81,6 +81,19 @@ test("a frame is what it was when it was given, though its bytes are written ove
   assert.deepEqual(found, [0, 1, 2, 3, 4, 5]);
 });
 
+test("a session is opened as it was asked, though its settings are written over before it is dialled", within, async (t) => {
+  const told = await serving(t);
+  const settings = { prompt: "a", reference: Uint8Array.of(1, 2) };
+  const token = () => {
+    settings.prompt = "b";
+    settings.reference[0] = 9;
+    return "a";
+  };
+  await opened(t, told.address, { settings, token });
+  const { settings: asked, answerCredit } = told.open;
+  assert.deepEqual([asked.prompt, [...asked.reference], answerCredit], ["a", [1, 2], 32]);
+});
+
 test("what is no image or no index is refused, and the session goes on", within, async (t) => {
   const { address } = await serving(t);
   const session = await opened(t, address);
