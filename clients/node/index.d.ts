@@ -58,7 +58,7 @@ export interface Reconnect {
 export interface Tls { ca?: Uint8Array; key?: Uint8Array; cert?: Uint8Array; serverName?: string }
 
 export interface Options {
-  /** The tenant's bearer token, or what is asked for it before each connection. */
+  /** The tenant's bearer token, or what is asked for it: before each connection, when the last one was refused, and by `close`. */
   token?: string | (() => string | Promise<string>);
   tls?: boolean | Tls;
   reconnect?: Reconnect;

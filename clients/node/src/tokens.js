@@ -1,4 +1,4 @@
-// The bearer token of a session: one for ever, or what a function says before each connection.
+// The bearer token of a session: one for ever, or what a function says when it is asked.
 
 import grpc from "@grpc/grpc-js";
 import { timerMs } from "./reconnect.js";
