@@ -137,7 +137,8 @@ WATCHED = """async () => {
         get: (from, name) => (typeof from[name] === "object" ? watched(from[name]) : from[name]),
     });
     const prompts = watched([{ prompt: "a", weight: 1 }]);
-    const session = new Session(null, { settings: watched({ prompts }), featureBank: watched({ interval: 2 }) });
+    const options = { settings: watched({ prompts }), featureBank: watched({ interval: 2 }) };
+    const session = new Session(null, options);
     session.change({ prompts }).catch(() => {});
     await Promise.resolve();
     return [session.asked, session.options, [...session.changes.values()].map(({ settings }) => settings)];
@@ -163,7 +164,8 @@ SENDS_AFTER_A_CHANGE = """async (rejected) => {
     const settings = rejected ? null : { width: 96, height: 80 };
     session.said({ type: "applied", tile: 0, id: said[0].id, frame: 0, settings, rejected }, []);
     await until(() => session.outgoing.items.length > 0);
-    const { width, height } = await createImageBitmap(new Blob([session.outgoing.items[0].message.slice(16)]));
+    const [{ message }] = session.outgoing.items;
+    const { width, height } = await createImageBitmap(new Blob([message.slice(16)]));
     return { early, width, height };
 }"""
 
