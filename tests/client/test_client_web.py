@@ -475,3 +475,19 @@ async def test_a_change_waits_for_the_frames_that_were_given_before_it(chromium:
         told = {"url": on.wire.url, "token": await site.mint()}
         assert await page.evaluate(GIVES_ALL_AT_ONCE, told) == [0, 1, 2, 2]
         await page.close()
+
+
+async def test_a_change_after_a_long_silence_is_answered_before_another_frame(
+    chromium: Browser, site: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running() as service, stage(chromium, site, service.address) as on:
+        page = await on.page()
+        await on.begin(page)
+        monkeypatch.setattr("rearview.studio.tile.REST_AFTER_S", 0.0)
+        await assert_nothing_held(service)
+        monkeypatch.setattr("rearview.studio.tile.REST_AFTER_S", 60.0)
+        changed = "window.begun.session.change({ width: 72 }).then(({ settings }) => settings.width)"
+        async with asyncio.timeout(20):
+            assert await page.evaluate(changed) == 72
+        assert (await on.go(page))["frames"] == WHOLE
+        await page.close()
