@@ -7,9 +7,16 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import fields
+from enum import Enum
 from pathlib import Path
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import pytest
+from rearview.contract.memories import BankOptions, CacheOptions
+from rearview.contract.settings import SettingsChange
+from rearview.contract.similarity import SimilarityOptions
 from support.module_tests import PURE, passed
 from support.require import skip_or_fail
 
@@ -18,6 +25,8 @@ pytestmark = pytest.mark.integration
 TYPESCRIPT = "typescript@7.0.2"
 MAX_BYTES = 500_000
 MAX_LINES = 400
+SIMPLE = {str: "text", float: "number", int: "whole", bool: "switch"}
+"""Types of the contract as the page names them."""
 GLOBALS = re.compile(r"\b(document|window|navigator|location|fetch|setTimeout|performance|Date\.now)\b")
 
 
@@ -106,3 +115,32 @@ def test_pure_modules_know_no_browser(page: Path) -> None:
         text = re.sub(r"/\*.*?\*/|//.*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert not GLOBALS.search(text), path.name
         assert all(name.startswith("./") for name in re.findall(r'from "([^"]+)"', text)), path.name
+
+
+def test_a_preset_may_say_what_the_protocol_takes_and_nothing_else(root: Path) -> None:
+    """The page keeps a table of its own of names, types and words."""
+    needs("node")
+    module = (root / "services/rearview/studio/page/state/asking.js").as_uri()
+    script = (
+        f"import {{ SETTINGS, MOTION }} from '{module}'; console.log(JSON.stringify([SETTINGS, MOTION]));"
+    )
+    command = ["node", "--input-type=module", "-e", script]
+    settings, motion = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+    kinds = {
+        "feature_bank": BankOptions,
+        "temporal_cache": CacheOptions,
+        "similarity_filter": SimilarityOptions,
+    }
+    assert set(motion) == {"method", *kinds}
+    tables = [(SettingsChange, settings), *((kind, motion[name]["parts"]) for name, kind in kinds.items())]
+    for kind, types in tables:
+        hints = get_type_hints(kind)
+        assert set(types) == {one.name for one in fields(kind)} - {"width", "height"}
+        for name, said in types.items():
+            hint = next(one for one in get_args(hints[name]) if one is not NoneType)
+            if isinstance(hint, type) and issubclass(hint, Enum):
+                assert set(said) == {member.name.lower() for member in hint}, name
+            elif hint in SIMPLE:
+                assert said == SIMPLE[hint], name
+            else:
+                assert isinstance(said, dict), name

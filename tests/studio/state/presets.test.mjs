@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { fitted, loading, nameFor, noPresets, presetOf, presetsText, readPresets, withPreset } from "../../../services/rearview/studio/page/state/presets.js";
+import { fitted, keptPresets, loading, nameFor, noPresets, presetOf, presetsText, readPresets, withPreset } from "../../../services/rearview/studio/page/state/presets.js";
 import { newTile, tileAfter } from "../../../services/rearview/studio/page/state/tile.js";
 
 const OPTIONS = { width: 256, height: 256, frame_rate: 30, drop_policy: "latest", method: "streamv2v", max_steps: 4, settings: { prompt: "oil painting", strength: 0.4 } };
@@ -102,6 +102,18 @@ for (const [what, change] of [
   ["preset 1 has no name", { presets: [{ ...GOOD, name: " " }] }],
   ["preset 1 has no settings", { presets: [{ ...GOOD, settings: [] }] }],
   ["preset 1 does not say", { presets: [{ ...GOOD, motion: {} }] }],
+  ["settings has no place for .strenght.", { presets: [{ ...GOOD, settings: { strenght: 0.5 } }] }],
+  ["settings has no place for .width.", { presets: [{ ...GOOD, settings: { width: 512 } }] }],
+  ["strength is no number", { presets: [{ ...GOOD, settings: { strength: "0.5" } }] }],
+  ["steps is no whole number", { presets: [{ ...GOOD, settings: { steps: 1.5 } }] }],
+  ["prompt is no text", { presets: [{ ...GOOD, settings: { prompt: null } }] }],
+  ["guidance is none of none, self", { presets: [{ ...GOOD, settings: { guidance: "much" } }] }],
+  ["controls is no list", { presets: [{ ...GOOD, settings: { controls: "edges" } }] }],
+  ["controls 2 is no object", { presets: [{ ...GOOD, settings: { controls: [{ name: "edges" }, "depth"] } }] }],
+  ["prompts 1 has no weight", { presets: [{ ...GOOD, settings: { prompts: [{ prompt: "a" }] } }] }],
+  ["reference has no place for .jpeg.", { presets: [{ ...GOOD, settings: { reference: { jpeg: "" } } }] }],
+  ["policy is none of merge, queue", { presets: [{ ...GOOD, motion: { method: "streamv2v", feature_bank: { policy: "best" } } }] }],
+  ["motion has no place for .bank.", { presets: [{ ...GOOD, motion: { method: "streamv2v", bank: {} } }] }],
 ]) {
   test(`a file is refused with the reason: ${what}`, () => {
     assert.throws(() => readPresets(JSON.stringify({ format: "rearview-presets", version: 1, presets: [GOOD], ...change })), new RegExp(what));
@@ -111,4 +123,11 @@ for (const [what, change] of [
 test("what is no JSON is refused", () => {
   assert.throws(() => readPresets("oil"), /JSON/);
   assert.throws(() => readPresets("null"), /format/);
+});
+
+test("what a browser keeps is read as far as it makes sense", () => {
+  const kept = [{ ...GOOD, place: 2 }, { ...GOOD, settings: { strenght: 1 } }, { ...GOOD, place: 12 }];
+  const read = keptPresets(JSON.stringify({ format: "rearview-presets", version: 1, presets: kept }));
+  assert.deepEqual(read.map((one) => one?.name ?? null), [null, "a", ...Array(7).fill(null)]);
+  for (const text of [null, "oil", "{}"]) assert.deepEqual(keptPresets(text), noPresets());
 });

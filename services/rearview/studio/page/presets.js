@@ -1,7 +1,7 @@
 // Presets: saved from a tile, loaded into one, kept in this browser, and carried by a file.
 import { tell } from "./announce.js";
 import * as media from "./media.js";
-import { fitted, loading, noPresets, nameFor, presetOf, presetsText, readPresets, withPreset } from "./state/presets.js";
+import { fitted, keptPresets, loading, nameFor, presetOf, presetsText, readPresets, withPreset } from "./state/presets.js";
 import { after } from "./state/wall.js";
 import { manyWord } from "./state/words.js";
 import * as store from "./store.js";
@@ -10,11 +10,7 @@ import { control, reopen } from "./tiles.js";
 const KEY = "presets";
 
 export function recallPresets() {
-  try {
-    store.presets.value = readPresets(localStorage.getItem(KEY) ?? "");
-  } catch {
-    store.presets.value = noPresets();
-  }
+  store.presets.value = keptPresets(localStorage.getItem(KEY));
 }
 
 /** @param {import("./state/presets.js").Presets} presets */

@@ -1,4 +1,5 @@
 // Presets: looks kept in nine places, saved as a file, and what of one fits another model. No I/O.
+import { MOTION, SETTINGS, wrongIn } from "./asking.js";
 import { lookName, mark, unknownWords } from "./prompts.js";
 import { askable, meant, merge, reopening } from "./tile.js";
 import { manyWord } from "./words.js";
@@ -112,6 +113,28 @@ export function presetsText(presets) {
  * @returns {Presets}
  */
 export function readPresets(text) {
+  const presets = noPresets();
+  for (const [number, one] of listed(text).entries()) {
+    const wrong = wrongWith(one) || (presets[one.place - 1] ? `has the place of another one, ${one.place}` : "");
+    if (wrong) throw new Error(`preset ${number + 1} ${wrong}`);
+    presets[one.place - 1] = read(one);
+  }
+  return presets;
+}
+
+/** Those of this browser: what cannot be read any more leaves its place empty. @param {string | null} text @returns {Presets} */
+export function keptPresets(text) {
+  const presets = noPresets();
+  try {
+    for (const one of listed(text ?? "")) if (!wrongWith(one)) presets[one.place - 1] = read(one);
+  } catch {
+    // Nothing was kept, or not by us.
+  }
+  return presets;
+}
+
+/** @param {string} text @returns {any[]} */
+function listed(text) {
   let value;
   try {
     value = JSON.parse(text);
@@ -121,17 +144,22 @@ export function readPresets(text) {
   if (value?.format !== FORMAT) throw new Error("these are no rearview presets: the format is not \u201crearview-presets\u201d");
   if (value.version !== VERSION) throw new Error(`these presets are of version ${value.version}; the studio reads version ${VERSION}`);
   if (!Array.isArray(value.presets)) throw new Error("there are no presets in it");
-  const presets = noPresets();
-  for (const [number, one] of value.presets.entries()) {
-    const bad = (/** @type {string} */ why) => new Error(`preset ${number + 1} ${why}`);
-    if (!Number.isInteger(one?.place) || one.place < 1 || one.place > PLACES) throw bad(`has no place from 1 to ${PLACES}`);
-    if (presets[one.place - 1]) throw bad(`has the place of another one, ${one.place}`);
-    if (typeof one.name !== "string" || !one.name.trim()) throw bad("has no name");
-    if (!isObject(one.settings)) throw bad("has no settings");
-    if (!isObject(one.motion) || typeof one.motion.method !== "string") throw bad("does not say how frames are related");
-    presets[one.place - 1] = { name: one.name, model: String(one.model ?? ""), settings: one.settings, motion: one.motion };
-  }
-  return presets;
+  return value.presets;
+}
+
+/** Empty: nothing. @param {any} one */
+function wrongWith(one) {
+  if (!Number.isInteger(one?.place) || one.place < 1 || one.place > PLACES) return `has no place from 1 to ${PLACES}`;
+  if (typeof one.name !== "string" || !one.name.trim()) return "has no name";
+  if (!isObject(one.settings)) return "has no settings";
+  if (!isObject(one.motion) || typeof one.motion.method !== "string") return "does not say how frames are related";
+  const wrong = wrongIn(one.settings, { parts: SETTINGS }, "settings") || wrongIn(one.motion, { parts: MOTION }, "motion");
+  return wrong && `cannot be read: ${wrong}`;
+}
+
+/** @param {any} one @returns {Preset} */
+function read({ name, model, settings, motion }) {
+  return { name, model: String(model ?? ""), settings, motion };
 }
 
 /** @param {unknown} value */
