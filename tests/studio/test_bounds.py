@@ -233,3 +233,16 @@ async def test_a_page_whose_socket_is_slow_gets_new_pictures_and_hears_of_the_ot
         assert seen == sorted(seen)
         assert len(seen) + sum(dropped.values()) <= sent
         assert dropped, "the socket was slower than the pictures"
+
+
+async def test_a_tile_whose_opening_makes_no_sense_is_refused_by_its_number() -> None:
+    async with running() as service, studio(service.address) as under, under.page() as page:
+        senseless = {"settings": {"prompt": "a", "strenght": 0.5}}
+        await page.say({"type": "open", "tile": 1, "options": senseless})
+        refused = await page.until("state", tile=1, state="refused")
+        assert refused["reason"] == "MESSAGE_INVALID"
+        assert page.said("error") == []
+        await page.open(1)
+        await page.say({"type": "open", "tile": 1, "options": senseless})
+        assert (await page.until("error"))["reason"] == "MESSAGE_INVALID", "that one goes on"
+        assert len(page.said("state", tile=1, state="refused")) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -13,6 +14,14 @@ from support.browser_tab import WITHIN_MS, Gateway, Tab
 pytestmark = pytest.mark.integration
 
 Open = Callable[..., Tab]
+
+
+def one_preset(path: Path, **content: Any) -> str:
+    """A file with a preset in place 1, in which `content` takes the place of what is there."""
+    preset = {"place": 1, "name": "One", "model": "pocket", "settings": {}, **content}
+    written = {"format": "rearview-presets", "version": 1, "presets": [preset]}
+    path.write_text(json.dumps(written), encoding="utf-8")
+    return str(path)
 
 
 def test_a_look_is_saved_and_loaded_by_its_key_and_outlives_a_reload(
@@ -73,3 +82,23 @@ def test_presets_travel_in_a_file_and_say_what_does_not_fit(
     path.write_text("nothing", encoding="utf-8")
     presets.get_by_label("Load presets").set_input_files(str(path))
     expect(said).to_contain_text("this is no JSON file", timeout=WITHIN_MS)
+
+
+def test_a_tile_whose_new_session_is_refused_goes_on_as_it_was(
+    open_studio: Open, gateway: Gateway, tmp_path: Path
+) -> None:
+    studio = open_studio(gateway.url)
+    studio.start()
+    presets = studio.panel("Presets")
+    unreadable = {"reference": {"base64": "no!"}, "prompt": "neon lights"}
+    path = one_preset(tmp_path / "one.json", settings=unreadable, motion={"method": "per_frame"})
+    presets.get_by_label("Load presets").set_input_files(path)
+    presets.get_by_role("button", name="Preset 1 One").click()
+    said = studio.page.get_by_role("region", name="What went wrong")
+    expect(said).to_contain_text("Tile 1 goes on as it was")
+    opened = [each["options"] for each in gateway.fake.asked if each["type"] == "open"]
+    assert [one["method"] for one in opened] == ["streamv2v", "per_frame", "streamv2v"]
+    before = len(gateway.fake.painted)
+    studio.until(lambda: len(gateway.fake.painted) > before + 5, "pictures")
+    assert gateway.fake.painted[-1][2] == "pencil sketch"
+    studio.is_live()

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from aiohttp import WSMsgType, web
 from PIL import Image
+from rearview.errors import RearviewError
 from rearview.studio.dials import dials_said
 from rearview.studio.folders import CLIENT, PAGE
-from rearview.studio.protocol import picture_out, read_frame
+from rearview.studio.protocol import picture_out, read_frame, read_message
 from rearview.studio.server import HEADERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,15 @@ def paint(jpeg: bytes, prompt: str) -> bytes:
     out = BytesIO()
     Image.fromarray(painted.astype(np.uint8)).save(out, "JPEG", quality=88)
     return out.getvalue()
+
+
+def reason_of_refusal(message: dict[str, Any]) -> str | None:
+    """Why the gateway's own reader refuses a message; None: it does not."""
+    try:
+        read_message(json.dumps(message))
+    except RearviewError as error:
+        return error.reason.name
+    return None
 
 
 @dataclass
@@ -345,8 +355,9 @@ class FakeGateway:
     async def open(self, wall: Wall, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         index, options = message["tile"], message["options"]
         state = {"type": "state", "tile": index, "reason": None, "message": "", "retry_ms": None}
-        if self.refuse:
-            await socket.send_json({**state, "state": "refused", "reason": self.refuse})
+        refusal = self.refuse or reason_of_refusal(message)
+        if refusal:
+            await socket.send_json({**state, "state": "refused", "reason": refusal})
             return
         if self.queue:
             await socket.send_json({**state, "state": "queued", "reason": "NO_CAPACITY", "retry_ms": 3000})

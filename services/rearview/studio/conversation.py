@@ -25,10 +25,11 @@ from rearview.studio.protocol import (
     Received,
     TurnAsked,
     named_control,
+    named_open,
     read_frame,
     read_message,
 )
-from rearview.studio.said import ErrorSaid, Trouble, text_of
+from rearview.studio.said import ErrorSaid, State, Trouble, text_of
 from rearview.studio.telling import rejected_said
 from rearview.studio.wall import Wall
 
@@ -109,6 +110,7 @@ class _Page:
         async for message in socket:
             if not self._wall.page.hears(self._outbox):
                 return False  # The page has come back by another socket.
+            said = None
             try:
                 self._wall.page.heard += 1
                 if message.type is WSMsgType.BINARY:
@@ -122,18 +124,23 @@ class _Page:
                 errors = 0
             except RearviewError as error:
                 errors += 1
-                self._complain(message, error)
+                self._complain(message, error, is_read=said is not None)
                 if errors >= MAX_ERRORS:
                     return True
         return False
 
-    def _complain(self, message: WSMessage, error: RearviewError) -> None:
-        """A control has an answer, also one that makes no sense."""
-        named = named_control(message.data) if message.type is WSMsgType.TEXT else None
-        if named is None:
-            self._wall.tell(ErrorSaid(reason=error.reason.name, message=error.message))
+    def _complain(self, message: WSMessage, error: RearviewError, *, is_read: bool) -> None:
+        """A control has an answer, also one that makes no sense; and so has a tile that is to be opened."""
+        text = message.data if message.type is WSMsgType.TEXT else ""
+        control, opening = named_control(text), None if is_read else named_open(text)
+        reason = error.reason.name
+        if control is not None:
+            self._wall.answer(rejected_said(*control, error.reason, error.message))
+        elif opening is not None and opening not in self._wall.tiles:
+            refused = State(tile=opening, state="refused", reason=reason, message=error.message)
+            self._wall.tell(refused, ("state", opening))
         else:
-            self._wall.answer(rejected_said(*named, error.reason, error.message))
+            self._wall.tell(ErrorSaid(reason=reason, message=error.message))
 
     def _obey(self, said: PageMessage) -> None:
         wall = self._wall

@@ -35,6 +35,7 @@ __all__ = [
     "TurnAsked",
     "frame_out",
     "named_control",
+    "named_open",
     "picture_out",
     "read_frame",
     "read_message",
@@ -165,22 +166,32 @@ def read_message(text: str) -> PageMessage:
 
 
 class _Named(BaseModel):
-    """What is needed to answer a control of which the rest makes no sense."""
+    """What is needed to answer a control or an opening of which the rest makes no sense."""
 
     model_config = ConfigDict(strict=True)
 
-    type: Literal["control"]
+    type: Literal["control", "open"]
     tile: Tile
-    id: Annotated[int, Field(ge=0, lt=1 << 53)]
+    id: Annotated[int, Field(ge=0, lt=1 << 53)] | None = None
 
 
 def named_control(text: str) -> tuple[int, int] | None:
     """Tile and id of a control, whatever else is in it; None: it is no control."""
+    named = _named(text)
+    return None if named is None or named.type != "control" or named.id is None else (named.tile, named.id)
+
+
+def named_open(text: str) -> int | None:
+    """The tile of an opening, whatever else is in it; None: it is none."""
+    named = _named(text)
+    return None if named is None or named.type != "open" else named.tile
+
+
+def _named(text: str) -> _Named | None:
     try:
-        named = _Named.model_validate_json(text) if len(text) <= MAX_TEXT_BYTES else None
+        return _Named.model_validate_json(text) if len(text) <= MAX_TEXT_BYTES else None
     except (ValidationError, RecursionError):
         return None
-    return None if named is None else (named.tile, named.id)
 
 
 def _short(error: Any) -> str:

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ask, askable, meant, merge, newTile, nextAsked, reopening, tileAfter } from "../../../services/rearview/studio/page/state/tile.js";
+import { ask, askable, meant, merge, newTile, nextAsked, ranUnder, reopening, tileAfter } from "../../../services/rearview/studio/page/state/tile.js";
 import { withCause, withGap } from "../../../services/rearview/studio/page/state/gaps.js";
 
 const OPTIONS = { width: 256, height: 256, frame_rate: 30, drop_policy: "latest", method: "streamv2v", max_steps: 4, settings: { prompt: "oil" } };
@@ -102,4 +102,15 @@ test("a notice is kept with its time, an unknown message changes nothing", () =>
   assert.equal(tile.notice.atMs, 123);
   assert.deepEqual(tile.causes, [{ cause: "moved", atMs: 123 }]);
   assert.equal(tileAfter(tile, { type: "nonsense" }, 0), tile);
+});
+
+test("a tile that begins anew goes back to what it ran under, never to what was only asked", () => {
+  const asked = ask(live(), { strength: 7 }, 1)[0];
+  const ran = { ...OPTIONS, width: 320, height: 192, settings: { prompt: "oil", strength: 0.4 } };
+  assert.deepEqual(ranUnder(asked), ran);
+  const anew = newTile({ ...OPTIONS, method: "per_frame" }, ran);
+  assert.deepEqual(ranUnder(anew), ran, "asked again before it has run");
+  assert.equal(ranUnder(tileAfter(anew, { type: "state", tile: 0, state: "refused" }, 0)), ran);
+  assert.equal(tileAfter(anew, OPENED, 0).former, null);
+  assert.equal(ranUnder(newTile(OPTIONS)), null);
 });

@@ -1,6 +1,7 @@
 // What the user can do, and what follows from the gateway's and the worker's news. Changes `store.js`.
 import { announceChange, tell } from "./announce.js";
 import { reshaped, resumeSource } from "./begin.js";
+import { complain } from "./complain.js";
 import { listen, order, say, startEngine } from "./engine.js";
 import { beginsWith, kept, noteControl, noteFrame } from "./keep.js";
 import { loadPreset } from "./presets.js";
@@ -9,7 +10,7 @@ import { withGap } from "./state/gaps.js";
 import { refusedSize } from "./state/shape.js";
 import { reopening } from "./state/tile.js";
 import { after, goingTo, interrupted, modelsOf, replaced } from "./state/wall.js";
-import { spanWord } from "./state/words.js";
+import { complaint, spanWord } from "./state/words.js";
 import * as store from "./store.js";
 import { answered, openAgain, openTile, sendNext, show, takeBack } from "./tiles.js";
 
@@ -137,13 +138,18 @@ function sizeRefused(message, asked) {
   if (next && "back" in next) takeBack(message.tile, next.back);
 }
 
-/** The model's own size is taken where it refuses another. @param {any} message */
+/** The model's own size is taken where it refuses another; a tile that was to begin anew goes on as it was. @param {any} message */
 function refused(message) {
   const tile = store.wall.value.tiles[message.tile];
-  const model = store.model.value;
-  if (!tile || !/RESOLUTION/.test(message.reason ?? "")) return;
-  if (tile.options.width === model.width && tile.options.height === model.height) return;
-  openTile(message.tile, { ...reopening(tile), width: model.width, height: model.height });
+  const { width, height } = store.model.value;
+  if (!tile) return;
+  if (/RESOLUTION/.test(message.reason ?? "") && (tile.options.width !== width || tile.options.height !== height)) {
+    openTile(message.tile, { ...reopening(tile), width, height }, tile.former);
+  } else if (tile.former) {
+    openTile(message.tile, tile.former);
+    const { title, help } = complaint(message.reason, message.message);
+    complain(`tile ${message.tile}`, `Tile ${message.tile + 1} goes on as it was: ${title}`, help);
+  }
 }
 
 /** @param {any} news */

@@ -1,8 +1,8 @@
 // Presets: saved from a tile, loaded into one, kept in this browser, and carried by a file.
 import { tell } from "./announce.js";
+import { complain } from "./complain.js";
 import * as media from "./media.js";
 import { fitted, keptPresets, loading, nameFor, presetOf, presetsText, readPresets, withPreset } from "./state/presets.js";
-import { after } from "./state/wall.js";
 import { manyWord } from "./state/words.js";
 import * as store from "./store.js";
 import { control, reopen } from "./tiles.js";
@@ -73,10 +73,4 @@ export async function importPresets(file) {
   } catch (error) {
     complain("presets", file.name, `${/** @type {Error} */ (error).message}.`);
   }
-}
-
-/** Shown where everybody sees it, until it is read. @param {string} about @param {string} title @param {string} help */
-function complain(about, title, help) {
-  store.wall.value = after(store.wall.value, { type: "trouble", about, title, help }, performance.now());
-  tell(`${title}. ${help}`, true);
 }

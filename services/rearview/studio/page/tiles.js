@@ -1,7 +1,7 @@
 // The tiles: opened, closed, and changed by controls.
 import { order, say } from "./engine.js";
 import { freshStyle, lookName } from "./state/prompts.js";
-import { ask, nextAsked, reopening } from "./state/tile.js";
+import { ask, nextAsked, ranUnder, reopening } from "./state/tile.js";
 import { after, freePlace, indices, misfits, replaced, withTile, withoutTile } from "./state/wall.js";
 import * as store from "./store.js";
 
@@ -9,9 +9,9 @@ let nextId = 1;
 /** What each control named, until it is answered. @type {Map<number, import("./state/tile.js").Settings>} */
 const asked = new Map();
 
-/** @param {number} index @param {import("./state/tile.js").Options} options */
-export function openTile(index, options) {
-  store.wall.value = withTile(store.wall.value, index, options);
+/** `former`: what it goes back to if that is refused. @param {number} index @param {import("./state/tile.js").Options} options @param {import("./state/tile.js").Options | null} [former] */
+export function openTile(index, options, former = null) {
+  store.wall.value = withTile(store.wall.value, index, options, former);
   order("fit", { width: options.width, height: options.height });
   say({ type: "open", tile: index, options });
   // The first tile goes to program, as it does at the gateway.
@@ -93,7 +93,7 @@ export function reopen(change, index = store.focus.value) {
   const tile = store.wall.value.tiles[index];
   if (!tile) return;
   say({ type: "close", tile: index });
-  openTile(index, { ...reopening(tile), ...change });
+  openTile(index, { ...reopening(tile), ...change }, ranUnder(tile));
 }
 
 /**

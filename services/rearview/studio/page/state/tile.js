@@ -21,7 +21,7 @@ import { noGaps, withCause } from "./gaps.js";
  * @typedef {import("./gaps.js").Gaps & {
  *   state: TileState, reason: string | null, message: string, retryMs: number | null,
  *   options: Options, settings: Settings, sessionId: string, method: string, advice: string, unknownWords: string[],
- *   warmUpFrames: number,
+ *   warmUpFrames: number, former: Options | null,
  *   tookEffect: Record<string, number>, sinceFrame: number,
  *   inFlight: {id: number, settings: Settings} | null, waiting: Settings | null,
  *   rejected: {reason: string, message: string, fields: string[]} | null,
@@ -32,8 +32,8 @@ import { noGaps, withCause } from "./gaps.js";
 
 const NO_STATS = { fps: 0, p50_ms: null, p95_ms: null, spans: [], drops: {} };
 
-/** A tile that is about to be opened. @param {Options} options @returns {Tile} */
-export function newTile(options) {
+/** A tile that is about to be opened. `former`: what it goes back to if that is refused. @param {Options} options @param {Options | null} [former] @returns {Tile} */
+export function newTile(options, former = null) {
   return {
     state: "opening",
     reason: null,
@@ -46,6 +46,7 @@ export function newTile(options) {
     advice: "",
     unknownWords: [],
     warmUpFrames: 1,
+    former,
     tookEffect: {},
     sinceFrame: 0,
     inFlight: null,
@@ -106,6 +107,12 @@ export function reopening(tile) {
   return { ...tile.options, settings: askable(meant(tile)) };
 }
 
+/** Options that it ran under last, of a tile that runs or was to begin anew; null: it never ran. @param {Tile} tile @returns {Options | null} */
+export function ranUnder(tile) {
+  if (tile.former || ["opening", "queued", "refused"].includes(tile.state)) return tile.former;
+  return { ...tile.options, settings: askable(tile.settings) };
+}
+
 /**
  * Settings in force as what a control or an opening may name: one kind of prompt, and of adapters. The size is said
  * by the options of an opening.
@@ -153,6 +160,7 @@ export function tileAfter(tile, message, nowMs) {
         advice: message.advice ?? "",
         unknownWords: message.unknown_words ?? [],
         warmUpFrames: message.warm_up_frames ?? 1,
+        former: null,
         sinceFrame: message.frame ?? 0,
         tookEffect: { ...tile.tookEffect, method: message.frame ?? 0 },
       };

@@ -133,10 +133,10 @@ function modelAfter(model, message) {
   };
 }
 
-/** A tile is opened, or opened again with other options. @param {Wall} wall @param {number} index @param {import("./tile.js").Options} options */
-export function withTile(wall, index, options) {
+/** A tile is opened, or opened again with other options. @param {Wall} wall @param {number} index @param {import("./tile.js").Options} options @param {import("./tile.js").Options | null} [former] */
+export function withTile(wall, index, options, former = null) {
   const before = wall.tiles[index];
-  const tile = { ...newTile(options), tookEffect: before?.tookEffect ?? {}, gaps: before?.gaps ?? [] };
+  const tile = { ...newTile(options, former), tookEffect: before?.tookEffect ?? {}, gaps: before?.gaps ?? [] };
   return { ...wall, tiles: { ...wall.tiles, [index]: tile }, complaints: withoutTileComplaints(wall.complaints, index) };
 }
 
