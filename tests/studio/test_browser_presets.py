@@ -102,3 +102,26 @@ def test_a_tile_whose_new_session_is_refused_goes_on_as_it_was(
     studio.until(lambda: len(gateway.fake.painted) > before + 5, "pictures")
     assert gateway.fake.painted[-1][2] == "pencil sketch"
     studio.is_live()
+
+
+def test_a_page_that_is_loaded_again_knows_how_its_tiles_relate_frames(
+    open_studio: Open, gateway: Gateway
+) -> None:
+    studio = open_studio(gateway.url)
+    studio.start()
+    motion = studio.panel("Motion")
+    motion.get_by_text("Leave out frames that look alike").click()
+    studio.until(lambda: [one["type"] for one in gateway.fake.asked].count("open") == 2, "it begins anew")
+    studio.is_live()
+    studio.panel("Presets").get_by_role("button", name="Save in 1").click()
+    studio.page.reload()
+    studio.is_live()
+    presets = studio.panel("Presets")
+    presets.get_by_role("button", name="Preset 1 pencil sketch").click()
+    expect(studio.page.get_by_role("status").last).to_have_text(
+        "Preset 1, pencil sketch: the picture is so already"
+    )
+    presets.get_by_role("button", name="Save in 1").click()
+    kept = json.loads(studio.page.evaluate("localStorage.getItem('presets')"))
+    assert kept["presets"][0]["motion"] == {"method": "streamv2v", "similarity_filter": {}}
+    assert [one["type"] for one in gateway.fake.asked].count("open") == 2

@@ -51,7 +51,7 @@ from rearview.studio.protocol import (
     read_message,
 )
 from rearview.studio.said import Opened, ProgramSaid, Said, Welcome, text_of
-from rearview.studio.spoken import UNSPOKEN
+from rearview.studio.spoken import UNSPOKEN, spoken
 
 pytestmark = pytest.mark.unit
 
@@ -279,6 +279,7 @@ def test_what_the_gateway_says_is_plain_json_with_its_type_first() -> None:
         width=64,
         height=64,
         settings=Settings("a"),
+        options={},
         method="per_frame",
         advice="",
         unknown_words=("a",),
@@ -314,3 +315,21 @@ def test_every_word_of_the_gateway_has_a_type_of_its_own() -> None:
 def test_a_reference_that_is_no_base64_is_refused_by_its_own_reason() -> None:
     message = {"type": "control", "tile": 0, "id": 1, "settings": {"reference": {"base64": "no!"}}}
     assert reason_of(read_message, json.dumps(message)) is Reason.REFERENCE_INVALID
+
+
+def test_an_opening_is_said_as_it_was_asked_and_may_be_said_again() -> None:
+    asked = {
+        "width": 64,
+        "method": "streamv2v",
+        "feature_bank": {"policy": "queue", "max_frames": 2},
+        "similarity_filter": {},
+        "drop_policy": "lossless",
+        "settings": {"prompt": "a"},
+    }
+    said = read_message(json.dumps({"type": "open", "tile": 0, "options": asked}))
+    assert isinstance(said, Open)
+    options = spoken(said.options)
+    assert asked.items() <= {**options, "settings": asked["settings"]}.items()
+    assert "temporal_cache" not in options
+    again = {"type": "open", "tile": 0, "options": options}
+    assert read_message(json.dumps(again)) == said

@@ -113,7 +113,7 @@ async def test_two_walls_never_see_each_others_pictures() -> None:
 async def test_a_page_that_is_loaded_again_goes_on_with_its_sessions() -> None:
     async with running(model=CHAIN) as service, studio(service.address) as under:
         async with under.page() as page:
-            opened = await page.open(**LOSSLESS)
+            opened = await page.open(**LOSSLESS, frame_rate=12.5, max_steps=1)
             key = page.said("welcome")[0]["wall"]
             for index in range(5):
                 await page.frame(index)
@@ -122,6 +122,8 @@ async def test_a_page_that_is_loaded_again_goes_on_with_its_sessions() -> None:
             welcome = again.said("welcome")[0]
             assert (welcome["resumed"], welcome["wall"]) == (True, key)
             assert [each["session_id"] for each in welcome["tiles"]] == [opened["session_id"]]
+            options = {**LOSSLESS, "frame_rate": 12.5, "max_steps": 1}
+            assert options.items() <= welcome["tiles"][0]["options"].items(), "it can be opened anew"
             await again.until("state", tile=0, state="live")
             await again.say({"type": "control", "tile": 0, "id": 1, "settings": {"seed": 3}})
             assert (await again.until("applied"))["frame"] == 0

@@ -51,6 +51,9 @@ SETTINGS: dict[str, Any] = {
     "jpeg_quality": 85,
 }
 
+SAID_OF_IT = {"settings", "width", "height", "method"}
+"""Of what was asked, what `opened` says itself."""
+
 
 def tint_of(prompt: str) -> tuple[int, int, int]:
     """The colour of a prompt: two are far apart unless their hashes are near."""
@@ -369,6 +372,9 @@ class FakeGateway:
             "width": options["width"],
             "height": options["height"],
             "settings": {**SETTINGS, **options["settings"]},
+            "options": {
+                name: options[name] for name in options.keys() - {"settings", "width", "height", "method"}
+            },
             "method": options["method"],
             "advice": "",
             "unknown_words": [],

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from rearview.contract.settings import Settings
 from rearview.studio.protocol import PageMessage
-from rearview.studio.spoken import plain
+from rearview.studio.spoken import plain, spoken
 
 __all__ = [
     "Applied",
@@ -67,6 +67,8 @@ class Opened(Said):
     width: int
     height: int
     settings: Settings
+    options: Mapping[str, Any]
+    """What else it was opened with, as a page says it: a page that is loaded again opens it so, too."""
     method: str | None
     advice: str
     unknown_words: Sequence[str]
@@ -254,8 +256,8 @@ def text_of(said: Said | PageMessage) -> str:
     """A message as it travels."""
     if isinstance(said, Said):
         return json.dumps(_content(said), ensure_ascii=False)
-    content = {name: plain(getattr(said, name)) for name in type(said).model_fields}
-    return json.dumps(_without_none(content), ensure_ascii=False)
+    content = {name: getattr(said, name) for name in type(said).model_fields}
+    return json.dumps(spoken(content), ensure_ascii=False)
 
 
 def _content(value: Any) -> Any:
@@ -265,10 +267,3 @@ def _content(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_content(each) for each in value]
     return plain(value)
-
-
-def _without_none(value: Any) -> Any:
-    """What a page leaves out says the same as null, where that is allowed at all."""
-    if isinstance(value, dict):
-        return {name: _without_none(each) for name, each in value.items() if each is not None}
-    return [_without_none(each) for each in value] if isinstance(value, list) else value

@@ -20,7 +20,7 @@ from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.schema.tables import SETTINGS
 
-__all__ = ["STRICT", "AskedChange", "AskedSession", "plain"]
+__all__ = ["STRICT", "AskedChange", "AskedSession", "plain", "spoken"]
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -42,6 +42,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(each) for each in value]
     return value
+
+
+def spoken(value: Any) -> Any:
+    """A value as a page says it: what it leaves out says the same as null, where that is allowed at all."""
+    return _without_none(plain(value))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, list) else value
 
 
 def _read_as(kind: type) -> Any:

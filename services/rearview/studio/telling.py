@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from rearview.client import ControlApplied, Model, Notice, NoticeKind, Settings, SettingsChange
 from rearview.client import Opened as SessionOpened
+from rearview.contract.opening import OpenRequest
 from rearview.errors import Reason
 from rearview.studio.said import Applied, Opened, Turned
 from rearview.studio.said import Notice as NoticeSaid
-from rearview.studio.spoken import plain
+from rearview.studio.spoken import plain, spoken
 
 __all__ = ["applied_said", "notice_said", "opened_said", "rejected_said", "turned_said"]
 
@@ -19,14 +20,20 @@ _NOTICES = {
 }
 
 
-def opened_said(tile: int, opened: SessionOpened, model: Model, frame: int) -> Opened:
-    """A tile's session is open; `frame`: the first of the page's that may go to it."""
+_SAID_OF_IT = ("settings", "width", "height", "method")
+"""Of what was asked: `Opened` says itself what became of these."""
+
+
+def opened_said(tile: int, opened: SessionOpened, asked: OpenRequest, model: Model, frame: int) -> Opened:
+    """A tile's session is open, under what was asked; `frame`: the first of the page's that may go to it."""
+    options = {name: value for name, value in spoken(asked).items() if name not in _SAID_OF_IT}
     return Opened(
         tile=tile,
         session_id=opened.session_id,
         width=opened.width,
         height=opened.height,
         settings=opened.settings,
+        options=options,
         method=None if opened.method is None else plain(opened.method),
         advice=opened.advice,
         unknown_words=_unknown_words(opened.settings, model),

@@ -273,7 +273,7 @@ class Tile:
         self._bell.ring()
         frame = self._wall.page_frame(self._next_number)
         self._changes.opened(feed.service.model, self._opener.max_steps)
-        self.said = opened_said(self.number, feed.opened, feed.service.model, frame)
+        self.said = opened_said(self.number, feed.opened, self.asked, feed.service.model, frame)
         self._wall.tell(self.said)
         self._say("live")
 
