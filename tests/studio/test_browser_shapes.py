@@ -75,3 +75,29 @@ def test_a_window_that_stands_still_in_its_new_shape_is_painted_in_it(
     studio.until(lambda: 0 in wall.tiles and wall.tiles[0].answered > 0, "a picture")
     assert wall.tiles[0].size == gateway.fake.sizes_asked[1]
     assert gateway.fake.misfits == []
+
+
+def test_a_tile_that_may_not_take_another_shape_holds_all_of_them_at_theirs(
+    open_studio: Open, gateway: Gateway
+) -> None:
+    studio = open_studio(gateway.url)
+    page = studio.page
+    page.evaluate(WINDOW)
+    studio.start("A window or a tab")
+    page.get_by_role("button", name="Add a look").click()
+    expect(page.locator(".tile")).to_have_count(2)
+    studio.until(lambda: {one[0] for one in gateway.fake.painted} == {0, 1}, "pictures of both")
+    gateway.fake.keeps_size = 0
+    before, said = len(gateway.fake.sizes_asked), len(gateway.fake.asked)
+    wide = gateway.fake.sizes_asked[-1]
+    page.evaluate("resizeTheWindow(360, 640)")
+    studio.until(
+        lambda: len(gateway.fake.sizes_asked) == before + 3, "the former size of the one that changed"
+    )
+    assert gateway.fake.sizes_asked[before:] == [wide[::-1], wide[::-1], wide]
+    (wall,) = gateway.fake.walls.values()
+    studio.until(lambda: {tile.size for tile in wall.tiles.values()} == {wide}, "one size")
+    first = wall.next_frame
+    studio.until(lambda: wall.next_frame > first + 10, "frames")
+    assert [frame for _, frame in gateway.fake.misfits if frame > first + 2] == []
+    assert "open" not in [one["type"] for one in gateway.fake.asked[said:]]

@@ -127,6 +127,8 @@ class FakeGateway:
         self.refuse: str | None = None
         self.full: str | None = None
         """Why nobody gets a wall, or may look on."""
+        self.keeps_size: int | None = None
+        """The tile that is refused another size."""
         self.queue = False
         self.service = READY
         self.local = True
@@ -318,6 +320,8 @@ class FakeGateway:
         elif kind == "control":
             tile = wall.tiles[message["tile"]]
             change = message["settings"]
+            is_refused = message["tile"] == self.keeps_size and "width" in change
+            change = {} if is_refused else change
             tile.settings = {**tile.settings, **change}
             if "prompt" in change:
                 tile.settings["prompts"] = []
@@ -327,8 +331,8 @@ class FakeGateway:
                 "tile": message["tile"],
                 "id": message["id"],
                 "frame": wall.next_frame,
-                "settings": tile.settings,
-                "rejected": None,
+                "settings": {**tile.settings, **{name: tile.opened[name] for name in ("width", "height")}},
+                "rejected": {"reason": "TENANT_RATE_EXHAUSTED", "message": ""} if is_refused else None,
                 "advice": "",
                 "unknown_words": [],
             }

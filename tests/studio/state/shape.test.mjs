@@ -49,12 +49,16 @@ test("another source is told of anew, and nothing without a frame", () => {
 });
 
 test("a size without room is tried in another session, any other refusal leaves the session at its size", () => {
-  assert.deepEqual(refusedSize({ ...TALL, frame_rate: 30 }, TALL, "RESOLUTION_UNSUPPORTED", WIDE), { again: TALL });
-  assert.deepEqual(refusedSize(TALL, TALL, "TENANT_RATE_EXHAUSTED", { ...WIDE, prompt: "a" }), { back: WIDE });
-  assert.equal(refusedSize(TALL, TALL, "SESSION_UNKNOWN", null), null);
+  assert.deepEqual(refusedSize({ ...TALL, frame_rate: 30 }, TALL, "RESOLUTION_UNSUPPORTED", WIDE, TALL), { again: TALL });
+  assert.deepEqual(refusedSize(TALL, TALL, "TENANT_RATE_EXHAUSTED", { ...WIDE, prompt: "a" }, TALL), { back: WIDE });
+  assert.equal(refusedSize(TALL, TALL, "SESSION_UNKNOWN", null, TALL), null);
 });
 
 test("a refusal that comes late touches nothing", () => {
-  assert.equal(refusedSize(WIDE, TALL, "RESOLUTION_UNSUPPORTED", WIDE), null);
-  assert.equal(refusedSize(WIDE, TALL, "TENANT_RATE_EXHAUSTED", WIDE), null);
+  assert.equal(refusedSize(WIDE, TALL, "RESOLUTION_UNSUPPORTED", WIDE, WIDE), null);
+  assert.equal(refusedSize(WIDE, TALL, "TENANT_RATE_EXHAUSTED", WIDE, WIDE), null);
+});
+
+test("a session that is refused the way back is opened again for it", () => {
+  assert.deepEqual(refusedSize(WIDE, WIDE, "TENANT_RATE_EXHAUSTED", TALL, TALL), { again: WIDE });
 });

@@ -1,6 +1,6 @@
 // What the user can do, and what follows from the gateway's and the worker's news. Changes `store.js`.
 import { announceChange, tell } from "./announce.js";
-import { reshaped, resumeSource } from "./begin.js";
+import { reshaped, resumeSource, sizeFor } from "./begin.js";
 import { complain } from "./complain.js";
 import { listen, order, say, startEngine } from "./engine.js";
 import { beginsWith, kept, noteControl, noteFrame } from "./keep.js";
@@ -133,7 +133,7 @@ function applied(message) {
 /** @param {any} message @param {any} asked */
 function sizeRefused(message, asked) {
   const tile = store.wall.value.tiles[message.tile];
-  const next = tile && refusedSize(tile.options, asked, message.rejected.reason, message.settings ?? null);
+  const next = tile && refusedSize(tile.options, asked, message.rejected.reason, message.settings ?? null, sizeFor(store.source.value));
   if (next && "again" in next) openAgain(message.tile, next.again);
   if (next && "back" in next) takeBack(message.tile, next.back);
 }

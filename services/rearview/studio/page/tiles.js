@@ -121,11 +121,11 @@ export function openAgain(index, size) {
   openTile(index, { ...reopening(tile), ...size });
 }
 
-/** A running session stays at a size, and so do its frames. @param {number} index @param {import("./state/layout.js").Size} size */
+/** A running session stays at a size. So do the frames, and with them all other sessions. @param {number} index @param {import("./state/layout.js").Size} size */
 export function takeBack(index, size) {
   const tile = store.wall.value.tiles[index];
   store.wall.value = replaced(store.wall.value, index, { ...tile, options: { ...tile.options, ...size } });
-  order("fit", size);
+  if (!reshape(size)) order("fit", size);
 }
 
 /** @param {{rate?: number, quality?: number}} change */

@@ -38,16 +38,19 @@ export class Shape {
 
 /**
  * What a running session's refusal of a size leads to. Another session may have more room (`again`); for any other cause
- * it would be refused as well, so all go back to the size that is in force (`back`). Null: the tile asks for another one by now.
+ * it would be refused as well, so all go back to the size that is in force (`back`). All of them at once: a session that is
+ * refused the way back is opened again for it, or two that are refused in turns would go back and forth without end.
+ * Null: the tile asks for another one by now.
  * @param {Size} wanted what the tile asks for now
  * @param {Size} asked what was refused
  * @param {string} reason
  * @param {Size | null} inForce
+ * @param {Size} own that of the source: any other one is a way back
  * @returns {{again: Size} | {back: Size} | null}
  */
-export function refusedSize(wanted, asked, reason, inForce) {
+export function refusedSize(wanted, asked, reason, inForce, own) {
   if (!isSame(sized(wanted), sized(asked))) return null;
-  if (/RESOLUTION/.test(reason)) return { again: sized(asked) };
+  if (/RESOLUTION/.test(reason) || !isSame(sized(asked), sized(own))) return { again: sized(asked) };
   return inForce === null ? null : { back: sized(inForce) };
 }
 
