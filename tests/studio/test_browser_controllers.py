@@ -131,3 +131,22 @@ def test_what_a_controller_has_turned_is_on_the_page_at_its_frame_and_in_a_take(
     )
     expect(said).to_contain_text("OSC /rearview/1/x")
     expect(studio.panel("Presets")).to_contain_text("--osc 9000")
+
+
+def test_two_tabs_keep_what_each_of_them_has_learned(open_studio: Open, gateway: Gateway) -> None:
+    studio = with_controller(open_studio, gateway)
+    other = Tab.watching(studio.page.context.new_page())
+    other.page.add_init_script(STAND_IN)
+    other.page.goto(gateway.url)
+    other.start()
+    for number, tab in enumerate((studio, other)):
+        panel = tab.panel("Presets")
+        panel.get_by_role("button", name="Use MIDI").click()
+        panel.get_by_role("button", name="Learn", exact=True).click()
+        panel.get_by_role("button", name=f"Preset {number + 1} empty").click()
+        midi(tab, 0x90, 36 + number, 100)
+    for tab in (studio, other):
+        mapped = tab.page.get_by_role("list", name="Mapped")
+        expect(mapped).to_contain_text("preset 1")
+        expect(mapped).to_contain_text("preset 2")
+    assert other.errors == []

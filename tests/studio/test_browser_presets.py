@@ -125,3 +125,19 @@ def test_a_page_that_is_loaded_again_knows_how_its_tiles_relate_frames(
     kept = json.loads(studio.page.evaluate("localStorage.getItem('presets')"))
     assert kept["presets"][0]["motion"] == {"method": "streamv2v", "similarity_filter": {}}
     assert [one["type"] for one in gateway.fake.asked].count("open") == 2
+
+
+def test_two_tabs_keep_each_others_presets(open_studio: Open, gateway: Gateway) -> None:
+    studio = open_studio(gateway.url)
+    studio.start()
+    other = Tab.watching(studio.page.context.new_page())
+    other.page.goto(gateway.url)
+    other.start()
+    seen = other.panel("Presets")
+    studio.panel("Presets").get_by_role("button", name="Save in 1").click()
+    expect(seen.get_by_role("button", name="Preset 1 pencil sketch")).to_be_visible()
+    other.page.keyboard.press("Shift+2")
+    expect(seen.get_by_role("button", name="Preset 2 pencil sketch")).to_be_visible()
+    kept = json.loads(other.page.evaluate("localStorage.getItem('presets')"))
+    assert [one["place"] for one in kept["presets"]] == [1, 2]
+    assert other.errors == []

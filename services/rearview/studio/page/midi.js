@@ -15,6 +15,9 @@ let access = null;
 /** After a reload: a browser that was allowed them before gives them again. */
 export function recallMidi() {
   store.mapping.value = readMapping(localStorage.getItem(KEY));
+  addEventListener("storage", ({ key }) => {
+    if (key === KEY || key === null) store.mapping.value = readMapping(localStorage.getItem(KEY));
+  });
   if (localStorage.getItem(WANTED)) startMidi();
 }
 
@@ -67,22 +70,22 @@ function turned(data) {
   }
 }
 
-/** @param {import("./state/midi.js").Mapping} mapping */
-function keep(mapping) {
-  store.mapping.value = mapping;
-  localStorage.setItem(KEY, JSON.stringify(mapping));
+/** Changes what the browser has by now: another page may have learned some. @param {(mapping: import("./state/midi.js").Mapping) => import("./state/midi.js").Mapping} change */
+function keep(change) {
+  store.mapping.value = change(readMapping(localStorage.getItem(KEY)));
+  localStorage.setItem(KEY, JSON.stringify(store.mapping.value));
 }
 
 /** @param {string} key @param {string} target */
 function learn(key, target) {
-  keep(learned(store.mapping.value, key, target));
+  keep((mapping) => learned(mapping, key, target));
   store.learning.value = { target: null };
   tell(`${keyWord(key)} turns ${targetWord(target)}`);
 }
 
 /** @param {string} key */
 export function forget(key) {
-  keep(forgotten(store.mapping.value, key));
+  keep((mapping) => forgotten(mapping, key));
 }
 
 export function toggleLearning() {

@@ -8,17 +8,24 @@ import * as store from "./store.js";
 import { control, reopen } from "./tiles.js";
 
 const KEY = "presets";
+/** Whether the browser has those that the page shows: else they are in no other page, either. */
+let isKept = true;
 
 export function recallPresets() {
   store.presets.value = keptPresets(localStorage.getItem(KEY));
+  addEventListener("storage", ({ key }) => {
+    if (isKept && (key === KEY || key === null)) store.presets.value = keptPresets(localStorage.getItem(KEY));
+  });
 }
 
-/** @param {import("./state/presets.js").Presets} presets */
-function keep(presets) {
-  store.presets.value = presets;
+/** Changes what the browser has by now: another page may have kept some. @param {(presets: import("./state/presets.js").Presets) => import("./state/presets.js").Presets} change */
+function keep(change) {
+  store.presets.value = change(isKept ? keptPresets(localStorage.getItem(KEY)) : store.presets.value);
   try {
-    localStorage.setItem(KEY, presetsText(presets));
+    localStorage.setItem(KEY, presetsText(store.presets.value));
+    isKept = true;
   } catch {
+    isKept = false;
     complain("presets", "Presets are not kept", "This browser has no room for them: save them as a file.");
   }
 }
@@ -28,7 +35,7 @@ export function savePreset(place) {
   const tile = store.tile.value;
   if (!tile) return;
   store.pad.value = place;
-  keep(withPreset(store.presets.value, place, presetOf(tile, store.model.value.name, nameFor(tile, store.presets.value[place]))));
+  keep((presets) => withPreset(presets, place, presetOf(tile, store.model.value.name, nameFor(tile, presets[place]))));
   tell(`Preset ${place + 1} is saved`);
 }
 
@@ -50,13 +57,12 @@ export function loadPreset(place, index = store.focus.value) {
 
 /** @param {number} place from 0 @param {string} name */
 export function namePreset(place, name) {
-  const preset = store.presets.value[place];
-  if (preset && name.trim()) keep(withPreset(store.presets.value, place, { ...preset, name: name.trim() }));
+  if (name.trim()) keep((presets) => withPreset(presets, place, presets[place] && { ...presets[place], name: name.trim() }));
 }
 
 /** @param {number} place from 0 */
 export function clearPreset(place) {
-  keep(withPreset(store.presets.value, place, null));
+  keep((presets) => withPreset(presets, place, null));
   tell(`Preset ${place + 1} is cleared`);
 }
 
@@ -68,7 +74,7 @@ export function exportPresets() {
 export async function importPresets(file) {
   try {
     const read = readPresets(await file.text());
-    keep(store.presets.value.map((preset, place) => read[place] ?? preset));
+    keep((presets) => presets.map((preset, place) => read[place] ?? preset));
     tell(`${file.name}: ${manyWord(read.filter(Boolean).length, "preset")}`);
   } catch (error) {
     complain("presets", file.name, `${/** @type {Error} */ (error).message}.`);
