@@ -131,3 +131,18 @@ test("what a browser keeps is read as far as it makes sense", () => {
   assert.deepEqual(read.map((one) => one?.name ?? null), [null, "a", ...Array(7).fill(null)]);
   for (const text of [null, "oil", "{}"]) assert.deepEqual(keptPresets(text), noPresets());
 });
+
+test("a set that is merged into weights is taken alone and at weight 1", () => {
+  const model = { ...MODEL, adapters: ["gold", "ink"], merged_adapters: ["gold"] };
+  const fit = (adapter_mix) => fitted(presetOf(tileWith({ adapter_mix }), "pocket", "gold"), model, []);
+  const gold = { adapters: "gold", weight: 1 };
+  for (const mix of [[{ adapters: "ink", weight: 1 }, gold], [{ adapters: "gold", weight: 0.5 }]]) {
+    const { preset, misfits } = fit(mix);
+    assert.deepEqual(preset.settings.adapter_mix, [gold]);
+    assert.match(misfits.join(), /gold.* alone/);
+  }
+  for (const mix of [[gold], [{ adapters: "ink", weight: 0.5 }], [{ adapters: "ink", weight: 1 }, { adapters: "gold", weight: 0 }]]) {
+    assert.deepEqual(fit(mix).misfits, []);
+    assert.deepEqual(fit(mix).preset.settings.adapter_mix, mix);
+  }
+});

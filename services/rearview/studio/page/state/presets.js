@@ -72,7 +72,9 @@ export function fitted(preset, model, phrases) {
     each.filter((one) => known.includes(nameOf(one)) || (misfits.push(`there is no ${what} \u201c${nameOf(one)}\u201d`), false));
   if (settings.adapters) settings.adapters = kept([settings.adapters], (one) => one, model.adapters ?? [], "adapter")[0] ?? "";
   if (settings.adapter_mix) {
-    const mix = kept(settings.adapter_mix, (one) => one.adapters, model.adapters ?? [], "adapter");
+    const found = kept(settings.adapter_mix, (one) => one.adapters, model.adapters ?? [], "adapter");
+    const mix = alone(found, model.merged_adapters ?? []);
+    if (mix !== found) misfits.push(`the adapter \u201c${mix[0].adapters}\u201d is taken alone and at weight 1`);
     delete settings.adapter_mix;
     Object.assign(settings, mix.length > 0 ? { adapter_mix: mix } : { adapters: "" });
   }
@@ -93,6 +95,13 @@ export function fitted(preset, model, phrases) {
   const words = unknown(settings, phrases);
   if (words.length > 0) misfits.push(`the model was never taught ${words.join(", ")}`);
   return { preset: { ...preset, settings, motion }, misfits };
+}
+
+/** A set that is merged into weights goes with no other, and at weight 1: the first of them stays. @param {import("./adapters.js").WeightedSet[]} mix @param {string[]} merged */
+function alone(mix, merged) {
+  const acting = mix.filter(({ weight = 1 }) => weight !== 0);
+  const one = acting.find(({ adapters }) => merged.includes(adapters));
+  return !one || (acting.length === 1 && (one.weight ?? 1) === 1) ? mix : [{ adapters: one.adapters, weight: 1 }];
 }
 
 /** @param {Settings} settings @param {string[]} phrases */
