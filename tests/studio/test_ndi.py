@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,18 @@ import pytest
 import simplejpeg
 from pythonosc.udp_client import SimpleUDPClient
 from rearview.cli.stage import Stage
+from rearview.client import Style
 from rearview.contract.opening import OpenRequest
 from rearview.contract.settings import SettingsChange
 from rearview.errors import ConfigError, Reason, StreamEnded
 from rearview.studio.pictures import Picture
 from rearview.studio.protocol import PictureOut
+from rearview.studio.service import Service
 from rearview.studio.stage.ndi import NdiIn, NdiOut, bringing, library
 from rearview.studio.stage.outputs import showing
 from support.raw_stream import eventually, running
 from support.require import skip_or_fail
-from support.studio import studio
+from support.studio import StudioUnderTest, studio
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
@@ -131,6 +134,51 @@ async def test_a_source_is_found_on_loopback_painted_and_turned(
                 await colour_of(viewer, BLUE)
         assert under.gateway.own_walls == []
         await eventually(lambda: not list(service.sessions))
+
+
+async def test_without_a_prompt_a_source_is_painted_as_the_page_would_begin(ndi: Any, source: str) -> None:
+    for styles, begins in (
+        ((Style("natural", "as it is"), Style("neon", "neon lights")), "neon lights"),
+        ((), "oil painting"),
+    ):
+        async with running() as service, studio(service.address) as under:
+            under.gateway._connect = with_styles(under.gateway._connect, styles)  # type: ignore[method-assign]
+            async with bringing(under.gateway, NdiIn(ndi, source, [LOOPBACK]), OpenRequest()):
+                await eventually(lambda under=under: opened_as(under) != "")  # type: ignore[misc]
+                assert opened_as(under) == begins
+
+
+async def test_what_the_service_will_never_take_ends_it_with_a_word_on_the_page(
+    ndi: Any, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    blank = OpenRequest(settings=SettingsChange(prompt=" "))
+    async with (
+        running() as service,
+        studio(service.address) as under,
+        under.page() as page,
+        bringing(under.gateway, NdiIn(ndi, source, [LOOPBACK]), blank),
+    ):
+        said = await page.until("trouble", title="NDI in has ended")
+        assert said["help"] == "the prompt is empty."
+        await eventually(lambda: len(under.gateway.own_walls) == 1)
+        assert caplog.text.count("the prompt is empty") == 1
+
+
+def with_styles(connect: Any, styles: tuple[Style, ...]) -> Any:
+    """The null model knows none."""
+
+    async def connected(token: str | None, model: str) -> Service:
+        service: Service = await connect(token, model)
+        service.model = replace(service.model, styles=styles)
+        return service
+
+    return connected
+
+
+def opened_as(under: StudioUnderTest) -> str:
+    """The prompt in force on the first wall; empty: it is not open."""
+    tiles = [tile for wall in under.gateway.own_walls for tile in wall.tiles.values()]
+    return next((tile.said.settings.prompt for tile in tiles if tile.said is not None), "")
 
 
 async def test_a_source_that_cannot_be_found_is_reached_by_its_place(

@@ -43,7 +43,10 @@ NdiOutOption = Annotated[
 NdiAddressOption = Annotated[
     list[str] | None, typer.Option(help="Address of a machine with NDI sources, for --ndi-in. Repeat it.")
 ]
-NdiPromptOption = Annotated[str | None, typer.Option(help="What --ndi-in is painted as, to begin with.")]
+NdiPromptOption = Annotated[
+    str | None,
+    typer.Option(help="What --ndi-in is painted as, to begin with; a style of the model without it."),
+]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,8 @@ from rearview.studio.camera import REOPEN_S, Camera
 from rearview.studio.gateway import Gateway
 from rearview.studio.pictures import Picture
 from rearview.studio.protocol import Hello
+from rearview.studio.said import Trouble
+from rearview.studio.wall import Wall
 
 __all__ = ["NdiIn", "NdiOut", "bringing", "library"]
 
@@ -34,6 +37,8 @@ FPS = 30_000, 1_000
 """What is said of the rate; pictures go out as they come."""
 WAIT_MS = 200
 """How long a call of the library may hold its thread."""
+FIRST_LOOK = "oil painting"
+"""Of a model that names no styles."""
 _SOURCE = re.compile(r"[^(]*\((?P<own>.*)\)", re.DOTALL)
 """NDI's full names: `MACHINE (name)`."""
 _PLACE = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
@@ -191,23 +196,43 @@ def _done(task: asyncio.Task[None]) -> None:
 
 
 async def _bring(gateway: Gateway, source: NdiIn, options: OpenRequest) -> None:
-    """From one wall to the next: a wall may be evicted, and the service may be away."""
+    """From one wall to the next: a wall may be evicted, and the service may be away. What the service will
+    never take ends it.
+    """
     while True:
         try:
             wall, resumed = gateway.enter(Hello())
+            try:
+                await _paint(wall, source, options, resumed=resumed)
+            finally:
+                gateway.leave(wall)
         except RearviewError as error:
+            if error.status == "INVALID_ARGUMENT":
+                logger.error("NDI in has ended: %s", error.message)
+                gateway.tell_pages(
+                    Trouble(about="ndi in", title="NDI in has ended", help=f"{error.message}.")
+                )
+                return
             logger.warning("NDI in: %s", error.message)
             await asyncio.sleep(REOPEN_S)
-            continue
-        camera = Camera(wall, options, resumed=resumed)
-        frames = source.frames()
-        try:
-            await camera.opened()
-            camera.show(frames)
-            await camera.over.wait()
-        except RearviewError as error:
-            logger.warning("NDI in: %s", error.message)
-            await asyncio.sleep(REOPEN_S)
-        finally:
-            await camera.close()
-            gateway.leave(wall)
+
+
+async def _paint(wall: Wall, source: NdiIn, options: OpenRequest, *, resumed: bool) -> None:
+    """Until the wall has ended. Raises RearviewError if there is no session for it."""
+    camera = Camera(wall, await _with_look(wall, options), resumed=resumed)
+    try:
+        await camera.opened()
+        camera.show(source.frames())
+        await camera.over.wait()
+    finally:
+        await camera.close()
+
+
+async def _with_look(wall: Wall, options: OpenRequest) -> OpenRequest:
+    """With the look that a page begins with, if none was asked. Raises RearviewError where nothing serves."""
+    if options.settings.prompt is not None:
+        return options
+    model = (await wall.service()).model
+    styles = (style.prompt for style in model.styles if "natural" not in style.name)
+    prompt = next(styles, FIRST_LOOK)
+    return replace(options, settings=replace(options.settings, prompt=prompt))
