@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rearview.client import SettingsChange, SpanTiming, Timings
+from rearview.client import SettingsChange, SpanTiming, Timings, WeightedAdapters, WeightedPrompt
 from rearview.studio.figures import Figures
 from rearview.studio.flow import (
     LIVE_FRAMES,
@@ -26,6 +26,8 @@ from rearview.studio.program import Program
 from rearview.studio.protocol import FrameIn, ProgramAsked
 
 pytestmark = pytest.mark.unit
+
+MIX = (WeightedPrompt("a", 1.0), WeightedPrompt("b", 0.5))
 
 
 def taken(number: int) -> Taken:
@@ -109,6 +111,37 @@ def test_between_two_frames_there_is_one_turned_change_at_most_with_the_newest_o
     while take():
         pass
     assert applied == (turns or None), "the last one is not lost"
+
+
+def all_of(waiting: Waiting) -> list[SettingsChange]:
+    """The changes before the next frame, in order."""
+    waiting.put(taken(0))
+    changes = []
+    while isinstance(item := waiting.take(), Change):
+        changes.append(item.settings)
+    return changes
+
+
+@pytest.mark.parametrize(
+    ("turned", "asked", "left"),
+    [
+        (SettingsChange(strength=0.3, seed=7), SettingsChange(strength=0.8), SettingsChange(seed=7)),
+        (SettingsChange(prompts=MIX), SettingsChange(prompt="b"), None),
+        (SettingsChange(adapters=""), SettingsChange(adapter_mix=(WeightedAdapters("ink"),)), None),
+        (SettingsChange(steps=1, seed=7), SettingsChange(timestep_indices=(0, 9)), SettingsChange(seed=7)),
+        (SettingsChange(prompts=MIX), SettingsChange(strength=0.8), SettingsChange(prompts=MIX)),
+    ],
+)
+def test_the_page_has_the_last_word_over_what_was_turned_before(
+    turned: SettingsChange, asked: SettingsChange, left: SettingsChange | None
+) -> None:
+    waiting = Waiting(is_lossless=False)
+    waiting.turn(turned)
+    assert waiting.control(Change(1, asked))
+    assert all_of(waiting) == ([asked] if left is None else [asked, left])
+    waiting.turn(turned)
+    assert waiting.control(Change(None, asked))
+    assert turned in waiting.changes, "what the gateway asks by itself is older"
 
 
 def test_what_is_turned_waits_while_too_many_are_unanswered_and_is_then_the_newest() -> None:

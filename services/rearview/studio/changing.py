@@ -9,7 +9,7 @@ from rearview.client import Settings, SettingsChange
 from rearview.contract.settings import SINGLE_OF
 from rearview.errors import InvalidRequest
 
-__all__ = ["merged", "under"]
+__all__ = ["merged", "under", "without"]
 
 
 def merged(settings: SettingsChange, change: SettingsChange) -> SettingsChange:
@@ -19,6 +19,17 @@ def merged(settings: SettingsChange, change: SettingsChange) -> SettingsChange:
         if any(name in named for name in pair):
             settings = replace(settings, **dict.fromkeys(pair))
     return replace(settings, **named)
+
+
+def without(settings: SettingsChange, later: SettingsChange) -> SettingsChange:
+    """What of `settings` is left to be said when a later change has been asked."""
+    gone = set(later.named())
+    for pair in SINGLE_OF.items():
+        if not gone.isdisjoint(pair):
+            gone.update(pair)
+    if later.timestep_indices:
+        gone.update(("strength", "steps"))
+    return replace(settings, **dict.fromkeys(gone))
 
 
 def under(settings: Settings, changes: Iterable[SettingsChange]) -> Settings:

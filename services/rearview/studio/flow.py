@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rearview.contract.settings import SettingsChange
-from rearview.studio.changing import merged
+from rearview.studio.changing import merged, without
 from rearview.studio.protocol import FrameIn
 
 __all__ = ["MAX_UNACKNOWLEDGED", "PAGE_FRAMES", "Change", "PageCredit", "Taken", "Unacknowledged", "Waiting"]
@@ -95,9 +95,14 @@ class Waiting:
         return oldest
 
     def control(self, change: Change) -> bool:
-        """Add a control. False: too many are unanswered."""
+        """Add a control. False: too many are unanswered. Of what was turned before, the page has the last
+        word on what it names; what the gateway asks by itself is older.
+        """
         if len(self._unanswered) >= MAX_CONTROLS:
             return False
+        if self._turned is not None and change.id is not None:
+            left = without(self._turned, change.settings)
+            self._turned = left if left.named() else None
         self._unanswered.append(change)
         self._items.append(change)
         return True
