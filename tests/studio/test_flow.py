@@ -144,6 +144,17 @@ def test_the_page_has_the_last_word_over_what_was_turned_before(
     assert turned in waiting.changes, "what the gateway asks by itself is older"
 
 
+def test_a_turn_goes_after_a_control_that_was_asked_before_it() -> None:
+    waiting = Waiting(is_lossless=False)
+    waiting.put(taken(0))
+    asked = Change(1, SettingsChange(strength=0.8))
+    assert waiting.control(asked)
+    waiting.turn(SettingsChange(strength=0.3))
+    assert isinstance(waiting.take(), Taken)
+    assert waiting.take() is asked
+    assert all_of(waiting) == [SettingsChange(strength=0.3)]
+
+
 def test_what_is_turned_waits_while_too_many_are_unanswered_and_is_then_the_newest() -> None:
     waiting = Waiting(is_lossless=False)
     for number in range(MAX_CONTROLS):

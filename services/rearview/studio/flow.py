@@ -109,7 +109,8 @@ class Waiting:
 
     def turn(self, change: SettingsChange) -> None:
         """Controllers change something: together with all else that they turn until the next frame is taken,
-        so however fast a fader moves, a frame has one change before it, with the newest of each.
+        so however fast a fader moves, a frame has one change before it, with the newest of each. It goes
+        after the controls that wait already and say something of the same.
         """
         self._turned = change if self._turned is None else merged(self._turned, change)
 
@@ -127,8 +128,7 @@ class Waiting:
         """The oldest; None if nothing waits."""
         if not self._items:
             return None
-        has_room = len(self._unanswered) < MAX_CONTROLS
-        if self._turned is not None and self._may_turn and has_room and isinstance(self._items[0], Taken):
+        if self._turned is not None and self._may_go(self._turned):
             turned = Change(None, self._turned, is_turned=True)
             self._turned, self._may_turn = None, False
             self._unanswered.append(turned)
@@ -138,6 +138,17 @@ class Waiting:
             self._num_frames -= 1
             self._may_turn = True
         return item
+
+    def _may_go(self, turned: SettingsChange) -> bool:
+        """Whether a frame is next, and no control behind it says something older of the same."""
+        has_room = len(self._unanswered) < MAX_CONTROLS
+        older = (item.settings for item in self._items if isinstance(item, Change))
+        return (
+            self._may_turn
+            and has_room
+            and isinstance(self._items[0], Taken)
+            and all(without(turned, change) == turned for change in older)
+        )
 
 
 @dataclass(frozen=True, slots=True)
