@@ -67,7 +67,11 @@ async def watched(under: StudioUnderTest, outputs: int = 1) -> None:
 
 async def test_an_output_shows_the_program_of_a_page_and_of_the_next_when_that_is_gone() -> None:
     output = Kept()
-    async with running() as service, studio(service.address) as under, showing(under.gateway, [output]):
+    async with (
+        running() as service,
+        studio(service.address) as under,
+        showing(under.gateway, [output], patience_s=0.0),
+    ):
         async with under.page() as second:
             async with under.page() as first:
                 await first.open()
@@ -90,6 +94,35 @@ async def test_an_output_shows_the_program_of_a_page_and_of_the_next_when_that_i
             await eventually(lambda: output.shows(BLUE))
         assert sum(len(wall.viewers) for wall in under.gateway.own_walls) == 1
     assert output.is_closed
+
+
+async def test_an_output_stays_with_a_page_that_loses_its_socket_and_comes_back() -> None:
+    output = Kept()
+    async with (
+        running() as service,
+        studio(service.address) as under,
+        showing(under.gateway, [output], patience_s=600.0),
+        under.page() as other,
+    ):
+        async with under.page() as page:
+            await page.open()
+            await watched(under)
+            await page.frame(0, jpeg(RED))
+            await eventually(lambda: output.shows(RED))
+            key = page.said("welcome")[0]["wall"]
+            await other.open()
+            await other.frame(0, jpeg(BLUE))
+            await other.wait(lambda: len(other.pictures) == 1)
+        (left,) = [wall for wall in under.gateway.own_walls if wall.key == key]
+        await eventually(lambda: not left.page.is_there)
+        seen = len(output.pictures)
+        await other.frame(1, jpeg(BLUE))
+        await eventually(lambda: len(output.pictures) >= seen + 3)
+        assert output.shows(RED), "it waits for its page"
+        async with under.page(wall=key) as again:
+            await again.frame(0, jpeg(BLUE))
+            await eventually(lambda: output.shows(BLUE))
+            assert len(left.viewers) == 1
 
 
 async def test_a_cut_is_seen_on_the_output() -> None:

@@ -1,6 +1,7 @@
 """Where the program goes besides viewers' pages: a camera of this machine, NDI. Each has the newest picture.
 
-An output shows the program of one wall, for as long as that wall's page is there; then of the next one.
+An output shows the program of one wall, for as long as that wall's page is there or comes back within
+seconds; then of the next one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.25
 """How often it looks whether its wall is still the one to show; without news it shows a picture again."""
+PATIENCE_S = 5.0
+"""How long a wall is shown whose page is away: its socket may blink, and it may be loaded again."""
 
 
 class Output(Protocol):
@@ -40,9 +43,12 @@ class Output(Protocol):
 
 
 @asynccontextmanager
-async def showing(gateway: Gateway, outputs: Sequence[Output]) -> AsyncIterator[None]:
+async def showing(
+    gateway: Gateway, outputs: Sequence[Output], *, patience_s: float = PATIENCE_S
+) -> AsyncIterator[None]:
     """Show the program on all of them until the block ends, and close them. One that fails ends alone."""
-    tasks = [asyncio.create_task(_show(gateway, output), name=output.name) for output in outputs]
+    shows = [(_show(gateway, output, patience_s), output.name) for output in outputs]
+    tasks = [asyncio.create_task(show, name=name) for show, name in shows]
     try:
         yield
     finally:
@@ -53,11 +59,11 @@ async def showing(gateway: Gateway, outputs: Sequence[Output]) -> AsyncIterator[
             await asyncio.to_thread(output.close)
 
 
-async def _show(gateway: Gateway, output: Output) -> None:
+async def _show(gateway: Gateway, output: Output, patience_s: float) -> None:
     watching: Watching | None = None
     try:
         while True:
-            wall = _chosen(gateway, None if watching is None else watching.wall)
+            wall = _chosen(gateway, None if watching is None else watching.wall, patience_s)
             if watching is not None and wall is not watching.wall:
                 watching.leave()
                 watching = None
@@ -89,10 +95,17 @@ async def _draw(output: Output, parts: Sequence[Part]) -> None:
     await asyncio.to_thread(output.send, picture)
 
 
-def _chosen(gateway: Gateway, present: Wall | None) -> Wall | None:
-    """The wall to show: the present one while its page is there, or nobody else has a program."""
+def _chosen(gateway: Gateway, present: Wall | None, patience_s: float) -> Wall | None:
+    """The wall to show: the present one while its page is there, or was so long ago at most, or nobody else
+    has a program.
+    """
     walls = [wall for wall in gateway.own_walls if wall.viewers.program.tile is not None]
     attended = [wall for wall in walls if wall.page.is_there]
-    if present in walls and (present in attended or not attended):
+    if present in walls and (not attended or _is_attended(present, patience_s)):
         return present
     return next(iter(attended or walls), None)
+
+
+def _is_attended(wall: Wall, patience_s: float) -> bool:
+    left_s = wall.page.left_s
+    return wall.page.is_there or (left_s is not None and wall.now() - left_s < patience_s)
