@@ -6,8 +6,10 @@ its refusal.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -163,6 +165,37 @@ async def test_an_output_that_fails_says_so_and_ends_alone(caplog: pytest.LogCap
         await eventually(lambda: len(wall.viewers) == 1)
     assert broken.is_closed
     assert whole.is_closed
+
+
+class Slow(Kept):
+    """Takes its first picture until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.may_end, self.closed_while_sending = threading.Event(), threading.Event(), False
+
+    def send(self, picture: Picture) -> None:
+        self.began.set()
+        assert self.may_end.wait(20.0)
+        self.closed_while_sending = self.is_closed
+
+
+async def test_an_output_is_closed_only_when_its_thread_sends_no_more() -> None:
+    output = Slow()
+    async with running() as service, studio(service.address) as under, under.page() as page:
+        shows = showing(under.gateway, [output])
+        await shows.__aenter__()
+        await page.open()
+        await watched(under)
+        await page.frame(0, jpeg(RED))
+        await eventually(output.began.is_set)
+        ending = asyncio.create_task(shows.__aexit__(None, None, None))
+        await asyncio.wait([ending], timeout=0.2)
+        assert not output.is_closed
+        output.may_end.set()
+        await ending
+        assert output.is_closed
+        assert not output.closed_while_sending
 
 
 async def test_answers_that_are_no_pictures_are_not_shown() -> None:

@@ -92,7 +92,12 @@ async def _draw(output: Output, parts: Sequence[Part]) -> None:
         picture = await asyncio.to_thread(mixed, parts)
     except ValueError:  # the model's answers are no pictures
         return
-    await asyncio.to_thread(output.send, picture)
+    sending = asyncio.create_task(asyncio.to_thread(output.send, picture))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:  # its thread goes on, and nothing may be closed under it
+        await asyncio.gather(sending, return_exceptions=True)
+        raise
 
 
 def _chosen(gateway: Gateway, present: Wall | None, patience_s: float) -> Wall | None:
