@@ -155,6 +155,26 @@ def test_a_turn_goes_after_a_control_that_was_asked_before_it() -> None:
     assert all_of(waiting) == [SettingsChange(strength=0.3)]
 
 
+def test_what_was_refused_together_is_asked_apart_but_what_is_newer() -> None:
+    waiting = Waiting(is_lossless=False)
+    refused = SettingsChange(prompt="", strength=0.3, seed=7, delta=0.5)
+    waiting.put(taken(0))
+    assert waiting.control(Change(1, SettingsChange(strength=0.8)))
+    waiting.turn(SettingsChange(prompts=MIX))
+    assert waiting.ask_apart(refused)
+    apart = [waiting.take() for _ in range(2)]
+    assert all(isinstance(each, Change) and each.is_turned for each in apart)
+    assert [each.settings for each in apart] == [SettingsChange(seed=7), SettingsChange(delta=0.5)]  # type: ignore[union-attr]
+    assert all_of(waiting) == [SettingsChange(prompts=MIX)]
+    waiting = Waiting(is_lossless=False)
+    waiting.turn(refused)
+    assert not waiting.ask_apart(refused), "all of it is said anew"
+    assert all_of(waiting) == [refused]
+    for number in range(MAX_CONTROLS - 1):
+        waiting.control(Change(number, SettingsChange()))
+    assert not waiting.ask_apart(refused), "too many are unanswered"
+
+
 def test_what_is_turned_waits_while_too_many_are_unanswered_and_is_then_the_newest() -> None:
     waiting = Waiting(is_lossless=False)
     for number in range(MAX_CONTROLS):

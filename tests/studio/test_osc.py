@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pythonosc.osc_bundle import OscBundle
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message_builder import OscMessageBuilder
 from pythonosc.udp_client import SimpleUDPClient
@@ -174,15 +175,29 @@ async def test_a_flood_of_nonsense_is_cut_short_and_the_page_keeps_its_link(
         assert len(page.said("trouble")) <= len(caplog.records)
 
 
+def bundle_of(**values: float | str) -> OscBundle:
+    """Settings of the first tile."""
+    bundle = OscBundleBuilder(IMMEDIATELY)
+    for name, value in values.items():
+        message = OscMessageBuilder(f"/rearview/1/{name}")
+        message.add_arg(value)
+        bundle.add_content(message.build())
+    return bundle.build()
+
+
+async def test_one_refused_value_takes_none_of_the_others_with_it() -> None:
+    async with running() as service, stage(service) as (under, osc), under.page() as page:
+        await page.open(**LOSSLESS)
+        osc.send(bundle_of(strength=0.75, prompt="", seed=3))
+        await turned_until(page, 0, strength=0.75, seed=3)
+        told = [(each["asked"], (each["rejected"] or {}).get("reason")) for each in page.said("turned")]
+        assert told == [({"prompt": ""}, "PROMPT_EMPTY"), ({"strength": 0.75}, None), ({"seed": 3}, None)]
+
+
 async def test_a_bundle_is_obeyed_whole() -> None:
     async with running() as service, stage(service) as (under, osc), under.page() as page:
         await page.open(**LOSSLESS)
-        bundle = OscBundleBuilder(IMMEDIATELY)
-        for name, value in (("seed", 3), ("delta", 0.5)):
-            message = OscMessageBuilder(f"/rearview/1/{name}")
-            message.add_arg(value)
-            bundle.add_content(message.build())
-        osc.send(bundle.build())
+        osc.send(bundle_of(seed=3, delta=0.5))
         said = await turned_until(page, 0, seed=3, delta=0.5)
         assert said["asked"] == {"seed": 3, "delta": 0.5}, "one change"
 

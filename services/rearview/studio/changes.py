@@ -65,9 +65,9 @@ class Changes:
         self._waiting.turn(change)
 
     def applied(self, change: Change, answer: ControlApplied, model: Model) -> None:
-        """The session has answered."""
+        """The session has answered. Of what was turned together and refused, each part is asked again."""
         self._waiting.control_answered(change)
-        if self._is_closed:
+        if self._is_closed or (answer.rejected_reason is not None and self._asks_apart(change)):
             return
         frame = self._page.page_frame(change.frame)
         if change.is_turned:
@@ -77,6 +77,10 @@ class Changes:
                 logger.warning("tile %d: what a controller turned is refused: %s", self._tile + 1, reason)
         elif change.id is not None:
             self._page.answer(applied_said(self._tile, change.id, answer, model, frame))
+
+    def _asks_apart(self, change: Change) -> bool:
+        is_whole = change.is_turned and len(change.settings.named()) > 1
+        return is_whole and self._waiting.ask_apart(change.settings)
 
     def lost(self, change: Change) -> None:
         """The session has ended before it answered."""

@@ -114,6 +114,20 @@ class Waiting:
         """
         self._turned = change if self._turned is None else merged(self._turned, change)
 
+    def ask_apart(self, refused: SettingsChange) -> bool:
+        """Ask again, each by itself and before the next frame, what was turned together and refused, but for
+        what later changes name. False: there is nothing of it, or too many are unanswered.
+        """
+        for later in self.changes:
+            refused = without(refused, later)
+        named = refused.named().items()
+        parts = [Change(None, SettingsChange(**{name: value}), is_turned=True) for name, value in named]
+        if not parts or len(self._unanswered) + len(parts) > MAX_CONTROLS:
+            return False
+        self._unanswered.extend(parts)
+        self._items.extendleft(reversed(parts))
+        return True
+
     @property
     def changes(self) -> Sequence[SettingsChange]:
         """Those that are not answered, in order."""
