@@ -22,7 +22,7 @@ from rearview.client import (
     WeightedPrompt,
 )
 from rearview.errors import InvalidRequest, Reason
-from rearview.studio.changing import under
+from rearview.studio.changing import merged, under
 from rearview.studio.dials import CHOICES, NOT_TURNED, RANGES, TEXTS, Dials, Range, Turn, Value
 from rearview.studio.service import described
 
@@ -111,6 +111,26 @@ def test_two_weights_turned_before_one_frame_are_both_there() -> None:
 def test_a_change_that_will_be_refused_is_none() -> None:
     both = SettingsChange(prompt="a", prompts=MIX)
     assert under(Settings(), [both, SettingsChange(seed=3)]) == Settings(seed=3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [SettingsChange(timestep_indices=(0, 9)), SettingsChange(steps=3)],
+        [SettingsChange(timestep_indices=(0, 9)), SettingsChange(strength=0.3)],
+        [SettingsChange(steps=1), SettingsChange(timestep_indices=(0, 9))],
+        [SettingsChange(timestep_indices=(0, 9)), SettingsChange(timestep_indices=(), steps=3)],
+        [SettingsChange(prompts=MIX), SettingsChange(prompt="c")],
+        [SettingsChange(prompt="c"), SettingsChange(prompts=MIX)],
+    ],
+)
+def test_changes_put_together_lead_where_they_lead_one_by_one(changes: list[SettingsChange]) -> None:
+    assert merged(*changes).apply(Settings()) == under(Settings(), changes)
+
+
+def test_an_empty_list_of_places_says_nothing() -> None:
+    places = SettingsChange(timestep_indices=(0, 9))
+    assert merged(places, SettingsChange(timestep_indices=())) == places
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,16 @@ __all__ = ["merged", "under", "without"]
 
 
 def merged(settings: SettingsChange, change: SettingsChange) -> SettingsChange:
-    """What both say together; the later one has the last word."""
+    """What both say together; the later one has the last word. Places on the grid say how many steps there
+    are, and go when `strength` or `steps` are named without them.
+    """
     named = change.named()
+    if change.timestep_indices:
+        settings = replace(settings, steps=None)
+    elif not {"strength", "steps"}.isdisjoint(named):
+        settings = replace(settings, timestep_indices=None)
+    else:
+        named.pop("timestep_indices", None)  # an empty list says nothing
     for pair in SINGLE_OF.items():
         if any(name in named for name in pair):
             settings = replace(settings, **dict.fromkeys(pair))
