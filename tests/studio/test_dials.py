@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,15 @@ def test_changes_put_together_lead_where_they_lead_one_by_one(changes: list[Sett
 def test_an_empty_list_of_places_says_nothing() -> None:
     places = SettingsChange(timestep_indices=(0, 9))
     assert merged(places, SettingsChange(timestep_indices=())) == places
+
+
+@pytest.mark.parametrize(
+    ("value", "is_set_to"), [(0.01, 0.01), (0.3, 0.3), (1.0, 1.0), (0.123456789, 0.123457)]
+)
+def test_a_float_of_32_bits_is_the_value_that_was_meant(value: float, is_set_to: float) -> None:
+    (arrives,) = struct.unpack(">f", struct.pack(">f", value))
+    assert turned("strength", arrives) == SettingsChange(strength=is_set_to)
+    assert turned("seed", 16_777_213.0) == SettingsChange(seed=16_777_213)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ NOT_TURNED = frozenset(
     }
 )
 """Lists, whose weights are dials of their own; what follows from the source; pictures."""
+DIGITS = 6
+"""Behind the point, that are meant: OSC's floats of 32 bits have no more, and 0.01 comes as a little less."""
 WHOLE = 1
 """The step of dials of whole numbers."""
 
@@ -143,6 +145,8 @@ class Dials:
         within, value = self._ranges[kind], turn.value
         if isinstance(value, str) or not math.isfinite(value):
             raise out_of_range(turn.name, "a number is needed")
+        if isinstance(value, float):
+            value = round(value, DIGITS)
         least, most = (0.0, 1.0) if turn.is_share else (within.least, within.most)
         if not least <= value <= most:
             unit = "a fader's place" if turn.is_share else "the value"
