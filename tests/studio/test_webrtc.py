@@ -162,6 +162,20 @@ async def test_a_camera_that_comes_again_reopens_what_the_one_before_had_agreed(
         await second.close()
 
 
+async def test_an_answer_to_the_camera_before_is_none_to_the_next_one() -> None:
+    async with running() as service, studio(service.address) as under:
+        wall, _ = under.gateway.enter(Hello())
+        first = Camera(wall, OpenRequest(settings=SettingsChange(prompt="a")), resumed=False)
+        await first.opened()
+        asked = asyncio.create_task(first.change(SettingsChange(seed=1)))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await first.close()
+        second = Camera(wall, OpenRequest(), resumed=True)
+        assert (await second.change(SettingsChange(seed=2)))["settings"]["seed"] == 2
+        await second.close()
+
+
 async def test_cameras_that_come_at_once_under_one_name_have_one_wall() -> None:
     async with (
         running() as service,

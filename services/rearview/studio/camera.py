@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,8 @@ class Camera:
         """Changes of that size which the session has not answered."""
         self._state: Mapping[str, Any] = {}
         self._applied: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
-        self._ids = count()
+        self._ids = count(secrets.randbelow(1 << 52))
+        """Of its controls: of those that a camera before it on the wall has asked, answers may still come."""
         self._frame: VideoFrame | None = None
         self._bell = Bell()
         """Rings with everything that it hears and takes."""
