@@ -218,7 +218,7 @@ async def test_from_one_source_to_another_turned_by_osc(
             return wall.tiles[0].said.settings.prompt
 
         await eventually(lambda: prompt() == "b")
-        assert "a camera has no presets" in caplog.text
+        assert "OSC '/rearview/1/preset': presets are kept by pages, and this is a camera" in caplog.text
         ended = wall.tiles[0]
         assert ended._feed is not None
         ended._feed._session.abort(StreamEnded(Reason.REPLICA_LOST, "all are gone"))

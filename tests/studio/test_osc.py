@@ -16,8 +16,12 @@ from pythonosc.osc_bundle import OscBundle
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message_builder import OscMessageBuilder
 from pythonosc.udp_client import SimpleUDPClient
+from rearview.contract.opening import OpenRequest
+from rearview.contract.settings import SettingsChange
 from rearview.errors import ConfigError, InvalidRequest
+from rearview.studio.camera import Camera
 from rearview.studio.dials import Turn
+from rearview.studio.protocol import Hello
 from rearview.studio.stage.osc import Asked, OscPort, _do, _Listener, asked, listening
 from support.raw_stream import eventually, running
 from support.studio import Page, StudioUnderTest, studio
@@ -127,6 +131,23 @@ async def test_a_preset_is_asked_of_the_page_and_a_button_that_is_let_go_says_no
         await eventually(lambda: not wall.page.is_there)
         with pytest.raises(InvalidRequest, match="closed"):
             _do(wall, 0, 3)
+
+
+async def test_a_preset_is_asked_of_pages_and_a_camera_beside_them_is_no_trouble() -> None:
+    async with running() as service, stage(service) as (under, osc), under.page() as page:
+        wall, _ = under.gateway.enter(Hello())
+        camera = Camera(wall, OpenRequest(settings=SettingsChange(prompt="a")), resumed=False)
+        await camera.opened()
+        osc.send_message("/rearview/1/preset", 3)
+        said = await page.until("trouble")
+        assert said["help"] == "presets are kept by pages, and this is a camera."
+        await page.open(**LOSSLESS)
+        osc.send_message("/rearview/1/preset", 4)
+        await page.until("recall", tile=0, place=4)
+        osc.send_message("/rearview/1/colour", 1)
+        await page.until("trouble", title="OSC /rearview/1/colour")
+        assert len(page.said("trouble")) == 2
+        await camera.close()
 
 
 async def test_what_makes_no_sense_is_said_on_the_page_and_in_the_log_once_a_second_and_loses_nothing(

@@ -61,7 +61,7 @@ class Camera:
         self._is_closed = self._has_opened = False
         self.over = asyncio.Event()
         """The wall has ended, or the camera has failed."""
-        wall.attach(self._outbox, Hello(), resumed=resumed)
+        wall.attach(self._outbox, Hello(), resumed=resumed, keeps_presets=False)
         self._start(self._hear())
         tile = wall.tiles.get(TILE)
         if tile is None or tile.is_over:
@@ -161,8 +161,6 @@ class Camera:
                 answer = self._applied.get(said["id"])
                 if answer is not None and not answer.done():
                     answer.set_result(said)
-            case "recall":
-                logger.warning("a camera has no presets: they are kept by pages")
             case "error":
                 logger.warning("a camera: %s (%s)", said["message"], said["reason"])
 

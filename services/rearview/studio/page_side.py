@@ -25,6 +25,8 @@ class PageSide:
         """Of the page that came last, drawn at random; another socket of it changes nothing."""
         self.heard = 0
         """Messages but `received` that came from it."""
+        self.keeps_presets = False
+        """Whether it is one of a browser; a camera has none."""
         self.left_s: float | None = None
         """When its socket was gone; None while there is one, and before there was any."""
         self._outbox: Outbox | None = None
@@ -57,8 +59,9 @@ class PageSide:
         """Whether it is this page that has lost its connection and comes back."""
         return hello.page == self.number and hello.received is not None
 
-    def attach(self, outbox: Outbox, hello: Hello) -> bool:
+    def attach(self, outbox: Outbox, hello: Hello, *, keeps_presets: bool = True) -> bool:
         """It has a socket; the one before is left. Whether it is the page of before, and goes on."""
+        self.keeps_presets = keeps_presets
         goes_on = self.is_again(hello)
         if goes_on:
             self.close()

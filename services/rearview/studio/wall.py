@@ -51,9 +51,9 @@ class Wall:
 
     # -- the page's socket
 
-    def attach(self, outbox: Outbox, hello: Hello, *, resumed: bool) -> None:
+    def attach(self, outbox: Outbox, hello: Hello, *, resumed: bool, keeps_presets: bool = True) -> None:
         """A page is there: tell it what there is. A socket that is still there is left."""
-        if not self.page.attach(outbox, hello):
+        if not self.page.attach(outbox, hello, keeps_presets=keeps_presets):
             self._base = self.next_number
         self._lanes = None
         said = [tile.said for tile in self.tiles.values() if tile.said is not None]

@@ -163,7 +163,7 @@ class _Listener(asyncio.DatagramProtocol):
     def _obey(self, what: Asked) -> None:
         if what.does is None:
             return
-        reached, failure = False, None
+        reached, obeyed, failure = False, False, None
         for wall in self._gateway.own_walls:
             tile = wall.viewers.program.tile if what.tile is None else what.tile
             if tile is None or tile not in wall.tiles:
@@ -171,9 +171,10 @@ class _Listener(asyncio.DatagramProtocol):
             reached = True
             try:
                 _do(wall, tile, what.does)
+                obeyed = True
             except InvalidRequest as error:
                 failure = error
-        if failure is not None:
+        if failure is not None and not (obeyed and isinstance(what.does, int)):
             raise failure
         if not reached:
             which = "no tile is on program" if what.tile is None else f"tile {what.tile + 1} is not open"
@@ -193,7 +194,9 @@ class _Listener(asyncio.DatagramProtocol):
 def _do(wall: Wall, tile: int, does: Turn | int) -> None:
     if isinstance(does, Turn):
         wall.turn(tile, does)
-    elif wall.page.is_there:
-        wall.tell(Recall(tile=tile, place=does), ("recall", tile))
-    else:
+    elif not wall.page.is_there:
         raise InvalidRequest(Reason.NOT_OPEN, "presets are kept by the page, and it is closed")
+    elif not wall.page.keeps_presets:
+        raise InvalidRequest(Reason.NOT_OPEN, "presets are kept by pages, and this is a camera")
+    else:
+        wall.tell(Recall(tile=tile, place=does), ("recall", tile))
