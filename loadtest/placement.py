@@ -29,8 +29,7 @@ def placement(replicas: int, seconds: float) -> Figure:
         loads = {each: Load.of(15.0 * sessions, 512, 512) for each, sessions in leased.items()}
         usage = {each: Usage(leased[each], loads[each]) for each in leased}  # Anew, as a store tells it.
         begun_s = time.process_time()
-        ranked.see(described, usage)
-        (chosen,) = ranked.place(asked)
+        (chosen,) = ranked.place(described, usage, asked)
         spent_s, count = spent_s + time.process_time() - begun_s, count + 1
         leased[chosen] += 1
         leased[random_.choice([each for each, sessions in leased.items() if sessions])] -= 1

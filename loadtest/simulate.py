@@ -20,12 +20,12 @@ from zlib import crc32
 import typer
 from rearview.contract.lease import Load, Usage
 from rearview.control.placement import Asked, Replica, place
-from rearview.control.ranked import Ranked
 from rearview.engine.engine import Order
 from rearview.planning.costs import H200
 from rearview.planning.curves import Curve, fit
 from rearview.planning.fleet import SPAN, Fleet
 from rearview.planning.policies import Fixed, Ours, Policy, Utilisation
+from rearview.planning.ranking import Ranking
 from rearview.planning.rows import Outcome, Stint, play
 from rearview.planning.simulation import Conditions, Result, simulate
 from rearview.planning.sizing import TARGET, Goal, Question, figures_of, start_of
@@ -156,9 +156,9 @@ def placements_per_s(replicas: int = 1000, calls: int = 200) -> tuple[float, flo
     fleet = [Replica(f"r{n:04d}", SPAN, "", f"n{n // 8}", SLOTS, SLOTS, COST) for n in range(replicas)]
     usage = {each.replica_id: Usage(n % 9, _times(n % 9)) for n, each in enumerate(fleet)}
     asked: Asked = STREAMS.asked(0.95)
-    ranked = Ranked([SPAN])
+    ranking = Ranking(SPAN)
     for each in fleet:
-        ranked.put(each, usage[each.replica_id])
+        ranking.put(each, usage[each.replica_id])
     by_id = {each.replica_id: each for each in fleet}
     begun_s = time.perf_counter()
     for _ in range(calls):
@@ -167,9 +167,9 @@ def placements_per_s(replicas: int = 1000, calls: int = 200) -> tuple[float, flo
     begun_s = time.perf_counter()
     for n in range(10 * calls):
         # With the change that follows from it, and one that ends somewhere.
-        (chosen,), left = ranked.place(asked), f"r{n % replicas:04d}"
-        ranked.put(by_id[chosen], Usage(1 + n % 9, _times(1 + n % 9)))
-        ranked.put(by_id[left], usage[left])
+        chosen, left = ranking.place(asked), f"r{n % replicas:04d}"
+        ranking.put(by_id[chosen], Usage(1 + n % 9, _times(1 + n % 9)))
+        ranking.put(by_id[left], usage[left])
     return calls / plain_s, 10 * calls / (time.perf_counter() - begun_s)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rearview.contract.cost import FrameCost
 from rearview.contract.lease import Load, Usage
-from rearview.control.placement import ANY, Asked, Full, Replica, place
+from rearview.control.placement import Asked, Full, Replica, place
 from rearview.control.ranked import Ranked
 
 pytestmark = pytest.mark.unit
@@ -50,13 +50,6 @@ def described(draw: st.DrawFn, name: str, *, tells: bool) -> Replica:
     )
 
 
-def seen(
-    ranked: Ranked, replicas: Mapping[str, Replica], usage: Mapping[str, Usage], asked: Asked = ANY
-) -> tuple[str, ...]:
-    ranked.see(replicas, usage)
-    return ranked.place(asked)
-
-
 def answer(ask: object) -> object:
     """The lane, or how full it is."""
     try:
@@ -78,7 +71,7 @@ def test_after_every_change_the_answer_is_that_of_placement(data: st.DataObject,
         for name in data.draw(some):
             (replicas if data.draw(st.booleans()) else usage).pop(name, None)
         asked = data.draw(wanted)
-        fast = answer(lambda asked=asked: seen(ranked, replicas, usage, asked))
+        fast = answer(lambda asked=asked: ranked.place(replicas, usage, asked))
         assert fast == answer(lambda asked=asked: place(SPANS, replicas.values(), usage, asked))
 
 
@@ -90,11 +83,11 @@ def test_only_what_has_changed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         Replica, "load", lambda self, used: (loaded.append(self.replica_id), load(self, used))[1]
     )
-    seen(ranked, replicas, usage)
+    ranked.place(replicas, usage)
     assert sorted(loaded) == sorted(NAMES)
     loaded.clear()
     told = {name: Usage(each.sessions, each.load) for name, each in usage.items()} | {
         NAMES[3]: Usage(2, LOADS[1])
     }
-    seen(ranked, {**replicas, NAMES[1]: replace(replicas[NAMES[1]])}, told)
+    ranked.place({**replicas, NAMES[1]: replace(replicas[NAMES[1]])}, told)
     assert sorted(loaded) == [NAMES[1], NAMES[3]]

@@ -11,12 +11,12 @@ from random import Random
 import pytest
 from rearview.contract.lease import Load, Usage
 from rearview.control.placement import Asked, Full, Replica, place
-from rearview.control.ranked import Ranked
 from rearview.control.scaling import Figures, Phase, ReplicaNow, SpanNow
 from rearview.planning.costs import H200
 from rearview.planning.curves import Curve, Point
 from rearview.planning.fleet import SPAN, Fleet
 from rearview.planning.policies import Fixed, Ours, Policy, Utilisation
+from rearview.planning.ranking import Ranking
 from rearview.planning.simulation import Conditions, Result, simulate
 from rearview.planning.streams import Streams
 from rearview.planning.traces import TRACES, Trace, Visit, trace
@@ -50,10 +50,10 @@ def test_the_fast_order_answers_as_placement_does(seed: int) -> None:
     kinds.append(Asked(Load.of(30.0, 768, 512), 2, max_load=0.8))
     replicas: dict[str, Replica] = {}
     usage: dict[str, Usage] = {}
-    ranked, refused = Ranked([SPAN]), 0
+    ranking, refused = Ranking(SPAN), 0
 
     def tell(replica_id: str) -> None:
-        ranked.put(replicas[replica_id], usage[replica_id])
+        ranking.put(replicas[replica_id], usage[replica_id])
 
     for _ in range(600):
         action = random.random()
@@ -67,7 +67,7 @@ def test_the_fast_order_answers_as_placement_does(seed: int) -> None:
         elif action < 0.16:
             name = random.choice(sorted(replicas))
             del replicas[name], usage[name]
-            ranked.drop(name)
+            ranking.drop(name)
         elif action < 0.4:
             name = random.choice(sorted(replicas))
             fewer = max(0, usage[name].sessions - 1)
@@ -76,7 +76,7 @@ def test_the_fast_order_answers_as_placement_does(seed: int) -> None:
         else:
             asked = random.choice(kinds)
             expected = answer(lambda asked=asked: place([SPAN], replicas.values(), usage, asked)[0])
-            assert answer(lambda asked=asked: ranked.place(asked)[0]) == expected
+            assert answer(lambda asked=asked: ranking.place(asked)) == expected
             if not isinstance(expected, str):
                 refused += 1
                 continue
@@ -85,6 +85,7 @@ def test_the_fast_order_answers_as_placement_does(seed: int) -> None:
             usage[expected] = Usage(sessions, Load(15.0 * sessions, pixels))
             tell(expected)
     assert refused > 10
+    assert len(ranking) == len(replicas)
 
 
 def day(

@@ -27,29 +27,11 @@ session.
 @dataclass(frozen=True, slots=True)
 class _Known:
     replica: Replica
-    used: Usage
+    sessions: int
+    pixels_per_s: float
+    """These two are what leases take of it."""
     rank: Rank
-    load: float | None
-    """None: it does not tell its costs."""
-
-    def is_as(self, replica: Replica, used: Usage) -> bool:
-        """Whether this is known already."""
-        mine = self.used
-        return (
-            self.replica is replica
-            and mine.sessions == used.sessions
-            and mine.load.pixels_per_s == used.load.pixels_per_s
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _NoRoom:
-    """An answer that stands until something changes."""
-
-    asked: Asked
-    span: str
-    by_load: bool
-    is_certain: bool
+    load: float
 
 
 class Ranked:
@@ -62,44 +44,14 @@ class Ranked:
         self._order: dict[str, list[Rank]] = {span: [] for span in spans}
         self._untold: set[str] = set()
         """Replicas that do not tell their costs."""
-        self._no_room: _NoRoom | None = None
 
-    def see(self, replicas: Mapping[str, Replica], usage: Mapping[str, Usage]) -> None:
-        """These are all replicas, by id, and what leases take of them."""
-        known = self._known
-        for replica_id, replica in replicas.items():
-            used, before = usage.get(replica_id, NO_USAGE), known.get(replica_id)
-            if before is None or not before.is_as(replica, used):
-                self.put(replica, used)
-        if len(known) != len(replicas):
-            for replica_id in known.keys() - replicas.keys():
-                self.drop(replica_id)
-
-    def put(self, replica: Replica, used: Usage) -> None:
-        """The replica is there, or what leases take of it has changed."""
-        self.drop(replica.replica_id)
-        load, slots = replica.load(used), max(1, replica.slots)
-        shares = replica.used(used.sessions) / slots, used.sessions / slots
-        rank = (round((load or 0.0) / LOAD_STEP), *shares, replica.replica_id)
-        self._known[replica.replica_id] = _Known(replica, used, rank, load)
-        if load is None:
-            self._untold.add(replica.replica_id)
-        if replica.span in self._order:
-            insort(self._order[replica.span], rank)
-
-    def drop(self, replica_id: str) -> None:
-        """The replica is gone, or takes no session; one that is not there is ignored."""
-        self._no_room = None
-        self._untold.discard(replica_id)
-        known = self._known.pop(replica_id, None)
-        if known is not None and (order := self._order.get(known.replica.span)) is not None:
-            del order[bisect_left(order, known.rank)]
-
-    def place(self, asked: Asked = ANY) -> tuple[str, ...]:
-        """See `placement.place`."""
+    def place(
+        self, replicas: Mapping[str, Replica], usage: Mapping[str, Usage], asked: Asked = ANY
+    ) -> tuple[str, ...]:
+        """See `placement.place`. `replicas`: by id."""
+        self._see(replicas, usage)
         if self._untold:
-            replicas = [known.replica for known in self._known.values()]
-            return place(self._spans, replicas, {name: at.used for name, at in self._known.items()}, asked)
+            return place(self._spans, replicas.values(), usage, asked)
         lane: list[str] = []
         node: str | None = None
         for span in self._spans:
@@ -108,15 +60,43 @@ class Ranked:
             node = chosen.node
         return tuple(lane)
 
-    def extremes(self, span: str) -> tuple[str, str] | None:
-        """The emptiest and the fullest replica of a span; None where there is none."""
-        order = self._order[span]
-        return (order[0][3], order[-1][3]) if order else None
+    def _see(self, replicas: Mapping[str, Replica], usage: Mapping[str, Usage]) -> None:
+        known = self._known
+        for replica_id, replica in replicas.items():
+            used, before = usage.get(replica_id, NO_USAGE), known.get(replica_id)
+            if (
+                before is None
+                or before.replica is not replica
+                or before.sessions != used.sessions
+                or before.pixels_per_s != used.load.pixels_per_s
+            ):
+                self._put(replica, used)
+        if len(known) + len(self._untold) != len(replicas):
+            for replica_id in (known.keys() | self._untold) - replicas.keys():
+                self._drop(replica_id)
+
+    def _put(self, replica: Replica, used: Usage) -> None:
+        self._drop(replica.replica_id)
+        load = replica.load(used)
+        if load is None:
+            self._untold.add(replica.replica_id)
+            return
+        slots = max(1, replica.slots)
+        shares = replica.used(used.sessions) / slots, used.sessions / slots
+        rank = (round(load / LOAD_STEP), *shares, replica.replica_id)
+        known = _Known(replica, used.sessions, used.load.pixels_per_s, rank, load)
+        self._known[replica.replica_id] = known
+        if replica.span in self._order:
+            insort(self._order[replica.span], rank)
+
+    def _drop(self, replica_id: str) -> None:
+        self._untold.discard(replica_id)
+        known = self._known.pop(replica_id, None)
+        if known is not None and (order := self._order.get(known.replica.span)) is not None:
+            del order[bisect_left(order, known.rank)]
 
     def _first(self, span: str, asked: Asked, node: str | None) -> Replica:
         """See `placement.place`. Raises Full."""
-        if self._no_room is not None and self._no_room.asked is asked and self._no_room.span == span:
-            raise self._full(self._no_room)
         best: tuple[tuple[bool, bool, bool, bool], tuple[int, float, float], bool] | None = None
         chosen: Replica | None = None
         for known, is_late in self._fitting(span, asked):
@@ -129,8 +109,7 @@ class Ranked:
             if best is None or key < best:  # Of equals the smallest id came first.
                 best, chosen = key, replica
         if chosen is None:
-            self._no_room = self._lack_of_room(span, asked)
-            raise self._full(self._no_room)
+            raise self._full(span, asked)
         return chosen
 
     def _fitting(self, span: str, asked: Asked) -> Iterator[tuple[_Known, bool]]:
@@ -139,21 +118,16 @@ class Ranked:
         for rank in self._order[span]:
             known = self._known[rank[3]]
             replica = known.replica
-            if replica.used(known.used.sessions) >= replica.slots or replica.replica_id in kept_off:
+            if replica.used(known.sessions) >= replica.slots or replica.replica_id in kept_off:
                 continue
-            assert known.load is not None
             assert replica.cost is not None
             has_time = asked.max_load is None or fits(known.load + asked.share(replica.cost), asked.max_load)
             if has_time or asked.goes_on:
                 yield known, not has_time
 
-    def _lack_of_room(self, span: str, asked: Asked) -> _NoRoom:
+    def _full(self, span: str, asked: Asked) -> Full:
         kept_off = frozenset() if asked.goes_on else asked.spares | asked.taken
         of_span = [self._known[rank[3]] for rank in self._order[span] if rank[3] not in kept_off]
-        by_load = any(each.replica.used(each.used.sessions) < each.replica.slots for each in of_span)
-        is_certain = bool(of_span) and all(each.used.sessions >= each.replica.slots for each in of_span)
-        return _NoRoom(asked, span, by_load, is_certain)
-
-    @staticmethod
-    def _full(found: _NoRoom) -> Full:
-        return Full(found.span, RETRY_AFTER_S, by_load=found.by_load, is_certain=found.is_certain)
+        by_load = any(each.replica.used(each.sessions) < each.replica.slots for each in of_span)
+        is_certain = bool(of_span) and all(each.sessions >= each.replica.slots for each in of_span)
+        return Full(span, RETRY_AFTER_S, by_load=by_load, is_certain=is_certain)

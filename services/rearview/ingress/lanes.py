@@ -146,8 +146,7 @@ class Lanes:
 
     def choose(self, usage: Mapping[str, Usage], asked: Asked = ANY) -> tuple[str, ...]:
         """A replica per span for a session. Raises Full."""
-        self._ranked.see(self._fleet.replicas, usage)
-        return self._ranked.place(asked)
+        return self._ranked.place(self._fleet.replicas, usage, asked)
 
     async def open(
         self, spec: SessionSpec, epoch: int, replicas: Sequence[str], begin: Mapping[str, Any] = NOTHING

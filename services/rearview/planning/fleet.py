@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from rearview.contract.cost import FrameCost
 from rearview.contract.lease import Load, Usage
 from rearview.control.placement import Asked, Full, Replica, place
-from rearview.control.ranked import Ranked
 from rearview.control.rebalance import Movable, Shift, rebalance
 from rearview.control.scaling import Phase, ReplicaNow
+from rearview.planning.ranking import Ranking
 
 __all__ = ["GPUS_PER_NODE", "SPAN", "Fleet", "Placed", "Unit"]
 
@@ -67,7 +67,7 @@ class Fleet:
         self._cost, self._asked, self._slots = cost, asked, slots
         self._share = asked.share(cost)
         self._free_gpus = list(range(gpus))
-        self._ranked = Ranked([SPAN])
+        self._ranking = Ranking(SPAN)
         self._ordered = 0
         self.units: dict[str, Unit] = {}
         self.placed: dict[str, Placed] = {}
@@ -106,7 +106,7 @@ class Fleet:
     def leave(self, unit: Unit, now: float) -> None:
         """The replica takes no session any more, and goes when it has none."""
         self._turn(unit, Phase.LEAVING)
-        self._ranked.drop(unit.replica.replica_id)
+        self._ranking.drop(unit.replica.replica_id)
         if not unit.sessions:
             self.remove(unit, now)
 
@@ -115,7 +115,7 @@ class Fleet:
         lost = sorted(unit.sessions)
         for session_id in lost:
             self._take(session_id, now)
-        self._ranked.drop(unit.replica.replica_id)
+        self._ranking.drop(unit.replica.replica_id)
         self._count(unit, now, 0)
         self.gpu_s += now - unit.ordered_s
         self.with_sessions[0] -= 1
@@ -126,7 +126,7 @@ class Fleet:
 
     def open(self, session_id: str, now: float) -> None:
         """Admit a new session. Raises Full."""
-        self._put(session_id, self.units[self._place()], now)
+        self._put(session_id, self.units[self._ranking.place(self._asked)], now)
 
     def recover(self, session_id: str, now: float) -> None:
         """Place a session that has lost its replica, wherever a slot is free. Raises Full."""
@@ -146,7 +146,7 @@ class Fleet:
         """Move one session of a replica that leaves; whether there was room for it."""
         session_id = min(unit.sessions)
         try:
-            chosen = self._place()
+            chosen = self._ranking.place(self._asked)
         except Full:
             return False
         self._move(session_id, chosen, now)
@@ -158,7 +158,7 @@ class Fleet:
         """Move the session that is worth most, if one is; whether it was moved. With sessions that are alike
         it is one of the fullest replica, and goes to the emptiest: only those two are looked at.
         """
-        found = self._ranked.extremes(SPAN)
+        found = self._ranking.extremes()
         if found is None or found[0] == found[1]:
             return False
         units = [self.units[replica_id] for replica_id in found]
@@ -189,10 +189,6 @@ class Fleet:
         for unit in self.units.values():
             self._count(unit, now, 0)
             self.gpu_s += now - unit.ordered_s
-
-    def _place(self) -> str:
-        (chosen,) = self._ranked.place(self._asked)
-        return chosen
 
     def _now(self, sessions: int, phase: Phase) -> ReplicaNow:
         found = self._seen.get((sessions, phase))
@@ -251,4 +247,4 @@ class Fleet:
 
     def _rank(self, unit: Unit) -> None:
         if unit.phase is Phase.SERVING:
-            self._ranked.put(unit.replica, self._usage_of(len(unit.sessions)))
+            self._ranking.put(unit.replica, self._usage_of(len(unit.sessions)))
